@@ -1,0 +1,28 @@
+"""Errors that the user can mend: one line, what is wrong, the nearest valid choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Raised for anything the user can put right; the command line prints it in one line and exits with 2."""
+
+
+def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:
+    """The `n` choices that look most like `name`, best first (may be empty)."""
+    pool = sorted(set(choices))
+    close = difflib.get_close_matches(name, pool, n=n, cutoff=0.5)
+    return close or [c for c in pool if name and (name in c or c in name)][:n]
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
+    """A `UserError` for an unknown name, with the nearest valid choices (all of them if none is near)."""
+    pool = sorted(set(choices))
+    close = nearest(name, pool)
+    if close:
+        hint = f"did you mean {' or '.join(repr(c) for c in close)}?"
+    else:
+        hint = f"choose from: {', '.join(pool[:20])}" if pool else "there are none"
+    return UserError(f"unknown {kind} {name!r}: {hint}")
