@@ -1,8 +1,8 @@
 """What the program must know of each Mixture-of-Experts family: where the router is and how it mixes experts.
 
-In transformers 5 the router of every family returns `(logits, weights, indices)` and its block uses only the last
-two, so a family is a row of `FAMILIES`: two attribute paths, and three facts about how logits become weights. Adding a
-family is adding a row.
+In transformers 5 the router of every family returns `(logits, weights, indices)` and its block uses only the
+last two, so a family is a row of `FAMILIES`: where its router is, and how logits become weights. Adding a family
+is adding a row.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Family:
     renormalises: bool | str = "norm_topk_prob"  # a fact of the family, or the config key that tells
     scale_key: str | None = None  # config key: every weight is multiplied by it
     logits_divisor_key: str | None = None  # config key: the head's logits are divided by it
-    decoder: str = "model"  # path of the decoder (`embed_tokens`, `layers`, `norm`, `rotary_emb`) within the model
+    decoder: str = "model"  # path of the decoder within the model
     head: str = "lm_head"
 
     layers: tuple[int, ...] = ()  # indices of the decoder layers that are Mixture-of-Experts
@@ -39,7 +39,7 @@ class Family:
     renormalise: bool = False
     scale: float = 1.0
     logits_divisor: float = 1.0
-    groups: int = 1  # group-limited selection (DeepSeek-V2): only experts of the best `kept_groups` groups compete
+    groups: int = 1  # group-limited selection (DeepSeek-V2): experts of the best `kept_groups` groups compete
     kept_groups: int = 1
 
     def router_of(self, model: nn.Module, layer: int) -> nn.Module:
@@ -72,7 +72,7 @@ FAMILIES: dict[str, Family] = {
         Family("deepseek_v2", renormalises=False, scale_key="routed_scaling_factor"),
     )
 }
-"""Families by `config.model_type`. DeepSeekMoE-16B (`deepseek`) is loaded as `qwen2_moe`: see `models.deepseek`."""
+"""Families by `config.model_type`. DeepSeekMoE-16B is loaded as `qwen2_moe`: see `models.deepseek`."""
 
 
 def family_of(model: nn.Module) -> Family:
@@ -104,11 +104,16 @@ def family_of(model: nn.Module) -> Family:
         num_experts=router.num_experts,
         top_k=router.top_k,
         renormalise=bool(getattr(config, rule)) if isinstance(rule, str) else rule,
-        scale=float(getattr(config, family.scale_key)) if family.scale_key else 1.0,
-        logits_divisor=float(getattr(config, family.logits_divisor_key)) if family.logits_divisor_key else 1.0,
+        scale=_number(config, family.scale_key),
+        logits_divisor=_number(config, family.logits_divisor_key),
         groups=config.n_group if limited else 1,
         kept_groups=config.topk_group if limited else 1,
     )
+
+
+def _number(config: Any, key: str | None) -> float:
+    """The value of config key `key`; 1 for families that have no such key."""
+    return float(getattr(config, key)) if key else 1.0
 
 
 def _has(layer: nn.Module, path: str) -> bool:
@@ -144,8 +149,8 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Weights and experts that the family's block would use if its router had said `pathway`.
 
-    Given the router's own pathway it gives the router's own answer. Differentiable in `pathway` for a fixed choice of
-    experts.
+    Given the router's own pathway it gives the router's own answer. Differentiable in `pathway` for a fixed
+    choice of experts.
 
     Args:
         family: from `family_of`.

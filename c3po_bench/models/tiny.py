@@ -1,4 +1,4 @@
-"""Tiny random models of every family and a character tokenizer: whole experiments in tests, without a download."""
+"""Tiny random models of every family and a character tokenizer: whole experiments without a download."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(model_type: str = "olmoe", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """A random float32 model of `model_type` (some 100,000 parameters), in evaluation mode, the same for the same seed.
+    """A random float32 model of `model_type` (100,000 parameters or so), in evaluation mode.
 
     Args:
         model_type: a key of `OWN`.
@@ -113,5 +113,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=1024
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        model_max_length=1024,
     )
