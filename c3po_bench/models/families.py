@@ -1,8 +1,8 @@
 """What the program must know of each Mixture-of-Experts family: where the router is and how it mixes experts.
 
 In transformers 5 the router of every family returns `(logits, weights, indices)` and its block uses only the
-last two, so a family is a row of `FAMILIES`: where its router is, and how logits become weights. Adding a family
-is adding a row.
+last two, so a family is a row of `FAMILIES`: where its router is, and how logits become weights. Adding a
+family is adding a row.
 """
 
 from __future__ import annotations
