@@ -50,6 +50,11 @@ class Family:
         """The decoder: it has `embed_tokens`, `layers`, `norm` and `rotary_emb`."""
         return attrgetter(self.decoder)(model)
 
+    def embed(self, model: nn.Module, ids: Tensor) -> Tensor:
+        """Hidden states [..., hidden] that enter the first layer for token ids [...]."""
+        decoder = self.decoder_of(model)
+        return decoder.embed_tokens(ids) * getattr(decoder, "embedding_multiplier", 1.0)
+
     def head_logits(self, model: nn.Module, hidden: Tensor) -> Tensor:
         """Vocabulary logits [..., vocabulary] of final, normed hidden states [..., hidden]."""
         return attrgetter(self.head)(model)(hidden) / self.logits_divisor

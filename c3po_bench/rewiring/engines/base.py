@@ -1,0 +1,117 @@
+"""What both engines offer: read prompts once, then score their continuations under any mixture."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from c3po_bench.models.families import family_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from c3po_bench.rewiring.pathway import Mixture
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of one context and of the continuations scored after it."""
+
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class State:
+    """What an engine keeps of one prompt.
+
+    `own` is the model's own pathway at the last context token, [routed layers, experts], float32; `kept` is
+    whatever else the engine needs.
+    """
+
+    prompt: Prompt
+    own: Tensor
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def nbytes(self) -> int:
+        """Memory of the tensors kept."""
+        tensors = [self.own, *(t for value in self.kept.values() for t in _tensors(value))]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [t for v in value for t in _tensors(v)] if isinstance(value, list | tuple) else []
+
+
+class Batch(ABC):
+    """Rows = (prompt, continuation) pairs, ready to be scored again and again."""
+
+    lengths: Tensor  # [rows] continuation tokens
+
+    @abstractmethod
+    def score(self, mixture: Mixture | None, owner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-likelihood of each row's continuation.
+
+        Args:
+            mixture: the override, or None for the model's own routing.
+            owner: [rows] which entry of the mixture's first axis each row uses.
+
+        Returns:
+            Summed log-probabilities [rows] in float32, differentiable in the mixture's weights, and whether
+            greedy decoding would have written the continuation, boolean [rows].
+        """
+
+
+class Engine(ABC):
+    """Runs one model with the routing of `layers` open to override at the last context token."""
+
+    def __init__(self, model: Any, layers: list[int], position: str = "last"):
+        self.model = model
+        self.family = family_of(model)
+        self.layers = layers
+        self.position = position
+        self.device = next(model.parameters()).device
+        index = {layer: i for i, layer in enumerate(self.family.layers)}
+        self.critical = torch.tensor([index[layer] for layer in layers])
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        model.eval()
+
+    @abstractmethod
+    def read(self, prompts: list[Prompt]) -> list[State]:
+        """Run the prompts once (no gradient) and keep what scoring needs."""
+
+    @abstractmethod
+    def batch(self, states: list[State], rows: list[tuple[int, int]]) -> Batch:
+        """Collate rows (index into `states`, index of the continuation) for scoring."""
+
+    def own_pathways(self, states: list[State]) -> Tensor:
+        """The models' own pathways in the critical layers, [states, layers, experts]."""
+        return torch.stack([s.own[self.critical] for s in states]).to(self.device)
+
+
+def pad_right(sequences: list[tuple[int, ...]] | list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids [rows, longest], padded with 0 on the right, and lengths [rows]."""
+    lengths = torch.tensor([len(s) for s in sequences], device=device)
+    ids = torch.zeros(len(sequences), max(1, int(lengths.max())), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+    return ids.to(device), lengths
+
+
+def continuation_scores(
+    logits: Tensor, targets: Tensor, row_of_target: Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
+    """Sum target log-probabilities by row: logits [targets, vocabulary] -> ([rows], all-greedy [rows])."""
+    logits = logits.float()
+    chosen = logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
+    total = chosen.new_zeros(rows).index_add(0, row_of_target, chosen)
+    with torch.no_grad():
+        wrong = (logits.argmax(dim=-1) != targets).float()
+        greedy = wrong.new_zeros(rows).index_add(0, row_of_target, wrong) == 0
+    return total, greedy

@@ -1,0 +1,100 @@
+"""The routing override: at chosen tokens, the experts block is told other weights and experts.
+
+A pre-hook on the `experts` module replaces the arguments of the chosen rows; with more experts than the model's
+top-k, a row is split into several of top-k experts each, and a second hook adds their outputs up. So the override may
+mix any number of experts at no cost for the other tokens, under every experts implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from c3po_bench.models.families import Family
+    from c3po_bench.rewiring.pathway import Mixture
+
+
+def experts_of(family: Family, model: nn.Module, layer: int) -> nn.Module:
+    """The experts module beside the router of decoder layer `layer`."""
+    block = family.router.rsplit(".", 1)[0]
+    return family.decoder_of(model).layers[layer].get_submodule(f"{block}.experts")
+
+
+@contextmanager
+def override(family: Family, model: nn.Module, layers: list[int], rows: Tensor, mixture: Mixture) -> Iterator[None]:
+    """Within the block, tokens `rows` of every forward are mixed as `mixture` says in `layers`.
+
+    Args:
+        family: of the model.
+        model: a causal language model.
+        layers: decoder layers, in the order of the mixture's layer axis.
+        rows: [n] indices of tokens in the flattened batch (batch x sequence).
+        mixture: weights and indices [n, layers, slots].
+    """
+    handles = []
+    try:
+        for position, layer in enumerate(layers):
+            experts = experts_of(family, model, layer)
+            swap = _Swap(rows, mixture.weights[:, position], mixture.indices[:, position])
+            handles.append(experts.register_forward_pre_hook(swap.before))
+            handles.append(experts.register_forward_hook(swap.after))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def record_routing(family: Family, model: nn.Module, layers: list[int]) -> Iterator[dict[int, Tensor]]:
+    """Collects the router logits [tokens, experts] of the last forward, by layer."""
+    seen: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        return lambda _module, _args, output: seen.__setitem__(layer, output[0])
+
+    handles = [family.router_of(model, layer).register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Swap:
+    """The pair of hooks on one experts module."""
+
+    def __init__(self, rows: Tensor, weights: Tensor, indices: Tensor):
+        self.rows, self.weights, self.indices = rows, weights, indices
+
+    def before(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Replace rows (hidden [tokens, width], indices and weights [tokens, top-k])."""
+        hidden, indices, weights = args
+        self.tokens, top_k = indices.shape
+        n, slots = self.weights.shape
+        pieces = -(-slots // top_k)
+        pad = pieces * top_k - slots
+        new_weights = torch.nn.functional.pad(self.weights, (0, pad)).to(weights.dtype)
+        new_indices = torch.cat([self.indices, self.indices[:, :1].expand(n, pad)], dim=1)
+        new_weights, new_indices = new_weights.view(n, pieces, top_k), new_indices.view(n, pieces, top_k)
+        weights = weights.index_copy(0, self.rows, new_weights[:, 0])
+        indices = indices.index_copy(0, self.rows, new_indices[:, 0])
+        if pieces > 1:
+            extra = hidden[self.rows].repeat_interleave(pieces - 1, dim=0)
+            hidden = torch.cat([hidden, extra])
+            weights = torch.cat([weights, new_weights[:, 1:].reshape(-1, top_k)])
+            indices = torch.cat([indices, new_indices[:, 1:].reshape(-1, top_k)])
+        self.pieces = pieces
+        return hidden, indices, weights
+
+    def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Add the outputs of the split rows up."""
+        if self.pieces == 1:
+            return output
+        extra = output[self.tokens :].view(len(self.rows), self.pieces - 1, -1).sum(dim=1)
+        return output[: self.tokens].index_add(0, self.rows, extra)
