@@ -1,0 +1,42 @@
+"""Few-shot examples that are the same for every question of a task, whatever the order, shard or limit.
+
+lm-eval's own sampler draws anew for each document from one stream, so a prompt depends on how many were built
+before it. Imports lm-eval: loaded only when examples are asked for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.samplers import ContextSampler
+
+from c3po_bench.errors import UserError
+
+
+class FixedShots(ContextSampler):
+    """The first `n` of a seeded shuffle of the pool, passing over the evaluated document itself."""
+
+    seed = 0
+
+    def sample(
+        self, n: int, eval_doc: dict[str, Any] | None = None, df: Sequence[dict[str, Any]] | None = None, **kwargs: Any
+    ) -> list[dict[str, Any]]:
+        """The examples for one document; `UserError` if the pool is too small."""
+        pool = list(df or self.df)
+        order = random.Random(self.seed).sample(range(len(pool)), len(pool))
+        shots: list[dict[str, Any]] = []
+        for index in order:
+            if len(shots) == n:
+                break
+            if eval_doc is None or pool[index] != eval_doc:
+                shots.append(pool[index])
+        if len(shots) < n:
+            raise UserError(f"scoring.num_fewshot={n}: this task has only {len(shots)} examples to show")
+        return shots
+
+
+def fixed_shots(seed: int) -> type[FixedShots]:
+    """A sampler class for `seed`, for the `sampler` of a task's `fewshot_config`."""
+    return type("FixedShots", (FixedShots,), {"seed": seed})

@@ -1,0 +1,104 @@
+"""What a document asks, offers and answers, read through the task's stock templates (no Task object needed)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from c3po_bench.errors import UserError
+
+# Tasks whose stock prompt is not the question: an index (WinoGrande), or the question behind a long support text.
+QUESTION_FIELDS = {"winogrande": "sentence", "sciq": "question"}
+OPTION_FIELDS = {"winogrande": ("option1", "option2")}
+
+_CUE_BEFORE = re.compile(r"^(Question|Q):\s*")
+_CUE_AFTER = re.compile(r"\s*\b(Answer|A):\s*$")
+
+
+def render(template: Any, doc: Mapping[str, Any]) -> Any:
+    """A template of a task config applied to a document: a field's name, a function, a constant or Jinja text."""
+    if callable(template):
+        return template(doc)
+    if not isinstance(template, str):
+        return template
+    if template in doc:
+        return doc[template]
+    from lm_eval.utils import apply_template
+
+    return apply_template(template, dict(doc))
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The stock templates of one multiple-choice task."""
+
+    task: str
+    text: Any
+    choice: Any
+    target: Any
+
+    @classmethod
+    def of(cls, task: str, config: Any) -> Fields:
+        """From a config (dict, or lm-eval's `TaskConfig`, an empty dict with attributes) that no rule has changed yet."""
+        get = config.get if type(config) is dict else lambda key: getattr(config, key, None)
+        return cls(task, get("doc_to_text"), get("doc_to_choice"), get("doc_to_target"))
+
+    @property
+    def lettered(self) -> bool:
+        """Whether the stock continuations are the letters A, B, ... of options that the prompt shows."""
+        return isinstance(self.choice, list) and [str(c).strip() for c in self.choice] == list("ABCDEFGHIJ"[: len(self.choice)])
+
+    def body(self, doc: Mapping[str, Any]) -> str:
+        """The stock prompt without its final "Answer:"; for a lettered task without the options too."""
+        if self.lettered:
+            start = "Question: " if str(render(self.text, doc)).startswith("Question:") else ""
+            return start + self.question(doc)
+        text = render(self.text, doc)
+        if self.task in QUESTION_FIELDS and not isinstance(text, str):
+            return self.question(doc)
+        return _CUE_AFTER.sub("", str(text))
+
+    def question(self, doc: Mapping[str, Any]) -> str:
+        """The question alone, as an embedder should see it; never holds the label."""
+        if self.task in QUESTION_FIELDS:
+            return str(doc[QUESTION_FIELDS[self.task]]).strip()
+        if self.lettered and isinstance(doc.get("question"), str):
+            return doc["question"].strip()
+        text = render(self.text, doc)
+        if isinstance(text, int) or str(text).isdigit():  # one prompt for each choice: the text they share
+            return str(render(self.target, doc)).strip()
+        return _CUE_BEFORE.sub("", _CUE_AFTER.sub("", str(text).strip())).strip()
+
+    def choices(self, doc: Mapping[str, Any]) -> list[str]:
+        """The stock choices, as lm-eval scores them."""
+        choices = render(self.choice, doc)
+        return list(ast.literal_eval(choices) if isinstance(choices, str) else choices)
+
+    def options(self, doc: Mapping[str, Any]) -> list[str]:
+        """The texts of the choices, without letters or surrounding blanks."""
+        if self.task in OPTION_FIELDS:
+            return [str(doc[field]) for field in OPTION_FIELDS[self.task]]
+        if not self.lettered:
+            return [str(choice).strip() for choice in self.choices(doc)]
+        given = doc.get("choices")
+        options = given.get("text") if isinstance(given, Mapping) else given
+        if not isinstance(options, list):
+            raise UserError(f"task {self.task!r}: no field `choices` to take the options' texts from")
+        return [str(option) for option in options]
+
+    def several_inputs(self, doc: Mapping[str, Any]) -> bool:
+        """Whether the choices stand in the prompt and one continuation is scored after each (WinoGrande)."""
+        text = render(self.text, doc)
+        return isinstance(text, int) or (isinstance(text, str) and text.isdigit())
+
+    def gold(self, doc: Mapping[str, Any]) -> int:
+        """Index of the right choice in stock order."""
+        gold = render(self.text if self.several_inputs(doc) else self.target, doc)
+        if isinstance(gold, list):
+            raise UserError(f"task {self.task!r} has several right answers: only the stock rule (cloze) can score it")
+        if isinstance(gold, str) and not gold.strip().isdigit():
+            return self.choices(doc).index(gold)
+        return int(gold)

@@ -1,0 +1,29 @@
+"""One multiple-choice question as the model sees it, and the hash by which near-identical questions are found."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Item:
+    """A labelled question, rendered. `pairs` are lm-eval's own loglikelihood arguments, one for each choice."""
+
+    task: str
+    doc_id: int
+    doc_hash: str
+    question: str
+    pairs: tuple[tuple[str, str], ...]
+    gold: int
+
+
+def normalize(text: str) -> str:
+    """Lower-case words and digits of `text`, single-spaced: what two copies of one question have in common."""
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def question_hash(question: str) -> str:
+    """16 hex digits over the normalized question; equal for copies that differ in case, spacing or punctuation."""
+    return hashlib.sha256(normalize(question).encode()).hexdigest()[:16]

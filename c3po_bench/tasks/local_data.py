@@ -1,0 +1,109 @@
+"""Where the rows of a task come from: local JSON lines, or the hub. Both end as a dict of splits.
+
+Local data is laid out as `ROOT/TASK/SPLIT.jsonl` (MMLU: `ROOT/mmlu/SUBJECT/SPLIT.jsonl`) with the columns of the
+stock dataset. Rows are read directly rather than through the `json` builder of `datasets`: no cache, no network.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from c3po_bench.errors import UserError, nearest
+
+# A file that stands in for a missing one, with what is said about it in the notes.
+STAND_INS = {
+    ("hellaswag", "train"): ("reference_from_validation", "held-out validation items (no train data)"),
+}
+
+
+def check_root(root: str | Path) -> Path:
+    """The folder `root`, or a `UserError` that names the nearest existing one."""
+    path = Path(root).expanduser()
+    if path.is_dir():
+        return path
+    parent = path.parent
+    siblings = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    close = nearest(path.name, siblings, 1)
+    hint = f"did you mean {str(parent / close[0])!r}?" if close else "data.root=null reads from the hub"
+    raise UserError(f"data.root: there is no folder {str(root)!r}; {hint}")
+
+
+def folder_name(task: str) -> str:
+    """The folder of a task below the data root: its name, but `mmlu/anatomy` for `mmlu_anatomy`."""
+    return f"mmlu/{task.removeprefix('mmlu_')}" if task.startswith("mmlu_") else task
+
+
+def has_local(task: str, root: Path) -> bool:
+    """Whether `root` holds any data of `task`."""
+    return any((root / folder_name(task)).glob("*.jsonl"))
+
+
+def localize(task: str, config: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[str]]:
+    """The config overrides that make `task` read from `root`, and notes on what stands in for what.
+
+    Splits without a file are dropped, except the one that is evaluated: that is a `UserError`.
+    """
+    folder = root / folder_name(task)
+    if not has_local(task, root):
+        folders = [p.name for p in root.iterdir() if p.is_dir()]
+        close = nearest(task, folders, 1)
+        hint = f"the nearest is {close[0]!r}" if close else f"it has {', '.join(sorted(folders)[:12]) or 'nothing'}"
+        raise UserError(f"data.root={root}: no folder {folder_name(task)!r} with data of task {task!r}; {hint}")
+    evaluated = config.get("test_split") or config.get("validation_split")
+    files: dict[str, Path] = {}
+    overrides: dict[str, Any] = {}
+    notes: list[str] = []
+    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
+        split = config.get(key)
+        if split is None:
+            continue
+        path = folder / f"{split}.jsonl"
+        if not path.is_file() and (task, split) in STAND_INS:
+            stem, what = STAND_INS[task, split]
+            path = folder / f"{stem}.jsonl"
+            notes.append(f"{task}: {what}")
+        if path.is_file():
+            files[split] = path
+        elif split == evaluated:
+            present = ", ".join(sorted(p.name for p in folder.glob("*.jsonl")))
+            raise UserError(f"data.root: {folder} lacks {path.name}, which task {task!r} evaluates; it has {present}")
+        else:
+            overrides[key] = None
+    overrides |= {"custom_dataset": partial(read_splits, files), "dataset_kwargs": None}
+    return overrides, notes
+
+
+def read_splits(files: dict[str, Path], **_: Any) -> dict[str, Any]:
+    """Read JSON lines into a `datasets.Dataset` for each split."""
+    from datasets import Dataset
+
+    splits = {}
+    for split, path in files.items():
+        with path.open(encoding="utf-8") as lines:
+            splits[split] = Dataset.from_list([json.loads(line) for line in lines if line.strip()])
+    return splits
+
+
+def from_hub(task: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The config overrides that make a failing download a one-line `UserError`."""
+    kwargs = dict(config.get("dataset_kwargs") or {})
+    kwargs.pop("trust_remote_code", None)
+    source = partial(_download, task, config.get("dataset_path"), config.get("dataset_name"), kwargs)
+    return {"custom_dataset": source, "dataset_kwargs": None}
+
+
+def _download(task: str, path: str, name: str | None, kwargs: dict[str, Any], **_: Any) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(path=path, name=name, **kwargs)
+    except Exception as error:
+        logging.getLogger(__name__).debug("loading %s failed", path, exc_info=True)
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else 'no details'}"
+        raise UserError(
+            f"no data for task {task!r}: give local copies with data.root=DIR, or connect to the hub ({path}; {reason})"
+        ) from error

@@ -1,0 +1,136 @@
+"""Scoring rules: how a multiple-choice question is put to the model, the same for every arm.
+
+cloze               the stock prompt and the stock continuations
+letters             the options are listed in the prompt; the continuations are " A", " B", ...
+length_normalized   as cloze, but the prediction divides each log-likelihood by the length of the choice's text
+                    (lm-eval's `acc_norm`; 0.4.13 counts characters)
+
+A rule is a set of config overrides, so `lm_eval.simple_evaluate` does the scoring. The stock prompts of MMLU and
+CommonsenseQA are lettered already: there `cloze` (stock) and `letters` are the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from c3po_bench import errors
+from c3po_bench.tasks.fields import Fields, render
+from c3po_bench.tasks.items import normalize
+
+RULES = ("cloze", "letters", "length_normalized")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The prompt, choices and target of a document under a rule; its methods are the task's `doc_to_*`.
+
+    Where the right choice always has the same place (SciQ: the last), letters would give it away: shuffled too.
+    """
+
+    fields: Fields
+    rule: str
+    permute: bool
+    seed: int
+
+    def order(self, doc: Mapping[str, Any]) -> list[int]:
+        """Stock indices of the options in the order shown; drawn from the seed and the question, never the label."""
+        order = list(range(len(self.fields.choices(doc))))
+        if self.permute or (self.rule == "letters" and isinstance(self.fields.target, int)):
+            key = f"{self.seed}:{self.fields.task}:{normalize(self.fields.question(doc))}"
+            random.Random(key).shuffle(order)
+        return order
+
+    @property
+    def lettered(self) -> bool:
+        """Whether this layout lists the options in the prompt."""
+        return self.rule == "letters" or self.fields.lettered
+
+    def options(self, doc: Mapping[str, Any]) -> list[str]:
+        """Texts of the options in the order shown."""
+        options = self.fields.options(doc)
+        return [options[i] for i in self.order(doc)]
+
+    def text(self, doc: Mapping[str, Any]) -> str | int:
+        """`doc_to_text`: the prompt, or for a task with one prompt for each choice the index of the right one."""
+        if self.lettered:
+            lines = [f"{LETTERS[i]}. {option}" for i, option in enumerate(self.options(doc))]
+            return "\n".join([self.fields.body(doc), *lines, "Answer:"])
+        if self.fields.several_inputs(doc):
+            return self.order(doc).index(self.fields.gold(doc))
+        return render(self.fields.text, doc)
+
+    def choices(self, doc: Mapping[str, Any]) -> list[str]:
+        """`doc_to_choice`."""
+        order = self.order(doc)
+        if self.lettered:
+            return list(LETTERS[: len(order)])
+        stock = self.fields.choices(doc)
+        return [stock[i] for i in order]
+
+    def target(self, doc: Mapping[str, Any]) -> int | str:
+        """`doc_to_target`: the index of the right choice in the order shown (the continuation, for several prompts)."""
+        if not self.lettered and self.fields.several_inputs(doc):
+            return str(render(self.fields.target, doc))
+        return self.order(doc).index(self.fields.gold(doc))
+
+
+def check(rule: str, num_fewshot: int) -> None:
+    """`UserError` unless the rule exists and the number of examples is not negative."""
+    if rule not in RULES:
+        raise errors.unknown("scoring.rule", rule, RULES)
+    if num_fewshot < 0:
+        raise errors.UserError(f"scoring.num_fewshot={num_fewshot}: must be 0 or more")
+
+
+def overrides(
+    task: str, config: dict[str, Any], *, rule: str, num_fewshot: int, permute: bool, seed: int
+) -> dict[str, Any]:
+    """What to change in a stock config so that lm-eval renders and scores `task` under `rule`.
+
+    Tasks that are not multiple-choice only get their few-shot settings.
+    """
+    changed: dict[str, Any] = {"num_fewshot": num_fewshot}
+    fewshot = config.get("fewshot_config")
+    fewshot = dict(fewshot) if isinstance(fewshot, dict) else {}
+    if num_fewshot and fewshot.get("sampler", "default") == "default":
+        from c3po_bench.tasks.fewshot import fixed_shots
+
+        fewshot["sampler"] = fixed_shots(seed)
+    if config.get("output_type") == "multiple_choice":
+        fields = Fields.of(task, config)
+        if permute or (rule == "letters" and not fields.lettered):
+            layout = Layout(fields, rule, permute, seed)
+            changed |= {"doc_to_text": layout.text, "doc_to_choice": layout.choices, "doc_to_target": layout.target}
+            fewshot = {k: v for k, v in fewshot.items() if not k.startswith("doc_to_")}
+        if rule == "letters":
+            changed["metric_list"] = [_metric("acc")]
+        elif rule == "length_normalized":
+            changed["metric_list"] = [_metric("acc"), _metric("acc_norm")]
+    if fewshot:
+        changed["fewshot_config"] = fewshot
+    return changed
+
+
+def _metric(name: str) -> dict[str, Any]:
+    return {"metric": name, "aggregation": "mean", "higher_is_better": True}
+
+
+def layout_of(task: Any) -> Layout:
+    """The layout behind an lm-eval task: the one that a rule put there, or the stock one."""
+    owner = getattr(task.config.doc_to_choice, "__self__", None)
+    if isinstance(owner, Layout):
+        return owner
+    return Layout(Fields.of(task.task_name, task.config), "cloze", False, 0)
+
+
+def headline(task: Any, rule: str) -> str:
+    """The metric that counts for `task` under `rule`, by lm-eval's name (without the filter)."""
+    metrics = [metric["metric"] for metric in task.config.metric_list or [{"metric": "acc"}]]
+    names = [metric if isinstance(metric, str) else metric.__name__ for metric in metrics]
+    if rule == "length_normalized" and "acc_norm" in names and not task.multiple_input:
+        return "acc_norm"
+    return "acc" if "acc" in names else names[0]

@@ -1,0 +1,178 @@
+"""The tasks of an experiment: named, found, given their data and put under one scoring rule."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from c3po_bench.tasks import rules
+from c3po_bench.tasks.catalog import Catalog
+from c3po_bench.tasks.items import Item, question_hash
+from c3po_bench.tasks.local_data import check_root, from_hub, localize
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks import TaskManager
+
+
+class TaskSet:
+    """Tasks, groups, tags or YAML files by name, as lm-eval tasks under one scoring rule.
+
+    Names and local folders are checked at once (`UserError`, with the nearest choice); data is read by `load`.
+    `groups` maps every asked name to its leaf tasks; `headline` every leaf task to the metric that counts.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        data_root: str | Path | None = None,
+        rule: str = "cloze",
+        num_fewshot: int = 0,
+        seed: int = 0,
+        permute_options: bool = False,
+    ) -> None:
+        rules.check(rule, num_fewshot)
+        root = None if data_root is None else check_root(data_root)
+        self.names, self.rule, self.num_fewshot, self.seed = tuple(names), rule, num_fewshot, seed
+        self.notes: list[str] = []
+        self.groups: dict[str, list[str]] = {}
+        self.configs: dict[str, dict[str, Any]] = {}
+        self._tasks: dict[str, ConfigurableTask] = {}
+        catalog = Catalog()
+        for name in names:
+            leaves = catalog.expand(name)
+            self.groups[name] = list(leaves)
+            for task, config in leaves.items():
+                if task not in self.configs:
+                    self.configs[task] = self._configure(task, config, root, permute_options)
+        self._folders = catalog.folders
+
+    def _configure(self, task: str, stock: dict[str, Any], root: Path | None, permute: bool) -> dict[str, Any]:
+        config = dict(stock)
+        if task.startswith("mmlu_"):  # the stock YAML does not name it; it serves as reference
+            config.setdefault("validation_split", "validation")
+        if "custom_dataset" not in config:
+            if root is None:
+                config |= from_hub(task, config)
+            else:
+                changed, notes = localize(task, config, root)
+                config |= changed
+                self.notes += notes
+        if config.get("process_docs") is not None:
+            config["process_docs"] = ProcessedOnce(config["process_docs"])
+        return config | rules.overrides(
+            task, config, rule=self.rule, num_fewshot=self.num_fewshot, permute=permute, seed=self.seed
+        )
+
+    @cached_property
+    def manager(self) -> TaskManager:
+        """A TaskManager over the folders of these tasks only."""
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_defaults=False, include_path=[str(folder) for folder in self._folders])
+
+    @property
+    def specs(self) -> list[ConfigurableTask]:
+        """What to hand to `lm_eval.simple_evaluate(tasks=...)`: the loaded tasks, so that no arm loads them again."""
+        return list(self.load().values())
+
+    def load(self) -> dict[str, ConfigurableTask]:
+        """The leaf tasks by name, read once. `UserError` if there is no data for one of them."""
+        if not self._tasks:
+            from lm_eval.tasks import TaskManager
+
+            builder = TaskManager(include_defaults=False)
+            with quiet("lm_eval.api.task"):
+                for name, config in self.configs.items():
+                    self._tasks[name] = builder.load([dict(config)])["tasks"][name]
+        return self._tasks
+
+    @cached_property
+    def headline(self) -> dict[str, str]:
+        """The metric that counts for each leaf task: "acc", "acc_norm" or the task's own first metric."""
+        return {name: rules.headline(task, self.rule) for name, task in self.load().items()}
+
+    def data_hashes(self) -> dict[str, str]:
+        """SHA-256 over the evaluated documents of each leaf task, in order."""
+        hashes = {}
+        for name, task in self.load().items():
+            digest = hashlib.sha256()
+            for doc in task.eval_docs:
+                digest.update(json.dumps(doc, sort_keys=True, default=str).encode())
+            hashes[name] = digest.hexdigest()
+        return hashes
+
+    @staticmethod
+    def question_text(task: ConfigurableTask, doc: Mapping[str, Any]) -> str:
+        """The question alone: no few-shot examples, no options, never the label. The prompt, for generation tasks."""
+        if task.OUTPUT_TYPE != "multiple_choice":
+            return str(task.doc_to_text(doc))
+        return rules.layout_of(task).fields.question(doc)
+
+    @staticmethod
+    def choice_texts(task: ConfigurableTask, doc: Mapping[str, Any]) -> list[str] | None:
+        """The texts of the options in the order the model is asked about them; None for generation tasks."""
+        return rules.layout_of(task).options(doc) if task.OUTPUT_TYPE == "multiple_choice" else None
+
+    @staticmethod
+    def choice_lengths(task: ConfigurableTask, doc: Mapping[str, Any]) -> list[float]:
+        """What `acc_norm` divides each choice's log-likelihood by: its length in characters, as lm-eval counts."""
+        return [float(len(choice)) for choice in task.doc_to_choice(doc)]
+
+    @staticmethod
+    def gold(task: ConfigurableTask, doc: Mapping[str, Any]) -> int:
+        """Index of the right choice in the order asked."""
+        layout = rules.layout_of(task)
+        return layout.order(doc).index(layout.fields.gold(doc))
+
+    def items(self, task: ConfigurableTask, docs: Iterable[tuple[int, Mapping[str, Any]]]) -> list[Item]:
+        """Render multiple-choice documents through lm-eval itself: the pairs are exactly its requests."""
+        rendered = []
+        for doc_id, doc in docs:
+            context = task.fewshot_context(doc, self.num_fewshot, gen_prefix=task.doc_to_prefix(doc))
+            requests = task.construct_requests(doc, context, metadata=(task.task_name, doc_id, 1))
+            question = self.question_text(task, doc)
+            pairs = tuple((str(request.args[0]), str(request.args[1])) for request in requests)
+            rendered.append(
+                Item(task.task_name, doc_id, question_hash(question), question, pairs, self.gold(task, doc))
+            )
+        return rendered
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Hold back lm-eval's warnings about what is meant here (own dataset loaders, default aggregations)."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class ProcessedOnce:
+    """A task's `process_docs` that maps each split once, without a progress bar; lm-eval asks for splits many times."""
+
+    def __init__(self, process: Callable[[Any], Any]) -> None:
+        self.process = process
+        self._done: dict[int, tuple[Any, Any]] = {}
+
+    def __call__(self, split: Any) -> Any:
+        """The processed split."""
+        if id(split) not in self._done:
+            from datasets.utils import disable_progress_bars, enable_progress_bars
+
+            disable_progress_bars()
+            try:
+                self._done[id(split)] = (split, self.process(split))
+            finally:
+                enable_progress_bars()
+        return self._done[id(split)][1]
