@@ -1,0 +1,122 @@
+"""Rule rewriters: turn a model's own answer into one that follows a rule-checkable piece, with the smallest change.
+
+The revised answer keeps the words of the baseline wherever the rule lets it, so a preference pair differs by the effect
+and by nothing else. A new edit is one function and one line of `EDITS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from c3po_bench.feedback.records import Feedback
+
+_GREETING = re.compile(
+    r"\A\W*(?:subject:[^\n]*\n+)?\W*(?:dear|hi|hello|hey|good (?:morning|afternoon|evening))\b[^\n]*?(?:[,!:]|\n|$)\s*",
+    re.IGNORECASE,
+)
+_SUBJECT = re.compile(r"\A\W*subject:[^\n]*\n+", re.IGNORECASE)
+_SIGN_OFF = re.compile(
+    r"\n\s*(?:best|kind|warm|warmest|sincerely|yours|thanks|thank you|regards|cheers|respectfully|love|take care)"
+    r"[^\n]{0,30}[,.!]?[ \t]*(?:\n[^\n]{0,60}){0,5}\s*\Z",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+[\"')\]]*|(?=\n)|\Z)\s*")
+_END = re.compile(r"[.!?][\"')\]]*(?=\s|\Z)")
+
+
+def whole_sentences(text: str) -> str:
+    """`text` up to the end of its last whole sentence; all of it when there is none."""
+    ends = [m.end() for m in _END.finditer(text)]
+    return text[: ends[-1]] if ends else text.rstrip()
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of `text`, trimmed, without empty ones."""
+    return [s.strip() for s in _SENTENCE.findall(text) if any(c.isalnum() for c in s)]
+
+
+def _opening(text: str, value: str) -> str:
+    rest = _SUBJECT.sub("", _GREETING.sub("", text, count=1), count=1).lstrip()
+    return f"{value}\n\n{rest}"
+
+
+def _closing(text: str, value: str) -> str:
+    return f"{whole_sentences(_SIGN_OFF.sub('', text)).rstrip()}\n\n{value}"
+
+
+def _replace(text: str, value: list[str]) -> str:
+    pattern, replacement = value
+    return re.sub(pattern, replacement, text, flags=re.IGNORECASE | re.MULTILINE)
+
+
+def _keep_sentences(text: str, value: int) -> str:
+    return " ".join(sentences(text)[:value])
+
+
+def _characters(text: str, value: int) -> str:
+    """The first whole sentences that fit into `value` characters; a sentence too long is cut at a word."""
+    kept = ""
+    for sentence in sentences(text):
+        if len(kept) + len(sentence) + 1 > value:
+            break
+        kept = f"{kept} {sentence}".strip()
+    return kept or text[: value - 1].rsplit(" ", 1)[0].rstrip(" ,;:") + "."
+
+
+def _bullets(text: str, value: str) -> str:
+    """Each sentence on its own line after the marker; ``1.`` counts."""
+    items = [re.sub(r"^(?:[-*\u2022]|\d+[.)])\s+", "", s) for s in sentences(text)]
+    items = [s for s in items if any(c.isalpha() for c in s)]
+    marks = (f"{i}." for i in range(1, len(items) + 1)) if value == "1." else (value for _ in items)
+    return "\n".join(f"{mark} {item}" for mark, item in zip(marks, items, strict=True))
+
+
+def _case(text: str, value: str) -> str:
+    return {"lower": text.lower(), "upper": text.upper()}[value]
+
+
+EDITS: dict[str, Callable[[str, Any], str]] = {
+    "opening": _opening,  # instead of the greeting (and subject line), on a line of its own
+    "closing": _closing,  # instead of the sign-off, after the last whole sentence
+    "prepend": lambda text, value: value + text.lstrip(),
+    "append": lambda text, value: whole_sentences(text).rstrip() + value,
+    "replace": _replace,  # [pattern, replacement]
+    "sentences": _keep_sentences,  # how many to keep
+    "characters": _characters,  # at most
+    "bullets": _bullets,  # the marker
+    "case": _case,  # lower | upper
+}
+CUTTING = ("closing", "append", "sentences", "characters")  # edits whose result is a finished answer
+
+_BY_KIND: dict[str, Callable[[Any], tuple[str, Any]]] = {
+    "starts_with": lambda value: ("opening", value),
+    "ends_with": lambda value: ("closing", value),
+    "ends_with_cleaned": lambda value: ("closing", value),
+    "contains_none_strings": lambda value: (
+        "replace",
+        [r"[ \t]*(?<!\w)(?:" + "|".join(re.escape(v) for v in value) + r")(?!\w)", ""],
+    ),
+    "contains_all_strings": lambda value: ("append", " " + " ".join(value)),
+    "contains_any_string": lambda value: ("append", " " + value[0]),
+    "length": lambda value: ("characters", value["max"]),
+}
+
+
+def edits_of(feedback: Feedback) -> list[tuple[str, Any]]:
+    """The piece's own edits, or the ones that its rules imply; empty when no rewriter can serve it."""
+    if feedback.rewrite:
+        return [(edit.kind, edit.value) for edit in feedback.rewrite]
+    if any(rule.kind not in _BY_KIND for rule in feedback.rules):
+        return []
+    return [_BY_KIND[rule.kind](rule.value) for rule in feedback.rules]
+
+
+def rewrite(feedback: Feedback, answer: str, finished: bool) -> tuple[str, bool]:
+    """The revised answer and whether it is finished (a cut baseline stays unfinished unless an edit ends it)."""
+    text = answer
+    for kind, value in edits_of(feedback):
+        text = EDITS[kind](text, value)
+        finished = finished or kind in CUTTING
+    return text.strip(), finished
