@@ -1,0 +1,211 @@
+"""Statistics of two arms answering the same items, in numpy.
+
+Two scores of one item are correlated, so every difference here is taken item by item first:
+``Var(a - b) = Var(a) + Var(b) - 2 Cov(a, b)``, and the covariance is most of what a benchmark has.
+Scores are arrays ``[items]``, either 0/1 (right or wrong) or real-valued; a `clusters` array ``[items]``
+names what items share (a passage, a feedback), which are then resampled together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr, ndtri
+
+DRAWS = 10_000
+LEVEL = 0.95
+CHUNK = 1 << 22  # resampled indices held at a time: 16 MiB of int32
+
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """An estimate with the bounds of its confidence interval, all in the unit of the scores."""
+
+    value: float
+    low: float
+    high: float
+
+
+def is_binary(*scores: ArrayLike) -> bool:
+    """Whether all scores are 0 or 1, so that McNemar's test and Wilson's interval apply."""
+    return all(bool(np.isin(np.asarray(s), (0, 1)).all()) for s in scores)
+
+
+def fixed_broken(arm: ArrayLike, base: ArrayLike) -> tuple[int, int]:
+    """How many items the arm scores higher on than its base, and how many lower."""
+    a, b = np.asarray(arm), np.asarray(base)
+    return int((a > b).sum()), int((a < b).sum())
+
+
+def mcnemar(fixed: ArrayLike, broken: ArrayLike) -> Floats:
+    """Exact two-sided McNemar p of `fixed` against `broken` items (McNemar 1947; the binomial form).
+
+    Takes counts or arrays of counts of one shape, returns p of that shape; 1 where nothing changed.
+    """
+    f, b = np.asarray(fixed, dtype=np.int64), np.asarray(broken, dtype=np.int64)
+    p = 2.0 * bdtr(np.minimum(f, b).astype(float), f + b, 0.5)
+    return np.where(f + b == 0, 1.0, np.minimum(p, 1.0))
+
+
+def wilson(successes: float, n: int, level: float = LEVEL) -> Interval:
+    """Wilson's score interval (1927) of a share of `n`; sound near 0 and 1 and for small `n`."""
+    if n <= 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    z = float(ndtri(0.5 + level / 2))
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+
+
+def cluster_sums(values: ArrayLike, clusters: ArrayLike | None = None) -> tuple[Floats, Floats]:
+    """Sum and size of every cluster, each ``[clusters]``; without `clusters` each item is its own."""
+    v = np.asarray(values, dtype=np.float64)
+    if clusters is None:
+        return v, np.ones_like(v)
+    _, inverse = np.unique(np.asarray(clusters), return_inverse=True)
+    sums, sizes = np.bincount(inverse, weights=v), np.bincount(inverse)
+    return sums.astype(np.float64), sizes.astype(np.float64)
+
+
+def cluster_means(values: ArrayLike, clusters: ArrayLike | None = None) -> Floats:
+    """Each cluster's share in the mean, scaled so that the mean of all equals the mean of the items."""
+    sums, sizes = cluster_sums(values, clusters)
+    return sums * (len(sizes) / sizes.sum()) if len(sums) else sums
+
+
+def bootstrap_means(
+    values: ArrayLike,
+    *,
+    draws: int = DRAWS,
+    seed: int | Sequence[int] = 0,
+    clusters: ArrayLike | None = None,
+) -> Floats:
+    """Means of `draws` resamples of the items (or of whole clusters), with replacement: ``[draws]``.
+
+    Right/wrong scores and their differences are small integers, whose resampled sums are drawn from their
+    exact distribution; others by multinomial counts of their distinct values, or by index where most differ.
+    """
+    sums, sizes = cluster_sums(values, clusters)
+    n = len(sums)
+    if not n:
+        return np.full(draws, np.nan)
+    rng = np.random.default_rng(seed)
+    if clusters is None and np.ptp(sums) <= 8 and (sums == np.rint(sums)).all():
+        return _integer_sums(sums.astype(np.int64), draws, rng) / n
+    kinds, counts = np.unique(sums + 1j * sizes, return_counts=True)
+    if len(kinds) * 4 <= n:
+        drawn = rng.multinomial(n, counts / counts.sum(), size=draws)
+        return (drawn @ kinds.real) / (drawn @ kinds.imag)
+    means = np.empty(draws)
+    step = max(1, CHUNK // n)
+    for start in range(0, draws, step):
+        stop = min(start + step, draws)
+        index = rng.integers(0, n, size=(stop - start, n), dtype=np.int32)
+        means[start:stop] = sums[index].sum(axis=1) / (n if clusters is None else sizes[index].sum(axis=1))
+    return means
+
+
+def _integer_sums(values: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:
+    """Sums of `draws` resamples of integers, from the n-fold convolution of their histogram."""
+    n, low, span = len(values), int(values.min()), int(np.ptp(values))
+    share = np.bincount(values - low, minlength=span + 1) / n
+    distribution = np.fft.irfft(np.fft.rfft(share, 2 * (n * span // 2 + 1)) ** n)
+    cumulative = np.cumsum(np.maximum(distribution, 0.0)).astype(np.float64)
+    drawn = np.searchsorted(cumulative / cumulative[-1], rng.random(draws))
+    return drawn.astype(np.float64) + n * low
+
+
+def percentile_interval(value: float, means: Floats, level: float = LEVEL) -> Interval:
+    """The interval between the percentiles of bootstrap `means` around the estimate `value`."""
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
+def bootstrap(
+    values: ArrayLike,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+    clusters: ArrayLike | None = None,
+) -> Interval:
+    """Mean of `values` with its percentile bootstrap interval, clustered where `clusters` is given."""
+    v = np.asarray(values, dtype=np.float64)
+    means = bootstrap_means(v, draws=draws, seed=seed, clusters=clusters)
+    return percentile_interval(float(v.mean()) if len(v) else float("nan"), means, level)
+
+
+def paired_bootstrap(
+    arm: ArrayLike,
+    base: ArrayLike,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+    clusters: ArrayLike | None = None,
+) -> Interval:
+    """Mean difference ``arm - base`` over the same items, with its paired bootstrap interval.
+
+    Raises ValueError when the arrays are not of one length.
+    """
+    a, b = np.asarray(arm, dtype=np.float64), np.asarray(base, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"paired scores need one length, got {a.shape} and {b.shape}")
+    return bootstrap(a - b, draws=draws, level=level, seed=seed, clusters=clusters)
+
+
+def macro_bootstrap(
+    by_task: Mapping[str, ArrayLike],
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+    clusters: Mapping[str, ArrayLike | None] | None = None,
+) -> Interval:
+    """Average over tasks of the mean of each (tasks weigh the same), resampled within each task."""
+    groups = clusters or {}
+    value, means = 0.0, np.zeros(draws)
+    for i, (task, values) in enumerate(by_task.items()):
+        v = np.asarray(values, dtype=np.float64)
+        value += float(v.mean()) / len(by_task)
+        drawn = bootstrap_means(v, draws=draws, seed=(seed, i), clusters=groups.get(task))
+        means += drawn / len(by_task)
+    return percentile_interval(value, means, level)
+
+
+def sign_flip(
+    differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0, clusters: ArrayLike | None = None
+) -> float:
+    """Two-sided p of the mean difference being 0, from random sign flips of items or of whole clusters.
+
+    The test for real-valued or clustered scores; on independent 0/1 scores it estimates McNemar's exact p.
+    """
+    sums, _ = cluster_sums(differences, clusters)
+    sums = sums[sums != 0]
+    if not len(sums):
+        return 1.0
+    rng = np.random.default_rng(seed)
+    observed, extreme = abs(sums.sum()) * (1 - 1e-12), 0
+    step = max(1, CHUNK // len(sums))
+    for start in range(0, draws, step):
+        rows = min(step, draws - start)
+        bits = np.unpackbits(np.frombuffer(rng.bytes(-(-rows * len(sums) // 8)), dtype=np.uint8))
+        signs = bits[: rows * len(sums)].reshape(rows, len(sums))
+        extreme += int((abs(2.0 * (signs @ sums) - sums.sum()) >= observed).sum())
+    return (extreme + 1) / (draws + 1)
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Holm's step-down adjusted p-values (1979) of a family of tests; NaN stays NaN and is not counted."""
+    raw = np.asarray(p, dtype=np.float64)
+    adjusted = np.full_like(raw, np.nan)
+    known = np.flatnonzero(~np.isnan(raw))
+    order = known[np.argsort(raw[known], kind="stable")]
+    steps = (len(order) - np.arange(len(order))) * raw[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted

@@ -1,0 +1,149 @@
+"""Which two runs may be compared, their items side by side, or in words why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from c3po_bench.analysis.roles import BASE, controls_of
+from c3po_bench.analysis.scores import Scores
+from c3po_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from c3po_bench.store.reader import Run
+
+
+class Pair(NamedTuple):
+    """Aligned scores of a run and its base; every array is ``[items]``."""
+
+    arm: Scores
+    base: Scores
+
+
+def run_labels(runs: Sequence[Run]) -> dict[str, str]:
+    """A readable, distinct name by run id: the arm, and the settings that tell runs of one arm apart."""
+    labels: dict[str, str] = {}
+    by_arm: dict[str, list[Run]] = {}
+    for run in runs:
+        by_arm.setdefault(run.arm, []).append(run)
+    for arm, group in by_arm.items():
+        varied = varied_settings(group)
+        for run in group:
+            settings = run.result.get("settings") or {}
+            parts = [f"{key}={settings[key]}" for key in varied if key in settings]
+            labels[run.run_id] = f"{arm} ({', '.join(parts)})" if parts else arm
+        if len({labels[run.run_id] for run in group}) < len(group):
+            for run in group:
+                labels[run.run_id] += f" [{run.run_id.rpartition('-')[2][:6]}]"
+    return labels
+
+
+def varied_settings(runs: Iterable[Run]) -> list[str]:
+    """The names in `settings` (and `seed`) that take more than one value over `runs`."""
+    values: dict[str, set[str]] = {}
+    flat = [(run.result.get("settings") or {}) | {"seed": run.result.get("seed")} for run in runs]
+    for settings in flat:
+        for key in settings:
+            values.setdefault(key, set())
+    for settings in flat:
+        for key, seen in values.items():
+            seen.add(repr(settings.get(key)))
+    return [key for key, seen in values.items() if len(seen) > 1]
+
+
+def base_of(run: Run, runs: Sequence[Run]) -> Run:
+    """The base run that `run` may be compared with. Raises UserError with the reason where there is none."""
+    bases = [r for r in runs if r.arm == BASE]
+    key = run.result.get("comparison_key")
+    if run.arm == BASE:
+        return run
+    for base in bases:
+        if base.result.get("comparison_key") == key:
+            return base
+    if not bases:
+        raise UserError(f"run {run.run_id} has no base run beside it; run the experiment with arm 'base'")
+    reason = difference(run, bases[0])
+    raise UserError(f"run {run.run_id} cannot be compared with {bases[0].run_id}: {reason}")
+
+
+def control_of(run: Run, runs: Sequence[Run]) -> Run | None:
+    """The control run of `run` with its comparison key: the strictest kind, the most similar settings."""
+    settings, key = run.result.get("settings") or {}, run.result.get("comparison_key")
+
+    def likeness(other: Run) -> int:
+        theirs = other.result.get("settings") or {}
+        return sum(theirs.get(key) == value for key, value in settings.items())
+
+    for name in controls_of(run.arm):
+        found = [r for r in runs if r.arm == name and r.result.get("comparison_key") == key]
+        if found:
+            return max(found, key=likeness)
+    return None
+
+
+def difference(run: Run, base: Run) -> str:
+    """In words, what makes two runs' numbers incomparable."""
+    a, b = run.result, base.result
+    for name in ("model", "scoring", "tasks", "limit", "seed"):
+        if a.get(name) != b.get(name):
+            return f"{name} differs ({a.get(name)} against {b.get(name)})"
+    ours, theirs = run.provenance.get("data_hashes") or {}, base.provenance.get("data_hashes") or {}
+    changed = sorted(t for t in ours.keys() & theirs.keys() if ours[t] != theirs[t])
+    if changed:
+        return f"the data of {', '.join(changed)} differ"
+    return "their comparison keys differ"
+
+
+def align(run: Run, base: Run, scores: Scores, others: Scores) -> Pair:
+    """Pair two runs' items. Raises UserError where items, data, prompts or scoring rules are not the same."""
+    if run.run_id == base.run_id:
+        return Pair(scores, others)
+    reason = _records_differ(run, base) or _items_differ(scores, others)
+    if not reason and not prompt_differs(run) and not prompt_differs(base):
+        reason = _prompts_differ(scores, others)
+    if reason:
+        raise UserError(f"run {run.run_id} cannot be compared with {base.run_id}: {reason}")
+    return Pair(scores, others)
+
+
+def prompt_differs(run: Run) -> bool:
+    """Whether the run declares that its prompts are not the base's by nature (in-context feedback)."""
+    return bool((run.result.get("settings") or {}).get("prompt_differs"))
+
+
+def _records_differ(run: Run, base: Run) -> str:
+    ours, theirs = run.provenance.get("data_hashes") or {}, base.provenance.get("data_hashes") or {}
+    if (
+        run.result.get("comparison_key") != base.result.get("comparison_key")
+        or run.result.get("scoring") != base.result.get("scoring")
+        or any(ours[t] != theirs[t] for t in ours.keys() & theirs.keys())
+    ):
+        return difference(run, base)
+    return ""
+
+
+def _items_differ(scores: Scores, others: Scores) -> str:
+    same = len(scores.task) == len(others.task) and bool(
+        (scores.task == others.task).all() and (scores.doc_id == others.doc_id).all()
+    )
+    if not same:
+        ours = set(zip(scores.task.tolist(), scores.doc_id.tolist(), strict=True))
+        theirs = set(zip(others.task.tolist(), others.doc_id.tolist(), strict=True))
+        only = f"{len(ours - theirs)} only in the one, {len(theirs - ours)} only in the other"
+        return f"they answered other items ({only})"
+    return _first_change("items differ in content", scores, scores.doc_hash != others.doc_hash)
+
+
+def _prompts_differ(scores: Scores, others: Scores) -> str:
+    found = _first_change("prompts differ", scores, scores.prompt_hash != others.prompt_hash)
+    way_out = "; an arm that is meant to change the prompt says so with settings.prompt_differs"
+    return found + way_out if found else ""
+
+
+def _first_change(what: str, scores: Scores, changed: np.ndarray) -> str:
+    if not changed.any():
+        return ""
+    i = int(np.flatnonzero(changed)[0])
+    return f"{int(changed.sum())} {what}, first {scores.task[i]}/{scores.doc_id[i]}"

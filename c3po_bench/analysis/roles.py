@@ -1,0 +1,53 @@
+"""What an arm is for in a comparison: a method, a control that must not gain, a ceiling that saw labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BASE = "base"
+CEILINGS = ("oracle", "revised")
+TITLES = {
+    "c3po": "C3PO",
+    "dpo": "DPO",
+    "dpo_nll": "DPO + NLL",
+    "icl": "ICL",
+    "ngd": "NGD",
+    "ngd_random_neighbors": "NGD with random neighbors",
+    "ngd_shuffled_labels": "NGD with shuffled labels",
+    "scd": "SCD",
+    "sft": "SFT",
+}
+
+
+class Control(NamedTuple):
+    """A control arm: what it replaces, of which arm, and what its gaining as much would mean."""
+
+    of: str
+    title: str
+    meaning: str
+
+
+CONTROLS = {
+    "ngd_random_neighbors": Control("ngd", "random neighbors", "the gain is not retrieval"),
+    "ngd_shuffled_labels": Control("ngd", "shuffled labels", "the gain is not the neighbors' labels"),
+    "random_pathway": Control("ngd", "a random pathway", "the gain is not where the pathway moves"),
+}
+
+
+def role(arm: str) -> str:
+    """One of base, control, ceiling, method."""
+    if arm == BASE:
+        return BASE
+    if arm in CONTROLS:
+        return "control"
+    return "ceiling" if arm in CEILINGS else "method"
+
+
+def controls_of(arm: str) -> list[str]:
+    """The names of the controls of `arm`, the strictest first."""
+    return [name for name, control in CONTROLS.items() if control.of == arm]
+
+
+def title(arm: str) -> str:
+    """The arm's name as a reader says it."""
+    return TITLES.get(arm, arm.replace("_", " "))

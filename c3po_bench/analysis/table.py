@@ -1,0 +1,82 @@
+"""The comparison as the console shows it at the end of a run."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from c3po_bench.analysis.compare import records
+from c3po_bench.analysis.verdict import bracket, p_text
+
+
+def console_table(frame: pd.DataFrame, title: str = "") -> Table:
+    """A rich table of the rows of `compare`; accuracies in percent, differences in percentage points.
+
+    ``*`` marks differences that stay below 0.05 after Holm's correction, ``†`` arms that by nature change the
+    prompt. Names come from the store and are shown as they are, never read as markup.
+    """
+    table = Table(title=Text(title) if title else None, title_justify="left", caption_justify="left")
+    several = frame["task"].nunique() > 1
+    for name in ["task"] * several + ["arm"]:
+        table.add_column(name, no_wrap=True)
+    numbers = (
+        "n",
+        "accuracy",
+        "95% interval",
+        "difference",
+        "95% paired",
+        "McNemar p",
+        "fixed/broken",
+        "s/item",
+    )
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = records(frame)
+    for task in dict.fromkeys(row["task"] for row in rows):
+        for position, row in enumerate(r for r in rows if r["task"] == task):
+            name = [Text(task if position == 0 else "")] * several
+            table.add_row(*name, *(Text(cell) for cell in cells(row)))
+        table.add_section()
+    marks = []
+    if any(row["p_holm"] < 0.05 for row in rows):
+        marks.append("* below 0.05 after Holm's correction")
+    if any(row["prompt_differs"] for row in rows):
+        marks.append("† its prompt is not the base's")
+    if any(row["test"] == "sign-flip" for row in rows):
+        marks.append("‡ sign-flip test (scores that are not 0/1, or items that share a source)")
+    table.caption = Text("; ".join(marks)) if marks else None
+    return table
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """One row's cells as text, in the table's order, empty where a number does not apply."""
+    compared = not math.isnan(row["difference"])
+    name = row["label"] + (" †" if row["prompt_differs"] else "")
+    tested = not math.isnan(row["p"])
+    star = "*" if row["p_holm"] < 0.05 else ""
+    kind = " ‡" if row["test"] == "sign-flip" else ""
+    return [
+        name,
+        str(row["n"]),
+        f"{row['accuracy'] * 100:.1f}%",
+        bracket(row["low"], row["high"]),
+        f"{row['difference'] * 100:+.1f}" if compared else "",
+        bracket(row["diff_low"], row["diff_high"]) if compared else "",
+        f"{p_text(row['p'])}{star}{kind}" if tested else "",
+        f"{row['fixed']}/{row['broken']}" if tested else "",
+        "" if math.isnan(row["seconds_per_item"]) else f"{row['seconds_per_item']:.2g}",
+    ]
+
+
+def table_text(frame: pd.DataFrame, width: int = 160) -> str:
+    """The same as plain text, for logs and files."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=False, color_system=None)
+    console.print(console_table(frame))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
