@@ -209,5 +209,8 @@ def _finish(rows: list[dict[str, Any]]) -> pd.DataFrame:
         frame.loc[family, "p_holm"] = paired.holm(frame.loc[family, "p"].astype(float).to_numpy())
     for name, kind in COLUMNS.items():
         column = frame[name]
-        frame[name] = column.fillna("").astype("str") if kind == "str" else column.astype(kind)  # type: ignore[call-overload]
+        text = kind == "str"
+        frame[name] = (
+            column.astype(object).where(column.notna(), "").astype("str") if text else column.astype(kind)
+        )
     return frame

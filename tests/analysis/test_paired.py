@@ -1,0 +1,177 @@
+"""The statistics against scipy and statsmodels, their coverage in simulation, and their speed."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.proportion import proportion_confint
+
+from c3po_bench.analysis import paired, power
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20261124)
+
+
+def correlated(rng: np.random.Generator, n: int, base: float, fixed: float, broken: float):
+    """0/1 scores of an arm and its base with known shares of fixed and broken items."""
+    b = rng.random(n) < base
+    flip = np.where(b, rng.random(n) < broken / base, rng.random(n) < fixed / (1 - base))
+    return (b ^ flip).astype(float), b.astype(float)
+
+
+def test_mcnemar_equals_statsmodels_on_1000_random_tables(rng):
+    fixed, broken = rng.integers(0, 120, 1000), rng.integers(0, 120, 1000)
+    expected = [
+        reference_mcnemar([[5, f], [b, 7]], exact=True).pvalue if f + b else 1.0
+        for f, b in zip(fixed, broken, strict=True)
+    ]
+    np.testing.assert_allclose(paired.mcnemar(fixed, broken), expected, rtol=1e-9)
+
+
+def test_mcnemar_of_nothing_changed_is_one():
+    assert paired.mcnemar(0, 0) == 1.0
+
+
+def test_wilson_equals_statsmodels_on_1000_random_counts(rng):
+    for n in rng.integers(1, 2000, 1000).tolist():
+        k = int(rng.integers(0, n + 1))
+        low, high = proportion_confint(k, n, method="wilson")
+        np.testing.assert_allclose(paired.wilson(k, n)[1:], (low, high), atol=1e-12)
+
+
+def test_holm_equals_statsmodels_and_ignores_missing_tests(rng):
+    for size in [1, 2, 3, 5, 8, 13, 21, 34, 55]:
+        p = rng.random(size) ** 3
+        np.testing.assert_allclose(paired.holm(p), multipletests(p, method="holm")[1])
+    assert np.isnan(paired.holm([0.01, np.nan, 0.04])[1])
+    np.testing.assert_allclose(paired.holm([0.01, np.nan, 0.04])[[0, 2]], [0.02, 0.04])
+
+
+@pytest.mark.parametrize("kind", ["binary", "real", "few values"])
+def test_bootstrap_agrees_with_scipy_on_1000_random_cases(rng, kind):
+    errors = []
+    for case in range(1000 if kind == "binary" else 200):
+        n = int(rng.integers(40, 120))
+        d = {
+            "binary": rng.choice([-1, 0, 1], n, p=[0.1, 0.7, 0.2]).astype(float),
+            "real": rng.normal(0.1, 1, n),
+            "few values": rng.choice([0.0, 0.25, 0.5], n),
+        }[kind]
+        ours = paired.bootstrap(d, seed=case, draws=2000)
+        theirs = stats.bootstrap((d,), np.mean, n_resamples=2000, method="percentile", rng=case)
+        assert ours.value == pytest.approx(d.mean())
+        errors.append((np.array(ours[1:]) - np.array(theirs.confidence_interval)) / (d.std() / np.sqrt(n)))
+    # in standard errors; the Monte-Carlo error of one percentile from 2,000 draws is 0.06 of them
+    assert np.abs(errors).max() < 0.5
+    assert np.abs(np.mean(errors, axis=0)).max() < 0.02
+
+
+def test_bootstrap_standard_error_agrees_with_theory_on_1000_random_cases(rng):
+    for case in range(1000):
+        d = rng.choice([-1, 0, 1], int(rng.integers(50, 400)), p=[0.1, 0.7, 0.2])
+        means = paired.bootstrap_means(d, draws=4000, seed=case)
+        assert means.std() == pytest.approx(d.std() / np.sqrt(len(d)), rel=0.08)
+        assert means.mean() == pytest.approx(d.mean(), abs=6 * d.std() / np.sqrt(len(d) * 4000))
+
+
+def test_sign_flip_estimates_mcnemar_on_right_or_wrong_scores(rng):
+    for case in range(50):
+        arm, base = correlated(rng, 300, 0.5, 0.1, 0.07)
+        exact = float(paired.mcnemar(*paired.fixed_broken(arm, base)))
+        assert paired.sign_flip(arm - base, seed=case) == pytest.approx(exact, abs=0.02)
+
+
+def test_sign_flip_agrees_with_scipy_permutation_test(rng):
+    for case in range(5):
+        d = rng.normal(0.15, 1, 80)
+        theirs = stats.permutation_test(
+            (d, np.zeros_like(d)), lambda x, y, axis: (x - y).mean(axis=axis), permutation_type="samples",
+            n_resamples=5000, rng=case, vectorized=True,
+        )  # fmt: skip
+        assert paired.sign_flip(d, seed=case) == pytest.approx(theirs.pvalue, abs=0.025)
+
+
+def coverage(intervals: list[paired.Interval], truth: float) -> float:
+    return float(np.mean([low <= truth <= high for _, low, high in intervals]))
+
+
+def test_intervals_cover_the_truth_93_to_97_percent_of_the_time(rng):
+    draws = [correlated(rng, 600, 0.5, 0.12, 0.08) for _ in range(2000)]
+    gaps = [paired.paired_bootstrap(a, b, draws=2000, seed=i) for i, (a, b) in enumerate(draws)]
+    assert 0.93 <= coverage(gaps, 0.04) <= 0.97
+    shares = [paired.wilson(b.sum(), len(b)) for _, b in draws]
+    assert 0.93 <= coverage(shares, 0.5) <= 0.97
+
+
+def test_clustered_intervals_cover_where_plain_ones_do_not(rng):
+    clusters = np.repeat(np.arange(100), 6)
+    plain, clustered = [], []
+    for i in range(400):
+        d = 0.05 + rng.normal(0, 1, 100)[clusters] + rng.normal(0, 0.5, 600)
+        plain.append(paired.bootstrap(d, draws=1000, seed=i))
+        clustered.append(paired.bootstrap(d, draws=1000, seed=i, clusters=clusters))
+    assert coverage(plain, 0.05) < 0.8
+    assert 0.92 <= coverage(clustered, 0.05) <= 0.975
+
+
+def test_macro_interval_covers_and_weighs_tasks_alike(rng):
+    found = []
+    for i in range(800):
+        tasks = {"small": rng.random(100) < 0.3, "large": rng.random(1000) < 0.6}
+        found.append(paired.macro_bootstrap(tasks, draws=1000, seed=i))
+    assert 0.93 <= coverage(found, 0.45) <= 0.97
+
+
+def test_clusters_of_one_item_change_nothing_but_the_draws(rng):
+    d = rng.choice([-1.0, 0.0, 1.0], 500, p=[0.1, 0.7, 0.2])
+    np.testing.assert_allclose(paired.bootstrap(d), paired.bootstrap(d, clusters=np.arange(500)), atol=0.004)
+
+
+def test_same_seed_same_interval_and_constant_scores_have_no_width(rng):
+    d = rng.normal(size=200)
+    assert paired.bootstrap(d, seed=3) == paired.bootstrap(d, seed=3) != paired.bootstrap(d, seed=4)
+    assert paired.bootstrap(np.ones(30)) == (1.0, 1.0, 1.0)
+
+
+def test_unequal_lengths_are_refused():
+    with pytest.raises(ValueError, match="one length"):
+        paired.paired_bootstrap([1, 0], [1])
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_arc_challenge_with_10000_draws_takes_less_than_half_a_second(rng, real):
+    arm, base = rng.random((2, 1172)) if real else (rng.random((2, 1172)) < 0.5).astype(float)
+    rounds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        start = time.perf_counter()
+        paired.paired_bootstrap(arm, base, draws=10_000)
+        rounds.append(time.perf_counter() - start)
+    assert min(rounds) < 0.5
+
+
+def test_power_agrees_with_statsmodels():
+    sd, effect = power.discordant_sd(0.2, 0.03), 0.03
+    n = power.required_items(effect, sd)
+    exact = TTestPower().solve_power(effect_size=effect / sd, alpha=0.05, power=0.8)
+    assert n == pytest.approx(exact, rel=0.005)
+    assert power.minimum_detectable_effect(sd, n) == pytest.approx(effect, rel=0.001)
+    with pytest.raises(ValueError, match="zero"):
+        power.required_items(0.0, sd)
+
+
+def test_minimum_detectable_effect_is_found_four_times_in_five(rng):
+    n = 800
+    effect = power.minimum_detectable_effect(power.discordant_sd(0.2, 0.05), n)
+    found = 0
+    for _ in range(1500):
+        arm, base = correlated(rng, n, 0.5, (0.2 + effect) / 2, (0.2 - effect) / 2)
+        found += paired.mcnemar(*paired.fixed_broken(arm, base)) < 0.05
+    assert found / 1500 == pytest.approx(0.78, abs=0.05)  # the exact test is a little conservative
