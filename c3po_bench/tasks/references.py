@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,25 +93,29 @@ def _draw(
         used, data_root=root, rule=rule, num_fewshot=num_fewshot, seed=seed, permute_options=permute
     )
     off_limits = _leaves(tested)
-    pools: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    pools: dict[str, tuple[Any, list[int]]] = {}
+    split_of: dict[str, list[str]] = {}
     for leaf, task in tasks.load().items():
         if task.OUTPUT_TYPE != "multiple_choice":
             raise UserError(f"references.tasks: {leaf!r} is not multiple-choice")
-        split, evaluated = _split(task)
+        split, docs, evaluated = _docs(task)
         if evaluated and leaf in off_limits:
             raise UserError(f"references.tasks: {leaf!r} has only its test items, and they are being tested")
         if split != task.config.training_split:
-            notes.append(f"references {leaf!r}: its {split} split (no train data)")
-        shots = _shots(task, num_fewshot)
-        docs = task.training_docs() if split == task.config.training_split else _other_docs(task, split)
-        pool = [(i, doc) for i, doc in enumerate(docs) if doc not in shots]
-        random.Random(f"{seed}:{leaf}").shuffle(pool)
-        pools[leaf] = pool
+            split_of.setdefault(split, []).append(leaf)
+        order = random.Random(f"{seed}:{leaf}").sample(range(len(docs)), len(docs))
+        pools[leaf] = (docs, order)
+    for split, leaves in split_of.items():
+        who = leaves[0] if len(leaves) == 1 else f"{len(leaves)} tasks of {name}"
+        notes.append(f"references {who}: {split} split (no train data)")
     notes += [f"references {note}" for note in tasks.notes]
-    sizes = _fill({leaf: len(pool) for leaf, pool in pools.items()}, share)
+    sizes = _fill({leaf: len(order) for leaf, (_, order) in pools.items()}, share)
     items: list[Item] = []
-    for leaf, pool in pools.items():
-        items += tasks.items(tasks.load()[leaf], sorted(pool[: sizes[leaf]], key=lambda pair: pair[0]))
+    for leaf, (docs, order) in pools.items():
+        task = tasks.load()[leaf]
+        shots = list(task.sampler.sample(num_fewshot)) if num_fewshot else []  # they stand before every question
+        chosen = ((i, doc) for i in order if (doc := docs[i]) not in shots)
+        items += tasks.items(task, sorted(islice(chosen, sizes[leaf]), key=lambda pair: pair[0]))
     return items, notes
 
 
@@ -119,23 +124,14 @@ def _leaves(names: Sequence[str]) -> set[str]:
     return {leaf for name in names for leaf in catalog.expand(name)}
 
 
-def _split(task: ConfigurableTask) -> tuple[str, bool]:
-    """The split to draw from, and whether it is the one that is evaluated."""
+def _docs(task: ConfigurableTask) -> tuple[str, Any, bool]:
+    """The split to draw from, its documents, and whether it is the split that is evaluated."""
     config = task.config
     if config.training_split is not None:
-        return config.training_split, False
-    if config.validation_split is not None and config.test_split is not None:
-        return config.validation_split, False
-    return str(config.validation_split or config.test_split), True
-
-
-def _other_docs(task: ConfigurableTask, split: str) -> Any:
-    return task.validation_docs() if split == task.config.validation_split else task.test_docs()
-
-
-def _shots(task: ConfigurableTask, num_fewshot: int) -> list[dict[str, Any]]:
-    """The few-shot examples of a task: they stand before every question, so they are no references."""
-    return list(task.sampler.sample(num_fewshot)) if num_fewshot else []
+        return config.training_split, task.training_docs(), False
+    if config.validation_split is not None:
+        return config.validation_split, task.validation_docs(), config.test_split is None
+    return str(config.test_split), task.test_docs(), True
 
 
 def _fill(available: dict[str, int], total: int | None) -> dict[str, int]:
