@@ -28,8 +28,9 @@ class NeighborsConfig:
     """Which reference items are the neighbors of a test item (paper Table 4)."""
 
     kind: str = field(default="knn", metadata={"help": "knn, or epsilon for all within a distance (paper: knn)"})
-    k: int = field(default=3, metadata={"help": "number of neighbors; with epsilon the most that are kept (paper: 3)"})
-    epsilon: float = field(default=0.5, metadata={"help": "radius of the epsilon ball, in embedding distance (paper Table 4)"})
+    k: int = field(default=3, metadata={"help": "number of nearest neighbors (paper: 3)"})
+    epsilon: float = field(default=0.5, metadata={"help": "radius of the epsilon ball, in distance of unit embeddings (paper Table 4)"})
+    epsilon_most: int = field(default=16, metadata={"help": "most neighbors kept from an epsilon ball, nearest first (no limit in the paper)"})
     max_similarity: float = field(
         default=0.95,
         metadata={"help": "references more similar than this to the test item are dropped and counted (paper: 0.95)"},

@@ -1,0 +1,154 @@
+"""The command line: compose, validate, run; errors of the user's in one line with exit status 2.
+
+Importing this loads no torch: `--help` and `--cfg job` answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from c3po_bench.config import Config, register
+from c3po_bench.errors import UserError, nearest, unknown
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+USER, OURS, INTERRUPTED = 2, 1, 130
+
+
+def conf_dir() -> Path:
+    """The configuration folder: inside an installed package, else beside it in the source tree."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+register()
+_refused: list[UserError] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def experiment(cfg: DictConfig) -> None:
+    """One composed experiment: score, compare, print. In a single run a `UserError` is kept for `main`, since
+    Hydra would print a line of its own about it; in a sweep it goes through, so that the launcher sees a failed cell.
+    """
+    from c3po_bench import harness
+
+    config = to_config(cfg)
+    try:
+        runs = harness.run(config)
+        if os.environ.get("RANK", "0") == "0":
+            show(config, runs)
+    except UserError as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
+        _refused.append(error)
+
+
+def to_config(cfg: DictConfig) -> Config:
+    """The typed config of a composed one."""
+    found = OmegaConf.to_object(cfg)
+    assert isinstance(found, Config)
+    return found
+
+
+def show(cfg: Config, runs: list[Any]) -> None:
+    """The comparison table, the verdict and where the results are."""
+    from rich.console import Console
+
+    from c3po_bench.analysis.compare import compare
+    from c3po_bench.analysis.table import console_table
+    from c3po_bench.analysis.verdict import verdict
+
+    frame = compare(runs)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(console_table(frame))
+    console.print(verdict(frame), highlight=False, markup=False)
+    console.print(f"results: {cfg.results_dir}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report:  python -m c3po_bench.report {cfg.results_dir}", highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> int:
+    """Entry point: returns the exit status."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of Hydra's own report
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        experiment()
+    except UserError as error:
+        return say(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        return say(explain(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: run the same command again to go on where it stopped\n")
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        handlers = [h for h in logging.getLogger("c3po_bench").handlers if isinstance(h, logging.FileHandler)]
+        where = f"; attach {Path(handlers[0].baseFilename).parent}" if handlers else ""
+        sys.stderr.write(f"this is our fault: please report it with the traceback above{where}\n")
+        return OURS
+    return say(str(_refused[0])) if _refused else 0
+
+
+def say(message: str) -> int:
+    """One line on standard error."""
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    return USER
+
+
+def explain(error: BaseException) -> str:
+    """One line for what Hydra or OmegaConf complains about, with the nearest valid choice."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options is not None:
+            group, _, name = str(link.missing_cfg_file).rpartition("/")
+            return str(unknown(group or "config", name, [o for o in link.options if not o.startswith("_")]))
+    for link in chain:
+        text = str(link)
+        key = re.search(r"Key '([^']+)' (?:not in|is not in struct)", text)
+        if key:
+            return unknown_key(key[1], re.search(r"full_key: (\S+)", text))
+        if re.search(r"could not be converted|is not a subclass|Invalid type", text):
+            full = re.search(r"full_key: (\S+)", text)
+            return f"{full[1] + ': ' if full else ''}{text.splitlines()[0]}"
+    return str(error).split("\n\n")[0]
+
+
+def unknown_key(key: str, full: re.Match[str] | None) -> str:
+    """An unknown key, with the nearest dotted keys: those that end in it first."""
+    paths = list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))
+    name = full[1] if full else key
+    same = [path for path in paths if path.rpartition(".")[2] == key]
+    if same:
+        return f"unknown key {name!r}: did you mean {' or '.join(repr(p) for p in same[:3])}?"
+    leaves = {path.rpartition(".")[2]: path for path in paths}
+    close = nearest(name, paths) or [leaves[leaf] for leaf in nearest(key, leaves)]
+    hint = f"did you mean {' or '.join(repr(p) for p in close)}?" if close else "see python -m c3po_bench --cfg job"
+    return f"unknown key {name!r}: {hint}"
+
+
+def dotted(tree: Any, prefix: str = "") -> Any:
+    """Dotted paths of every key in a nested dict."""
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")

@@ -1,0 +1,98 @@
+"""The console: progress with rate and remaining time, quiet lines where there is no terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("c3po_bench")
+QUIET_SECONDS = 15.0
+
+
+class Progress:
+    """One bar at a time: `progress(what, done, total)`. Without a terminal, a log line now and then."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._what = ""
+        self._started = self._spoken = self._first = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` items of `what` are finished."""
+        now = time.monotonic()
+        if what != self._what:
+            self.close()
+            self._what, self._started, self._spoken, self._first = what, now, now, done
+        if sys.stderr.isatty():
+            self._draw(what, done, total)
+        elif now - self._spoken >= QUIET_SECONDS and done < total:
+            rate = (done - self._first) / (now - self._started)
+            left = f", about {(total - done) / rate:.0f} s left" if rate > 0 else ""
+            log.info("%s: %d of %d (%.1f a second%s)", what, done, total, rate, left)
+            self._spoken = now
+        if done >= total:
+            self.close()
+
+    def _draw(self, what: str, done: int, total: int) -> None:
+        from rich import progress as rich_progress
+        from rich.console import Console
+
+        if self._bar is None:
+            self._bar = rich_progress.Progress(
+                rich_progress.TextColumn("{task.description}"),
+                rich_progress.BarColumn(),
+                rich_progress.MofNCompleteColumn(),
+                rich_progress.TextColumn("{task.fields[rate]}"),
+                rich_progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=total, completed=done, rate="")
+        rate = (done - self._first) / max(1e-9, time.monotonic() - self._started)
+        self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.1f}/s")
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._what = None, ""
+
+
+def set_up_logging(level: str) -> None:
+    """Our own log lines on standard error; the libraries only from warnings up."""
+    from c3po_bench.errors import unknown
+
+    levels = ("debug", "info", "warning", "error")
+    if level not in levels:
+        raise unknown("log_level", level, levels)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars; read when tqdm is imported
+    log.setLevel(level.upper())
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.propagate = False
+    for noisy in ("lm_eval", "lm-eval", "transformers", "datasets", "httpx", "sentence_transformers", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING if level != "debug" else logging.INFO)
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Also write our log lines to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,105 @@
+"""The table of rewiring arms. A registered surrogate is an arm by itself; controls are surrogates with other inputs."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from c3po_bench.errors import UserError, unknown
+from c3po_bench.rewiring.rewirer import Recipe
+from c3po_bench.rewiring.surrogates import SURROGATES, checked_options, load_surrogate
+
+if TYPE_CHECKING:
+    from c3po_bench.config import Config
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """How an arm is made from a surrogate.
+
+    neighborhood: embedding (retrieved), random, self (the item itself: the oracle) or none.
+    labels: true, or shuffled (drawn at random from each neighbor's choices).
+    """
+
+    surrogate: str
+    neighborhood: str = "embedding"
+    labels: str = "true"
+    kind: str = "surrogate"  # surrogate, baseline, control or oracle: how tables and the verdict speak of it
+    about: str = ""
+
+
+ARMS: dict[str, ArmSpec] = {
+    "mode_finding": ArmSpec("mode_finding", "none", about="mean shift among the references' pathways"),
+    "kernel_regression": ArmSpec("kernel_regression", about="kernel mean of the neighbors' pathways, mixed by alpha"),
+    "ngd": ArmSpec("ngd", about="gradient descent on the neighbors' loss"),
+    "oracle": ArmSpec("ngd", "self", kind="oracle", about="gradient descent on the item's own true label"),
+    "ngd_random_neighbors": ArmSpec("ngd", "random", kind="control", about="ngd with references drawn at random"),
+    "ngd_shuffled_labels": ArmSpec(
+        "ngd", labels="shuffled", kind="control", about="ngd with the neighbors' labels drawn at random"
+    ),
+    "random_pathway": ArmSpec("random_pathway", kind="control", about="a random move as far as ngd's"),
+    "routing_temperature": ArmSpec("routing_temperature", "none", kind="baseline", about="own routing, sharpened"),
+}
+
+BASELINES: dict[str, str] = {}
+"""Arms that are not rewirings: name -> `module:factory`, called with the backend's workbench and the arm's options."""
+
+
+def arm_names() -> list[str]:
+    """Every arm of the rewiring backend."""
+    return ["base", *dict.fromkeys([*ARMS, *SURROGATES, *BASELINES])]
+
+
+def spec_of(name: str) -> ArmSpec:
+    """The spec of a surrogate arm; a surrogate without a row in `ARMS` uses retrieved neighbors."""
+    if name in ARMS:
+        return ARMS[name]
+    if name in SURROGATES:
+        return ArmSpec(name)
+    raise unknown("arm", name, arm_names())
+
+
+def needs_bank(name: str) -> bool:
+    """Whether the arm learns from the reference set."""
+    if name == "base" or name in BASELINES:
+        return False
+    spec = spec_of(name)
+    return spec.neighborhood in ("embedding", "random") or spec.surrogate == "mode_finding"
+
+
+def options(cfg: Config, name: str) -> dict[str, Any]:
+    """The arm's options: its function's defaults with `arm.NAME` over them."""
+    given = dict(cfg.arm.get(name, {}))
+    if name == "base":
+        if given:
+            raise UserError("arm.base takes no options")
+        return {}
+    return checked_options(name, baseline(name) if name in BASELINES else load_surrogate(spec_of(name).surrogate), given)
+
+
+def baseline(name: str) -> Any:
+    """The factory of a baseline arm."""
+    module, attribute = BASELINES[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def recipe(cfg: Config, name: str) -> Recipe | None:
+    """How the arm rewires; None for base."""
+    chosen = options(cfg, name)
+    if name == "base":
+        return None
+    spec = spec_of(name)
+    return Recipe(functools.partial(load_surrogate(spec.surrogate), **chosen), spec.neighborhood, spec.labels)
+
+
+def check_arms(cfg: Config) -> None:
+    """One-line errors for unknown arms and options of arms."""
+    for name in cfg.arms:
+        if name not in arm_names():
+            raise unknown("arm", name, arm_names())
+    for name in cfg.arm:
+        if name not in arm_names():
+            raise unknown("arm", name, arm_names())
+        options(cfg, name)

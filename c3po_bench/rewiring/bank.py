@@ -1,0 +1,181 @@
+"""The reference bank: pathways and embeddings of the reference items, on disk, built once.
+
+The folder is keyed by model, items, rendering and embedder (not by layers: the pathways of all routed layers are
+kept). Building goes on where it was interrupted, and of several processes that want one bank only one builds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from c3po_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from c3po_bench.rewiring.embedders import Embedder
+    from c3po_bench.rewiring.engines.base import Engine, State
+    from c3po_bench.rewiring.questions import Question, Tokenizer
+    from c3po_bench.tasks.items import Item
+
+CHUNK = 32
+STATE_BYTES = 1 << 30
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class ReferenceBank:
+    """The usable references of one experiment.
+
+    items: the references kept, in order. `embeddings` float32 [references, width] and `pathways` float32
+    [references, routed layers, experts] are memory-mapped. `counts` says how many were left out, and why.
+    """
+
+    items: list[Item]
+    questions: list[Question]
+    embeddings: np.ndarray
+    pathways: np.ndarray
+    counts: dict[str, int]
+    _states: OrderedDict[tuple[int, int], State] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def states(self, engine: Engine, wanted: Sequence[tuple[int, int]]) -> list[State]:
+        """What the engine keeps of (reference, prompt) pairs, from a cache of bounded size."""
+        missing = [key for key in dict.fromkeys(wanted) if key not in self._states]
+        missing.sort(key=lambda key: len(self.questions[key[0]].prompts[key[1]].context))
+        held = {key: self._states[key] for key in wanted if key in self._states}
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            prompts = [self.questions[i].prompts[p] for i, p in chunk]
+            for key, state in zip(chunk, engine.read(prompts), strict=True):
+                held[key] = self._states[key] = state
+                self._bytes += state.nbytes()
+        for key in held:
+            self._states.move_to_end(key)
+        while self._bytes > STATE_BYTES and len(self._states) > len(held):
+            _, old = self._states.popitem(last=False)
+            self._bytes -= old.nbytes()
+        return [held[key] for key in wanted]
+
+
+def build_bank(
+    items: Sequence[Item],
+    *,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    embedder: Embedder,
+    folder: Path,
+    model_hash: str,
+    test_hashes: set[str],
+    only_correct: bool,
+    progress: Progress,
+) -> ReferenceBank:
+    """Load or build the bank of `items`.
+
+    Args:
+        items: candidate references.
+        engine: any engine of the model.
+        tokenizer: of the model.
+        embedder: see `embedders`.
+        folder: where banks are kept.
+        model_hash: of the model's weights.
+        test_hashes: question hashes of the test items; references that are test items are left out.
+        only_correct: keep only references that the model answers correctly by itself (paper section 3).
+        progress: called with (what, done, total).
+
+    Raises:
+        UserError: when no reference is left.
+    """
+    from filelock import FileLock
+
+    candidates = [item for item in items if item.doc_hash not in test_hashes]
+    leaked = len(items) - len(candidates)
+    questions = [tokenizer.of_item(item) for item in candidates]
+    digest = hashlib.sha256()
+    for item in candidates:
+        digest.update(json.dumps([item.task, item.doc_id, item.question, item.pairs, item.gold]).encode())
+    key = hashlib.sha256(f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|1".encode()).hexdigest()[:16]
+    home = folder / key
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(home) + ".lock"):
+        if not (home / "done.json").exists():
+            _build(home, candidates, questions, engine, embedder, progress)
+    correct = np.load(home / "correct.npy")
+    kept = np.flatnonzero(correct) if only_correct else np.arange(len(candidates))
+    if not len(kept):
+        raise UserError("no usable reference item is left: raise references.limit or name other references.tasks")
+    embeddings = np.load(home / "embeddings.npy", mmap_mode="r")[kept]
+    pathways = np.load(home / "pathways.npy", mmap_mode="r")[kept]
+    counts = {
+        "references": len(kept),
+        "references_read": len(items),
+        "references_leaked": leaked,
+        "references_wrong": len(candidates) - len(kept),
+    }
+    return ReferenceBank([candidates[i] for i in kept], [questions[i] for i in kept], embeddings, pathways, counts)
+
+
+def _build(
+    home: Path, items: list[Item], questions: list[Question], engine: Engine, embedder: Embedder, progress: Progress
+) -> None:
+    """Write embeddings, pathways and correctness, a chunk at a time."""
+    total = len(items)
+    family = engine.family
+    shape = (total, len(family.layers), family.num_experts)
+    state_file = home / "progress.json"
+    done = json.loads(state_file.read_text())["done"] if state_file.exists() else 0
+    pathways = _open(home / "pathways.npy", shape, np.float32, done)
+    correct = _open(home / "correct.npy", (total,), np.bool_, done)
+    while done < total:
+        chunk = range(done, min(done + CHUNK, total))
+        prompts = [p for i in chunk for p in questions[i].prompts]
+        states = engine.read(prompts)
+        offset, rows, where = 0, [], []
+        for i in chunk:
+            question = questions[i]
+            where.append((len(rows), offset))
+            rows += [(offset + p, c) for p, c in question.rows]
+            offset += len(question.prompts)
+        scores = engine.batch(states, rows).score(None)[0].cpu()
+        for i, (start, first) in zip(chunk, where, strict=True):
+            question = questions[i]
+            assert question.gold is not None
+            mine = scores[start : start + len(question.rows)]
+            correct[i] = int(mine.argmax()) == question.gold
+            pathways[i] = states[first + question.rows[question.gold][0]].own.numpy()
+        done = chunk.stop
+        pathways.flush()
+        correct.flush()
+        _write(state_file, {"done": done})
+        progress("reading references", done, total)
+    if not (home / "embeddings.npy").exists():
+        np.save(home / "embeddings.tmp.npy", embedder([item.question for item in items]).astype(np.float32))
+        os.replace(home / "embeddings.tmp.npy", home / "embeddings.npy")
+    _write(home / "done.json", {"references": total})
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: Any, done: int) -> Any:
+    mode = "r+" if done and path.exists() else "w+"
+    return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(data))
+    os.replace(temporary, path)
+
+
+def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A tensor over a (memory-mapped) array, copied only where the device asks for it."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)

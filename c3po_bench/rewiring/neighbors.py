@@ -1,0 +1,70 @@
+"""Neighbors: exact search over the reference bank (a matrix product is fastest up to some hundred thousand)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from c3po_bench.rewiring.kernels import kernel_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from c3po_bench.rewiring.config import MethodConfig
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """Neighbors of each query.
+
+    `index` [queries, k] into the bank, `similarity` (cosine) and `weights` (kernel; 0 = no neighbor in this
+    place) [queries, k]; `dropped` [queries] counts near-duplicates that were left out.
+    """
+
+    index: Tensor
+    similarity: Tensor
+    weights: Tensor
+    dropped: Tensor
+
+
+def nearest(method: MethodConfig, queries: Tensor, bank: Tensor) -> Neighborhood:
+    """kNN or epsilon ball in embedding space, without near-duplicates.
+
+    Args:
+        method: `method.neighbors` and `method.kernel`.
+        queries: [queries, width] unit embeddings.
+        bank: [references, width] unit embeddings.
+    """
+    cfg = method.neighbors
+    similarity = queries @ bank.T
+    duplicate = similarity > cfg.max_similarity
+    usable = similarity.masked_fill(duplicate, -2.0)
+    count = min(cfg.k if cfg.kind == "knn" else cfg.epsilon_most, bank.shape[0])
+    best, index = usable.topk(count, dim=-1)
+    mask = best > -2.0
+    if cfg.kind == "epsilon":
+        mask &= (2 - 2 * best).clamp_min(0.0).sqrt() <= cfg.epsilon
+    return Neighborhood(index, best, kernel_weights(method.kernel, best, mask), duplicate.sum(-1))
+
+
+def random_draw(method: MethodConfig, queries: Tensor, bank: Tensor, seeds: list[int]) -> Neighborhood:
+    """The control: as many references drawn at random, the draw depending on each item's own seed only."""
+    count = min(method.neighbors.k, bank.shape[0])
+    rows = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        rows.append(torch.randperm(bank.shape[0], generator=generator)[:count])
+    index = torch.stack(rows).to(queries.device)
+    similarity = (queries[:, None] * bank[index]).sum(-1)
+    mask = similarity <= method.neighbors.max_similarity
+    weights = kernel_weights(method.kernel, similarity, mask)
+    return Neighborhood(index, similarity, weights, (~mask).sum(-1))
+
+
+def item_seed(seed: int, *parts: object) -> int:
+    """A seed that depends on the item and the run's seed, not on order, batch or shard."""
+    text = "\x1f".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

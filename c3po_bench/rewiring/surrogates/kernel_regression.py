@@ -1,0 +1,64 @@
+"""Kernel regression: the kernel-weighted mean of the neighbors' pathways, mixed with the own one (paper eq. 5-7)."""
+
+from __future__ import annotations
+
+import torch
+
+from c3po_bench.errors import unknown
+from c3po_bench.rewiring.surrogates import Problem, Solution
+
+SEARCHES = ("grid", "binary", "fixed")
+
+
+def kernel_regression(problem: Problem, *, search: str = "grid", alpha: float = 0.0, points: int = 11) -> Solution:
+    """w <- a w + (1 - a) sum_i K_i w_i / sum_i K_i, with a minimizing the neighbors' loss.
+
+    Args:
+        problem: see `Problem`.
+        search: grid (`points` values of a in [0, 1]), binary (golden section, `points` evaluations; the paper's
+            predecessor searches so) or fixed (a = `alpha`; 0 with all experts and a linear kernel is what the paper's
+            released code does).
+        alpha: share of the own pathway when fixed.
+        points: how many values of a are tried.
+    """
+    if search not in SEARCHES:
+        raise unknown("arm.kernel_regression.search", search, SEARCHES)
+    near = problem.neighborhood
+    assert near is not None
+    total = near.weights.sum(-1)
+    weights = near.weights / total.clamp_min(1e-12)[:, None]
+    mean = torch.einsum("qk,qkle->qle", weights, problem.references[near.index])
+    mean = torch.where((total > 0)[:, None, None], mean, problem.own)
+
+    def at(a: torch.Tensor) -> torch.Tensor:
+        share = a[:, None, None]
+        return share * problem.own + (1 - share) * mean
+
+    zero = problem.own.new_zeros(len(problem.own))
+    if search == "fixed":
+        return Solution(at(zero + alpha))
+    with torch.no_grad():
+        if search == "grid":
+            tried = [zero + i / max(1, points - 1) for i in range(points)]
+            losses = torch.stack([problem.loss(at(a)) for a in tried])
+            best = torch.stack(tried).gather(0, losses.argmin(0, keepdim=True))[0]
+            return Solution(at(best), losses.sort(0, descending=True).values)
+        return _golden_section(problem, at, zero, points)
+
+
+def _golden_section(problem: Problem, at, zero: torch.Tensor, points: int) -> Solution:  # noqa: ANN001
+    """Minimize over a in [0, 1], each query by itself."""
+    ratio = (5**0.5 - 1) / 2
+    low, high = zero, zero + 1
+    inner, outer = high - ratio * (high - low), low + ratio * (high - low)
+    at_inner, at_outer = problem.loss(at(inner)), problem.loss(at(outer))
+    trace = [torch.minimum(at_inner, at_outer)]
+    for _ in range(max(0, points - 2)):
+        left = at_inner < at_outer
+        low, high = torch.where(left, low, inner), torch.where(left, outer, high)
+        fresh = torch.where(left, high - ratio * (high - low), low + ratio * (high - low))
+        value = problem.loss(at(fresh))
+        inner, outer = torch.where(left, fresh, outer), torch.where(left, inner, fresh)
+        at_inner, at_outer = torch.where(left, value, at_outer), torch.where(left, at_inner, value)
+        trace.append(torch.minimum(at_inner, at_outer))
+    return Solution(at((low + high) / 2), torch.stack(trace))

@@ -1,0 +1,60 @@
+"""Neighborhood gradient descent: descend the neighbors' loss with the test item's own pathway (paper eq. 1 and 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from c3po_bench.rewiring.surrogates import Problem, Solution
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from c3po_bench.rewiring.config import MethodConfig
+
+
+def learning_rate(method: MethodConfig, step: int) -> float:
+    """Learning rate of step 0, 1, ... under `method.schedule`."""
+    first, last, steps = method.learning_rate, method.final_learning_rate, method.steps
+    if method.schedule == "cosine":
+        return last + (first - last) * (1 + math.cos(math.pi * step / max(1, steps))) / 2
+    if method.schedule == "step":
+        return first * 0.5 ** (3 * step // max(1, steps))
+    return first
+
+
+def to_parameters(pathway: Tensor, parameterization: str) -> Tensor:
+    """What the optimizer moves: log-probabilities, or the probabilities themselves."""
+    return pathway.clamp_min(1e-9).log() if parameterization == "logits" else pathway.clone()
+
+
+def to_pathway(parameters: Tensor, core: Tensor, own: Tensor, parameterization: str) -> Tensor:
+    """Back to the simplex. Experts outside the core keep their parameters, so the first pathway is the own one."""
+    if parameterization == "logits":
+        return parameters.softmax(dim=-1)
+    inside = parameters.clamp_min(0.0).masked_fill(~core, 0.0)
+    mass = own.masked_fill(~core, 0.0).sum(-1, keepdim=True)
+    inside = inside * mass / inside.sum(-1, keepdim=True).clamp_min(1e-9)
+    return torch.where(core, inside, own)
+
+
+def ngd(problem: Problem) -> Solution:
+    """w <- w - lambda grad L(w), for `method.steps` steps; queries don't interact (elementwise optimizers)."""
+    method, core = problem.method, problem.core
+    parameters = to_parameters(problem.own, method.parameterization).requires_grad_()
+    kind = torch.optim.Adam if method.optimizer == "adam" else torch.optim.SGD
+    optimizer = kind([parameters], lr=method.learning_rate)
+    losses = []
+    for step in range(method.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(method, step)
+        loss = problem.loss(to_pathway(parameters, core, problem.own, method.parameterization))
+        losses.append(loss.detach())
+        (gradient,) = torch.autograd.grad(loss.sum(), parameters)
+        parameters.grad = gradient.masked_fill(~core, 0.0)
+        optimizer.step()
+    with torch.no_grad():
+        pathway = to_pathway(parameters, core, problem.own, method.parameterization)
+    return Solution(pathway, torch.stack(losses) if losses else None)

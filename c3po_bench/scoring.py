@@ -1,0 +1,241 @@
+"""The one place that calls lm-eval. Every arm is scored here, under one rule, item by item, resumably."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from c3po_bench.store.files import Journal
+from c3po_bench.store.identity import content_hash
+
+if TYPE_CHECKING:
+    from c3po_bench.backend import Arm
+    from c3po_bench.tasks.taskset import TaskSet
+
+Progress = Callable[[str, int, int], None]
+
+
+class ResumableLM(LM):
+    """Puts a journal, a progress bar and a wall in front of an arm's LM.
+
+    Requests are grouped by item; finished items come from the journal. What the arm gets of an item is its requests
+    and `doc = {"question", "key"}`: no document, and so no label (`gold` only if the arm declares to read it).
+    """
+
+    def __init__(
+        self,
+        arm: Arm,
+        tasks: TaskSet,
+        journal: Journal,
+        progress: Progress,
+        batch_size: int,
+        doc_ids: dict[str, list[int]] | None,
+    ):
+        super().__init__()
+        self.arm, self.tasks, self.journal = arm, tasks.load(), journal
+        self.taskset, self.progress, self.batch_size, self.doc_ids = tasks, progress, batch_size, doc_ids
+        self._lm: LM | None = None
+        self.keys: dict[tuple[str, int], list[str]] = {}
+
+    @property
+    def lm(self) -> LM:
+        """The arm's own LM, built when the first unfinished item needs it."""
+        if self._lm is None:
+            self._lm = self.arm.lm()
+        return self._lm
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Of the arm's LM."""
+        return self.lm.tokenizer_name
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Log-likelihoods, item by item."""
+        return [(float(ll), bool(greedy)) for ll, greedy in self._run("loglikelihood", requests)]
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Generated texts, item by item."""
+        return self._run("generate_until", requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Log-likelihoods of whole texts, item by item."""
+        return self._run("loglikelihood_rolling", requests)
+
+    def _run(self, kind: str, requests: Sequence[Instance]) -> list[Any]:
+        groups: dict[tuple[str, int], list[int]] = {}
+        for position, request in enumerate(requests):
+            groups.setdefault((str(request.task_name), int(request.doc_id or 0)), []).append(position)
+        keyed = {}
+        for item, positions in groups.items():
+            content = [kind, item[0], [list(map(str, requests[p].args)) for p in positions]]
+            keyed[item] = content_hash(content, 24)
+            self.keys.setdefault(item, []).append(keyed[item])
+        pending = [item for item in groups if keyed[item] not in self.journal.rows]
+        pending.sort(key=lambda item: (-len(str(requests[groups[item][0]].args[0])), keyed[item]))
+        what, done = f"{self.arm.name}: scoring", len(groups) - len(pending)
+        self.progress(what, done, len(groups))
+        for start in range(0, len(pending), self.batch_size):
+            chunk = pending[start : start + self.batch_size]
+            self._score_chunk(kind, chunk, groups, requests, keyed)
+            done += len(chunk)
+            self.progress(what, done, len(groups))
+        answers: list[Any] = [None] * len(requests)
+        for item, positions in groups.items():
+            for position, answer in zip(positions, self.journal.rows[keyed[item]]["answers"], strict=True):
+                answers[position] = answer
+        return answers
+
+    def _score_chunk(
+        self,
+        kind: str,
+        chunk: list[tuple[str, int]],
+        groups: dict[tuple[str, int], list[int]],
+        requests: Sequence[Instance],
+        keyed: dict[tuple[str, int], str],
+    ) -> None:
+        lm = self.lm
+        before = self.arm.cost()["phases"]
+        start = time.perf_counter()
+        asked = [self._stripped(requests[p], keyed[item], n) for n, item in enumerate(chunk) for p in groups[item]]
+        flat = iter(getattr(lm, kind)(asked))
+        answers = [[next(flat) for _ in groups[item]] for item in chunk]
+        seconds = (time.perf_counter() - start) / len(chunk)
+        details = getattr(lm, "pop_details", dict)()
+        rows = []
+        for n, item in enumerate(chunk):
+            row = {"key": keyed[item], "answers": answers[n], "seconds": round(seconds, 6)}
+            if (item[0], n) in details:
+                row["details"] = details[item[0], n]
+            rows.append(row)
+        rows[0]["phases"] = _difference(self.arm.cost()["phases"], before)
+        self.journal.append(rows)
+
+    def _stripped(self, request: Instance, key: str, number: int) -> Instance:
+        """The request without its document; items are numbered within the chunk."""
+        task = self.tasks[str(request.task_name)]
+        doc: dict[str, Any] = {"question": self.taskset.question_text(task, request.doc), "key": key}
+        if self.arm.reads_labels:
+            doc["gold"] = self.taskset.gold(task, request.doc)
+        return Instance(
+            request_type=request.request_type,
+            doc=doc,
+            arguments=request.arguments,
+            idx=request.idx,
+            metadata=(request.task_name, number, request.repeats),
+        )
+
+
+def _difference(after: dict[str, Any], before: dict[str, Any]) -> dict[str, list[float]]:
+    """What a chunk added to each phase: {name: [seconds, flops]}."""
+    out = {}
+    for name, phase in after.items():
+        old = before.get(name, {"seconds": 0.0, "flops": 0})
+        out[name] = [round(phase["seconds"] - old["seconds"], 6), (phase["flops"] or 0) - (old["flops"] or 0)]
+    return out
+
+
+def score(
+    arm: Arm,
+    tasks: TaskSet,
+    journal: Journal,
+    progress: Progress,
+    *,
+    batch_size: int,
+    limit: int | None,
+    doc_ids: dict[str, list[int]] | None,
+    seed: int,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Score one arm on all tasks.
+
+    Args:
+        arm: what answers.
+        tasks: what is asked.
+        journal: of the run; items in it are not asked again.
+        progress: called as items finish.
+        batch_size: items handed to the arm at once.
+        limit: first N items of each task.
+        doc_ids: instead, the items of each task (for shards).
+        seed: for lm-eval's few-shot sampler.
+
+    Returns:
+        Sample rows (`store.schema.Sample`), and totals: {"phases", "seconds"}.
+    """
+    import lm_eval
+
+    lm = ResumableLM(arm, tasks, journal, progress, batch_size, doc_ids)
+    results = lm_eval.simple_evaluate(
+        lm,
+        tasks=tasks.specs,
+        task_manager=tasks.manager,
+        limit=None if doc_ids else limit,
+        samples=doc_ids,
+        bootstrap_iters=0,
+        log_samples=True,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+    )
+    assert results is not None
+    rows = []
+    for name, samples in results["samples"].items():
+        local = {true: n for n, true in enumerate(doc_ids[name])} if doc_ids else None
+        for sample in samples:
+            asked = local[sample["doc_id"]] if local else sample["doc_id"]
+            details = [journal.rows[key].get("details", {}) for key in lm.keys[name, asked]]
+            rows.append(_row(arm.name, tasks, name, sample, details))
+    rows.sort(key=lambda row: (row["task"], row["doc_id"]))
+    return rows, _totals(journal)
+
+
+def _row(arm: str, tasks: TaskSet, name: str, sample: dict[str, Any], details: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of samples.jsonl."""
+    task = tasks.load()[name]
+    doc, headline = sample["doc"], tasks.headline[name]
+    value = sample.get(headline)
+    row: dict[str, Any] = {
+        "arm": arm,
+        "task": name,
+        "doc_id": sample["doc_id"],
+        "doc_hash": sample["doc_hash"][:16],
+        "prompt_hash": content_hash([list(map(str, a)) for a in sample["arguments"]], 16),
+        "question": tasks.question_text(task, doc),
+        "choices": tasks.choice_texts(task, doc),
+        "correct": float(value) if isinstance(value, int | float) else 0.0,
+    }
+    if row["choices"] is not None:
+        count = len(row["choices"])
+        scores = [float(r[0]) for r in sample["filtered_resps"]][:count]
+        lengths = tasks.choice_lengths(task, doc) if headline == "acc_norm" else [1.0] * count
+        judged = [s / n for s, n in zip(scores, lengths, strict=True)]
+        row |= {
+            "gold": tasks.gold(task, doc),
+            "prediction": max(range(count), key=judged.__getitem__),
+            "loglikelihoods": [round(s, 6) for s in scores],
+        }
+    else:
+        answer = sample["filtered_resps"][0]
+        row |= {
+            "gold": str(sample["target"]),
+            "prediction": answer if isinstance(answer, str) else json.dumps(answer),
+            "loglikelihoods": None,
+        }
+    for more in details:
+        row |= more
+    return row
+
+
+def _totals(journal: Journal) -> dict[str, Any]:
+    """Seconds and FLOPs over all items, whichever process scored them."""
+    phases: dict[str, dict[str, float]] = {}
+    for row in journal.rows.values():
+        for name, (seconds, flops) in row.get("phases", {}).items():
+            phase = phases.setdefault(name, {"seconds": 0.0, "flops": 0})
+            phase["seconds"] += seconds
+            phase["flops"] += flops
+    return {"phases": phases, "seconds": sum(row["seconds"] for row in journal.rows.values())}

@@ -1,0 +1,64 @@
+"""Writing that survives being killed: whole files appear atomically, journals lose at most their last line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file so that it either is there, complete, or is not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, indented, atomically."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write JSON lines atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """Rows of a JSON-lines file; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+class Journal:
+    """An append-only file of finished items, by key. Opening it drops a line that a kill cut short."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = list(read_jsonl(path))
+        self.rows: dict[str, Any] = {row["key"]: row for row in rows}
+        whole = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for row in rows)
+        if path.exists() and path.stat().st_size > whole:
+            with open(path, "r+b") as file:
+                file.truncate(whole)
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add finished items; each row has a `key`."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                self.rows[row["key"]] = row
+            file.flush()
+            os.fsync(file.fileno())

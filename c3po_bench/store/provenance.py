@@ -1,0 +1,63 @@
+"""Where numbers come from: code, libraries, hardware, command."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "lm_eval", "trl", "peft", "datasets", "hydra-core", "numpy", "wandb")
+
+
+def now() -> str:
+    """Time in UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that can change numbers."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found | {"python": platform.python_version()}
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that runs, with `+` when it has uncommitted changes; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def hardware() -> dict[str, Any]:
+    """What the run ran on."""
+    import torch
+
+    found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["gpus"] = torch.cuda.device_count()
+    return found
+
+
+def command() -> str:
+    """The command that was typed, ready to be typed again."""
+    arguments = sys.argv[1:]
+    return " ".join(["python -m c3po_bench", *map(shlex.quote, arguments)])

@@ -1,0 +1,81 @@
+"""The documented, versioned schema of a run's files. Changing a meaning raises `SCHEMA_VERSION`."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+SCHEMA_VERSION = 1
+
+
+class Phase(TypedDict):
+    """Cost of one phase of an arm."""
+
+    seconds: float
+    flops: int | None  # None where they were not counted
+
+
+class Cost(TypedDict):
+    """What a run cost."""
+
+    phases: dict[str, Phase]  # embed, retrieve, read, optimize, score, train, generate ...
+    peak_memory_bytes: int
+    seconds: float  # of scoring all items, resumed parts included
+    items: int
+
+
+class Result(TypedDict):
+    """result.json: written last and atomically, so its presence means that the run is done."""
+
+    schema_version: int
+    run_id: str  # name of the run folder: arm and hash of the config that matters to it
+    arm: str
+    backend: str
+    model: str
+    tasks: list[str]  # leaf tasks
+    comparison_key: str  # runs may be compared item by item only where this is equal
+    limit: int | None
+    seed: int
+    scoring: dict[str, Any]  # rule, num_fewshot, permute_options
+    metrics: dict[str, dict[str, float]]  # task -> metric -> value, with "n"; "headline" names none: it is acc
+    settings: dict[str, Any]  # flat columns of the ablation table: layers, experts, k, kernel, steps, ...
+    cost: Cost
+    counts: dict[str, int]  # references used, left out as duplicates, leaked, ...
+    curves: dict[str, list[float]]  # mean surrogate loss by step, training metrics by step
+    notes: list[str]  # what a reader of the numbers should know
+
+
+class Sample(TypedDict, total=False):
+    """One row of samples.jsonl, sorted by task and doc_id."""
+
+    arm: str
+    task: str
+    doc_id: int
+    doc_hash: str  # of the item's document
+    prompt_hash: str  # of the rendered contexts and continuations
+    question: str
+    choices: list[str] | None
+    gold: int | str | None
+    prediction: int | str
+    correct: float  # 0 or 1 for multiple choice
+    loglikelihoods: list[float] | None
+    neighbors: list[dict[str, Any]]  # id, similarity, question, answer
+    losses: list[float]  # surrogate loss by step
+    pathway_layers: list[int]
+    pathway_before: list[list[float]]  # [layers, experts]
+    pathway_after: list[list[float]]
+    pathway_change: float  # Euclidean distance between the two
+
+
+class Provenance(TypedDict):
+    """provenance.json: everything needed to trust or repeat the run."""
+
+    code_version: str
+    git_commit: str | None
+    libraries: dict[str, str]
+    model_hash: str
+    data_hashes: dict[str, str]
+    seeds: dict[str, int]
+    hardware: dict[str, Any]
+    command: str
+    started: str
+    finished: str
