@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis import paired
-from c3po_bench.analysis.pairing import align, base_of, control_of, prompt_differs, run_labels
+from c3po_bench.analysis.pairing import Partners, align, prompt_differs, run_labels
 from c3po_bench.analysis.power import difference_sd, minimum_detectable_effect
-from c3po_bench.analysis.scores import Scores, load_scores
+from c3po_bench.analysis.scores import Scores, load_scores, read_ahead
 from c3po_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,36 +65,30 @@ def compare(
     are left out instead and their reasons put there by run id. ``settings.prompt_differs`` of a run permits
     other prompts (in-context feedback): the column of that name marks it.
     """
-    cache: dict[str, Scores] = {}
+    partners, labels = Partners(runs), run_labels(runs)
+    kept: dict[str, Scores] = {}  # of bases and controls, which many runs are compared with
 
-    def scores_of(run: Run, keep: bool) -> Scores:
-        found = cache.get(run.run_id) or load_scores(run)
-        if keep:
-            cache[run.run_id] = found
-        return found
+    def scores_of(run: Run) -> Scores:
+        if run.run_id not in kept:
+            kept[run.run_id] = load_scores(run)
+        return kept[run.run_id]
 
-    labels = run_labels(runs)
     rows: list[dict[str, Any]] = []
-    for run in runs:
+    for run, loaded in zip(runs, read_ahead(load_scores, runs), strict=True):
         try:
-            base = base_of(run, runs)
-            others = scores_of(base, True)
-            pair = align(run, base, scores_of(run, False), others)
-            control = control_of(run, runs)
-            against = align(run, control, pair.arm, scores_of(control, True)).base if control else None
+            scores = loaded()
+            base, control = partners.base(run), partners.control(run)
+            pair = align(run, base, scores, scores_of(base))
+            against = align(run, control, scores, scores_of(control)).base.correct if control else None
         except UserError as reason:
             if refused is None:
                 raise
             refused[run.run_id] = str(reason)
             continue
+        own_base = run.run_id == base.run_id
+        columns = Columns(scores.correct, None if own_base else pair.base.correct, against, pair.base.cluster)
         common = {"label": labels[run.run_id], "control": control.arm if control else ""} | _common(run, base)
-        columns = Columns(
-            own=pair.arm.correct,
-            base=None if run.run_id == base.run_id else pair.base.correct,
-            control=against.correct if against else None,
-            clusters=pair.base.cluster,
-        )
-        rows += _rows(common, pair.arm, columns, draws=draws, seed=seed)
+        rows += _rows(common, scores, columns, draws=draws, seed=seed)
     return _finish(rows)
 
 
@@ -129,9 +123,7 @@ class Columns(NamedTuple):
         return Columns(self.own[rows], base, control, clusters)
 
 
-def _rows(
-    common: dict[str, Any], scores: Scores, columns: Columns, *, draws: int, seed: int
-) -> list[dict[str, Any]]:
+def _rows(common: dict[str, Any], scores: Scores, columns: Columns, *, draws: int, seed: int) -> list[dict[str, Any]]:
     """One row a task; then all items and the mean of tasks, where several tasks measure one thing."""
     tasks = {task: columns.take(scores.rows(task)) for task in scores.tasks}
     rows = []
@@ -210,7 +202,5 @@ def _finish(rows: list[dict[str, Any]]) -> pd.DataFrame:
     for name, kind in COLUMNS.items():
         column = frame[name]
         text = kind == "str"
-        frame[name] = (
-            column.astype(object).where(column.notna(), "").astype("str") if text else column.astype(kind)
-        )
+        frame[name] = column.astype(object).where(column.notna(), "").astype("str") if text else column.astype(kind)
     return frame

@@ -178,9 +178,7 @@ def macro_bootstrap(
     return percentile_interval(value, means, level)
 
 
-def sign_flip(
-    differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0, clusters: ArrayLike | None = None
-) -> float:
+def sign_flip(differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0, clusters: ArrayLike | None = None) -> float:
     """Two-sided p of the mean difference being 0, from random sign flips of items or of whole clusters.
 
     The test for real-valued or clustered scores; on independent 0/1 scores it estimates McNemar's exact p.

@@ -53,34 +53,42 @@ def varied_settings(runs: Iterable[Run]) -> list[str]:
     return [key for key, seen in values.items() if len(seen) > 1]
 
 
-def base_of(run: Run, runs: Sequence[Run]) -> Run:
-    """The base run that `run` may be compared with. Raises UserError with the reason where there is none."""
-    bases = [r for r in runs if r.arm == BASE]
-    key = run.result.get("comparison_key")
-    if run.arm == BASE:
-        return run
-    for base in bases:
-        if base.result.get("comparison_key") == key:
-            return base
-    if not bases:
-        raise UserError(f"run {run.run_id} has no base run beside it; run the experiment with arm 'base'")
-    reason = difference(run, bases[0])
-    raise UserError(f"run {run.run_id} cannot be compared with {bases[0].run_id}: {reason}")
+class Partners:
+    """Finds each run's base and control among `runs`: those with the same comparison key."""
 
+    def __init__(self, runs: Sequence[Run]) -> None:
+        """Index `runs` by comparison key and arm."""
+        self.bases = [run for run in runs if run.arm == BASE]
+        self.by_key: dict[tuple[str, str], list[Run]] = {}
+        for run in runs:
+            self.by_key.setdefault((str(run.result.get("comparison_key")), run.arm), []).append(run)
 
-def control_of(run: Run, runs: Sequence[Run]) -> Run | None:
-    """The control run of `run` with its comparison key: the strictest kind, the most similar settings."""
-    settings, key = run.result.get("settings") or {}, run.result.get("comparison_key")
-
-    def likeness(other: Run) -> int:
-        theirs = other.result.get("settings") or {}
-        return sum(theirs.get(key) == value for key, value in settings.items())
-
-    for name in controls_of(run.arm):
-        found = [r for r in runs if r.arm == name and r.result.get("comparison_key") == key]
+    def base(self, run: Run) -> Run:
+        """The base run to compare `run` with. Raises UserError with the reason where there is none."""
+        if run.arm == BASE:
+            return run
+        found = self.by_key.get((str(run.result.get("comparison_key")), BASE))
         if found:
-            return max(found, key=likeness)
-    return None
+            return found[0]
+        if not self.bases:
+            raise UserError(f"run {run.run_id} has no base run beside it; run the experiment with arm 'base'")
+        nearest = self.bases[0]
+        reason = difference(run, nearest)
+        raise UserError(f"run {run.run_id} cannot be compared with {nearest.run_id}: {reason}")
+
+    def control(self, run: Run) -> Run | None:
+        """The control of `run`: the strictest kind there is, with the most similar settings."""
+        settings = run.result.get("settings") or {}
+
+        def likeness(other: Run) -> int:
+            theirs = other.result.get("settings") or {}
+            return sum(theirs.get(key) == value for key, value in settings.items())
+
+        for name in controls_of(run.arm):
+            found = self.by_key.get((str(run.result.get("comparison_key")), name))
+            if found:
+                return max(found, key=likeness)
+        return None
 
 
 def difference(run: Run, base: Run) -> str:

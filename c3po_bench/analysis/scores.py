@@ -7,6 +7,10 @@ rows it cannot read (mixed types) are read with the standard library instead.
 from __future__ import annotations
 
 import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +73,22 @@ def load_scores(run: Run) -> Scores:
         cluster=None if cluster is None else cluster[order],
         scope={t: s for t, s in zip(columns["task"], columns["scope"], strict=True) if s is not None},
     )
+
+
+def read_ahead(read: Callable[[Run], Scores], runs: Sequence[Run]) -> Iterator[Callable[[], Scores]]:
+    """Call `read` on each run in order, a few runs ahead in threads (parsing leaves the interpreter free).
+
+    Yields one function a run, which returns its scores or raises what reading them raised.
+    """
+    workers = min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[Scores]] = deque()
+        for position, run in enumerate(runs):
+            pending.append(pool.submit(read, run))
+            if position >= 2 * workers:
+                yield pending.popleft().result
+        while pending:
+            yield pending.popleft().result
 
 
 def _columns(path: Path, run: Run) -> dict[str, list[Any]]:

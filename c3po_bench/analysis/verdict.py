@@ -57,9 +57,7 @@ def _method(row: dict[str, Any]) -> str:
         return f"{said}{_against_control(row)}."
     if row["diff_high"] < 0:
         return f"{name} loses to base by {points(row['difference'])} points {interval}{_holm(row)}."
-    seen = (
-        "" if math.isnan(row["mde"]) else f"; {row['n']} items show gains from about {points(row['mde'])} on"
-    )
+    seen = "" if math.isnan(row["mde"]) else f"; {row['n']} items show gains from about {points(row['mde'])} on"
     return f"{name} cannot be told from base: {_signed(row)}{seen}."
 
 

@@ -1,0 +1,206 @@
+"""The ablation table of any sweep: one typed row a run, task and metric, and its gaps marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from c3po_bench.analysis.compare import compare, records
+from c3po_bench.analysis.roles import BASE
+
+if TYPE_CHECKING:
+    from c3po_bench.store.reader import Run
+
+SETTINGS = {
+    "layers": "str",
+    "n_layers": "Int64",
+    "experts": "str",
+    "n_experts": "Int64",
+    "neighbors": "Int64",
+    "kernel": "str",
+    "steps": "Int64",
+    "embedder": "str",
+    "reference_size": "Int64",
+    "mixing": "str",
+    "learning_rate": "float64",
+    "seed": "Int64",
+}
+MEASURES = {
+    "task": "str",
+    "level": "str",
+    "scope": "str",
+    "metric": "str",
+    "n": "Int64",
+    "value": "float64",
+    "low": "float64",
+    "high": "float64",
+    "difference": "float64",
+    "diff_low": "float64",
+    "diff_high": "float64",
+    "p": "float64",
+    "p_holm": "float64",
+    "seconds_per_item": "float64",
+    "flops_per_item": "float64",
+    "seconds": "float64",
+    "flops": "float64",
+    "status": "str",  # done | unfinished (a folder without result) | missing (a cell of the grid)
+}
+IDENTITY = {"arm": "str", "label": "str", "run_id": "str", "model": "str"}
+ALIASES = {"k": "neighbors", "lr": "learning_rate", "references": "reference_size"}
+IMPLIED = 0.5  # a grid filled to this share is one grid with gaps; below, it is several one-way sweeps
+
+
+def ablation_table(
+    runs: Sequence[Run], compared: pd.DataFrame | None = None, results_dir: str | Path | None = None
+) -> pd.DataFrame:
+    """Rows of `runs` with their settings, intervals, differences to base and costs, one metric a row.
+
+    `compared` is the frame of `compare` over the same runs where the caller has it already. Run folders
+    under `results_dir` that have no result yet are listed as `unfinished`, cells that a mostly complete grid
+    lacks as `missing`. Settings beyond the usual ones keep their own names, as columns after `seed`.
+    """
+    if compared is None:
+        compared = compare(runs)
+    settings = {run.run_id: _settings(run) for run in runs}
+    by_run = {run.run_id: run for run in runs}
+    rows: list[dict[str, Any]] = []
+    for row in records(compared):
+        run = by_run[row["run_id"]]
+        rows.append(settings[run.run_id] | row | _cost(run) | {"metric": "acc", "value": row["accuracy"]})
+        if row["level"] == "task":
+            rows += [settings[run.run_id] | _cost(run) | other for other in _other_metrics(run, row)]
+    rows += _unfinished(results_dir, set(by_run))
+    extra = sorted({name for row in settings.values() for name in row} - SETTINGS.keys())
+    varied = _axes(rows, [*SETTINGS, *extra])
+    return _typed(rows + _missing(rows, varied), extra)
+
+
+def axes(frame: pd.DataFrame) -> list[str]:
+    """The settings that the sweep varies: columns with two or more values among the finished method runs."""
+    names = [str(name) for name in frame.columns]
+    return _axes(records(frame), names[len(IDENTITY) : names.index("task")])
+
+
+def _axes(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
+    done = [row for row in rows if row["status"] == "done" and row["arm"] != BASE]
+    varied = [name for name in names if len({row.get(name) for row in done if _known(row.get(name))}) > 1]
+    derived = {"n_layers": "layers", "n_experts": "experts"}
+    return [name for name in varied if derived.get(name) not in varied]
+
+
+def leading_number(value: object) -> float:
+    """The size that a setting names: 5 for 'last:5', 20 for 'top:20', 3 for '0,3,7'; NaN for 'all'."""
+    if isinstance(value, int | float):
+        return float(value)
+    text = str(value)
+    if re.fullmatch(r"\d+(,\d+)+", text):
+        return float(text.count(",") + 1)
+    found = re.findall(r":(\d+)", text) or re.findall(r"^\d+(?:\.\d+)?$", text)
+    return sum(map(float, found)) if found else float("nan")
+
+
+def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write `frame` as STEM.csv and STEM.parquet, typed; returns the two paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    csv, parquet = stem.with_suffix(".csv"), stem.with_suffix(".parquet")
+    frame.to_csv(csv, index=False)
+    frame.to_parquet(parquet, index=False)
+    return [csv, parquet]
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    raw = run.result.get("settings") or {}
+    named: dict[str, Any] = {ALIASES.get(key, key): value for key, value in raw.items() if key not in MEASURES}
+    named["seed"] = run.result.get("seed")
+    if run.arm != BASE:
+        named.setdefault("reference_size", (run.result.get("counts") or {}).get("references"))
+    for name in ("layers", "experts"):
+        if named.get(name) is not None:
+            named[f"n_{name}"] = leading_number(named[name])
+    return named
+
+
+def _cost(run: Run) -> dict[str, Any]:
+    cost = run.result.get("cost") or {}
+    flops = [phase.get("flops") for phase in (cost.get("phases") or {}).values()]
+    known = [f for f in flops if f is not None]
+    total = float(sum(known)) if known else float("nan")
+    return {"seconds": cost.get("seconds"), "flops": total, "status": "done"}
+
+
+def _other_metrics(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Metrics beside accuracy (drift, share of a gap recovered): values without interval."""
+    metrics = (run.result.get("metrics") or {}).get(row["task"]) or {}
+    kept = {name: row[name] for name in (*IDENTITY, "task", "level", "scope", "n")}
+    numbers = {k: v for k, v in metrics.items() if k not in ("acc", "n") and isinstance(v, int | float)}
+    return [kept | {"metric": name, "value": float(value)} for name, value in numbers.items()]
+
+
+def _unfinished(results_dir: str | Path | None, finished: set[str]) -> list[dict[str, Any]]:
+    if results_dir is None:
+        return []
+    folders = sorted(p for p in (Path(results_dir) / "runs").glob("*/") if p.name not in finished)
+    return [
+        {
+            "arm": p.name.rpartition("-")[0],
+            "label": p.name,
+            "run_id": p.name,
+            "metric": "acc",
+            "status": "unfinished",
+        }
+        for p in folders
+        if not (p / "result.json").exists()
+    ]
+
+
+def _missing(rows: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    """The cells that a mostly filled grid lacks, one row an arm, task and cell."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "done" and row["arm"] != BASE and row["metric"] == "acc":
+            groups.setdefault((row["arm"], row["task"]), []).append(row)
+    gaps: list[dict[str, Any]] = []
+    for group in groups.values():
+        values = {name: sorted({row.get(name) for row in group}, key=str) for name in names}
+        varied = {name: found for name, found in values.items() if len(found) > 1}
+        present = {tuple(row.get(name) for name in varied) for row in group}
+        cells = prod(map(len, varied.values()))
+        if len(varied) < 2 or len(present) == cells or len(present) < IMPLIED * cells:
+            continue
+        constant = {name: group[0].get(name) for name in ("arm", "model", "task", "level", "scope")}
+        constant |= {"metric": "acc", "status": "missing"}
+        lacking = (cell for cell in product(*varied.values()) if cell not in present)
+        gaps += [constant | dict(zip(varied, cell, strict=True)) for cell in lacking]
+    return gaps
+
+
+def _typed(rows: list[dict[str, Any]], extra: list[str]) -> pd.DataFrame:
+    kinds = IDENTITY | SETTINGS | dict.fromkeys(extra, "object") | MEASURES
+    frame = pd.DataFrame(index=range(len(rows)), columns=list(kinds))
+    for name, kind in kinds.items():
+        values = [row.get(name) for row in rows]
+        values = [v if _known(v) else None for v in values]
+        if kind == "str" or (kind == "object" and (kind := _kind_of(values)) == "str"):
+            values = [None if v is None else str(v) for v in values]
+        frame[name] = pd.Series(values, dtype=object).astype(kind)  # type: ignore[call-overload]
+    return frame
+
+
+def _known(value: Any) -> bool:
+    return value is not None and value is not pd.NA and value == value
+
+
+def _kind_of(values: list[Any]) -> str:
+    """The type of a setting that only some arms have: booleans, numbers, or text where it is mixed."""
+    kinds = {type(v) for v in values if v is not None}
+    if kinds == {bool}:
+        return "boolean"
+    if kinds == {int}:
+        return "Int64"
+    return "float64" if kinds and kinds <= {int, float} else "str"

@@ -1,0 +1,124 @@
+"""Ablation tables of synthetic sweeps: types, gaps, files, and cost at 2,000 runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import store_factory as factory
+
+from c3po_bench.analysis.ablation import ablation_table, axes, leading_number, write_table
+from c3po_bench.analysis.seeds import seed_agreement
+from c3po_bench.store.reader import load_runs
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sweep")
+    factory.sweep_store(root, cells=100, items=50, skip=7)
+    return root
+
+
+def test_rows_are_typed_and_gaps_are_marked(sweep):
+    table = ablation_table(load_runs(sweep), results_dir=sweep)
+    assert axes(table) == ["layers", "experts", "neighbors"]
+    assert (table["status"] == "missing").sum() == 15
+    assert (table["status"] == "done").sum() == 86  # base and 85 cells
+    missing = table[table["status"] == "missing"]
+    assert missing["value"].isna().all() and missing["neighbors"].notna().all()
+    cells = table[table["arm"] == "ngd"]
+    assert not cells.duplicated(["layers", "experts", "neighbors"]).any() and len(cells) == 100
+    kinds = {"neighbors": "Int64", "steps": "Int64", "value": "float64", "kernel": "str", "p_holm": "float64"}
+    assert {name: str(table[name].dtype) for name in kinds} == kinds
+
+
+def test_one_way_sweeps_imply_no_grid(tmp_path):
+    scores = factory.scores_of("base", 20, 0.5)
+    cells = [{"layers": n, "k": 3} for n in (1, 3, 5, 7)] + [{"layers": 5, "k": k} for k in (1, 5, 7, 9)]
+    factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", scores, details=False))
+    for cell in cells:
+        factory.write_run(
+            tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False), settings=cell
+        )
+    table = ablation_table(load_runs(tmp_path), results_dir=tmp_path)
+    assert (table["status"] == "missing").sum() == 0
+
+
+def test_run_folders_without_result_are_listed(tmp_path):
+    factory.sweep_store(tmp_path, cells=3, items=5)
+    (tmp_path / "runs" / "ngd-0123456789ab").mkdir()
+    table = ablation_table(load_runs(tmp_path), results_dir=tmp_path)
+    row = table[table["status"] == "unfinished"].iloc[0]
+    assert (row["arm"], row["run_id"]) == ("ngd", "ngd-0123456789ab")
+
+
+def test_files_read_back_with_their_types(sweep, tmp_path):
+    table = ablation_table(load_runs(sweep), results_dir=sweep)
+    csv, parquet = write_table(table, tmp_path / "tables" / "ablation")
+    pd.testing.assert_frame_equal(pd.read_parquet(parquet), table, check_dtype=False)
+    assert [str(t) for t in pd.read_parquet(parquet).dtypes] == [str(t) for t in table.dtypes]
+    assert len(pd.read_csv(csv)) == len(table)
+
+
+def test_settings_of_an_arm_become_columns_and_other_metrics_rows(tmp_path):
+    scores = factory.scores_of("base", 20, 0.5)
+    factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", scores, details=False))
+    run = factory.write_run(
+        tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False),
+        settings={"layers": "last:5", "experts": "top:20", "beta": 0.1, "dense": True},
+    )  # fmt: skip
+    run.result["metrics"]["arc"]["recovered"] = 0.9
+    (run.path / "result.json").write_text(json.dumps(run.result))
+    table = ablation_table(load_runs(tmp_path))
+    row = table[table["metric"] == "recovered"].iloc[0]
+    assert (row["value"], row["beta"], row["n_layers"], row["n_experts"]) == (0.9, 0.1, 5, 20)
+    assert str(table["dense"].dtype) == "boolean" and row["layers"] == "last:5"
+
+
+@pytest.mark.parametrize(
+    ("setting", "size"),
+    [("last:5", 5), ("top:20", 20), ("0,3,7", 3), ("first:2+last:3", 5), (7, 7), ("7", 7)],
+)
+def test_size_of_a_setting(setting, size):
+    assert leading_number(setting) == size
+
+
+def test_all_has_no_size():
+    assert leading_number("all") != leading_number("all")
+
+
+def test_seeds_agree_answer_by_answer(tmp_path):
+    runs = []
+    for seed in range(3):
+        scores = factory.scores_of("ngd", 40, 1.0)
+        scores[: 4 * seed] = 0
+        rows = factory.sample_rows("ngd", "arc", scores, details=False)
+        runs.append(factory.write_run(tmp_path, "ngd", rows, seed=seed))
+    row = seed_agreement(runs).iloc[0]
+    assert (row["seeds"], row["items"]) == (3, 40)
+    assert row["accuracy"] == pytest.approx(0.9) and row["accuracy_sd"] == pytest.approx(0.1)
+    assert row["agreement"] == pytest.approx((0.9 + 0.8 + 0.9) / 3) and row["unanimous"] == pytest.approx(0.8)
+
+
+PROBE = """
+import resource, sys, time
+from c3po_bench.store.reader import load_runs
+from c3po_bench.analysis.ablation import ablation_table
+start = time.process_time()
+table = ablation_table(load_runs(sys.argv[1]), results_dir=sys.argv[1])
+print(time.process_time() - start, len(table), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_2000_runs_of_1000_items_take_less_than_10_seconds_and_2_gib(tmp_path):
+    factory.sweep_store(tmp_path, cells=2000, items=1000)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", PROBE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    seconds, rows, memory = map(float, done.stdout.split())
+    assert rows == 2001 and seconds < 10 and memory < 2 << 30
