@@ -1,4 +1,4 @@
-"""Tasks: a narrow task catalog, local data for stock tasks, scoring rules, reference items and our own `facts`."""
+"""Tasks: a narrow catalog, local data for stock tasks, scoring rules, reference items, and our own `facts`."""
 
 from __future__ import annotations
 

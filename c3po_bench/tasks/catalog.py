@@ -52,7 +52,16 @@ STOCK_FOLDERS = {
     "wsc273": "wsc273",
 }
 _GROUP_PREFIXES = ("facts", "mmlu")
-_GROUP_FIELDS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag", "task_list", "include"}
+_GROUP_FIELDS = {
+    "group",
+    "group_alias",
+    "task",
+    "aggregate_metric_list",
+    "metadata",
+    "tag",
+    "task_list",
+    "include",
+}
 
 
 def known_names() -> list[str]:
@@ -78,7 +87,7 @@ def _stock_yamls() -> tuple[Path, ...]:
 
 
 def folder_of(name: str) -> Path | None:
-    """The folder whose YAML files define `name` (a task, group or tag), or None if the tables do not know it."""
+    """The folder whose YAML files define a task, group or tag, or None if the tables do not know it."""
     for candidate in (name, *(p for p in _GROUP_PREFIXES if name.startswith(f"{p}_"))):
         if candidate in OWN_FOLDERS:
             return OWN / OWN_FOLDERS[candidate]
@@ -91,6 +100,7 @@ class Catalog:
     """The tasks of a few folders. `folders` grows as names are asked for."""
 
     def __init__(self) -> None:
+        """Start empty."""
         self.folders: list[Path] = []
         self._index: dict[str, Any] = {}
 
@@ -159,7 +169,7 @@ class Catalog:
         return entry
 
     def _expand_group(self, group: dict[str, Any], overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Members of a group with the group's own task settings below the caller's, as lm-eval merges them."""
+        """Members of a group; its own task settings yield to the caller's, as lm-eval merges them."""
         shared = {k: v for k, v in group.items() if k not in _GROUP_FIELDS} | overrides
         members = group["task"] if isinstance(group["task"], list) else [group["task"]]
         leaves: dict[str, dict[str, Any]] = {}

@@ -19,15 +19,21 @@ class FixedShots(ContextSampler):
     """The first `n` of a seeded shuffle of the pool, passing over the evaluated document itself."""
 
     seed = 0
+    _order: list[int] | None = None
 
     def sample(
-        self, n: int, eval_doc: dict[str, Any] | None = None, df: Sequence[dict[str, Any]] | None = None, **kwargs: Any
+        self,
+        n: int,
+        eval_doc: dict[str, Any] | None = None,
+        df: Sequence[dict[str, Any]] | None = None,
+        **kwargs: Any,
     ) -> list[dict[str, Any]]:
         """The examples for one document; `UserError` if the pool is too small."""
-        pool = list(df or self.df)
-        order = random.Random(self.seed).sample(range(len(pool)), len(pool))
+        pool = df or self.df
+        if self._order is None or len(self._order) != len(pool):
+            self._order = random.Random(self.seed).sample(range(len(pool)), len(pool))
         shots: list[dict[str, Any]] = []
-        for index in order:
+        for index in self._order:
             if len(shots) == n:
                 break
             if eval_doc is None or pool[index] != eval_doc:

@@ -1,4 +1,4 @@
-"""What a document asks, offers and answers, read through the task's stock templates (no Task object needed)."""
+"""What a document asks, offers and answers, read through the task's stock templates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from c3po_bench.errors import UserError
 
-# Tasks whose stock prompt is not the question: an index (WinoGrande), or the question behind a long support text.
+# Tasks whose stock prompt is not the question: an index (WinoGrande), or a long support text before it.
 QUESTION_FIELDS = {"winogrande": "sentence", "sciq": "question"}
 OPTION_FIELDS = {"winogrande": ("option1", "option2")}
 
@@ -19,7 +19,7 @@ _CUE_AFTER = re.compile(r"\s*\b(Answer|A):\s*$")
 
 
 def render(template: Any, doc: Mapping[str, Any]) -> Any:
-    """A template of a task config applied to a document: a field's name, a function, a constant or Jinja text."""
+    """A task config's template applied to a document: a field's name, a function, a constant, Jinja."""
     if callable(template):
         return template(doc)
     if not isinstance(template, str):
@@ -42,14 +42,16 @@ class Fields:
 
     @classmethod
     def of(cls, task: str, config: Any) -> Fields:
-        """From a config (dict, or lm-eval's `TaskConfig`, an empty dict with attributes) that no rule has changed yet."""
+        """From a config that no rule has changed yet: a dict, or lm-eval's `TaskConfig`."""
         get = config.get if type(config) is dict else lambda key: getattr(config, key, None)
         return cls(task, get("doc_to_text"), get("doc_to_choice"), get("doc_to_target"))
 
     @property
     def lettered(self) -> bool:
         """Whether the stock continuations are the letters A, B, ... of options that the prompt shows."""
-        return isinstance(self.choice, list) and [str(c).strip() for c in self.choice] == list("ABCDEFGHIJ"[: len(self.choice)])
+        return isinstance(self.choice, list) and [str(c).strip() for c in self.choice] == list(
+            "ABCDEFGHIJ"[: len(self.choice)]
+        )
 
     def body(self, doc: Mapping[str, Any]) -> str:
         """The stock prompt without its final "Answer:"; for a lettered task without the options too."""
@@ -94,11 +96,11 @@ class Fields:
         text = render(self.text, doc)
         return isinstance(text, int) or (isinstance(text, str) and text.isdigit())
 
-    def gold(self, doc: Mapping[str, Any]) -> int:
-        """Index of the right choice in stock order."""
+    def golds(self, doc: Mapping[str, Any]) -> list[int]:
+        """Indices of the right choices in stock order; all but a few tasks have one."""
         gold = render(self.text if self.several_inputs(doc) else self.target, doc)
-        if isinstance(gold, list):
-            raise UserError(f"task {self.task!r} has several right answers: only the stock rule (cloze) can score it")
-        if isinstance(gold, str) and not gold.strip().isdigit():
-            return self.choices(doc).index(gold)
-        return int(gold)
+        if isinstance(gold, str) and gold.startswith("["):
+            gold = ast.literal_eval(gold)
+        several = gold if isinstance(gold, list) else [gold]
+        choices = self.choices(doc)
+        return [choices.index(g) if isinstance(g, str) and not g.strip().isdigit() else int(g) for g in several]

@@ -1,4 +1,4 @@
-"""One multiple-choice question as the model sees it, and the hash by which near-identical questions are found."""
+"""One multiple-choice question as the model sees it, and the hash by which copies of it are found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Item:
-    """A labelled question, rendered. `pairs` are lm-eval's own loglikelihood arguments, one for each choice."""
+    """A labelled question, rendered. `pairs` are lm-eval's loglikelihood arguments, one for each choice."""
 
     task: str
     doc_id: int
@@ -20,10 +20,10 @@ class Item:
 
 
 def normalize(text: str) -> str:
-    """Lower-case words and digits of `text`, single-spaced: what two copies of one question have in common."""
+    """Lower-case words and digits of `text`, single-spaced: what copies of a question have in common."""
     return " ".join(re.findall(r"[^\W_]+", text.casefold()))
 
 
 def question_hash(question: str) -> str:
-    """16 hex digits over the normalized question; equal for copies that differ in case, spacing or punctuation."""
+    """16 hex digits over the normalized question: equal if only case, spacing or punctuation differ."""
     return hashlib.sha256(normalize(question).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Where the rows of a task come from: local JSON lines, or the hub. Both end as a dict of splits.
 
-Local data is laid out as `ROOT/TASK/SPLIT.jsonl` (MMLU: `ROOT/mmlu/SUBJECT/SPLIT.jsonl`) with the columns of the
-stock dataset. Rows are read directly rather than through the `json` builder of `datasets`: no cache, no network.
+Local data is laid out as `ROOT/TASK/SPLIT.jsonl` (MMLU: `ROOT/mmlu/SUBJECT/SPLIT.jsonl`) with the columns of
+the stock dataset. Rows are read directly, not through the `json` builder of `datasets`: no cache, no network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from c3po_bench.errors import UserError, nearest
 
 # A file that stands in for a missing one, with what is said about it in the notes.
 STAND_INS = {
-    ("hellaswag", "train"): ("reference_from_validation", "held-out validation items (no train data)"),
+    ("hellaswag", "train"): ("reference_from_validation", "held-out validation items (no train split here)"),
 }
 
 
@@ -97,7 +97,7 @@ def from_hub(task: str, config: dict[str, Any]) -> dict[str, Any]:
     """The config overrides that make a failing download a one-line `UserError`."""
     kwargs = dict(config.get("dataset_kwargs") or {})
     kwargs.pop("trust_remote_code", None)
-    source = partial(_download, task, config.get("dataset_path"), config.get("dataset_name"), kwargs)
+    source = partial(_download, task, str(config.get("dataset_path")), config.get("dataset_name"), kwargs)
     return {"custom_dataset": source, "dataset_kwargs": None}
 
 
@@ -122,7 +122,7 @@ def _without_retries() -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or getproxies() or _reachable(urlsplit(constants.ENDPOINT).hostname or ""):
+    if constants.HF_HUB_OFFLINE or getproxies() or _reachable(constants.ENDPOINT):
         yield
         return
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
@@ -134,9 +134,11 @@ def _without_retries() -> Iterator[None]:
 
 
 @cache
-def _reachable(host: str) -> bool:
+def _reachable(endpoint: str) -> bool:
+    url = urlsplit(endpoint)
     try:
-        with socket.create_connection((host, 443), timeout=5):
+        address = (url.hostname or "", url.port or (80 if url.scheme == "http" else 443))
+        with socket.create_connection(address, timeout=5):
             return True
     except OSError:
         return False

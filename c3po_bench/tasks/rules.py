@@ -2,11 +2,11 @@
 
 cloze               the stock prompt and the stock continuations
 letters             the options are listed in the prompt; the continuations are " A", " B", ...
-length_normalized   as cloze, but the prediction divides each log-likelihood by the length of the choice's text
+length_normalized   as cloze, but each log-likelihood is divided by the length of the choice's text
                     (lm-eval's `acc_norm`; 0.4.13 counts characters)
 
-A rule is a set of config overrides, so `lm_eval.simple_evaluate` does the scoring. The stock prompts of MMLU and
-CommonsenseQA are lettered already: there `cloze` (stock) and `letters` are the same.
+A rule is a set of config overrides, so `lm_eval.simple_evaluate` does the scoring. The stock prompts of MMLU
+and CommonsenseQA are lettered already: there `cloze` (stock) and `letters` are the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Layout:
     """The prompt, choices and target of a document under a rule; its methods are the task's `doc_to_*`.
 
-    Where the right choice always has the same place (SciQ: the last), letters would give it away: shuffled too.
+    Where the right choice always stands in one place (SciQ), letters would give it away: shuffled too.
     """
 
     fields: Fields
@@ -37,7 +37,7 @@ class Layout:
     seed: int
 
     def order(self, doc: Mapping[str, Any]) -> list[int]:
-        """Stock indices of the options in the order shown; drawn from the seed and the question, never the label."""
+        """Stock indices of the options in the order shown; drawn from seed and question, never the label."""
         order = list(range(len(self.fields.choices(doc))))
         if self.permute or (self.rule == "letters" and isinstance(self.fields.target, int)):
             key = f"{self.seed}:{self.fields.task}:{normalize(self.fields.question(doc))}"
@@ -55,12 +55,12 @@ class Layout:
         return [options[i] for i in self.order(doc)]
 
     def text(self, doc: Mapping[str, Any]) -> str | int:
-        """`doc_to_text`: the prompt, or for a task with one prompt for each choice the index of the right one."""
+        """`doc_to_text`: the prompt; for a task with one prompt for each choice, the index of the right one."""
         if self.lettered:
             lines = [f"{LETTERS[i]}. {option}" for i, option in enumerate(self.options(doc))]
             return "\n".join([self.fields.body(doc), *lines, "Answer:"])
         if self.fields.several_inputs(doc):
-            return self.order(doc).index(self.fields.gold(doc))
+            return self.golds(doc)[0]
         return render(self.fields.text, doc)
 
     def choices(self, doc: Mapping[str, Any]) -> list[str]:
@@ -71,11 +71,17 @@ class Layout:
         stock = self.fields.choices(doc)
         return [stock[i] for i in order]
 
-    def target(self, doc: Mapping[str, Any]) -> int | str:
-        """`doc_to_target`: the index of the right choice in the order shown (the continuation, for several prompts)."""
+    def golds(self, doc: Mapping[str, Any]) -> list[int]:
+        """Places of the right choices in the order shown."""
+        order = self.order(doc)
+        return [order.index(gold) for gold in self.fields.golds(doc)]
+
+    def target(self, doc: Mapping[str, Any]) -> int | str | list[int]:
+        """`doc_to_target`: where the right choice stands; for a task with several prompts, the continuation."""
         if not self.lettered and self.fields.several_inputs(doc):
             return str(render(self.fields.target, doc))
-        return self.order(doc).index(self.fields.gold(doc))
+        golds = self.golds(doc)
+        return golds[0] if len(golds) == 1 else golds
 
 
 def check(rule: str, num_fewshot: int) -> None:
@@ -86,9 +92,7 @@ def check(rule: str, num_fewshot: int) -> None:
         raise errors.UserError(f"scoring.num_fewshot={num_fewshot}: must be 0 or more")
 
 
-def overrides(
-    task: str, config: dict[str, Any], *, rule: str, num_fewshot: int, permute: bool, seed: int
-) -> dict[str, Any]:
+def overrides(task: str, config: dict[str, Any], *, rule: str, num_fewshot: int, permute: bool, seed: int) -> dict[str, Any]:
     """What to change in a stock config so that lm-eval renders and scores `task` under `rule`.
 
     Tasks that are not multiple-choice only get their few-shot settings.
@@ -104,7 +108,11 @@ def overrides(
         fields = Fields.of(task, config)
         if permute or (rule == "letters" and not fields.lettered):
             layout = Layout(fields, rule, permute, seed)
-            changed |= {"doc_to_text": layout.text, "doc_to_choice": layout.choices, "doc_to_target": layout.target}
+            changed |= {
+                "doc_to_text": layout.text,
+                "doc_to_choice": layout.choices,
+                "doc_to_target": layout.target,
+            }
             fewshot = {k: v for k, v in fewshot.items() if not k.startswith("doc_to_")}
         if rule == "letters":
             changed["metric_list"] = [_metric("acc")]

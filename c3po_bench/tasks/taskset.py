@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class TaskSet:
     """Tasks, groups, tags or YAML files by name, as lm-eval tasks under one scoring rule.
 
-    Names and local folders are checked at once (`UserError`, with the nearest choice); data is read by `load`.
+    Names and local folders are checked at once (`UserError` with the nearest choice); `load` reads the data.
     `groups` maps every asked name to its leaf tasks; `headline` every leaf task to the metric that counts.
     """
 
@@ -38,6 +38,7 @@ class TaskSet:
         seed: int = 0,
         permute_options: bool = False,
     ) -> None:
+        """Find the tasks and fix how they are asked; `seed` draws few-shot examples and permutations."""
         rules.check(rule, num_fewshot)
         root = None if data_root is None else check_root(data_root)
         self.names, self.rule, self.num_fewshot, self.seed = tuple(names), rule, num_fewshot, seed
@@ -80,7 +81,7 @@ class TaskSet:
 
     @property
     def specs(self) -> list[ConfigurableTask]:
-        """What to hand to `lm_eval.simple_evaluate(tasks=...)`: the loaded tasks, so that no arm loads them again."""
+        """For `lm_eval.simple_evaluate(tasks=...)`: the loaded tasks, so that no arm loads them again."""
         return list(self.load().values())
 
     def load(self) -> dict[str, ConfigurableTask]:
@@ -111,7 +112,7 @@ class TaskSet:
 
     @staticmethod
     def question_text(task: ConfigurableTask, doc: Mapping[str, Any]) -> str:
-        """The question alone: no few-shot examples, no options, never the label. The prompt, for generation tasks."""
+        """The question alone: no examples, no options, never the label. Generation tasks: the prompt."""
         if task.OUTPUT_TYPE != "multiple_choice":
             return str(task.doc_to_text(doc))
         return rules.layout_of(task).fields.question(doc)
@@ -123,14 +124,13 @@ class TaskSet:
 
     @staticmethod
     def choice_lengths(task: ConfigurableTask, doc: Mapping[str, Any]) -> list[float]:
-        """What `acc_norm` divides each choice's log-likelihood by: its length in characters, as lm-eval counts."""
+        """What `acc_norm` divides each log-likelihood by: the choice's length in characters, as in lm-eval."""
         return [float(len(choice)) for choice in task.doc_to_choice(doc)]
 
     @staticmethod
     def gold(task: ConfigurableTask, doc: Mapping[str, Any]) -> int:
-        """Index of the right choice in the order asked."""
-        layout = rules.layout_of(task)
-        return layout.order(doc).index(layout.fields.gold(doc))
+        """Index of the right choice (the first, if there are several) in the order asked."""
+        return rules.layout_of(task).golds(doc)[0]
 
     def items(self, task: ConfigurableTask, docs: Iterable[tuple[int, Mapping[str, Any]]]) -> list[Item]:
         """Render multiple-choice documents through lm-eval itself: the pairs are exactly its requests."""
@@ -140,9 +140,7 @@ class TaskSet:
             requests = task.construct_requests(doc, context, metadata=(task.task_name, doc_id, 1))
             question = self.question_text(task, doc)
             pairs = tuple((str(request.args[0]), str(request.args[1])) for request in requests)
-            rendered.append(
-                Item(task.task_name, doc_id, question_hash(question), question, pairs, self.gold(task, doc))
-            )
+            rendered.append(Item(task.task_name, doc_id, question_hash(question), question, pairs, self.gold(task, doc)))
         return rendered
 
 
@@ -159,9 +157,10 @@ def quiet(name: str) -> Iterator[None]:
 
 
 class ProcessedOnce:
-    """A task's `process_docs` that maps each split once, without a progress bar; lm-eval asks for splits many times."""
+    """A task's `process_docs`, applied once to each split (lm-eval asks many times), without a progress bar."""
 
     def __init__(self, process: Callable[[Any], Any]) -> None:
+        """Wrap `process`."""
         self.process = process
         self._done: dict[int, tuple[Any, Any]] = {}
 

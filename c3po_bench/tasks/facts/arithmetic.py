@@ -33,7 +33,7 @@ def _near(answer: int, rng: random.Random, offsets: tuple[int, ...] = (1, 2, 3, 
 
 
 def _addition(rng: random.Random) -> Iterator[Row]:
-    pairs = rng.sample([(a, b) for a in range(11, 60) for b in range(11, 40) if a != b], 100)
+    pairs = rng.sample([(a, b) for a in range(11, 60) for b in range(11, 40) if a > b], 100)
     for a, b in pairs:
         yield f"{a} + {b}", f"What is {a} plus {b}?", str(a + b), _near(a + b, rng)
 
@@ -58,14 +58,24 @@ def _sequences(rng: random.Random) -> Iterator[Row]:
     for start, step in starts:
         shown = ", ".join(str(start + step * i) for i in range(4))
         following = start + 4 * step
-        yield shown, f"Which number comes next: {shown}?", str(following), _near(following, rng, (1, 2, 3, step))
+        yield (
+            shown,
+            f"Which number comes next: {shown}?",
+            str(following),
+            _near(following, rng, (1, 2, 3, step)),
+        )
 
 
 def _roman(rng: random.Random) -> Iterator[Row]:
     for number in sorted(rng.sample(range(2, 100), 70)):
         others = {number + d for d in (-20, -10, -5, -2, -1, 1, 2, 5, 10, 20)}
         wrong = [roman(n) for n in rng.sample(sorted(n for n in others if n > 0), 3)]
-        yield f"the number {number}", f"How is the number {number} written in Roman numerals?", roman(number), wrong
+        yield (
+            f"the number {number}",
+            f"How is the number {number} written in Roman numerals?",
+            roman(number),
+            wrong,
+        )
 
 
 def _conversions(rng: random.Random) -> Iterator[Row]:

@@ -2,8 +2,8 @@
 
 A table is `tables/RELATION.tsv`: header lines `# question:`, `# about:` and perhaps `# options:`, then
 entity, answer, and in the third column answers (joined by `|`) that must not serve as wrong options.
-Everything is drawn from fixed seeds, so the items are the same on every machine. An entity lies in one split only,
-across all relations: a country whose capital is a reference never has its currency in the test.
+Everything is drawn from fixed seeds, so the items are the same on every machine. An entity lies in one split
+only, across all relations: a country whose capital is a reference never has its currency in the test.
 """
 
 from __future__ import annotations
@@ -72,7 +72,15 @@ def _add_s(word: str) -> str:
 def _misformed(table: Table, word: str, answer: str, banned: frozenset[str], rng: random.Random) -> list[str]:
     """Three wrong forms of `word` itself: no plural, or no past tense, that anybody uses."""
     if table.options == "plural":
-        forms = [word, word + "s", word + "es", word[:-1] + "ies", word[:-1] + "ves", word + "en", answer + "es"]
+        forms = [
+            word,
+            word + "s",
+            word + "es",
+            word[:-1] + "ies",
+            word[:-1] + "ves",
+            word + "en",
+            answer + "es",
+        ]
     else:
         ed = word + "d" if word.endswith("e") else (word[:-1] + "ied" if re.search(r"[^aeiou]y$", word) else word + "ed")
         present = "has" if word == "have" else _add_s(word)
@@ -109,7 +117,9 @@ def _relation_docs(relation: str) -> list[dict[str, Any]]:
     if relation not in arithmetic.RELATIONS:
         return _table_docs(read_table(TABLES / f"{relation}.tsv"))
     rng = random.Random(f"facts:order:{relation}")
-    return [_doc(relation, entity, question, answer, wrong, rng) for entity, question, answer, wrong in arithmetic.rows(relation)]
+    return [
+        _doc(relation, entity, question, answer, wrong, rng) for entity, question, answer, wrong in arithmetic.rows(relation)
+    ]
 
 
 def entity_key(entity: str) -> str:
@@ -127,10 +137,8 @@ def _assign(docs: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
         random.Random(f"facts:split:{relation}").shuffle(free)
         dev = max(DEV, len(keys) // 15)
         for key in free:
-            if count["dev"] < dev:
-                name = "dev"
-            else:
-                name = "train" if count["train"] < count["test"] else "test"
+            rest = "train" if count["train"] < count["test"] else "test"
+            name = "dev" if count["dev"] < dev else rest
             split[key] = name
             count[name] += 1
     return split
