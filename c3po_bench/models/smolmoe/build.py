@@ -1,0 +1,111 @@
+"""From the dense model and the shipped split to a Qwen2-MoE checkpoint.
+
+A feed-forward layer is a sum over neurons, y = sum_j d_j silu(g_j.x) (u_j.x), so any partition of the neurons into
+experts is exact as long as every expert answers with weight one. The shared expert's gate is zero, that is
+sigmoid(0) = 1/2, and its down projection doubled; the routed experts' down projections are multiplied by 16, so that
+the 16 softmax weights of an indifferent router (1/16 each) are weight one. The routing weights are not renormalised
+over the top 8 (`norm_topk_prob=False`, as in OLMoE): with all 16 experts active and equal weights the checkpoint is
+the dense model; with 8, the router decides what is left out and how the rest makes up for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from c3po_bench.models import smollm
+from c3po_bench.models.built import build_once, content_hash
+from c3po_bench.models.smolmoe import shape
+
+RECIPE_VERSION = "1"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def checkpoint() -> Path:
+    """SmolMoE as a Hugging Face folder (Qwen2-MoE, float32, 540 MB), built in the cache when it is not there.
+
+    Under a minute the first time, with the dense model's own building. Raises `UserError` as `smollm.checkpoint`.
+    """
+    dense = smollm.checkpoint()
+    recipe = {
+        "dense": content_hash(dense),
+        "split": hashlib.sha256(shape.SPLIT_FILE.read_bytes()).hexdigest(),
+        "version": RECIPE_VERSION,
+    }
+    return build_once("smolmoe", recipe, lambda folder: _build(dense, folder))
+
+
+def _build(dense: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = from_dense(AutoModelForCausalLM.from_pretrained(dense, local_files_only=True), shape.Split.load())
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(dense / name, folder / name)
+
+
+def from_dense(dense, split: shape.Split):
+    """The Qwen2-MoE model that `split` makes of a dense Llama model of SmolLM2-135M's shape."""
+    import torch
+    from transformers import Qwen2MoeForCausalLM
+
+    with torch.device("meta"):
+        model = Qwen2MoeForCausalLM(_config(dense.config))
+    weights = {}
+    for name, tensor in dense.state_dict().items():
+        if ".mlp." not in name:
+            weights[name] = tensor
+    for number, layer in enumerate(dense.model.layers):
+        prefix = f"model.layers.{number}.mlp."
+        for name, tensor in _experts(layer.mlp, split.permutation[number], split.router[number]).items():
+            weights[prefix + name] = tensor
+    model.load_state_dict(weights, assign=True, strict=True)
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    model.generation_config = dense.generation_config
+    return model.eval()
+
+
+def _experts(mlp, permutation, router) -> dict:
+    """The tensors of one sparse layer, made of the dense layer's `gate`, `up` and `down` projections."""
+    import torch
+
+    gate = mlp.gate_proj.weight.detach()[permutation]
+    up = mlp.up_proj.weight.detach()[permutation]
+    down = mlp.down_proj.weight.detach()[:, permutation]
+    routed = (shape.EXPERTS, shape.EXPERT_NEURONS, shape.HIDDEN)
+    experts_gate, experts_up = gate[shape.SHARED :].reshape(routed), up[shape.SHARED :].reshape(routed)
+    experts_down = down[:, shape.SHARED :].T.reshape(routed).transpose(1, 2)
+    return {
+        "gate.weight": router.contiguous(),
+        "experts.gate_up_proj": torch.cat([experts_gate, experts_up], dim=1).contiguous(),
+        "experts.down_proj": (experts_down * shape.EXPERTS).contiguous(),
+        "shared_expert.gate_proj.weight": gate[: shape.SHARED].contiguous(),
+        "shared_expert.up_proj.weight": up[: shape.SHARED].contiguous(),
+        "shared_expert.down_proj.weight": (down[:, : shape.SHARED] * 2).contiguous(),
+        "shared_expert_gate.weight": torch.zeros(1, shape.HIDDEN),
+    }
+
+
+def _config(dense):
+    """The Qwen2-MoE configuration with the attention, norms and vocabulary of the dense Llama `dense`."""
+    from transformers import Qwen2MoeConfig
+
+    kept = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps",
+        "num_key_value_heads", "hidden_act", "max_position_embeddings", "rope_parameters", "tie_word_embeddings",
+        "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
+    )  # fmt: skip
+    return Qwen2MoeConfig(
+        **{name: getattr(dense, name) for name in kept},
+        qkv_bias=False,
+        decoder_sparse_step=1,
+        num_experts=shape.EXPERTS,
+        num_experts_per_tok=shape.TOP_K,
+        moe_intermediate_size=shape.EXPERT_NEURONS,
+        shared_expert_intermediate_size=shape.SHARED,
+        norm_topk_prob=False,
+        dtype="float32",
+    )
