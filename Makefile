@@ -1,0 +1,45 @@
+# From a fresh clone: `make bench` sets up an environment and prints a comparison table; `make test` runs the tests.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+EXTRAS ?= wandb,feedback,slurm,report,docs,dev
+READY := $(VENV)/.ready
+
+.PHONY: setup bench test test-all lint format docs results-check clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+bench: $(READY)
+	$(PY) -m c3po_bench +experiment=quickstart
+
+test: $(READY)
+	$(PY) -m pytest
+
+test-all: $(READY)
+	$(PY) -m pytest -m "not slurm and not browser"
+	$(PY) -m pytest -m "browser"
+	$(PY) -m pytest -m "slurm"
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
+
+format: $(READY)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+docs: $(READY)
+	$(PY) -m mkdocs build --strict
+
+results-check: $(READY)
+	$(PY) -m pytest -q tests/results -m "not slurm and not browser"
+
+clean:
+	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache
