@@ -139,8 +139,13 @@ def run_arm(cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dic
         }
         write_json(folder / "provenance.json", record)
         write_json(folder / "result.json", result)
-        log.info("%s: %s", arm.name, ", ".join(f"{t} {m['acc']:.3f}" for t, m in result["metrics"].items() if "acc" in m))
+        log.info("%s: %d items, %.3f correct, %.0f s", arm.name, len(rows), mean_correct(rows), totals["seconds"])
     return Run(folder)
+
+
+def mean_correct(rows: list[dict[str, Any]]) -> float:
+    """Share of right answers over all items."""
+    return sum(row["correct"] for row in rows) / max(1, len(rows))
 
 
 def make_result(

@@ -78,9 +78,9 @@ def _source(cfg: ModelConfig) -> tuple[str, str | None]:
     if cfg.kind == "smollm":
         from c3po_bench.models.smollm import checkpoint
     elif cfg.kind == "smolmoe":
-        from c3po_bench.models.smolmoe import checkpoint
+        from c3po_bench.models.smolmoe.build import checkpoint
     else:
-        from c3po_bench.models.planted import checkpoint
+        from c3po_bench.models.planted.build import checkpoint
     return str(checkpoint()), None
 
 

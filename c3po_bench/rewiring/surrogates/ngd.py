@@ -41,7 +41,7 @@ def to_pathway(parameters: Tensor, core: Tensor, own: Tensor, parameterization: 
 
 
 def ngd(problem: Problem) -> Solution:
-    """w <- w - lambda grad L(w), for `method.steps` steps; queries don't interact (elementwise optimizers)."""
+    """Descend: w <- w - lambda grad L(w), for `method.steps` steps; queries don't interact (elementwise optimizers)."""
     method, core = problem.method, problem.core
     parameters = to_parameters(problem.own, method.parameterization).requires_grad_()
     kind = torch.optim.Adam if method.optimizer == "adam" else torch.optim.SGD
