@@ -1,0 +1,133 @@
+"""Any OpenAI-compatible endpoint: vLLM, llama.cpp, ``transformers serve``, hosted services.
+
+Failures that may pass (429, 5xx, time-outs, broken connections, answers that are no JSON) are retried with exponential backoff
+and jitter, or after the server's Retry-After; then the call is a counted gap. Failures that will not pass (wrong key, unknown
+model) end the run with one line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from c3po_bench.errors import UserError
+from c3po_bench.feedback.ledger import call_key
+
+if TYPE_CHECKING:
+    from c3po_bench.feedback.chats import Conversation
+    from c3po_bench.feedback.config import ChatConfig
+    from c3po_bench.feedback.workshop import Workshop
+
+log = logging.getLogger(__name__)
+LONGEST_WAIT = 60.0  # seconds
+
+
+class PassingFailure(Exception):
+    """A failure that may pass; `wait` is what the server asked for (seconds), if anything."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class EndpointChat:
+    """Calls ``POST {base_url}/chat/completions``; `calls` counts requests sent, `gaps` calls that were given up."""
+
+    def __init__(self, cfg: ChatConfig, workshop: Workshop) -> None:
+        if not cfg.base_url:
+            raise UserError("this chat needs an endpoint: set its base_url, such as http://localhost:8000/v1")
+        if not cfg.model:
+            raise UserError(f"the endpoint {cfg.base_url} needs a model: set the chat's model")
+        self.cfg, self.workshop = cfg, workshop
+        self.calls = 0
+        self._count = threading.Lock()
+
+    def complete(self, stage: str, conversations: list[Conversation]) -> list[str | None]:
+        """One text for each conversation; None where every attempt failed (counted under ``failed_calls``)."""
+        ledger = self.workshop.ledger(stage)
+        params = self._parameters()
+        keys = [call_key(stage=stage, messages=c, **params) for c in conversations]
+        missing = list(dict.fromkeys(k for k in keys if k not in ledger))
+        if missing:
+            asked = dict(zip(keys, conversations, strict=True))
+            with ThreadPoolExecutor(max(1, min(self.cfg.concurrency, len(missing)))) as pool:
+                jobs = {key: pool.submit(self._once, asked[key], params, ledger, key) for key in missing}
+                try:
+                    failed = [f for f in (job.result() for job in jobs.values()) if f]
+                except UserError:
+                    for job in jobs.values():
+                        job.cancel()
+                    raise
+            if failed:
+                self.workshop.count("failed_calls", len(failed))
+                log.warning(
+                    "%s: %d of %d calls to %s failed after %d attempts and are left out (last: %s)",
+                    stage, len(failed), len(missing), self.cfg.base_url, self.cfg.retries + 1, failed[-1],
+                )  # fmt: skip
+        return [ledger.get(key) for key in keys]
+
+    def _parameters(self) -> dict[str, Any]:
+        cfg = self.cfg
+        return {
+            "model": cfg.model, "temperature": cfg.temperature, "top_p": cfg.top_p, "max_tokens": cfg.max_tokens,
+        }  # fmt: skip
+
+    def _once(self, conversation: Conversation, params: dict[str, Any], ledger: Any, key: str) -> str | None:
+        """Make one call and record its answer; returns the last failure's reason when it is given up."""
+        reason = ""
+        for attempt in range(self.cfg.retries + 1):
+            try:
+                text = self._post({**params, "messages": conversation})
+            except PassingFailure as failure:
+                reason = str(failure)
+                if attempt < self.cfg.retries:
+                    time.sleep(self._wait(attempt, failure.wait))
+                continue
+            ledger.put({key: text})
+            return None
+        return reason
+
+    def _wait(self, attempt: int, asked: float | None) -> float:
+        wait = self.cfg.backoff * 2**attempt * random.uniform(0.5, 1.5)
+        return min(LONGEST_WAIT, wait if asked is None else max(asked, 0.0))
+
+    def _post(self, body: dict[str, Any]) -> str:
+        """The text of one completion."""
+        headers = {"Content-Type": "application/json"}
+        key = os.environ.get(self.cfg.api_key_env)
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        url = f"{str(self.cfg.base_url).rstrip('/')}/chat/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        with self._count:
+            self.calls += 1
+        try:
+            with urllib.request.urlopen(request, timeout=self.cfg.timeout) as response:
+                raw = response.read()
+        except urllib.error.HTTPError as error:
+            raise self._http_failure(error) from None
+        except (urllib.error.URLError, TimeoutError, ConnectionError, OSError) as error:
+            raise PassingFailure(str(getattr(error, "reason", error)) or type(error).__name__) from None
+        try:
+            text = json.loads(raw)["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise PassingFailure(f"malformed answer {raw[:60]!r}") from None
+        if not isinstance(text, str):
+            raise PassingFailure("an answer without text")
+        return text
+
+    def _http_failure(self, error: urllib.error.HTTPError) -> Exception:
+        if error.code in (408, 409, 425, 429) or error.code >= 500:
+            wait = error.headers.get("Retry-After") if error.headers else None
+            seconds = float(wait) if wait and wait.replace(".", "", 1).isdigit() else None
+            return PassingFailure(f"HTTP {error.code}", seconds)
+        hint = f"put the key into ${self.cfg.api_key_env}" if error.code in (401, 403) else "check base_url and model"
+        return UserError(f"{self.cfg.base_url} answered HTTP {error.code} to model {self.cfg.model!r}: {hint}")

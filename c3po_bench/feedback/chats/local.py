@@ -1,0 +1,66 @@
+"""A local transformers model as chat, in batches: the model being tuned itself, or another one by path."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from c3po_bench.errors import UserError
+from c3po_bench.feedback.answering import Answer, answer_all
+from c3po_bench.feedback.config import GenerationConfig
+from c3po_bench.feedback.ledger import call_key
+
+if TYPE_CHECKING:
+    from c3po_bench.feedback.chats import Conversation
+    from c3po_bench.feedback.config import ChatConfig
+    from c3po_bench.feedback.workshop import Workshop
+
+
+class LocalChat:
+    """`cfg.model` null means the model being tuned (without any adapter)."""
+
+    def __init__(self, cfg: ChatConfig, workshop: Workshop) -> None:
+        self.cfg, self.workshop = cfg, workshop
+        self._loaded: tuple[Any, Any] | None = None
+
+    def _model(self) -> tuple[Any, Any]:
+        """Model and tokenizer, loaded at the first use."""
+        if self._loaded is None and self.cfg.model is None:
+            self._loaded = self.workshop.subject.model, self.workshop.subject.tokenizer
+        if self._loaded is None:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(self.cfg.model)
+                model = AutoModelForCausalLM.from_pretrained(self.cfg.model, dtype="auto")
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"the chat model {self.cfg.model!r} can't be loaded: {str(error).splitlines()[0][:120]}"
+                ) from error
+            self._loaded = model.to(self.workshop.subject.model.device).eval(), tokenizer
+        return self._loaded
+
+    def complete(self, stage: str, conversations: list[Conversation]) -> list[str | None]:
+        """One text for each conversation."""
+        ledger = self.workshop.ledger(stage)
+        generation = GenerationConfig(
+            max_new_tokens=self.cfg.max_tokens, temperature=self.cfg.temperature, top_p=self.cfg.top_p,
+            batch=self.workshop.cfg.answers.batch,
+        )  # fmt: skip
+        who = self.cfg.model or self.workshop.subject.hash
+        keys = [call_key(stage=stage, model=who, messages=c, params=asdict(generation)) for c in conversations]
+        if any(key not in ledger for key in keys):
+            model, tokenizer = self._model()
+            prompts = [_ids(tokenizer, c) for c in conversations]
+            known = [Answer(ledger[k], True, 0) if k in ledger else None for k in keys]
+            answer_all(
+                model, tokenizer, prompts, generation, self.workshop.seed, known,
+                lambda found: ledger.put((keys[i], answer.text) for i, answer in found.items()),
+            )  # fmt: skip
+        return [ledger.get(key) for key in keys]
+
+
+def _ids(tokenizer: Any, conversation: Conversation) -> list[int]:
+    if not tokenizer.chat_template:
+        return list(tokenizer("\n".join(turn["content"] for turn in conversation) + "\n").input_ids)
+    return list(tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True).input_ids)

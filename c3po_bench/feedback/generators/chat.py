@@ -1,0 +1,47 @@
+"""Prompts written by a chat model, behind an endpoint or local. One call a category and scope, each remembered."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from c3po_bench.feedback import instructions
+from c3po_bench.feedback.chats import open_chat
+
+if TYPE_CHECKING:
+    from c3po_bench.feedback.records import Feedback
+    from c3po_bench.feedback.workshop import Workshop
+
+_ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s+(.+?)\s*$")
+
+
+def parse_list(text: str, marker: str) -> list[str]:
+    """The items of the numbered or dashed list behind the last `marker` (of the whole text when it is missing)."""
+    tail = text.rpartition(marker)[2]
+    items = [m.group(1).strip(" \"*`") for line in tail.splitlines() if (m := _ITEM.match(line))]
+    return list(dict.fromkeys(item for item in items if item))
+
+
+class ChatGenerator:
+    """Asks for categories, then for in-scope and near-scope prompts."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self.chat = open_chat(workshop.cfg.generator, workshop)
+
+    def categories(self, piece: Feedback, n: int) -> list[str]:
+        """One call."""
+        text = self.chat.complete("categories", [instructions.categories(piece, n)])[0]
+        found = parse_list(text or "", instructions.FINAL)[:n]
+        self.workshop.count("missing_categories", n - len(found))
+        return found
+
+    def prompts(self, piece: Feedback, scope: str, wanted: dict[str, int]) -> dict[str, list[str]]:
+        """One call a category; a short list stays with its own category and is counted under ``missing_prompts``."""
+        ask = instructions.in_scope if scope == "in" else instructions.near_scope
+        texts = self.chat.complete(f"{scope}_prompts", [ask(piece, c, n) for c, n in wanted.items()])
+        found = {}
+        for (category, n), text in zip(wanted.items(), texts, strict=True):
+            found[category] = parse_list(text or "", instructions.FINAL)[:n]
+            self.workshop.count("missing_prompts", n - len(found[category]))
+        return found

@@ -1,0 +1,56 @@
+"""A model as judge, asked in both orders at temperature 0; the two scores are averaged and their disagreement is reported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from c3po_bench.feedback import instructions
+from c3po_bench.feedback.chats import open_chat
+from c3po_bench.feedback.judges import Case
+
+if TYPE_CHECKING:
+    from c3po_bench.feedback.workshop import Workshop
+
+_NUMBER = re.compile(r"([1-5])(?![\d.]*\d)")
+
+
+def parse_score(text: str | None) -> int | None:
+    """The number behind the last marker, 1 to 5; None when there is none."""
+    if not text or instructions.SCORE not in text:
+        return None
+    found = _NUMBER.search(text.rpartition(instructions.SCORE)[2])
+    return int(found.group(1)) if found else None
+
+
+class EndpointJudge:
+    """g(x, y, baseline) = (score - 3) / 2 with the baseline first; the other order has its sign turned."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self.chat = open_chat(workshop.cfg.judge.chat, workshop)
+        self._second: list[float] = []  # by comparison: how much better the second answer came out, over both orders
+
+    def scores(self, cases: Sequence[Case]) -> list[float | None]:
+        """Scores in [-1, 1]; equal answers score 0 unasked, an order without a number leaves the other one."""
+        asked = [c for c in cases if c.response.strip() != c.baseline.strip()]
+        forward = [instructions.judge(c.piece, c.prompt, c.baseline, c.response) for c in asked]
+        backward = [instructions.judge(c.piece, c.prompt, c.response, c.baseline) for c in asked]
+        numbers = [parse_score(text) for text in self.chat.complete("judge", forward + backward)]
+        self.workshop.count("unparsed_judgements", sum(n is None for n in numbers))
+        pairs = iter(zip(numbers[: len(asked)], numbers[len(asked) :], strict=True))
+        return [0.0 if c.response.strip() == c.baseline.strip() else self._combine(*next(pairs)) for c in cases]
+
+    def _combine(self, forward: int | None, backward: int | None) -> float | None:
+        signed = [] if forward is None else [(forward - 3) / 2]
+        signed += [] if backward is None else [-(backward - 3) / 2]
+        if forward is not None and backward is not None:
+            self._second.append((forward + backward - 6) / 4)
+        return sum(signed) / len(signed) if signed else None
+
+    def report(self) -> dict[str, float]:
+        """``judge_position_bias`` in [-1, 1]: how much the second place is favored, 0 is fair."""
+        if not self._second:
+            return {}
+        return {"judge_position_bias": sum(self._second) / len(self._second)}

@@ -1,0 +1,161 @@
+"""From one piece to training and test data, stage by stage; every finished call is in a ledger and never made again.
+
+Stages (RLVF, arXiv 2402.10893, section 4): categories, in-scope prompts, near-scope prompts, out-of-scope prompts, the answers of
+the model being tuned, and revised answers for the prompts in scope. Failed calls are counted and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from c3po_bench.errors import UserError
+from c3po_bench.feedback.answering import Answer, answer_all
+from c3po_bench.feedback.chat import prompt_ids
+from c3po_bench.feedback.general import general_prompts
+from c3po_bench.feedback.generators import open_generator
+from c3po_bench.feedback.ledger import call_key
+from c3po_bench.feedback.records import Feedback
+from c3po_bench.feedback.revisers import Draft, open_reviser
+from c3po_bench.feedback.workshop import Workshop
+
+log = logging.getLogger(__name__)
+SCOPES = ("in", "near", "out")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with the base model's answer; `revised` is there in scope only, and only where the revision worked."""
+
+    scope: str
+    category: str
+    split: str
+    prompt: str
+    baseline: Answer | None = None
+    revised: str | None = None
+    revised_finished: bool = True
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything made from one piece; `seconds` is what making it took in this process."""
+
+    piece: Feedback
+    examples: tuple[Example, ...]
+    seconds: float = 0.0
+
+    def select(self, scope: str, split: str) -> list[Example]:
+        """The examples of one scope and split, in a fixed order."""
+        return [e for e in self.examples if e.scope == scope and e.split == split]
+
+    def digest(self) -> str:
+        """A hash of what training sees."""
+        seen = [asdict(e) for e in self.examples if e.split != "test"]
+        return hashlib.sha256(json.dumps([self.piece.id, seen], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def synthesize(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]:
+    """The material of every piece; prompts first, so that one pass of the model answers them all."""
+    started = time.perf_counter()
+    drafts = {piece.id: write_prompts(piece, workshop) for piece in pieces}
+    prompts = list(dict.fromkeys(e.prompt for examples in drafts.values() for e in examples))
+    answers = dict(zip(prompts, answer_prompts(prompts, workshop), strict=True))
+    made = []
+    for piece in pieces:
+        answered = [replace(e, baseline=answers[e.prompt]) for e in drafts[piece.id]]
+        made.append(Material(piece, tuple(revise(piece, answered, workshop))))
+    seconds = (time.perf_counter() - started) / len(pieces)
+    return [replace(material, seconds=seconds) for material in made]
+
+
+def write_prompts(piece: Feedback, workshop: Workshop) -> list[Example]:
+    """Prompts of all three scopes with their splits; a prompt that is in scope is never used as near scope."""
+    cfg = workshop.cfg
+    generator = open_generator(workshop)
+    categories = generator.categories(piece, cfg.n_categories)
+    if not categories:
+        raise UserError(f"no categories for feedback piece {piece.id!r}: the generator answered nothing that is a list")
+    inside = generator.prompts(piece, "in", _shares(categories, cfg.n_in))
+    near = generator.prompts(piece, "near", _shares(categories, cfg.n_near))
+    taken = {prompt for prompts in inside.values() for prompt in prompts}
+    kept = {c: [p for p in prompts if p not in taken] for c, prompts in near.items()}
+    workshop.count("duplicate_prompts", sum(map(len, near.values())) - sum(map(len, kept.values())))
+    general = general_prompts(cfg.out_of_scope, cfg.n_out, workshop.seed)
+    examples = []
+    for scope, by_category in (("in", inside), ("near", kept), ("out", {"general": general})):
+        examples += _split(scope, by_category, workshop)
+    for scope in ("in", "near"):
+        if not any(e.scope == scope and e.split == "test" for e in examples):
+            raise UserError(f"no {scope}-scope test prompts for piece {piece.id!r}: raise feedback.n_{scope}")
+    return examples
+
+
+def _shares(categories: Sequence[str], total: int) -> dict[str, int]:
+    """`total` spread evenly over the categories."""
+    size, rest = divmod(total, len(categories))
+    return {c: size + (i < rest) for i, c in enumerate(categories) if size + (i < rest)}
+
+
+def _split(scope: str, by_category: dict[str, list[str]], workshop: Workshop) -> list[Example]:
+    """Test, validation and train within each category; the shares hold over all categories (cumulative rounding)."""
+    cfg, examples = workshop.cfg, []
+    seen = test_before = validation_before = 0
+    for category, prompts in by_category.items():
+        order = sorted(set(prompts))
+        random.Random(f"split/{workshop.seed}/{scope}/{category}").shuffle(order)
+        seen += len(order)
+        test = round(seen * cfg.test_share) - test_before
+        validation = round(seen * (1 - cfg.test_share) * cfg.validation_share) - validation_before
+        test_before, validation_before = test_before + test, validation_before + validation
+        for i, prompt in enumerate(order):
+            split = "test" if i < test else "validation" if i < test + validation else "train"
+            examples.append(Example(scope, category, split, prompt))
+    return examples
+
+
+def answer_prompts(prompts: Sequence[str], workshop: Workshop) -> list[Answer]:
+    """What the model being tuned answers, batch by batch, from the ledger where it is known."""
+    cfg, subject = workshop.cfg.answers, workshop.subject
+    ledger = workshop.ledger(f"answers-{subject.hash}")
+    settings = {k: v for k, v in asdict(cfg).items() if k != "batch"}
+    if cfg.temperature > 0:
+        settings["seed"] = workshop.seed
+    keys = [call_key(model=subject.hash, prompt=prompt, params=settings) for prompt in prompts]
+    known = [Answer(**ledger[k]) if k in ledger else None for k in keys]
+    if any(answer is None for answer in known):
+        log.info("answering %d prompts with the base model", sum(a is None for a in known))
+        ids = [prompt_ids(subject.tokenizer, prompt) for prompt in prompts]
+        return answer_all(
+            subject.model, subject.tokenizer, ids, cfg, workshop.seed, known,
+            lambda found: ledger.put((keys[i], answer.record()) for i, answer in found.items()),
+        )  # fmt: skip
+    return [answer for answer in known if answer is not None]
+
+
+def revise(piece: Feedback, examples: Sequence[Example], workshop: Workshop) -> list[Example]:
+    """The in-scope examples with their revised answers; revisions that miss the rule are left out and counted."""
+    inside = [e for e in examples if e.scope == "in" and e.baseline is not None]
+    drafts = [Draft(e.prompt, e.baseline.text, e.baseline.finished) for e in inside if e.baseline is not None]
+    revised = {}
+    for example, result in zip(inside, open_reviser(piece, workshop).revise(piece, drafts), strict=True):
+        if result is None:
+            workshop.count("missing_revisions")
+        elif workshop.cfg.reviser.filter and piece.checkable and not piece.holds(result[0]):
+            workshop.count("filtered_revisions")
+        else:
+            revised[example.prompt] = result
+    if not any(e.prompt in revised and e.split == "train" for e in inside):
+        raise UserError(
+            f"no revision of piece {piece.id!r} worked: use a stronger feedback.reviser.writer, or feedback.reviser.filter=false"
+        )
+    done = []
+    for e in examples:
+        text, finished = revised.get(e.prompt, (None, True)) if e.scope == "in" else (None, True)
+        done.append(replace(e, revised=text, revised_finished=finished))
+    return done
