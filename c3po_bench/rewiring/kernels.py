@@ -73,6 +73,6 @@ def kernel_weights(cfg: KernelConfig, similarity: Tensor, mask: Tensor) -> Tenso
             bandwidth = distance.new_tensor(float(cfg.bandwidth))
         except ValueError:
             bandwidth = distance.new_tensor(0.0)
-        if bandwidth <= 0:
+        if not 0 < bandwidth < float("inf"):
             raise UserError(f"method.kernel.bandwidth={cfg.bandwidth}: use median or a positive number")
     return KERNELS[cfg.name](distance, similarity, bandwidth, cfg.degree).masked_fill(~mask, 0.0)

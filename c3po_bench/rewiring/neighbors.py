@@ -51,17 +51,19 @@ def nearest(method: MethodConfig, queries: Tensor, bank: Tensor) -> Neighborhood
 
 
 def random_draw(method: MethodConfig, queries: Tensor, bank: Tensor, seeds: list[int]) -> Neighborhood:
-    """The control: as many references drawn at random, the draw depending on each item's own seed only."""
+    """The control: `k` references drawn at random, near-duplicates passed over; the draw depends on the item's seed only."""
+    similarity = queries @ bank.T
+    duplicate = similarity > method.neighbors.max_similarity
     count = min(method.neighbors.k, bank.shape[0])
-    rows = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        rows.append(torch.randperm(bank.shape[0], generator=generator)[:count])
-    index = torch.stack(rows).to(queries.device)
-    similarity = (queries[:, None] * bank[index]).sum(-1)
-    mask = similarity <= method.neighbors.max_similarity
-    weights = kernel_weights(method.kernel, similarity, mask)
-    return Neighborhood(index, similarity, weights, (~mask).sum(-1))
+    places = []
+    for row, seed in enumerate(seeds):
+        order = torch.randperm(bank.shape[0], generator=torch.Generator().manual_seed(seed)).to(queries.device)
+        is_copy = duplicate[row][order].long()
+        places.append(order[is_copy.argsort(stable=True)][:count])  # copies last: only where nothing else is left
+    index = torch.stack(places)
+    drawn = similarity.gather(1, index)
+    mask = ~duplicate.gather(1, index)
+    return Neighborhood(index, drawn, kernel_weights(method.kernel, drawn, mask), duplicate.sum(-1))
 
 
 def item_seed(seed: int, *parts: object) -> int:

@@ -1,0 +1,34 @@
+"""Prompts and engine pairs that several tests of the rewiring room use."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from c3po_bench.models.families import family_of
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.engines.base import Prompt
+
+FAMILIES = ["olmoe", "qwen2_moe", "qwen3_moe", "mixtral", "gpt_oss", "granitemoe", "deepseek_v2"]
+
+
+def make_prompts(count: int, seed: int = 0, answers: int = 3) -> list[Prompt]:
+    """Prompts of unlike lengths (one of a single token) with answers of one to five tokens."""
+    rng = random.Random(seed)
+
+    def tokens(n: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, 98) for _ in range(n))
+
+    lengths = [1, *[rng.randrange(2, 24) for _ in range(count - 1)]]
+    return [Prompt(tokens(n), tuple(tokens(1 + (i + a) % 5) for a in range(answers))) for i, n in enumerate(lengths)]
+
+
+def all_rows(prompts: list[Prompt]) -> list[tuple[int, int]]:
+    """Every (prompt, answer) pair."""
+    return [(i, c) for i, p in enumerate(prompts) for c in range(len(p.continuations))]
+
+
+def both_engines(model: Any, layers: list[int] | None = None, position: str = "last") -> tuple[Any, Any]:
+    """The naive and the suffix engine over the last three routed layers, or `layers`."""
+    chosen = layers or list(family_of(model).layers)[-3:]
+    return load_engine("naive", model, chosen, position), load_engine("suffix", model, chosen, position)
