@@ -1,0 +1,1 @@
+"""The report: one self-contained HTML file, figures and tables, made from a store alone."""

@@ -1,0 +1,31 @@
+"""`python -m c3po_bench.report RESULTS_DIR [--output DIR]`: the HTML report of a store."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from c3po_bench.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the report and say where it is; 2 where the user can mend what is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m c3po_bench.report", description="Write report.html, figures and tables from a store of results."
+    )
+    parser.add_argument("results_dir", help="the folder an experiment or a sweep wrote its results to")
+    parser.add_argument("--output", default=None, help="where to write (default: the results folder itself)")
+    arguments = parser.parse_args(argv)
+    from c3po_bench.report.build import write_report
+
+    try:
+        path = write_report(arguments.results_dir, arguments.output)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

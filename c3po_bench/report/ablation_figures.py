@@ -1,0 +1,138 @@
+"""Charts of a sweep: a heat map for each pair of settings, a curve for each setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from c3po_bench.analysis.ablation import axes, leading_number
+from c3po_bench.analysis.compare import MACRO, POOLED, records
+from c3po_bench.analysis.roles import BASE, title
+from c3po_bench.report.figures import Figure
+
+MOST_PAIRS = 10
+
+
+def ablation_figures(table: pd.DataFrame) -> list[Figure]:
+    """Heat maps and curves of the difference to base over the settings that the sweep in `table` varies."""
+    names = axes(table)
+    cells = _cells(records(table))
+    if not names or not cells:
+        return []
+    pairs = list(combinations(names, 2))[:MOST_PAIRS]
+    maps = [heat_map(cells, row, column) for row, column in pairs]
+    return [figure for figure in maps if figure] + [curve(cells, name) for name in names]
+
+
+def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy rows of method runs at the level that sums them up, gaps included."""
+    rows = [r for r in rows if r["metric"] == "acc" and r["arm"] != BASE and r["status"] != "unfinished"]
+    levels = {r["task"] for r in rows}
+    task = next((t for t in (POOLED, MACRO) if t in levels), None)
+    return [r for r in rows if (r["task"] == task if task else r["level"] == "task" and not r["scope"])]
+
+
+def _text(value: object) -> str:
+    return "none" if value is None or value is pd.NA or value != value else str(value)
+
+
+def _ordered(values: Iterable[object]) -> list[str]:
+    """Distinct settings as text, by the size they name, then by name."""
+    distinct = {_text(value) for value in values}
+
+    def key(text: str) -> tuple[float, str]:
+        size = leading_number(text)
+        return (float("inf") if size != size else size, text)
+
+    return sorted(distinct, key=key)
+
+
+def heat_map(cells: list[dict[str, Any]], row: str, column: str) -> Figure | None:
+    """Mean difference to base by two settings, averaged over the others; gaps are empty and crossed."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for cell in cells:
+        found = groups.setdefault((_text(cell[row]), _text(cell[column])), [])
+        if cell["status"] == "done" and cell["difference"] == cell["difference"]:
+            found.append(100 * cell["difference"])
+    rows, columns = _ordered(r for r, _ in groups), _ordered(c for _, c in groups)
+    if len(rows) < 2 or len(columns) < 2:
+        return None
+    values = []
+    for r in rows:
+        for c in columns:
+            found = groups.get((r, c), [])
+            mean = sum(found) / len(found) if found else None
+            text = "×" if mean is None else f"{mean:+.1f}"
+            values.append({"row": r, "column": c, "difference": mean, "text": text, "cells": len(found)})
+    largest = max((abs(v["difference"]) for v in values if v["difference"] is not None), default=0.0) or 1.0
+    tooltip = [
+        alt.Tooltip("row:N", title=row),
+        alt.Tooltip("column:N", title=column),
+        alt.Tooltip("difference:Q", format="+.2f", title="points, mean"),
+        alt.Tooltip("cells:Q", title="cells averaged"),
+    ]
+    base = alt.Chart(alt.Data(values=values)).encode(
+        alt.X("column:N", sort=columns, title=column, axis=alt.Axis(labelAngle=0, labelLimit=90)),
+        alt.Y("row:N", sort=rows, title=row, axis=alt.Axis(labelLimit=120)),
+        tooltip=tooltip,
+    )
+    scale = alt.Scale(domain=[-largest, largest], domainMid=0)
+    fill = alt.Color("difference:Q", scale=scale, title="points", legend=alt.Legend(orient="right", gradientLength=120))
+    known = base.transform_filter("datum.difference !== null").mark_rect(cornerRadius=3).encode(fill)
+    texts = base.mark_text(fontSize=12).encode(text="text:N")
+    chart = alt.layer(known, texts).properties(width="container", height=alt.Step(34))
+    gaps = sum(v["difference"] is None for v in values)
+    heading = f"Difference to base by {row} and {column}"
+    best = max((v for v in values if v["difference"] is not None), key=lambda v: v["difference"], default=None)
+    said = f" Largest mean {best['text']} at {row} {best['row']}, {column} {best['column']}." if best else ""
+    said += f" {gaps} combinations have no finished run (×)." if gaps else ""
+    caption = f"{heading}, in points, averaged over the other settings.{said}"
+    return Figure(f"heat_{row}_{column}", "heat map", f"{row} × {column}", caption, caption, chart)
+
+
+def curve(cells: list[dict[str, Any]], name: str) -> Figure:
+    """Difference to base over one setting by arm: the mean over the other settings, and the range of cells."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for cell in cells:
+        if cell["status"] == "done" and cell["difference"] == cell["difference"]:
+            groups.setdefault((title(cell["arm"]), _text(cell[name])), []).append(cell)
+    values = []
+    for (arm, setting), found in groups.items():
+        gains = [100 * cell["difference"] for cell in found]
+        single = len(found) == 1
+        values.append(
+            {
+                "arm": arm,
+                "setting": setting,
+                "difference": sum(gains) / len(gains),
+                "low": 100 * found[0]["diff_low"] if single else min(gains),
+                "high": 100 * found[0]["diff_high"] if single else max(gains),
+                "cells": len(found),
+            }
+        )
+    order = _ordered(v["setting"] for v in values)
+    several = any(v["cells"] > 1 for v in values)
+    arms = list(dict.fromkeys(v["arm"] for v in values))
+    tooltip = [
+        alt.Tooltip("arm:N"),
+        alt.Tooltip("setting:N", title=name),
+        alt.Tooltip("difference:Q", format="+.2f", title="points, mean"),
+        alt.Tooltip("low:Q", format="+.2f"),
+        alt.Tooltip("high:Q", format="+.2f"),
+        alt.Tooltip("cells:Q"),
+    ]
+    color = alt.Color("arm:N", title=None, legend=alt.Legend(orient="top") if len(arms) > 1 else None)
+    base = alt.Chart(alt.Data(values=values)).encode(alt.X("setting:N", sort=order, title=name, axis=alt.Axis(labelAngle=0)))
+    y = alt.Y("low:Q", title="difference to base, points")
+    bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y, alt.Y2("high:Q"), color, tooltip=tooltip)
+    line = base.mark_line(point=alt.OverlayMarkDef(size=60, filled=True)).encode(alt.Y("difference:Q"), color, tooltip=tooltip)
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
+    chart = alt.layer(zero, bars, line).properties(width="container", height=260)
+    span = "the range over the other settings" if several else "the paired 95% interval"
+    said = "; ".join(f"{v['arm']} at {v['setting']}: {v['difference']:+.1f}" for v in values[:30])
+    caption = f"Difference to base over {name}; bars are {span}."
+    return Figure(f"curve_{name}", "curve", name, caption, f"{caption} {said}.", chart)

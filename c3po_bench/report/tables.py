@@ -1,0 +1,121 @@
+"""The comparison as rows of cells for the page: what is shown, and what a column is sorted by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from c3po_bench.analysis.compare import MACRO, POOLED, records
+from c3po_bench.analysis.roles import CONTROLS, role, title
+from c3po_bench.analysis.verdict import bracket, p_text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading."""
+
+    title: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its text, a smaller detail after it, the value it sorts by, and whether it is good news."""
+
+    text: str
+    value: object = ""
+    detail: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row with the task it is filtered by and the role of its arm."""
+
+    task: str
+    role: str
+    cells: list[Cell]
+
+
+COLUMNS = [
+    Column("Arm", numeric=False),
+    Column("Task", numeric=False),
+    Column("n"),
+    Column("Accuracy"),
+    Column("Difference"),
+    Column("p"),
+    Column("Holm p"),
+    Column("Fixed"),
+    Column("Broken"),
+    Column("Against control"),
+    Column("s/item"),
+    Column("GFLOPs/item"),
+]
+
+
+def comparison_rows(compared: pd.DataFrame) -> list[Row]:
+    """The rows of `compare`, ready to be shown."""
+    return [Row(row["task"], role(row["arm"]), _cells(row)) for row in records(compared)]
+
+
+def levels(compared: pd.DataFrame) -> list[str]:
+    """The tasks and summaries that rows can be filtered by, the summaries first."""
+    found = list(dict.fromkeys(row["task"] for row in records(compared)))
+    return sorted(found, key=lambda task: (task != POOLED, task != MACRO))
+
+
+def marks(compared: pd.DataFrame) -> str:
+    """What the signs in the table mean, of those that occur."""
+    said = ["Brackets are 95% intervals; grey rows are bases and controls."]
+    if any(compared["prompt_differs"]):
+        said.append("“Own prompt”: the arm by nature changes the prompt.")
+    if "sign-flip" in set(compared["test"]):
+        said.append("‡: sign-flip test, for scores that are not 0 or 1 or items that share a source.")
+    return " ".join(said)
+
+
+def _cells(row: dict[str, Any]) -> list[Cell]:
+    name = title(row["arm"]) + row["label"][len(row["arm"]) :]
+    compared = _known(row["difference"])
+    tone = "up" if compared and row["diff_low"] > 0 else "down" if compared and row["diff_high"] < 0 else ""
+    gap = f"{row['difference'] * 100:+.1f}" if compared else ""
+    test = " ‡" if row["test"] == "sign-flip" else ""
+    flops = row["flops_per_item"]
+    return [
+        Cell(name, name, "own prompt" if row["prompt_differs"] else ""),
+        Cell(row["task"], row["task"]),
+        Cell(f"{row['n']:,}", row["n"]),
+        Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], bracket(row["low"], row["high"])),
+        Cell(gap, _value(row["difference"]), bracket(row["diff_low"], row["diff_high"]) if compared else "", tone),
+        Cell(p_text(row["p"]) + test if _known(row["p"]) else "", _value(row["p"])),
+        Cell(p_text(row["p_holm"]) if _known(row["p_holm"]) else "", _value(row["p_holm"])),
+        _count(row["fixed"]),
+        _count(row["broken"]),
+        _control(row),
+        Cell(f"{row['seconds_per_item']:.2g}" if _known(row["seconds_per_item"]) else "", _value(row["seconds_per_item"])),
+        Cell(f"{flops / 1e9:,.3g}" if _known(flops) else "", _value(flops)),
+    ]
+
+
+def _control(row: dict[str, Any]) -> Cell:
+    if not _known(row["over_control"]):
+        return Cell("")
+    tone = "up" if row["over_control_low"] > 0 else "down" if row["over_control_high"] < 0 else ""
+    interval = bracket(row["over_control_low"], row["over_control_high"])
+    name = CONTROLS[row["control"]].title if row["control"] in CONTROLS else row["control"]
+    return Cell(f"{row['over_control'] * 100:+.1f}", row["over_control"], f"{interval} {name}", tone)
+
+
+def _count(value: Any) -> Cell:
+    return Cell("") if value is pd.NA or value is None else Cell(str(value), int(value))
+
+
+def _known(value: Any) -> bool:
+    return value is not None and value is not pd.NA and not math.isnan(value)
+
+
+def _value(value: Any) -> object:
+    return value if _known(value) else ""

@@ -1,0 +1,104 @@
+// One item opened: question, both answers, and what moved the arm's answer.
+"use strict";
+
+const fixedDigits = (value, digits) => (typeof value === "number" && Number.isFinite(value) ? value.toFixed(digits) : "");
+
+const itemDetail = ({ item, task, scope, kind, arm, base }) => {
+  const [, id, question, choices, gold] = item;
+  const parts = [
+    el("p", { class: "eyebrow" }, kind, ` ${task} #${id}`, scope ? ` · ${scope} scope` : ""),
+    el("p", { class: "question" }, (arm.details && arm.details.prompt) || question),
+  ];
+  if (choices) parts.push(choiceList(choices, gold, arm, base));
+  else parts.push(...freeAnswers(arm, base));
+  const found = arm.details;
+  if (!found && !arm.isBase) {
+    parts.push(el("p", { class: "empty" }, "The details of this item are not in this file; they are in samples.jsonl of run ", el("code", {}, arm.run), "."));
+    return parts;
+  }
+  if (!found) return parts;
+  if (found.neighbors && found.neighbors.length) parts.push(el("h4", {}, "Neighbors"), ...found.neighbors.map(neighbor));
+  if (found.losses && found.losses.length > 1) parts.push(el("h4", {}, "Loss on the neighbors by step"), lossCurve(found.losses));
+  if (found.pathway_before && found.pathway_after) {
+    const change = typeof found.pathway_change === "number" ? ` (moved by ${found.pathway_change.toFixed(2)})` : "";
+    parts.push(el("h4", {}, "Pathway: routing weights, layers by experts" + change), pathways(found));
+  }
+  const measures = [["score", found.score], ["drift", found.drift], ...Object.entries(found.degeneration || {})].filter((m) => typeof m[1] === "number");
+  if (measures.length) {
+    parts.push(el("h4", {}, "Measures"), el("dl", {}, measures.flatMap(([name, value]) => [el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, fixedDigits(value, 3))])));
+  }
+  return parts;
+};
+
+const choiceList = (choices, gold, arm, base) => {
+  const ours = (arm.details && arm.details.loglikelihoods) || [];
+  const theirs = (base.details && base.details.loglikelihoods) || [];
+  return el("ol", { class: "choices", "aria-label": "Choices" }, choices.map((text, i) => {
+    const right = gold === i || gold === text;
+    const before = fixedDigits(theirs[i], 2);
+    const after = fixedDigits(ours[i], 2);
+    return el("li", { class: right ? "gold" : false },
+      el("span", { class: "text" }, text),
+      right && el("span", { class: "tag gold" }, "correct"),
+      base.prediction === i && el("span", { class: "tag" }, base.label),
+      arm.prediction === i && arm.label !== base.label && el("span", { class: "tag ours" }, arm.label),
+      (before || after) && el("span", { class: "range", title: "log-likelihood" }, before && after && before !== after ? `${before} → ${after}` : after || before));
+  }));
+};
+
+const freeAnswers = (arm, base) => {
+  const text = (side) => (side.details && side.details.response) || side.prediction;
+  const answer = (label, said) => el("figure", {}, el("figcaption", {}, label), el("blockquote", {}, said === null || said === undefined ? "(no answer)" : said));
+  return [el("h4", {}, "Answers"), el("div", { class: "answers" }, answer(base.label, text(base)), answer(arm.label, text(arm)))];
+};
+
+const neighbor = ({ id, similarity, question, answer }) => el("div", { class: "neighbor" },
+  el("div", {}, el("strong", {}, fixedDigits(similarity, 3)), el("div", { class: "meter", "aria-hidden": "true" }, bar(similarity)),
+    el("span", { class: "range" }, id)),
+  el("p", {}, question, el("br"), el("span", { class: "range" }, "answer: "), answer));
+
+const bar = (share) => {
+  const node = el("i");
+  node.style.width = `${Math.round(100 * Math.min(1, Math.max(0, share || 0)))}%`;
+  return node;
+};
+
+const lossCurve = (losses) => {
+  const [width, height, left] = [320, 90, 40];
+  const [low, high] = [Math.min(...losses), Math.max(...losses)];
+  const x = (i) => left + (i / (losses.length - 1)) * (width - left - 8);
+  const y = (v) => 8 + (1 - (high === low ? 0.5 : (v - low) / (high - low))) * (height - 26);
+  const said = `Loss by step, from ${fixedDigits(losses[0], 3)} to ${fixedDigits(losses[losses.length - 1], 3)} in ${losses.length - 1} steps`;
+  return svg("svg", { class: "loss", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said },
+    svg("line", { x1: left, x2: width, y1: height - 14, y2: height - 14 }),
+    svg("text", { x: 0, y: y(high) + 4 }, fixedDigits(high, 2)), svg("text", { x: 0, y: y(low) + 4 }, high === low ? "" : fixedDigits(low, 2)),
+    svg("text", { x: left, y: height - 2 }, "step 0"), svg("text", { x: width - 8, y: height - 2, "text-anchor": "end" }, losses.length - 1),
+    svg("polyline", { points: losses.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`).join(" ") }),
+    losses.map((v, i) => svg("circle", { cx: x(i), cy: y(v), r: 2.5 }, svg("title", {}, `step ${i}: ${fixedDigits(v, 4)}`))));
+};
+
+const pathways = ({ pathway_before: before, pathway_after: after, pathway_layers: layers }) => {
+  const largest = Math.max(...before.flat(), ...after.flat(), 1e-9);
+  const change = after.map((row, r) => row.map((v, c) => v - ((before[r] || [])[c] || 0)));
+  const moved = Math.max(...change.flat().map(Math.abs), 1e-9);
+  return el("div", { class: "heat-row" },
+    heatMap("before", before, layers, largest), heatMap("after", after, layers, largest), heatMap("change", change, layers, moved));
+};
+
+const heatMap = (name, rows, layers, largest) => {
+  const [cell, left] = [10, 22];
+  const columns = Math.max(...rows.map((row) => row.length));
+  const [width, height] = [left + columns * cell, rows.length * cell];
+  let best = [0, 0];
+  rows.forEach((row, r) => row.forEach((v, c) => { if (Math.abs(v) > Math.abs(rows[best[0]][best[1]])) best = [r, c]; }));
+  const layer = (r) => (layers && layers[r] !== undefined ? layers[r] : r);
+  const said = `Pathway ${name}: ${rows.length} layers by ${columns} experts, largest ${fixedDigits(rows[best[0]][best[1]], 3)} at layer ${layer(best[0])}, expert ${best[1]}`;
+  return el("figure", {}, svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said },
+    rows.map((row, r) => [
+      svg("text", { x: left - 4, y: r * cell + 8, "text-anchor": "end" }, layer(r)),
+      row.map((v, c) => svg("rect", {
+        x: left + c * cell, y: r * cell, width: cell - 1, height: cell - 1, rx: 1.5,
+        style: `fill: rgba(var(${v < 0 ? "--heat-less" : "--heat"}), ${(Math.abs(v) / largest).toFixed(3)})`,
+      }, svg("title", {}, `layer ${layer(r)}, expert ${c}: ${fixedDigits(v, 4)}`))),
+    ]).flat()), el("figcaption", {}, name));
+};

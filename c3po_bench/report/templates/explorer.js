@@ -1,0 +1,103 @@
+// The list of items: filters, pages, and which of them changed between two arms.
+"use strict";
+
+const ITEMS_A_PAGE = 20;
+
+const setUpExplorer = async () => {
+  const meta = read("explorer");
+  const control = (id) => document.getElementById("item-" + id);
+  if (!meta || !meta.arms.length) {
+    control("count").textContent = "No items: nothing has been compared yet.";
+    return;
+  }
+  const index = await unpack("items-index");
+  const words = index.items.map((item) => (item[2] + " " + (item[3] || []).join(" ")).toLowerCase());
+  const state = { page: 0, open: null, found: [] };
+
+  const option = (value, text) => el("option", { value }, text);
+  control("arm").replaceChildren(...meta.arms.map((arm, i) => option(i, arm.label)));
+  control("base").replaceChildren(...meta.arms.map((arm, i) => option(i, arm.label)));
+  control("task").replaceChildren(option("", "every task"), ...meta.tasks.map((task, i) => option(i, task)));
+  const first = meta.arms.findIndex((arm) => arm.label === meta.first);
+  control("arm").value = String(first >= 0 ? first : meta.arms.length - 1);
+  control("base").value = String(meta.arms[Number(control("arm").value)].base);
+
+  const chosen = () => [Number(control("arm").value), Number(control("base").value)];
+  const kindOf = (item, arm, base) => {
+    const [ours, theirs] = [index.scores[arm][item], index.scores[base][item]];
+    if (ours === null || theirs === null) return "unanswered";
+    return ours > theirs ? "fixed" : ours < theirs ? "broken" : "same";
+  };
+  const NAMES = { fixed: "fixed", broken: "broken", same: "unchanged", unanswered: "not answered" };
+  const badge = (kind) => el("span", { class: "badge " + (kind === "fixed" || kind === "broken" ? kind : "plain") }, NAMES[kind]);
+
+  const filter = () => {
+    const [arm, base] = chosen();
+    const [task, kind] = [control("task").value, control("kind").value];
+    const sought = control("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+    state.found = [];
+    index.items.forEach((item, i) => {
+      if (task !== "" && item[0] !== Number(task)) return;
+      const is = kindOf(i, arm, base);
+      if (kind === "changed" ? is !== "fixed" && is !== "broken" : kind !== "all" && is !== kind) return;
+      if (!sought.every((word) => words[i].includes(word))) return;
+      state.found.push(i);
+    });
+    state.page = 0;
+    show();
+  };
+
+  const show = () => {
+    const [arm, base] = chosen();
+    const pages = Math.max(1, Math.ceil(state.found.length / ITEMS_A_PAGE));
+    const shown = state.found.slice(state.page * ITEMS_A_PAGE, (state.page + 1) * ITEMS_A_PAGE);
+    control("list").replaceChildren(...shown.map((i) => {
+      const item = index.items[i];
+      return el("li", {}, el("button", { type: "button", "data-item": i, "aria-current": String(state.open === i), onclick: () => open(i) },
+        el("span", { class: "where" }, badge(kindOf(i, arm, base)), `${meta.tasks[item[0]]} #${item[1]}`),
+        el("span", { class: "text" }, item[2] || "(no question)")));
+    }));
+    control("list").hidden = !shown.length;
+    control("count").textContent = `${number.format(state.found.length)} of ${number.format(index.items.length)} items`;
+    control("page").textContent = `Page ${state.page + 1} of ${pages}`;
+    control("previous").disabled = state.page === 0;
+    control("next").disabled = state.page >= pages - 1;
+  };
+
+  // The details of one arm's answer, or null where the report left them out.
+  const details = async (arm, item) => {
+    let id = null;
+    for (const [start, chunk] of meta.arms[arm].chunks) if (start <= item) id = chunk;
+    const chunk = id && await unpack(id);
+    return (chunk && chunk[item]) || null;
+  };
+
+  const open = async (i) => {
+    const [arm, base] = chosen();
+    state.open = i;
+    for (const button of control("list").querySelectorAll("button")) {
+      button.setAttribute("aria-current", String(Number(button.dataset.item) === i));
+    }
+    const [ours, theirs] = await Promise.all([details(arm, i), details(base, i)]);
+    if (state.open !== i) return;
+    const holder = control("detail");
+    holder.replaceChildren(...itemDetail({
+      item: index.items[i], task: meta.tasks[index.items[i][0]], scope: meta.scopes[index.items[i][0]],
+      kind: badge(kindOf(i, arm, base)),
+      arm: { label: meta.arms[arm].label, run: meta.arms[arm].run, prediction: index.predictions[arm][i], details: ours, isBase: meta.arms[arm].role === "base" },
+      base: { label: meta.arms[base].label, prediction: index.predictions[base][i], details: theirs },
+    }));
+    holder.scrollTop = 0;
+    holder.focus({ preventScroll: true });
+    if (window.matchMedia("(max-width: 820px)").matches) holder.scrollIntoView({ block: "start" });
+  };
+
+  const turn = (step) => { state.page += step; show(); };
+  control("previous").addEventListener("click", () => turn(-1));
+  control("next").addEventListener("click", () => turn(1));
+  for (const id of ["arm", "base", "task", "kind"]) control(id).addEventListener("change", filter);
+  let waiting = 0;
+  control("search").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); });
+  control("filters").addEventListener("submit", (event) => event.preventDefault());
+  filter();
+};

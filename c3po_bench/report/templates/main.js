@@ -1,0 +1,9 @@
+// Starts the page.
+"use strict";
+
+setUpTheme(redrawCharts);
+setUpCharts();
+setUpComparison();
+setUpAblation();
+setUpCopying();
+setUpExplorer();
