@@ -43,7 +43,10 @@ class Arm(Protocol):
         ...
 
     def cost(self) -> dict[str, Any]:
-        """{"phases": {name: {"seconds", "flops"}}, "peak_memory_bytes"} so far."""
+        """{"phases": {name: {"seconds", "flops"}}, "peak_memory_bytes"} so far.
+
+        `credited_seconds`, optional, is work that an earlier arm did for this one: it is added to the clock's.
+        """
         ...
 
     def report(self) -> dict[str, Any]:

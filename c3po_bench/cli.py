@@ -42,8 +42,10 @@ _refused: list[UserError] = []
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def experiment(cfg: DictConfig) -> None:
-    """One composed experiment: score, compare, print. In a single run a `UserError` is kept for `main`, since
-    Hydra would print a line of its own about it; in a sweep it goes through, so that the launcher sees a failed cell.
+    """One composed experiment: score, compare, print.
+
+    In a single run a `UserError` is kept for `main`, since Hydra would print a line of its own about it; in a sweep it
+    goes through, so that the launcher sees a failed cell.
     """
     from c3po_bench import harness
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from c3po_bench.feedback.config import FeedbackConfig
+from c3po_bench.options import option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
 from c3po_bench.tracking.config import TrackingConfig
 
@@ -20,53 +21,51 @@ BACKENDS = ("rewiring", "feedback")
 class BackendConfig:
     """Which backend builds the arms."""
 
-    name: str = field(default="rewiring", metadata={"help": "rewiring or feedback"})
+    name: str = option("rewiring", "rewiring or feedback")
 
 
 @dataclass
 class ModelConfig:
     """The model all arms share."""
 
-    name: str = field(default="smolmoe", metadata={"help": "short name, shown in tables"})
-    kind: str = field(
-        default="smolmoe",
-        metadata={"help": "smolmoe, smollm or planted (embedded), tiny (random, for tests) or hf (any Hugging Face folder or id)"},
+    name: str = option("smolmoe", "short name, shown in tables")
+    kind: str = option(
+        "smolmoe",
+        "smolmoe, smollm or planted (embedded), tiny (random, for tests) or hf (any Hugging Face folder or id)",
     )
-    path: str | None = field(default=None, metadata={"help": "folder or hub id, for kind=hf; the family, for kind=tiny"})
-    revision: str | None = field(default=None, metadata={"help": "commit or tag of a hub model; pin it"})
-    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16"})
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps"})
-    experts: str = field(default="auto", metadata={"help": "experts implementation: auto, eager, grouped_mm or batched_mm"})
+    path: str | None = option(None, "folder or hub id, for kind=hf; the family, for kind=tiny")
+    revision: str | None = option(None, "commit or tag of a hub model; pin it")
+    dtype: str = option("float32", "float32, bfloat16 or float16")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    experts: str = option("auto", "experts implementation: auto, eager, grouped_mm or batched_mm")
 
 
 @dataclass
 class DataConfig:
     """Where the data of stock tasks comes from."""
 
-    root: str | None = field(default=None, metadata={"help": "folder with local copies of stock data; null = the hub"})
+    root: str | None = option(None, "folder with local copies of stock data; null = the hub")
 
 
 @dataclass
 class ScoringConfig:
     """The one scoring rule that all arms share."""
 
-    rule: str = field(default="cloze", metadata={"help": "cloze (stock), letters, or length_normalized"})
-    num_fewshot: int = field(default=0, metadata={"help": "fixed examples before each question"})
-    permute_options: bool = field(default=False, metadata={"help": "shuffle the order of the options (a control)"})
+    rule: str = option("cloze", "cloze (stock), letters, or length_normalized")
+    num_fewshot: int = option(0, "fixed examples before each question")
+    permute_options: bool = option(False, "shuffle the order of the options (a control)")
 
 
 @dataclass
 class Config:
     """A composed experiment."""
 
-    name: str = field(default="custom", metadata={"help": "name of the experiment"})
+    name: str = option("custom", "name of the experiment")
     backend: BackendConfig = field(default_factory=BackendConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    arms: list[str] = field(default_factory=lambda: ["base"], metadata={"help": "arms to run; base is always first"})
-    arm: dict[str, dict[str, Any]] = field(
-        default_factory=dict, metadata={"help": "options of single arms: arm.NAME.OPTION=value"}
-    )
-    tasks: list[str] = field(default_factory=list, metadata={"help": "lm-evaluation-harness tasks to score"})
+    arms: list[str] = option(["base"], "arms to run; base is always first")
+    arm: dict[str, dict[str, Any]] = option({}, "options of single arms: arm.NAME.OPTION=value")
+    tasks: list[str] = option([], "lm-evaluation-harness tasks to score")
     data: DataConfig = field(default_factory=DataConfig)
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
@@ -74,15 +73,15 @@ class Config:
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    engine: str = field(default="suffix", metadata={"help": "suffix (fast) or naive (whole forward passes: the definition)"})
-    batch_size: int = field(default=16, metadata={"help": "items scored or optimized at once; changes speed, not results"})
-    limit: int | None = field(default=None, metadata={"help": "first N items of each task; null = all"})
-    shard: str | None = field(default=None, metadata={"help": "i/n: only the i-th of n shares of the items (1-based)"})
-    seed: int = field(default=0, metadata={"help": "seed of everything that draws"})
-    threads: int | None = field(default=None, metadata={"help": "torch threads; null = as many as torch likes"})
-    results_dir: str = field(default="outputs/${name}", metadata={"help": "the store of this experiment"})
-    log_level: str = field(default="info", metadata={"help": "debug, info, warning or error"})
-    plugins: list[str] = field(default_factory=list, metadata={"help": "modules to import first, e.g. with your own surrogates"})
+    engine: str = option("suffix", "suffix (fast) or naive (whole forward passes: the definition)")
+    batch_size: int = option(16, "items scored or optimized at once; changes speed, not results")
+    limit: int | None = option(None, "first N items of each task; null = all")
+    shard: str | None = option(None, "i/n: only the i-th of n shares of the items (1-based)")
+    seed: int = option(0, "seed of everything that draws")
+    threads: int | None = option(None, "torch threads; null = as many as torch likes")
+    results_dir: str = option("outputs/${name}", "the store of this experiment")
+    log_level: str = option("info", "debug, info, warning or error")
+    plugins: list[str] = option([], "modules to import first, e.g. with your own surrogates")
 
 
 def register() -> None:

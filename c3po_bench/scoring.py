@@ -99,12 +99,14 @@ class ResumableLM(LM):
         keyed: dict[tuple[str, int], str],
     ) -> None:
         lm = self.lm
-        before = self.arm.cost()["phases"]
+        before = self.arm.cost()
         start = time.perf_counter()
         asked = [self._stripped(requests[p], keyed[item], n) for n, item in enumerate(chunk) for p in groups[item]]
         flat = iter(getattr(lm, kind)(asked))
         answers = [[next(flat) for _ in groups[item]] for item in chunk]
-        seconds = (time.perf_counter() - start) / len(chunk)
+        after = self.arm.cost()
+        credited = after.get("credited_seconds", 0.0) - before.get("credited_seconds", 0.0)
+        seconds = (time.perf_counter() - start + credited) / len(chunk)
         details = getattr(lm, "pop_details", dict)()
         rows = []
         for n, item in enumerate(chunk):
@@ -112,7 +114,7 @@ class ResumableLM(LM):
             if (item[0], n) in details:
                 row["details"] = details[item[0], n]
             rows.append(row)
-        rows[0]["phases"] = _difference(self.arm.cost()["phases"], before)
+        rows[0]["phases"] = _difference(after["phases"], before["phases"])
         self.journal.append(rows)
 
     def _stripped(self, request: Instance, key: str, number: int) -> Instance:

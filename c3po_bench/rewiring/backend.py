@@ -151,7 +151,11 @@ class RewiringArm:
 
     def cost(self) -> dict[str, Any]:
         """Phases of this process so far."""
-        return {"phases": self.meter.phases(), "peak_memory_bytes": peak_memory()}
+        return {
+            "phases": self.meter.phases(),
+            "peak_memory_bytes": peak_memory(),
+            "credited_seconds": self.meter.credited,
+        }
 
     def report(self) -> dict[str, Any]:
         """Counts of the references."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +21,11 @@ from c3po_bench.errors import UserError
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.embedders import Embedder
-    from c3po_bench.rewiring.engines.base import Engine, State
+    from c3po_bench.rewiring.engines.base import Engine, Prompt
     from c3po_bench.rewiring.questions import Question, Tokenizer
     from c3po_bench.tasks.items import Item
 
 CHUNK = 32
-STATE_BYTES = 1 << 30
 Progress = Callable[[str, int, int], None]
 
 
@@ -44,29 +42,13 @@ class ReferenceBank:
     embeddings: np.ndarray
     pathways: np.ndarray
     counts: dict[str, int]
-    _states: OrderedDict[tuple[int, int], State] = field(default_factory=OrderedDict)
-    _bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def states(self, engine: Engine, wanted: Sequence[tuple[int, int]]) -> list[State]:
-        """What the engine keeps of (reference, prompt) pairs, from a cache of bounded size."""
-        missing = [key for key in dict.fromkeys(wanted) if key not in self._states]
-        missing.sort(key=lambda key: len(self.questions[key[0]].prompts[key[1]].context))
-        held = {key: self._states[key] for key in wanted if key in self._states}
-        for start in range(0, len(missing), CHUNK):
-            chunk = missing[start : start + CHUNK]
-            prompts = [self.questions[i].prompts[p] for i, p in chunk]
-            for key, state in zip(chunk, engine.read(prompts), strict=True):
-                held[key] = self._states[key] = state
-                self._bytes += state.nbytes()
-        for key in held:
-            self._states.move_to_end(key)
-        while self._bytes > STATE_BYTES and len(self._states) > len(held):
-            _, old = self._states.popitem(last=False)
-            self._bytes -= old.nbytes()
-        return [held[key] for key in wanted]
+    def prompts(self, wanted: Sequence[tuple[int, int]]) -> list[Prompt]:
+        """The prompts of (reference, index of its prompt) pairs."""
+        return [self.questions[reference].prompts[prompt] for reference, prompt in wanted]
 
 
 def build_bank(
@@ -140,7 +122,7 @@ def _build(
     while done < total:
         chunk = range(done, min(done + CHUNK, total))
         prompts = [p for i in chunk for p in questions[i].prompts]
-        states = engine.read(prompts)
+        states = engine.read_new(prompts)
         offset, rows, where = 0, [], []
         for i in chunk:
             question = questions[i]

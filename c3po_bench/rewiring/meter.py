@@ -21,6 +21,8 @@ class Meter:
         self.seconds: dict[str, float] = {}
         self._units: dict[str, int] = {}
         self._counted: dict[str, tuple[int, int, int]] = {}
+        self._added: dict[str, int] = {}
+        self.credited = 0.0
 
     @contextmanager
     def phase(self, name: str, units: int = 1) -> Iterator[None]:
@@ -39,13 +41,23 @@ class Meter:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self._units[name] = self._units.get(name, 0) + units
 
+    def add(self, name: str, seconds: float, flops: int) -> None:
+        """Put a cost measured elsewhere on this account."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._added[name] = self._added.get(name, 0) + flops
+
+    def credit(self, name: str, seconds: float, flops: int) -> None:
+        """The same for work done before and not repeated; `credited` seconds come on top of the clock's."""
+        self.add(name, seconds, flops)
+        self.credited += seconds
+
     def phases(self) -> dict[str, dict[str, Any]]:
         """{phase: {"seconds", "flops"}}, the `cost.phases` of a result."""
         out: dict[str, dict[str, Any]] = {}
         for name, seconds in self.seconds.items():
-            _, flops, units = self._counted[name]
-            scaled = round(flops * self._units[name] / units) if units else None
-            out[name] = {"seconds": seconds, "flops": scaled}
+            _, flops, units = self._counted.get(name, (0, 0, 0))
+            scaled = round(flops * self._units[name] / units) if units else 0
+            out[name] = {"seconds": seconds, "flops": scaled + self._added.get(name, 0)}
         return out
 
 

@@ -31,7 +31,7 @@ class Neighborhood:
 
 
 def nearest(method: MethodConfig, queries: Tensor, bank: Tensor) -> Neighborhood:
-    """kNN or epsilon ball in embedding space, without near-duplicates.
+    """The k nearest, or an epsilon ball in embedding space, without near-duplicates.
 
     Args:
         method: `method.neighbors` and `method.kernel`.

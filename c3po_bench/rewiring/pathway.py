@@ -45,7 +45,8 @@ def critical_layers(spec: str, moe_layers: list[int]) -> list[int]:
             for index in map(int, part.split(",")):
                 if index not in moe_layers:
                     raise UserError(
-                        f"method.layers={spec}: layer {index} does not route; the routed ones are {moe_layers[0]} to {moe_layers[-1]}"
+                        f"method.layers={spec}: layer {index} does not route; "
+                        f"the routed ones are {moe_layers[0]} to {moe_layers[-1]}"
                     )
                 chosen.add(index)
         else:

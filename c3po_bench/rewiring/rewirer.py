@@ -71,8 +71,7 @@ class Rewirer:
         first = [0]
         for question in questions:
             first.append(first[-1] + len(question.prompts))
-        with self.meter.phase("read", len(questions)):
-            states = self.engine.read(prompts)
+        states = self.engine.read(prompts, self.meter)
         rows = [(first[i] + p, c) for i, q in enumerate(questions) for p, c in q.rows]
         batch = self.engine.batch(states, rows)
         mixture, details = None, [{} for _ in questions]
@@ -93,8 +92,7 @@ class Rewirer:
         """The override for one prompt whose answer is written, not scored; None for the base model."""
         if self.recipe is None:
             return None, {}
-        with self.meter.phase("read"):
-            states = self.engine.read(list(question.prompts))
+        states = self.engine.read(question.prompts, self.meter)
         own = self.engine.own_pathways(states)
         core = core_experts(own, self.method.experts, self.engine.family.top_k)
         problem, near = self._problem([question], states, [0], [0], own, core)
@@ -160,7 +158,7 @@ class Rewirer:
                 prepared.append(None)
                 return
             labels = [self._label(i, seeds[q]) for i, q in zip(indices, query_of, strict=True)]
-            states = self.bank.states(self.engine, [(i, p) for i, (p, _) in zip(indices, labels, strict=True)])
+            states = self._neighbors_read(indices, labels)
             rows, gold, group = [], [], []
             for n, (_, right) in enumerate(labels):
                 answers = range(len(states[n].prompt.continuations))
@@ -186,6 +184,11 @@ class Rewirer:
             return each.new_zeros(len(own)).index_add(0, queries, each * share)
 
         return loss
+
+    def _neighbors_read(self, indices: list[int], labels: list[tuple[int, int]]) -> list[State]:
+        """States of the neighbors; reading them is part of the one-off cost of the bank, not of the item."""
+        assert self.bank is not None
+        return self.engine.read(self.bank.prompts([(i, p) for i, (p, _) in zip(indices, labels, strict=True)]), Meter())
 
     def _label(self, reference: int, seed: int) -> tuple[int, int]:
         """(prompt, continuation) of a reference's label: the true one, or one drawn at random from all choices."""
@@ -245,11 +248,8 @@ class Rewirer:
             if losses is not None:
                 row["losses"] = [round(value, 6) for value in losses[q]]
             if near is not None and self.bank is not None:
-                row["neighbors"] = [
-                    self._neighbor(int(n), s)
-                    for n, s, w in zip(near.index[q].tolist(), near.similarity[q].tolist(), near.weights[q].tolist(), strict=True)
-                    if w > 0
-                ]
+                found = (near.index[q].tolist(), near.similarity[q].tolist(), near.weights[q].tolist())
+                row["neighbors"] = [self._neighbor(n, s) for n, s, w in zip(*found, strict=True) if w > 0]
                 row["dropped_duplicates"] = int(near.dropped[q])
             out.append(row)
         return out
@@ -258,7 +258,12 @@ class Rewirer:
         assert self.bank is not None
         item = self.bank.items[index]
         answer = item.pairs[item.gold][1].strip()
-        return {"id": f"{item.task}/{item.doc_id}", "similarity": round(similarity, 4), "question": item.question, "answer": answer}
+        return {
+            "id": f"{item.task}/{item.doc_id}",
+            "similarity": round(similarity, 4),
+            "question": item.question,
+            "answer": answer,
+        }
 
 
 def _no_loss(pathway: Tensor) -> Tensor:

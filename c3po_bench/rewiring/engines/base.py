@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from c3po_bench.models.families import family_of
+from c3po_bench.rewiring.meter import Meter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from c3po_bench.rewiring.pathway import Mixture
+
+
+CHUNK = 32
+"""Prompts read at once."""
+STATE_BYTES = 1 << 30
+"""Memory for the states of prompts read before."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +38,14 @@ class State:
     """What an engine keeps of one prompt.
 
     `own` is the model's own pathway at the last context token, [routed layers, experts], float32; `kept` is
-    whatever else the engine needs.
+    whatever else the engine needs; `seconds` and `flops` are what reading it cost.
     """
 
     prompt: Prompt
     own: Tensor
     kept: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    flops: int = 0
 
     def nbytes(self) -> int:
         """Memory of the tensors kept."""
@@ -78,13 +89,46 @@ class Engine(ABC):
         self.device = next(model.parameters()).device
         index = {layer: i for i, layer in enumerate(self.family.layers)}
         self.critical = torch.tensor([index[layer] for layer in layers])
+        self._states: OrderedDict[Prompt, State] = OrderedDict()
+        self._bytes = 0
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model.eval()
 
+    def read(self, prompts: Sequence[Prompt], meter: Meter | None = None) -> list[State]:
+        """Run the prompts once (no gradient) and keep what scoring needs.
+
+        What was read before is taken from a cache of bounded size, shared by all arms of an experiment; `meter` is
+        charged what reading it cost, so that an arm's cost does not depend on the arms before it.
+        """
+        missing = [p for p in dict.fromkeys(prompts) if p not in self._states]
+        missing.sort(key=lambda p: len(p.context))
+        held = {p: self._states[p] for p in prompts if p in self._states}
+        if meter is not None:
+            for state in held.values():
+                meter.credit("read", state.seconds, state.flops)
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            measured = Meter()
+            with measured.phase("read"):
+                states = self.read_new(chunk)
+            cost = measured.phases()["read"]
+            for prompt, state in zip(chunk, states, strict=True):
+                state.seconds, state.flops = cost["seconds"] / len(chunk), cost["flops"] // len(chunk)
+                held[prompt] = self._states[prompt] = state
+                self._bytes += state.nbytes()
+                if meter is not None:
+                    meter.add("read", state.seconds, state.flops)
+        for prompt in held:
+            self._states.move_to_end(prompt)
+        while self._bytes > STATE_BYTES and len(self._states) > len(held):
+            _, old = self._states.popitem(last=False)
+            self._bytes -= old.nbytes()
+        return [held[p] for p in prompts]
+
     @abstractmethod
-    def read(self, prompts: list[Prompt]) -> list[State]:
-        """Run the prompts once (no gradient) and keep what scoring needs."""
+    def read_new(self, prompts: list[Prompt]) -> list[State]:
+        """Read prompts that are not in the cache."""
 
     @abstractmethod
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> Batch:
@@ -104,9 +148,7 @@ def pad_right(sequences: list[tuple[int, ...]] | list[list[int]], device: torch.
     return ids.to(device), lengths
 
 
-def continuation_scores(
-    logits: Tensor, targets: Tensor, row_of_target: Tensor, rows: int
-) -> tuple[Tensor, Tensor]:
+def continuation_scores(logits: Tensor, targets: Tensor, row_of_target: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Sum target log-probabilities by row: logits [targets, vocabulary] -> ([rows], all-greedy [rows])."""
     logits = logits.float()
     chosen = logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)

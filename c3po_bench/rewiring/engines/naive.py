@@ -22,7 +22,7 @@ class NaiveEngine(Engine):
     """Whole forward passes; keeps nothing of a prompt but its own pathway."""
 
     @torch.no_grad()
-    def read(self, prompts: list[Prompt]) -> list[State]:
+    def read_new(self, prompts: list[Prompt]) -> list[State]:
         """One forward over the contexts, recording the routing of the last token."""
         ids, lengths = pad_right([p.context for p in prompts], self.device)
         with record_routing(self.family, self.model, list(self.family.layers)) as logits:

@@ -81,7 +81,7 @@ class SuffixEngine(Engine):
         return hidden
 
     @torch.no_grad()
-    def read(self, prompts: list[Prompt]) -> list[State]:
+    def read_new(self, prompts: list[Prompt]) -> list[State]:
         """Contexts through all layers, answers through the layers below the first critical one."""
         ids, lengths = pad_right([p.context for p in prompts], self.device)
         rows, width = ids.shape
@@ -125,9 +125,7 @@ class SuffixEngine(Engine):
         back = positions[:, :, None] - key_positions[:, None, :]
         padding = context_positions[of] >= start
         back[:, :, : padding.shape[1]].masked_fill_(padding[:, None, :], -1)
-        below = _Cache(
-            {i: cache.keys[i][of] for i in range(self.first)}, {i: cache.values[i][of] for i in range(self.first)}
-        )
+        below = _Cache({i: cache.keys[i][of] for i in range(self.first)}, {i: cache.values[i][of] for i in range(self.first)})
         hidden = self.run_layers(self.family.embed(self.model, ids), range(self.first), positions, back, below)
         flat = iter(hidden[row, : int(counts[row])].clone() for row in range(len(inputs)))
         return [[next(flat) for _ in p.continuations] for p in prompts]
@@ -154,12 +152,10 @@ class SuffixBatch(Batch):
             self.hidden[row, 0] = k["entering"]
             self.hidden[row, 1 : 1 + len(k["answers"][c])] = k["answers"][c]
         self.keys = {
-            layer: _stack([k["keys"][i] for k in kept], prefix)
-            for i, layer in enumerate(range(engine.first, engine.depth))
+            layer: _stack([k["keys"][i] for k in kept], prefix) for i, layer in enumerate(range(engine.first, engine.depth))
         }
         self.values = {
-            layer: _stack([k["values"][i] for k in kept], prefix)
-            for i, layer in enumerate(range(engine.first, engine.depth))
+            layer: _stack([k["values"][i] for k in kept], prefix) for i, layer in enumerate(range(engine.first, engine.depth))
         }
         offsets = torch.arange(tokens, device=device)
         self.positions = earlier[:, None] + offsets[None]

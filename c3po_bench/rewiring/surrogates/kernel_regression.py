@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from c3po_bench.errors import unknown
@@ -11,7 +13,7 @@ SEARCHES = ("grid", "binary", "fixed")
 
 
 def kernel_regression(problem: Problem, *, search: str = "grid", alpha: float = 0.0, points: int = 11) -> Solution:
-    """w <- a w + (1 - a) sum_i K_i w_i / sum_i K_i, with a minimizing the neighbors' loss.
+    """Mix: w <- a w + (1 - a) sum_i K_i w_i / sum_i K_i, with a minimizing the neighbors' loss.
 
     Args:
         problem: see `Problem`.
@@ -20,6 +22,9 @@ def kernel_regression(problem: Problem, *, search: str = "grid", alpha: float = 
             released code does).
         alpha: share of the own pathway when fixed.
         points: how many values of a are tried.
+
+    Returns:
+        The pathways, and the best loss found after each evaluation (none where a is fixed).
     """
     if search not in SEARCHES:
         raise unknown("arm.kernel_regression.search", search, SEARCHES)
@@ -39,14 +44,14 @@ def kernel_regression(problem: Problem, *, search: str = "grid", alpha: float = 
         return Solution(at(zero + alpha))
     with torch.no_grad():
         if search == "grid":
-            tried = [zero + i / max(1, points - 1) for i in range(points)]
+            tried = [zero + 1 - i / max(1, points - 1) for i in range(points)]  # from the own pathway on; ties stay near it
             losses = torch.stack([problem.loss(at(a)) for a in tried])
             best = torch.stack(tried).gather(0, losses.argmin(0, keepdim=True))[0]
-            return Solution(at(best), losses.sort(0, descending=True).values)
+            return Solution(at(best), losses.cummin(0).values)
         return _golden_section(problem, at, zero, points)
 
 
-def _golden_section(problem: Problem, at, zero: torch.Tensor, points: int) -> Solution:  # noqa: ANN001
+def _golden_section(problem: Problem, at: Callable[[torch.Tensor], torch.Tensor], zero: torch.Tensor, points: int) -> Solution:
     """Minimize over a in [0, 1], each query by itself."""
     ratio = (5**0.5 - 1) / 2
     low, high = zero, zero + 1
@@ -60,5 +65,5 @@ def _golden_section(problem: Problem, at, zero: torch.Tensor, points: int) -> So
         value = problem.loss(at(fresh))
         inner, outer = torch.where(left, fresh, outer), torch.where(left, inner, fresh)
         at_inner, at_outer = torch.where(left, value, at_outer), torch.where(left, at_inner, value)
-        trace.append(torch.minimum(at_inner, at_outer))
+        trace.append(torch.minimum(trace[-1], torch.minimum(at_inner, at_outer)))
     return Solution(at((low + high) / 2), torch.stack(trace))

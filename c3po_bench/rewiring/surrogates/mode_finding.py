@@ -9,7 +9,7 @@ from c3po_bench.rewiring.surrogates import Problem, Solution
 
 
 def mode_finding(problem: Problem, *, iterations: int = 10, alpha: float = 0.5) -> Solution:
-    """w <- a w + (1 - a) mean of the k references nearest to w *in pathway space*, repeated.
+    """Shift: w <- a w + (1 - a) mean of the k references nearest to w *in pathway space*, repeated.
 
     Args:
         problem: its neighborhood and loss are not used: neighbors are sought anew by the pathway itself.
