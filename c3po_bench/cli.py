@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -15,25 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from c3po_bench.config import Config, register
-from c3po_bench.errors import UserError, nearest, unknown
+from c3po_bench.config import Config, conf_dir, register
+from c3po_bench.errors import UserError
+from c3po_bench.explain import explain
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 USER, OURS, INTERRUPTED = 2, 1, 130
-
-
-def conf_dir() -> Path:
-    """The configuration folder: inside an installed package, else beside it in the source tree."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 register()
@@ -109,48 +102,3 @@ def say(message: str) -> int:
     """One line on standard error."""
     sys.stderr.write("error: " + " ".join(message.split()) + "\n")
     return USER
-
-
-def explain(error: BaseException) -> str:
-    """One line for what Hydra or OmegaConf complains about, with the nearest valid choice."""
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
-        current = current.__cause__ or current.__context__
-    for link in chain:
-        if isinstance(link, UserError):
-            return str(link)
-        if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options is not None:
-            group, _, name = str(link.missing_cfg_file).rpartition("/")
-            return str(unknown(group or "config", name, [o for o in link.options if not o.startswith("_")]))
-    for link in chain:
-        text = str(link)
-        key = re.search(r"Key '([^']+)' (?:not in|is not in struct)", text)
-        if key:
-            return unknown_key(key[1], re.search(r"full_key: (\S+)", text))
-        if re.search(r"could not be converted|is not a subclass|Invalid type", text):
-            full = re.search(r"full_key: (\S+)", text)
-            return f"{full[1] + ': ' if full else ''}{text.splitlines()[0]}"
-    return str(error).split("\n\n")[0]
-
-
-def unknown_key(key: str, full: re.Match[str] | None) -> str:
-    """An unknown key, with the nearest dotted keys: those that end in it first."""
-    paths = list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))
-    name = full[1] if full else key
-    same = [path for path in paths if path.rpartition(".")[2] == key]
-    if same:
-        return f"unknown key {name!r}: did you mean {' or '.join(repr(p) for p in same[:3])}?"
-    leaves = {path.rpartition(".")[2]: path for path in paths}
-    close = nearest(name, paths) or [leaves[leaf] for leaf in nearest(key, leaves)]
-    hint = f"did you mean {' or '.join(repr(p) for p in close)}?" if close else "see python -m c3po_bench --cfg job"
-    return f"unknown key {name!r}: {hint}"
-
-
-def dotted(tree: Any, prefix: str = "") -> Any:
-    """Dotted paths of every key in a nested dict."""
-    for key, value in tree.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from dotted(value, f"{prefix}{key}.")

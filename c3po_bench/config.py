@@ -7,6 +7,7 @@ this module puts them together. It imports nothing heavy.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from c3po_bench.feedback.config import FeedbackConfig
@@ -82,6 +83,13 @@ class Config:
     results_dir: str = option("outputs/${name}", "the store of this experiment")
     log_level: str = option("info", "debug, info, warning or error")
     plugins: list[str] = option([], "modules to import first, e.g. with your own surrogates")
+
+
+def conf_dir() -> Path:
+    """The configuration folder: inside an installed package, else beside it in the source tree."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def register() -> None:

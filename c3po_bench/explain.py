@@ -1,0 +1,57 @@
+"""One line for what Hydra or OmegaConf complains about, with the nearest valid choice."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
+
+from c3po_bench.config import Config
+from c3po_bench.errors import UserError, nearest, unknown
+
+
+def explain(error: BaseException) -> str:
+    """The line for `error`, found anywhere in its chain of causes."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options is not None:
+            group, _, name = str(link.missing_cfg_file).rpartition("/")
+            return str(unknown(group or "config", name, [o for o in link.options if not o.startswith("_")]))
+    for link in chain:
+        text = str(link)
+        key = re.search(r"Key '([^']+)' (?:not in|is not in struct)", text)
+        if key:
+            return unknown_key(key[1], re.search(r"full_key: (\S+)", text))
+        if re.search(r"could not be converted|is not a subclass|Invalid type", text):
+            full = re.search(r"full_key: (\S+)", text)
+            return f"{full[1] + ': ' if full else ''}{text.splitlines()[0]}"
+    return str(error).split("\n\n")[0]
+
+
+def unknown_key(key: str, full: re.Match[str] | None) -> str:
+    """An unknown key, with the nearest dotted keys: those that end in it first."""
+    paths = list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))
+    name = full[1] if full else key
+    same = [path for path in paths if path.rpartition(".")[2] == key]
+    if same:
+        return f"unknown key {name!r}: did you mean {' or '.join(repr(p) for p in same[:3])}?"
+    leaves = {path.rpartition(".")[2]: path for path in paths}
+    close = nearest(name, paths) or [leaves[leaf] for leaf in nearest(key, leaves)]
+    hint = f"did you mean {' or '.join(repr(p) for p in close)}?" if close else "see python -m c3po_bench --cfg job"
+    return f"unknown key {name!r}: {hint}"
+
+
+def dotted(tree: Any, prefix: str = "") -> Any:
+    """Dotted paths of every key in a nested dict."""
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")
