@@ -1,0 +1,220 @@
+"""Surrogates on problems whose answer is known: formulas by hand, descent on a quadratic, controls as far as what they control."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from c3po_bench.errors import UserError
+from c3po_bench.rewiring.config import KernelConfig, MethodConfig, NeighborsConfig
+from c3po_bench.rewiring.kernels import kernel_weights
+from c3po_bench.rewiring.neighbors import Neighborhood
+from c3po_bench.rewiring.pathway import core_experts
+from c3po_bench.rewiring.surrogates import SURROGATES, Problem, checked_options, load_surrogate, options_of
+from c3po_bench.rewiring.surrogates.kernel_regression import kernel_regression
+from c3po_bench.rewiring.surrogates.mode_finding import mode_finding
+from c3po_bench.rewiring.surrogates.ngd import learning_rate, ngd, to_parameters, to_pathway
+from c3po_bench.rewiring.surrogates.random_pathway import random_pathway
+from c3po_bench.rewiring.surrogates.routing_temperature import routing_temperature
+
+
+def simplex(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).softmax(-1)
+
+
+def make_problem(queries: int = 3, experts: str = "all", seed: int = 0, **method) -> Problem:
+    """Loss = squared distance to a target pathway, which is therefore the best one."""
+    own, references, target = simplex(queries, 2, 6, seed=seed), simplex(9, 2, 6, seed=100), simplex(queries, 2, 6, seed=seed + 7)
+    similarity = torch.rand(queries, 3, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.2
+    options = MethodConfig(**{"experts": experts, "kernel": KernelConfig(bandwidth="0.5"), **method})
+    weights = kernel_weights(options.kernel, similarity, torch.ones_like(similarity, dtype=torch.bool))
+    index = torch.arange(queries)[:, None] + torch.arange(3)[None]
+    return Problem(
+        own=own,
+        core=core_experts(own, experts, 2),
+        neighborhood=Neighborhood(index, similarity, weights, torch.zeros(queries)),
+        references=references,
+        loss=lambda w: ((w - target) ** 2).sum((1, 2)),
+        method=options,
+        seeds=list(range(seed, seed + queries)),
+    )
+
+
+def take(problem: Problem, i: int) -> Problem:
+    """The problem of query i alone (losses of the others are those of its own target)."""
+    near = problem.neighborhood
+    whole = problem.own
+
+    def loss(w: torch.Tensor) -> torch.Tensor:
+        return problem.loss(torch.cat([whole[:i], w, whole[i + 1 :]]))[i : i + 1]
+
+    part = Neighborhood(near.index[i : i + 1], near.similarity[i : i + 1], near.weights[i : i + 1], near.dropped[i : i + 1])
+    return replace(
+        problem, own=whole[i : i + 1], core=problem.core[i : i + 1], neighborhood=part, loss=loss, seeds=problem.seeds[i : i + 1]
+    )
+
+
+def hand_mean(problem: Problem) -> torch.Tensor:
+    near, rows = problem.neighborhood, []
+    for q in range(len(problem.own)):
+        total = sum(near.weights[q, j] for j in range(3))
+        rows.append(sum(near.weights[q, j] / total * problem.references[near.index[q, j]] for j in range(3)))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_kernel_regression_by_hand(alpha):
+    problem = make_problem()
+    solution = kernel_regression(problem, search="fixed", alpha=alpha)
+    torch.testing.assert_close(solution.pathway, alpha * problem.own + (1 - alpha) * hand_mean(problem))
+    assert solution.losses is None
+
+
+@pytest.mark.parametrize("search", ["grid", "binary"])
+def test_alpha_search_finds_the_least_loss(search):
+    """The quadratic's best alpha is known in closed form; golden section may leave an interval of 0.62^19."""
+    problem = make_problem(queries=5)
+    mean = hand_mean(problem)
+    fine = torch.linspace(0, 1, 1001)
+    losses = torch.stack([problem.loss(a * problem.own + (1 - a) * mean) for a in fine])
+    best = fine[losses.argmin(0)]
+    solution = kernel_regression(problem, search=search, points=21)
+    found = problem.loss(solution.pathway)
+    expected = problem.loss(best[:, None, None] * problem.own + (1 - best[:, None, None]) * mean)
+    assert (found - expected < 2e-3).all() and (found <= problem.loss(problem.own) + 1e-6).all()
+    assert solution.losses.shape == (21 if search == "grid" else 20, 5)
+    assert (solution.losses.diff(dim=0) <= 0).all(), "the best loss so far never rises"
+    assert len({round(float(a), 2) for a in best}) > 1, "the search should differ by query"
+
+
+def test_alpha_stays_at_the_own_pathway_where_it_does_not_matter():
+    problem = replace(make_problem(), loss=lambda w: w.sum((1, 2)) * 0)
+    torch.testing.assert_close(kernel_regression(problem).pathway, problem.own)
+
+
+def test_kernel_regression_without_neighbors_keeps_the_own_pathway():
+    problem = make_problem()
+    near = problem.neighborhood
+    empty = replace(problem, neighborhood=replace(near, weights=near.weights * 0))
+    torch.testing.assert_close(kernel_regression(empty, search="fixed").pathway, problem.own)
+
+
+def test_unknown_search():
+    with pytest.raises(UserError, match="search"):
+        kernel_regression(make_problem(), search="gird")
+
+
+def test_mode_finding_by_hand():
+    """One mean-shift step, written with loops: neighbors by cosine in pathway space."""
+    problem = make_problem(neighbors=NeighborsConfig(k=2))
+    solution = mode_finding(problem, iterations=1, alpha=0.25)
+    for q in range(3):
+        flat = problem.own[q].flatten()
+        cosine = torch.stack([torch.cosine_similarity(flat, r.flatten(), dim=0) for r in problem.references])
+        index = cosine.argsort(descending=True)[:2]
+        distance = (2 - 2 * cosine[index]).sqrt()
+        weight = torch.exp(-(distance**2) / (2 * 0.5**2))
+        mean = (weight[:, None, None] * problem.references[index]).sum(0) / weight.sum()
+        torch.testing.assert_close(solution.pathway[q], 0.25 * problem.own[q] + 0.75 * mean)
+
+
+def test_mode_finding_converges_into_the_references():
+    problem = make_problem(neighbors=NeighborsConfig(k=1))
+    solution = mode_finding(problem, iterations=60, alpha=0.5)
+    nearest = torch.cdist(solution.pathway.flatten(1), problem.references.flatten(1)).min(1).values
+    assert (nearest < 1e-5).all()
+    torch.testing.assert_close(mode_finding(problem, iterations=0).pathway, problem.own)
+
+
+@pytest.mark.parametrize("parameterization", ["logits", "probabilities"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_ngd_descends_on_the_simplex(parameterization, optimizer):
+    rate = {"adam": 0.05, "sgd": 0.5}[optimizer] * (1 if parameterization == "logits" else 0.3)
+    problem = make_problem(parameterization=parameterization, optimizer=optimizer, learning_rate=rate, steps=40)
+    solution = ngd(problem)
+    assert (problem.loss(solution.pathway) < 0.6 * problem.loss(problem.own)).all()
+    torch.testing.assert_close(solution.losses[0], problem.loss(problem.own), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(solution.pathway.sum(-1), torch.ones(3, 2))
+    assert (solution.pathway >= 0).all() and solution.losses.shape == (40, 3)
+
+
+@pytest.mark.parametrize("parameterization", ["logits", "probabilities"])
+def test_ngd_moves_core_experts_only(parameterization):
+    problem = make_problem(experts="top:3", parameterization=parameterization, learning_rate=0.05)
+    solution = ngd(problem)
+    outside = ~problem.core
+    before, after = problem.own.masked_fill(problem.core, 0), solution.pathway.masked_fill(problem.core, 0)
+    if parameterization == "probabilities":
+        torch.testing.assert_close(after[outside], before[outside])
+    else:  # their proportions stay; the softmax shares out what the core gives or takes
+        torch.testing.assert_close(after / after.sum(-1, keepdim=True), before / before.sum(-1, keepdim=True))
+    assert (solution.pathway - problem.own)[problem.core].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("parameterization", ["logits", "probabilities"])
+def test_parameters_stand_for_the_own_pathway_at_first(parameterization):
+    problem = make_problem(experts="top:3")
+    parameters = to_parameters(problem.own, parameterization)
+    torch.testing.assert_close(to_pathway(parameters, problem.core, problem.own, parameterization), problem.own)
+
+
+def test_no_steps_is_no_change():
+    problem = make_problem(steps=0)
+    solution = ngd(problem)
+    torch.testing.assert_close(solution.pathway, problem.own)
+    assert solution.losses is None
+
+
+def test_learning_rate_schedules():
+    method = MethodConfig(learning_rate=0.1, final_learning_rate=1e-4, steps=10)
+    cosine = [learning_rate(method, s) for s in range(11)]
+    assert cosine[0] == pytest.approx(0.1) and cosine[10] == pytest.approx(1e-4) and cosine[5] == pytest.approx(0.05005)
+    assert all(a > b for a, b in zip(cosine, cosine[1:], strict=False))
+    method.schedule = "fixed"
+    assert {learning_rate(method, s) for s in range(10)} == {0.1}
+    method.schedule, method.steps = "step", 9
+    assert [round(learning_rate(method, s), 4) for s in range(9)] == [0.1] * 3 + [0.05] * 3 + [0.025] * 3
+
+
+def test_random_pathway_is_as_far_as_ngd():
+    problem = make_problem(experts="top:4", learning_rate=0.05)
+    moved, random = ngd(problem).pathway, random_pathway(problem).pathway
+    far = (moved - problem.own).flatten(1).norm(dim=-1)
+    torch.testing.assert_close((random - problem.own).flatten(1).norm(dim=-1), far, atol=1e-4, rtol=1e-3)
+    assert (random - moved).abs().max() > 0.01
+    torch.testing.assert_close(random.sum(-1), torch.ones(3, 2))
+
+
+def test_temperature_sharpens():
+    problem = make_problem()
+    torch.testing.assert_close(routing_temperature(problem, temperature=1.0).pathway, problem.own)
+    assert (routing_temperature(problem, temperature=0.5).pathway.amax(-1) > problem.own.amax(-1)).all()
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_queries_do_not_interact(name):
+    problem = make_problem(queries=4, learning_rate=0.05)
+    together = load_surrogate(name)(problem).pathway
+    for i in range(4):
+        alone = load_surrogate(name)(take(problem, i)).pathway[0]
+        torch.testing.assert_close(alone, together[i], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_surrogates_document_their_options(name):
+    function = load_surrogate(name)
+    assert function.__doc__
+    for option in options_of(function):
+        assert f"{option}:" in function.__doc__ or len(options_of(function)) == 1
+
+
+def test_options_are_checked():
+    assert checked_options("a", kernel_regression, {"alpha": 1}) == {"search": "grid", "alpha": 1, "points": 11}
+    with pytest.raises(UserError, match="did you mean 'alpha'"):
+        checked_options("kernel_regression", kernel_regression, {"alhpa": 1})
+    with pytest.raises(UserError, match="int expected"):
+        checked_options("kernel_regression", kernel_regression, {"points": "many"})
+    with pytest.raises(UserError, match="int expected"):
+        checked_options("kernel_regression", kernel_regression, {"points": True})
