@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from c3po_bench.tasks.items import Item
 
 CHUNK = 32
+NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
 Progress = Callable[[str, int, int], None]
 
 
@@ -83,6 +84,8 @@ def build_bank(
 
     candidates = [item for item in items if item.doc_hash not in test_hashes]
     leaked = len(items) - len(candidates)
+    if not candidates:
+        raise UserError(NONE_LEFT)
     questions = [tokenizer.of_item(item) for item in candidates]
     digest = hashlib.sha256()
     for item in candidates:
@@ -96,7 +99,7 @@ def build_bank(
     correct = np.load(home / "correct.npy")
     kept = np.flatnonzero(correct) if only_correct else np.arange(len(candidates))
     if not len(kept):
-        raise UserError("no usable reference item is left: raise references.limit or name other references.tasks")
+        raise UserError(NONE_LEFT)
     embeddings = np.load(home / "embeddings.npy", mmap_mode="r")[kept]
     pathways = np.load(home / "pathways.npy", mmap_mode="r")[kept]
     counts = {
@@ -116,7 +119,8 @@ def _build(
     family = engine.family
     shape = (total, len(family.layers), family.num_experts)
     state_file = home / "progress.json"
-    done = json.loads(state_file.read_text())["done"] if state_file.exists() else 0
+    whole = all(path.exists() for path in (state_file, home / "pathways.npy", home / "correct.npy"))
+    done = json.loads(state_file.read_text())["done"] if whole else 0
     pathways = _open(home / "pathways.npy", shape, np.float32, done)
     correct = _open(home / "correct.npy", (total,), np.bool_, done)
     while done < total:
@@ -148,7 +152,7 @@ def _build(
 
 
 def _open(path: Path, shape: tuple[int, ...], dtype: Any, done: int) -> Any:
-    mode = "r+" if done and path.exists() else "w+"
+    mode = "r+" if done else "w+"
     return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
 
 

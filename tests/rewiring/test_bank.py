@@ -1,0 +1,169 @@
+"""The reference bank: what it keeps and leaves out, and that an interrupted build goes on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from c3po_bench.errors import UserError
+from c3po_bench.models.tiny import tiny_tokenizer
+from c3po_bench.rewiring import bank as bank_module
+from c3po_bench.rewiring.bank import build_bank
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.tasks.items import Item, question_hash
+
+
+class Embedder:
+    """Letter counts as unit vectors; counts how many texts it was given."""
+
+    identity = "letters"
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, texts):
+        self.seen += len(texts)
+        rows = np.array([[1.0 + t.count(c) for c in "abcdefgh"] for t in texts], dtype=np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def make_items(count: int) -> list[Item]:
+    items = []
+    for i in range(count):
+        question = f"what is the number {i} called{'?' * (i % 5)}"
+        pairs = tuple((question, f" {word}") for word in ("one", "seven", "a hundred"))
+        items.append(Item("made_up", i, question_hash(question), question, pairs, i % 3))
+    return items
+
+
+class Build:
+    def __init__(self, models, tokenizer, folder):
+        self.engine = load_engine("suffix", models("olmoe"), [3, 4])
+        self.tokenizer, self.folder, self.embedder = tokenizer, folder, Embedder()
+        self.read = 0
+        original = self.engine.read_new
+
+        def counted(prompts):
+            self.read += len(prompts)
+            return original(prompts)
+
+        self.engine.read_new = counted
+
+    def __call__(self, items, **changes):
+        options = {"test_hashes": set(), "only_correct": False, "model_hash": "m", "progress": lambda *_: None} | changes
+        return build_bank(
+            items, engine=self.engine, tokenizer=self.tokenizer, embedder=self.embedder, folder=self.folder, **options
+        )
+
+
+@pytest.fixture
+def build(models, tokenizer, tmp_path):
+    return Build(models, tokenizer, tmp_path / "bank")
+
+
+def test_pathways_are_those_of_the_items(build, models):
+    items = make_items(7)
+    bank = build(items)
+    assert len(bank) == 7 and bank.pathways.shape == (7, 5, 8) and bank.embeddings.shape == (7, 8)
+    for i in (0, 6):
+        (state,) = load_engine("naive", models("olmoe"), [4]).read([bank.questions[i].prompts[0]])
+        np.testing.assert_allclose(bank.pathways[i], state.own.numpy(), atol=1e-5)
+
+
+def test_only_correct_keeps_what_the_model_answers(build, tokenizer, models):
+    items = make_items(12)
+    bank = build(items, only_correct=True)
+    expected = []
+    for i, item in enumerate(items):
+        scores = [tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0] for pair in item.pairs]
+        if int(np.argmax(scores)) == item.gold:
+            expected.append(i)
+    assert 0 < len(expected) < 12, "the case should show something"
+    assert [item.doc_id for item in bank.items] == expected
+    assert bank.counts == {
+        "references": len(expected),
+        "references_read": 12,
+        "references_leaked": 0,
+        "references_wrong": 12 - len(expected),
+    }
+
+
+def request(context, continuation):
+    from lm_eval.api.instance import Instance
+
+    return Instance("loglikelihood", {}, (context, continuation), 0)
+
+
+def test_test_items_are_left_out_and_counted(build):
+    items = make_items(6)
+    bank = build(items, test_hashes={question_hash("What is the NUMBER 2 called!"), question_hash("something else")})
+    assert [i.doc_id for i in bank.items] == [0, 1, 3, 4, 5] and bank.counts["references_leaked"] == 1
+
+
+def test_no_reference_left_is_one_line(build):
+    items = make_items(2)
+    with pytest.raises(UserError, match="no usable reference"):
+        build(items, test_hashes={i.doc_hash for i in items})
+
+
+def test_second_time_nothing_is_read(build):
+    items = make_items(5)
+    first = build(items)
+    read, seen = build.read, build.embedder.seen
+    second = build(items)
+    assert (build.read, build.embedder.seen) == (read, seen) and seen == 5
+    np.testing.assert_array_equal(first.pathways, second.pathways)
+    build(items, model_hash="another")
+    assert build.read == 2 * read, "another model has another bank"
+
+
+def test_an_interrupted_build_goes_on(build, monkeypatch):
+    monkeypatch.setattr(bank_module, "CHUNK", 4)
+    items = make_items(14)
+    whole = build(items, model_hash="whole")
+    build.read = 0
+    stop_at = iter(range(3))
+
+    def stopping(what, done, total):
+        if next(stop_at) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(items, progress=stopping)
+    assert build.read == 8
+    (state,) = [p for p in build.folder.glob("*/progress.json") if json.loads(p.read_text())["done"] == 8]
+    assert not (state.parent / "done.json").exists()
+    resumed = build(items)
+    assert build.read == 14, "what was read before the interruption is not read again"
+    np.testing.assert_array_equal(resumed.pathways, whole.pathways)
+    np.testing.assert_array_equal(resumed.embeddings, whole.embeddings)
+
+
+def test_a_damaged_progress_starts_over(build):
+    items = make_items(4)
+    bank = build(items)
+    (home,) = [p.parent for p in build.folder.glob("*/done.json")]
+    (home / "done.json").unlink()
+    (home / "pathways.npy").unlink()
+    again = build(items)
+    np.testing.assert_array_equal(again.pathways, bank.pathways)
+
+
+def test_tokenizer_renders_as_lm_eval_does(tokenizer):
+    lm = tokenizer.lm
+    for context, continuation in [("a b", " c d"), ("a b ", "c d"), ("", "c d"), ("x" * 5000, " y")]:
+        before, after = tokenizer.pair(context, continuation)
+        if context:
+            c, a = lm._encode_pair(context, continuation)
+            assert list(after) == a and list(before) == c[-(lm.max_length + 1 - len(a)) :]
+        else:
+            assert list(before) == [lm.prefix_token_id] and list(after) == tiny_tokenizer()(continuation)["input_ids"]
+        assert len(before) + len(after) - 1 <= lm.max_length
+
+
+def test_choices_in_the_context_are_several_prompts(tokenizer):
+    item = Item("w", 0, "h", "q", (("Ann was late because Ann", " slept"), ("Ann was late because Bob", " slept")), 1)
+    question = tokenizer.of_item(item)
+    assert len(question.prompts) == 2 and question.rows == ((0, 0), (1, 0)) and question.gold == 1
