@@ -34,7 +34,7 @@ def run(cfg: Config) -> list[Run]:
     set_up(cfg)
     kind = load_backend(cfg.backend.name)
     kind.check(cfg)
-    tasks = load_tasks(cfg)
+    tasks = load_tasks(cfg, kind)
     backend = kind(cfg, tasks)
     shared = shared_identity(cfg, tasks, backend)
     runs = []
@@ -59,8 +59,8 @@ def set_up(cfg: Config) -> None:
         torch.set_num_threads(cfg.threads)
 
 
-def load_tasks(cfg: Config) -> TaskSet:
-    """The tasks, checked and loaded."""
+def load_tasks(cfg: Config, kind: type[Backend]) -> TaskSet:
+    """The tasks, checked; a backend may bring tasks of its own (`own_tasks`)."""
     from c3po_bench.tasks.taskset import TaskSet
 
     if not cfg.tasks:
@@ -73,6 +73,7 @@ def load_tasks(cfg: Config) -> TaskSet:
         num_fewshot=scoring.num_fewshot,
         seed=cfg.seed,
         permute_options=scoring.permute_options,
+        own=kind.own_tasks(cfg) if hasattr(kind, "own_tasks") else None,
     )
 
 

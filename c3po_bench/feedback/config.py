@@ -93,7 +93,7 @@ class TrainConfig:
         False  # pairs and constraint rows in one forward: faster where their lengths are alike
     )
     gradient_checkpointing: bool = False
-    bf16: bool = False
+    precision: str = "auto"  # float32 | bfloat16 (autocast) | auto: bfloat16 where the processor computes in it
     eval_every: int = 0  # steps between evaluations on the validation split; 0 = at the end only
     save_every: int = 10  # steps between checkpoints (a killed run resumes from the last)
     sft_lr: float = 5e-5  # SCD arms and the warm start

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ class Subject:
 
     def __init__(self, model_cfg: Any) -> None:
         self._cfg, self._loaded = model_cfg, None
+        self._adapted: Any = None
 
     def _load(self) -> Any:
         if self._loaded is None:
@@ -39,6 +42,40 @@ class Subject:
     def hash(self) -> str:
         """The identity of its weights."""
         return self._load().hash
+
+    def release(self) -> None:
+        """Take every adapter off the model."""
+        if self._adapted is not None:
+            self._adapted.unload()
+            self._adapted = None
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Any]:
+        """The bare model for a training, which unloads its adapter; a training that fails costs a new load."""
+        self.release()
+        model = self.model
+        try:
+            yield model
+        except BaseException:
+            from c3po_bench.models import loading
+
+            loading._loaded.clear()
+            self._loaded = None
+            raise
+        model.__dict__.pop("forward", None)  # TRL's fused head
+        model.config.use_cache = True
+        model.eval()
+
+    def adapted(self, adapters: Mapping[str, Path]) -> Any:
+        """The model with the named adapters on it (one active at a time); they stay until the next call or `release`."""
+        from peft import PeftModel
+
+        self.release()
+        (first, folder), *others = adapters.items()
+        self._adapted = PeftModel.from_pretrained(self.model, str(folder), adapter_name=first)
+        for name, folder in others:
+            self._adapted.load_adapter(str(folder), adapter_name=name)
+        return self._adapted.eval()
 
 
 class Workshop:

@@ -25,6 +25,7 @@ class TaskSet:
     """Tasks, groups, tags or YAML files by name, as lm-eval tasks under one scoring rule.
 
     Names and local folders are checked at once (`UserError` with the nearest choice); `load` reads the data.
+    `own` are tasks and groups that a backend brings: name -> leaf task -> lm-eval config.
     `groups` maps every asked name to its leaf tasks; `headline` every leaf task to the metric that counts.
     """
 
@@ -37,6 +38,7 @@ class TaskSet:
         num_fewshot: int = 0,
         seed: int = 0,
         permute_options: bool = False,
+        own: Mapping[str, dict[str, dict[str, Any]]] | None = None,
     ) -> None:
         """Find the tasks and fix how they are asked; `seed` draws few-shot examples and permutations."""
         rules.check(rule, num_fewshot)
@@ -48,7 +50,7 @@ class TaskSet:
         self._tasks: dict[str, ConfigurableTask] = {}
         catalog = Catalog()
         for name in names:
-            leaves = catalog.expand(name)
+            leaves = own[name] if own and name in own else catalog.expand(name)
             self.groups[name] = list(leaves)
             for task, config in leaves.items():
                 if task not in self.configs:

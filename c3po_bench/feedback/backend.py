@@ -1,0 +1,185 @@
+"""The feedback backend: from pieces to arms, each an adapter or a way of asking, all scored by lm-eval."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from c3po_bench.errors import unknown
+from c3po_bench.feedback import tasks as feedback_tasks
+from c3po_bench.feedback.generators import GENERATORS
+from c3po_bench.feedback.judges import JUDGES, judge_name
+from c3po_bench.feedback.library import find
+from c3po_bench.feedback.revisers import REVISERS
+from c3po_bench.feedback.scores import extra_metrics
+from c3po_bench.feedback.studio import Studio, studio_of
+from c3po_bench.feedback.voices import JOINT, MIX, VOICES, Voice, check_arms, plan_of, split_name
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+    from c3po_bench.config import Config
+    from c3po_bench.feedback.training.recipes import Plan
+    from c3po_bench.tasks.taskset import TaskSet
+
+
+class FeedbackBackend:
+    """Builds the arms of a feedback experiment; data and adapters are made when an arm is first asked."""
+
+    def __init__(self, cfg: Config, tasks: TaskSet) -> None:
+        self.cfg, self.tasks = cfg, tasks
+        self.studio = studio_of(cfg)
+        self.model_hash: str = self.studio.workshop.subject.hash
+
+    @staticmethod
+    def check(cfg: Config) -> None:
+        """Unknown arms, options, pieces, generators, judges."""
+        feedback = cfg.feedback
+        pieces = find(feedback.pieces, feedback.library)
+        check_arms(list(cfg.arms), feedback, cfg.arm, len(pieces))
+        for what, name, choices in (
+            ("feedback.generator.kind", feedback.generator.kind, GENERATORS),
+            ("feedback.reviser.kind", feedback.reviser.kind, ["auto", *REVISERS]),
+            ("feedback.judge.kind", feedback.judge.kind, ["auto", *JUDGES]),
+        ):
+            if name not in choices:
+                raise unknown(what, name, choices)
+
+    @staticmethod
+    def own_tasks(cfg: Config) -> dict[str, dict[str, dict[str, Any]]]:
+        """lm-eval configs of the group `feedback` and of its three tasks, by the names that ``tasks=`` may use."""
+
+        def load() -> Any:
+            return studio_of(cfg).material
+
+        def scorer(doc: dict[str, Any], response: str) -> float:
+            return studio_of(cfg).score(doc, response)
+
+        made = feedback_tasks.task_configs(load, scorer, cfg.feedback, list(feedback_tasks.SCOPE_OF))
+        return {feedback_tasks.GROUP: made, **{name: {name: config} for name, config in made.items()}}
+
+    def arms(self) -> Iterator[FeedbackArm]:
+        """Base first, then the others in the order given."""
+        for name in ["base", *[arm for arm in self.cfg.arms if arm != "base"]]:
+            yield FeedbackArm(self, name)
+
+
+class FeedbackArm:
+    """One way of answering."""
+
+    reads_labels = False
+
+    def __init__(self, backend: FeedbackBackend, name: str) -> None:
+        self.backend, self.name = backend, name
+        self.cfg, self.studio = backend.cfg, backend.studio
+        self.voice = VOICES.get(name, Voice())
+        self.plan: Plan | None = plan_of(name, self.cfg.feedback, self.cfg.arm)
+        self.records: list[dict[str, Any]] = []
+        self._seconds: Counter[str] = Counter()
+
+    @property
+    def asks_feedback(self) -> bool:
+        """Whether one of the tasks is about feedback."""
+        return any(task in feedback_tasks.SCOPE_OF for task in self.backend.tasks.configs)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change this arm's numbers beside model, data and tasks."""
+        feedback = self.cfg.feedback
+        answers = {k: v for k, v in asdict(feedback.answers).items() if k != "batch"}
+        shared: dict[str, Any] = {"pieces": [p.digest() for p in self.studio.pieces], "seed": self.cfg.seed}
+        if self.asks_feedback:
+            shared |= {"answers": answers, "judges": [judge_name(feedback.judge.kind, p) for p in self.studio.pieces]}
+            if "openai" in shared["judges"]:
+                shared["judge_model"] = feedback.judge.chat.model
+        if self.plan is None:
+            return shared if self.asks_feedback or self.name != "base" else {}
+        return shared | {"plan": self.plan.identity(), "train_data": [m.digest() for m in self.studio.material]}
+
+    def settings(self) -> dict[str, Any]:
+        """Flat columns for the ablation table."""
+        feedback = self.cfg.feedback
+        shared = {
+            "pieces": ",".join(p.id for p in self.studio.pieces), "generator": feedback.generator.kind,
+            "prompts_in": feedback.n_in, "prompts_near": feedback.n_near, "prompts_out": feedback.n_out,
+            "max_new_tokens": feedback.answers.max_new_tokens, "prompt_differs": self.voice.wrap is not None,
+        }  # fmt: skip
+        plan = self.plan.identity() if self.plan else {}
+        return shared | {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in plan.items()}
+
+    def lm(self) -> LM:
+        """The arm's LM; trains its adapters if they are not in the cache."""
+        from c3po_bench.feedback.lm import FeedbackLM
+
+        subject = self.studio.workshop.subject
+        model, adapters = subject.model, {}
+        material = self.studio.material if self.plan is not None or self.asks_feedback else []
+        if self.plan is not None:
+            model, adapters = self._tuned(self.plan)
+        else:
+            subject.release()
+        return FeedbackLM(
+            self.voice, material, self.studio.workshop, model, adapters, self._spend, self.cfg.batch_size
+        )
+
+    def _tuned(self, plan: Plan) -> tuple[Any, dict[str, str]]:
+        """The model with its adapters, and which of them speaks for which piece."""
+        from c3po_bench.feedback.training.adapters import train_adapter, training_record
+
+        material, workshop = self.studio.material, self.studio.workshop
+        way = split_name(self.name)[1]
+        groups = [material] if way == JOINT else [[m] for m in material]
+        folders: dict[str, Path] = {}
+        for group in groups:
+            folder = train_adapter(plan, group, workshop)
+            self.records.append(training_record(folder))
+            folders["on_joint" if way == JOINT else f"on_{group[0].piece.id}"] = folder
+        model = workshop.subject.adapted(folders)
+        pieces = [m.piece.id for m in material]
+        if way == JOINT:
+            return model, dict.fromkeys(pieces, "on_joint")
+        if way == MIX:
+            model.add_weighted_adapter(list(folders), [1.0] * len(folders), "on_mix", combination_type="cat")
+            return model, dict.fromkeys(pieces, "on_mix")
+        return model, {piece: f"on_{piece}" for piece in pieces}
+
+    def _spend(self, phase: str, seconds: float) -> None:
+        self._seconds[phase] += seconds
+
+    def cost(self) -> dict[str, Any]:
+        """Seconds by phase; training counts in full also where the adapter came from the cache."""
+        phases = {name: {"seconds": seconds, "flops": 0} for name, seconds in self._seconds.items()}
+        if self.records:
+            phases["train"] = {"seconds": sum(r["seconds"] for r in self.records), "flops": 0}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {"phases": phases, "peak_memory_bytes": peak}
+
+    def report(self) -> dict[str, Any]:
+        """Counts of data and gaps, training curves (means over adapters), notes."""
+        counts = Counter(self.studio.workshop.counts)
+        for record in self.records:
+            counts.update(record["counts"])
+        curves = {}
+        series = {"train_loss": [r["loss"] for r in self.records]}
+        for term in sorted({t for r in self.records for t in r["terms"]}):
+            series[f"train_{term.replace('/', '_')}"] = [r["terms"].get(term, []) for r in self.records]
+        for name, lines in series.items():
+            if lines and all(lines):
+                curves[name] = [sum(step) / len(step) for step in zip(*lines, strict=False)]
+        notes = [f"{name}: {value:+.3f}" for name, value in self.studio.judge_report().items()]
+        notes += [f"{name}: {n}" for name, n in sorted(self.studio.workshop.counts.items()) if n]
+        return {"counts": dict(counts), "curves": curves, "notes": notes}
+
+    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+        """Signed scores into the rows, and the S metrics, drift and degeneration into the result."""
+        started = time.perf_counter()
+        tuned = [row for row in rows if "feedback_id" in row]
+        for row, score in zip(tuned, self.studio.scores(tuned), strict=True):
+            row["score"] = score
+        self._spend("judge", time.perf_counter() - started)
+        return rows, extra_metrics(rows)

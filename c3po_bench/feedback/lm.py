@@ -1,0 +1,169 @@
+"""The LM that lm-eval scores: one arm of the feedback backend, on feedback tasks and on stock tasks alike."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from c3po_bench.feedback.answering import Answer, answer_batch
+from c3po_bench.feedback.chat import completion_ids, prompt_ids
+from c3po_bench.feedback.drift import token_drift
+from c3po_bench.feedback.measures import degeneration, similarity
+from c3po_bench.feedback.synthesis import Example, Material
+from c3po_bench.feedback.training.rows import Row
+from c3po_bench.feedback.voices import Voice
+from c3po_bench.feedback.workshop import Workshop
+
+Spend = Callable[[str, float], None]
+
+
+class FeedbackLM(LM):
+    """Answers with the adapter of each prompt's piece (or none), and notes drift and degeneration beside each answer.
+
+    On stock tasks an arm with several adapters answers each item with one of them, by the item's content hash: the mean over items
+    is the mean over adapters, at the price of one, and an item's answer does not depend on its neighbors.
+    """
+
+    def __init__(
+        self, voice: Voice, materials: list[Material], workshop: Workshop, model: Any, adapters: Mapping[str, str],
+        spend: Spend, batch_size: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.voice, self.workshop, self.model, self.adapters = voice, workshop, model, dict(adapters)
+        self.spend, self.batch_size = spend, batch_size
+        self.pieces = {m.piece.id: m.piece for m in materials}
+        self.examples: dict[tuple[str, str, str], Example] = {
+            (m.piece.id, e.scope, e.prompt): e for m in materials for e in m.examples if e.split == "test"
+        }
+        self._details: dict[tuple[str, int], dict[str, Any]] = {}
+        self._stock: Any = None
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Of the model being tuned."""
+        return str(self.workshop.subject.tokenizer.name_or_path)
+
+    def pop_details(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """What belongs into the sample rows since the last call."""
+        details, self._details = self._details, {}
+        return details
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The answers, in order."""
+        del disable_tqdm
+        if any("feedback" not in request.args[1] for request in requests):
+            return self._by_adapter("generate_until", requests)
+        answers: list[str] = [""] * len(requests)
+        groups = defaultdict(list)
+        for position, request in enumerate(requests):
+            groups[request.args[1]["feedback"]].append(position)
+        for piece_id, positions in groups.items():
+            found = self._answer([requests[p] for p in positions], piece_id)
+            for position, text in zip(positions, found, strict=True):
+                answers[position] = text
+        return answers
+
+    def _answer(self, requests: list[Instance], piece_id: str) -> list[str]:
+        """The answers to prompts about one piece, with their details noted."""
+        examples = [self.examples[piece_id, r.args[1]["scope"], r.args[0]] for r in requests]
+        started = time.perf_counter()
+        answers = [self._stored(e) for e in examples] if self.voice.stored else self._generated(examples, piece_id)
+        self.spend("generate", time.perf_counter() - started)
+        started = time.perf_counter()
+        drifts = self._drifts(examples, piece_id)
+        self.spend("drift", time.perf_counter() - started)
+        for request, example, answer, drift in zip(requests, examples, answers, drifts, strict=True):
+            baseline = example.baseline or Answer("", True, 0)
+            self._details[str(request.task_name), int(request.doc_id or 0)] = {
+                "scope": example.scope, "feedback_id": piece_id, "category": example.category, "prompt": example.prompt,
+                "response": answer.text, "baseline_response": baseline.text,
+                "drift": None if drift is None else round(drift, 8),
+                "similarity": round(similarity(answer.text, baseline.text), 6),
+                "degeneration": degeneration(answer.text, answer.finished, answer.tokens, baseline.tokens),
+            }  # fmt: skip
+        return [answer.text for answer in answers]
+
+    def _stored(self, example: Example) -> Answer:
+        baseline = example.baseline or Answer("", True, 0)
+        if self.voice.stored == "revised" and example.revised is not None:
+            tokens = len(self.workshop.subject.tokenizer(example.revised, add_special_tokens=False).input_ids)
+            return Answer(example.revised, example.revised_finished, tokens)
+        return baseline
+
+    def _worded(self, example: Example, piece_id: str) -> list[int]:
+        """The prompt as this arm's model sees it, as token ids."""
+        text = self.voice.wrap(self.pieces[piece_id], example.prompt) if self.voice.wrap else example.prompt
+        return prompt_ids(self.workshop.subject.tokenizer, text)
+
+    def _generated(self, examples: list[Example], piece_id: str) -> list[Answer]:
+        cfg = self.workshop.cfg.answers
+        cfg = replace(cfg, max_new_tokens=cfg.max_new_tokens * self.voice.longer)
+        prompts = [self._worded(e, piece_id) for e in examples]
+        with self._speaking(self.adapters.get(piece_id)):
+            found = answer_batch(self.model, self.workshop.subject.tokenizer, prompts, cfg, self.workshop.seed)
+        return [self.voice.read(a) for a in found] if self.voice.read else found
+
+    def _drifts(self, examples: list[Example], piece_id: str) -> list[float | None]:
+        """Drift along the baseline answers; none for looked-up texts that are no policy, 0 for the base model itself."""
+        if self.voice.stored == "baseline":
+            return [0.0] * len(examples)
+        if self.voice.stored or self.voice.read:
+            return [None] * len(examples)
+        tokenizer = self.workshop.subject.tokenizer
+        kept = [completion_ids(tokenizer, e.baseline.text, e.baseline.finished) if e.baseline else [] for e in examples]
+        base = [Row(prompt_ids(tokenizer, e.prompt), ids) for e, ids in zip(examples, kept, strict=True)]
+        policy = [Row(self._worded(e, piece_id), ids) for e, ids in zip(examples, kept, strict=True)]
+        return token_drift(
+            self.model, base, policy, tokenizer.pad_token_id or 0,
+            lambda: self._speaking(None), lambda: self._speaking(self.adapters.get(piece_id)),
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _speaking(self, adapter: str | None) -> Iterator[None]:
+        """With this adapter active, or none at all."""
+        if not self.adapters:
+            yield
+        elif adapter is None:
+            with self.model.disable_adapter():
+                yield
+        else:
+            self.model.set_adapter(adapter)
+            yield
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Stock multiple-choice tasks."""
+        return self._by_adapter("loglikelihood", requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Stock perplexity tasks."""
+        return self._by_adapter("loglikelihood_rolling", requests)
+
+    def _by_adapter(self, kind: str, requests: list[Instance]) -> list[Any]:
+        """lm-eval's own HFLM over the model, each item with one adapter chosen by its content."""
+        names = sorted(set(self.adapters.values()))
+        groups = defaultdict(list)
+        for position, request in enumerate(requests):
+            turn = int(str(request.doc["key"])[:8], 16) % len(names) if names else None
+            groups[turn].append(position)
+        answers: list[Any] = [None] * len(requests)
+        for turn, positions in groups.items():
+            with self._speaking(None if turn is None else names[turn]):
+                found = getattr(self._hflm(), kind)([requests[p] for p in positions], disable_tqdm=True)
+            for position, answer in zip(positions, found, strict=True):
+                answers[position] = answer
+        return answers
+
+    def _hflm(self) -> Any:
+        if self._stock is None:
+            from lm_eval.models.huggingface import HFLM
+
+            subject = self.workshop.subject
+            self._stock = HFLM(pretrained=self.model, tokenizer=subject.tokenizer, batch_size=self.batch_size)
+        return self._stock

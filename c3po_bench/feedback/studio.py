@@ -1,0 +1,76 @@
+"""What an experiment's feedback arms and tasks share: pieces, material, judges. Made once a process, when first needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from c3po_bench.feedback.judges import Case, Judge, judge_name, open_judge
+from c3po_bench.feedback.library import find
+from c3po_bench.feedback.records import Feedback
+from c3po_bench.feedback.workshop import Subject, Workshop
+
+if TYPE_CHECKING:
+    from c3po_bench.config import Config
+    from c3po_bench.feedback.synthesis import Material
+
+_open: dict[str, Studio] = {}
+
+
+class Studio:
+    """Pieces, workshop, material and judges of one config."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self.pieces = find(cfg.feedback.pieces, cfg.feedback.library)
+        self.by_id: dict[str, Feedback] = {piece.id: piece for piece in self.pieces}
+        self.workshop = Workshop(cfg.feedback, Subject(cfg.model), cfg.seed)
+        self._judges: dict[str, Judge] = {}
+
+    @cached_property
+    def material(self) -> list[Material]:
+        """The synthesized data of every piece."""
+        from c3po_bench.feedback.synthesis import synthesize
+
+        return synthesize(self.pieces, self.workshop)
+
+    def judge(self, piece: Feedback) -> Judge:
+        """The judge of a piece, opened once."""
+        name = judge_name(self.cfg.feedback.judge.kind, piece)
+        if name not in self._judges:
+            self._judges[name] = open_judge(name, self.workshop)
+        return self._judges[name]
+
+    def scores(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
+        """Signed scores of rows with ``feedback_id``, ``prompt``, ``response`` and ``baseline_response``."""
+        found: list[float | None] = [None] * len(rows)
+        for piece in self.pieces:
+            mine = [i for i, row in enumerate(rows) if row["feedback_id"] == piece.id]
+            cases = [
+                Case(piece, rows[i]["prompt"], rows[i]["response"], rows[i]["baseline_response"]) for i in mine
+            ]
+            for i, score in zip(mine, self.judge(piece).scores(cases) if cases else [], strict=True):
+                found[i] = score
+        return found
+
+    def score(self, doc: dict[str, Any], response: str) -> float:
+        """One signed score for lm-eval; a judgement that could not be had counts 0 and is counted."""
+        value = self.scores([{**doc, "response": response}])[0]
+        return 0.0 if value is None else value
+
+    def judge_report(self) -> dict[str, float]:
+        """What the judges have to say of themselves."""
+        return {name: value for judge in self._judges.values() for name, value in judge.report().items()}
+
+
+def studio_of(cfg: Config) -> Studio:
+    """The studio of this config; the same object for the tasks and the arms of an experiment."""
+    parts = [asdict(cfg.feedback), asdict(cfg.model), cfg.seed]
+    key = json.dumps(parts, sort_keys=True)
+    if key not in _open:
+        _open.clear()
+        _open[key] = Studio(cfg)
+    return _open[key]

@@ -1,0 +1,93 @@
+"""The task group `feedback`: in_scope, near_scope and out_of_scope, as lm-eval ``generate_until`` tasks.
+
+A document is a synthesized test prompt with the base model's answer. Its score compares the answer with that baseline: signed in
+scope (S_in), absolute elsewhere (S_near, S_out), so that everywhere a larger number means more of the feedback's effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+from c3po_bench.feedback.config import FeedbackConfig
+from c3po_bench.feedback.synthesis import Material
+
+GROUP = "feedback"
+TASKS = {"in": "in_scope", "near": "near_scope", "out": "out_of_scope"}
+SCOPE_OF = {task: scope for scope, task in TASKS.items()}
+METRIC = "score"
+Scorer = Callable[[dict[str, Any], str], float]
+
+
+class FeedbackTask(ConfigurableTask):
+    """Puts the id of a document's piece into the request, beside lm-eval's own generation settings."""
+
+    def construct_requests(self, doc: dict, ctx: Any, **kwargs: Any) -> Instance:  # type: ignore[override]
+        """One request; the answering model must know whose feedback it is."""
+        request = super().construct_requests(doc, ctx, **kwargs)
+        assert isinstance(request, Instance)
+        prompt, settings = request.arguments
+        request.arguments = (prompt, {**settings, "feedback": doc["feedback_id"], "scope": doc["scope"]})
+        return request
+
+
+def documents(materials: Sequence[Material], scope: str) -> list[dict[str, Any]]:
+    """The test documents of a scope, piece by piece."""
+    return [
+        {
+            "feedback_id": m.piece.id, "scope": scope, "category": e.category, "prompt": e.prompt,
+            "baseline_response": e.baseline.text if e.baseline else "",
+            "baseline_finished": bool(e.baseline and e.baseline.finished),
+        }
+        for m in materials
+        for e in m.select(scope, "test")
+    ]  # fmt: skip
+
+
+def _prompt(doc: dict[str, Any]) -> str:
+    return doc["prompt"]
+
+
+def _baseline(doc: dict[str, Any]) -> str:
+    return doc["baseline_response"]
+
+
+def task_configs(
+    load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig, names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """lm-eval configs of the named tasks. The data (`load`) is made when a task is first loaded."""
+    return {name: _config(name, load, scorer, cfg) for name in names}
+
+
+def _config(
+    name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig
+) -> dict[str, Any]:
+    scope = SCOPE_OF[name]
+
+    def dataset(**_: Any) -> dict[str, Any]:
+        from datasets import Dataset
+
+        return {"test": Dataset.from_list(documents(load(), scope))}
+
+    def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+        signed = scorer(doc, results[0])
+        return {METRIC: signed if scope == "in" else abs(signed)}
+
+    return {
+        "task": name,
+        "class": FeedbackTask,
+        "custom_dataset": dataset,
+        "output_type": "generate_until",
+        "test_split": "test",
+        "doc_to_text": _prompt,
+        "doc_to_target": _baseline,
+        "generation_kwargs": {
+            "until": [], "max_gen_toks": cfg.answers.max_new_tokens, "do_sample": cfg.answers.temperature > 0,
+            "temperature": cfg.answers.temperature,
+        },
+        "process_results": process_results,
+        "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": scope == "in"}],
+    }  # fmt: skip

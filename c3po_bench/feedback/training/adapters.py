@@ -1,0 +1,119 @@
+"""Adapters: trained once for each (model, data, plan), kept in the cache, resumed exactly after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from c3po_bench.feedback.chat import completion_ids, prompt_ids
+from c3po_bench.feedback.synthesis import Example, Material
+from c3po_bench.feedback.training.recipes import Plan, make_plan
+from c3po_bench.feedback.workshop import Workshop
+
+log = logging.getLogger(__name__)
+DONE = "training.json"
+VERSION = 1  # raise when training changes its numbers
+
+
+def adapter_folder(plan: Plan, materials: Sequence[Material], workshop: Workshop) -> Path:
+    """Where the adapter of this plan on this material and model lives."""
+    identity = {
+        "version": VERSION, "model": workshop.subject.hash, "data": [m.digest() for m in materials],
+        "seed": workshop.seed, **plan.identity(),
+    }  # fmt: skip
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return workshop.folder / "adapters" / f"{plan.name}-{'+'.join(m.piece.id for m in materials)[:60]}-{digest}"
+
+
+def train_adapter(plan: Plan, materials: Sequence[Material], workshop: Workshop) -> Path:
+    """The folder of the trained adapter; trains it unless it is there, going on from the last checkpoint of a killed run."""
+    folder = adapter_folder(plan, materials, workshop)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = None
+    if plan.recipe.start:
+        start = train_adapter(make_plan(plan.recipe.start, plan.cfg), materials, workshop)
+    with _alone(folder):
+        if not (folder / DONE).exists():
+            _train(plan, materials, workshop, folder, start)
+    return folder
+
+
+def training_record(folder: Path) -> dict[str, Any]:
+    """What was written down of a finished training: seconds, losses by step, last validation metrics, row counts."""
+    return json.loads((folder / DONE).read_text(encoding="utf-8"))
+
+
+def _train(plan: Plan, materials: Sequence[Material], workshop: Workshop, folder: Path, start: Path | None) -> None:
+    from c3po_bench.feedback.training.runs import make_answer_trainer, make_pair_trainer
+    from c3po_bench.store.files import write_json
+
+    make = make_pair_trainer if plan.recipe.objective == "pairs" else make_answer_trainer
+    checkpoints = folder / "checkpoints"
+    log.info("training %s on %s", plan.name, ", ".join(m.piece.id for m in materials))
+    began = time.perf_counter()
+    with workshop.subject.lent() as model:
+        trainer, counts = make(plan, materials, workshop, model, checkpoints, start)
+        last = _last_checkpoint(checkpoints)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        validation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        trainer.model.save_pretrained(str(folder), selected_adapters=["default"])
+        history = trainer.state.log_history
+        trainer.model.unload()
+    record = {
+        "seconds": round(time.perf_counter() - began, 2),
+        "resumed_from": last.name if last else None,
+        "loss": [round(entry["loss"], 6) for entry in history if "loss" in entry],
+        "terms": _curves(history),
+        "validation": {k.removeprefix("eval_"): v for k, v in validation.items() if isinstance(v, float)},
+        "counts": counts,
+        "plan": plan.identity(),
+    }
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    write_json(folder / DONE, record)
+
+
+def _curves(history: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """By term, its value at every logged step."""
+    terms = ("loss/pairs", "near/nll", "out/nll", "near/kl", "out/kl", "rewards/margins", "rewards/accuracies")
+    return {t: [round(e[t], 6) for e in history if t in e and "loss" in e] for t in terms if any(t in e for e in history)}
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: the trainer state is written last."""
+    whole = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: a second one waits and finds the adapter done."""
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def pair_rows(examples: Sequence[Example], tokenizer: Any, workshop: Workshop) -> list[dict[str, list[int]]]:
+    """Preference pairs as token ids: revised over baseline. Revisions that changed nothing are left out and counted."""
+    rows = []
+    for e in examples:
+        if e.revised is None or e.baseline is None:
+            continue
+        if e.revised == e.baseline.text:
+            workshop.count("unchanged_revisions")
+            continue
+        rows.append(
+            {
+                "prompt_ids": prompt_ids(tokenizer, e.prompt),
+                "chosen_ids": completion_ids(tokenizer, e.revised, e.revised_finished),
+                "rejected_ids": completion_ids(tokenizer, e.baseline.text, e.baseline.finished),
+            }
+        )
+    return rows

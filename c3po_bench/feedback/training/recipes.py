@@ -1,0 +1,115 @@
+"""The tuned arms as data: what each one trains on. A new one is one line of `RECIPES`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from c3po_bench.errors import UserError, unknown
+from c3po_bench.feedback.config import FeedbackConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`objective` is ``pairs`` (a preference loss) or ``answers`` (likelihood of the revised answers: distillation).
+
+    `near`, `out`: whether the model's own answers there are trained on too. `start`: the recipe whose adapter it goes on from.
+    """
+
+    objective: str
+    near: bool = False
+    out: bool = False
+    loss_type: tuple[str, ...] | None = None
+    constraint: str | None = None
+    start: str | None = None
+    source: str = ""
+
+
+RECIPES: dict[str, Recipe] = {
+    "scd": Recipe("answers", source="supervised context distillation, RLVF section 5"),
+    "scd_negatives": Recipe("answers", near=True, out=True, source="SCD + Negatives, RLVF section 5"),
+    "dpo": Recipe("pairs", source="arXiv 2305.18290 on in-scope pairs"),
+    "dpo_nll": Recipe("pairs", loss_type=("sigmoid", "sft"), source="iterative RPO, arXiv 2404.19733"),
+    "c3po": Recipe("pairs", near=True, out=True, source="RLVF eq. 5"),
+    "c3po_kl": Recipe("pairs", near=True, out=True, constraint="kl", source="RLVF figure 8, at matched scale"),
+    "c3po_no_near": Recipe("pairs", out=True, source="RLVF eq. 5 with lambda_2 = 0"),
+    "c3po_no_out": Recipe("pairs", near=True, source="RLVF eq. 5 with lambda_1 = 0"),
+    "c3po_from_sft": Recipe("pairs", near=True, out=True, start="scd_negatives", source="the released adapters"),
+}
+
+_TRAIN = ("lr", "steps", "epochs", "batch", "constraint_batch", "accumulation", "single_forward", "sft_lr", "sft_steps", "precision")
+_TOP = ("beta", "loss_type", "loss_weights", "lambda_out", "lambda_near", "constraint", "kl_temperature")
+_LORA = ("rank", "alpha", "dropout", "targets", "routers", "experts")
+OPTIONS = (*_TOP, *_TRAIN, *_LORA)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with every number that it trains by."""
+
+    name: str
+    recipe: Recipe
+    cfg: FeedbackConfig
+
+    @property
+    def lambda_near(self) -> float:
+        """The near-scope weight, 0 where the recipe leaves the scope out."""
+        return self.cfg.lambda_near if self.recipe.near else 0.0
+
+    @property
+    def lambda_out(self) -> float:
+        """The out-of-scope weight, 0 where the recipe leaves the scope out."""
+        return self.cfg.lambda_out if self.recipe.out else 0.0
+
+    @property
+    def loss_type(self) -> list[str]:
+        """TRL's names of the in-scope loss."""
+        return list(self.recipe.loss_type or self.cfg.loss_type)
+
+    @property
+    def constraint(self) -> str:
+        """nll or kl."""
+        return self.recipe.constraint or self.cfg.constraint
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the adapter, flat: also the columns of the ablation table."""
+        cfg, recipe = self.cfg, self.recipe
+        lora = asdict(cfg.lora)
+        common = {
+            "objective": recipe.objective, "rank": lora["rank"], "alpha": lora["alpha"], "dropout": lora["dropout"],
+            "targets": ",".join(lora["targets"]), "routers_trained": lora["routers"], "experts_trained": lora["experts"],
+            "batch": cfg.train.batch, "accumulation": cfg.train.accumulation, "scheduler": cfg.train.scheduler,
+            "warmup": cfg.train.warmup, "max_length": cfg.train.max_length, "max_grad_norm": cfg.train.max_grad_norm,
+            "precision": cfg.train.precision, "constraint_batch": cfg.train.constraint_batch,
+        }  # fmt: skip
+        if recipe.objective == "answers":
+            more = {"lr": cfg.train.sft_lr, "steps": cfg.train.sft_steps, "near": recipe.near, "out": recipe.out}
+            return common | more
+        return common | {
+            "lr": cfg.train.lr, "steps": cfg.train.steps, "epochs": cfg.train.epochs if not cfg.train.steps else None,
+            "beta": cfg.beta, "loss_type": ",".join(self.loss_type), "loss_weights": list(cfg.loss_weights),
+            "lambda_near": self.lambda_near, "lambda_out": self.lambda_out, "constraint": self.constraint,
+            "kl_temperature": cfg.kl_temperature, "start": recipe.start,
+        }  # fmt: skip
+
+
+def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of a recipe, with the arm's own options (`OPTIONS`) put over the section's."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    values = dict(options or {})
+    for key in values:
+        if key not in OPTIONS:
+            raise unknown(f"option of arm {name}", key, OPTIONS)
+
+    def chosen(keys: tuple[str, ...]) -> dict[str, Any]:
+        return {key: values[key] for key in keys if key in values}
+
+    try:
+        changed = replace(
+            cfg, **chosen(_TOP), train=replace(cfg.train, **chosen(_TRAIN)), lora=replace(cfg.lora, **chosen(_LORA))
+        )
+    except TypeError as error:
+        raise UserError(f"arm.{name}: {error}") from None
+    return Plan(name, RECIPES[name], changed)

@@ -1,0 +1,84 @@
+"""The arms of the feedback backend: who answers, with which adapters, to which wording of the prompt.
+
+An arm's name is a key of `VOICES`, or a recipe's name, which may end in ``_joint`` (one adapter trained on all pieces at once) or
+``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm is one line of `VOICES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from c3po_bench.errors import UserError, unknown
+from c3po_bench.feedback import instructions
+from c3po_bench.feedback.answering import Answer
+from c3po_bench.feedback.config import FeedbackConfig
+from c3po_bench.feedback.records import Feedback
+from c3po_bench.feedback.training.recipes import RECIPES, Plan, make_plan
+
+JOINT, MIX = "_joint", "_mix"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """`wrap` words the prompt, `read` takes the answer out of what was generated, `longer` multiplies the token limit.
+
+    `stored` says which text is looked up instead of generated: ``baseline`` or ``revised``.
+    """
+
+    wrap: Callable[[Feedback, str], str] | None = None
+    read: Callable[[Answer], Answer] | None = None
+    longer: int = 1
+    stored: str | None = None
+    about: str = ""
+
+
+def read_reasoned(answer: Answer) -> Answer:
+    """What stands behind the marker; everything when the model never wrote it."""
+    _, marker, tail = answer.text.rpartition(instructions.ANSWER)
+    return replace(answer, text=tail.strip() if marker else answer.text)
+
+
+VOICES: dict[str, Voice] = {
+    "base": Voice(stored="baseline", about="the model being tuned, without feedback"),
+    "in_context": Voice(wrap=instructions.with_feedback, about="the feedback in every prompt (RLVF, section 5)"),
+    "in_context_cot": Voice(
+        wrap=instructions.with_reasoning, read=read_reasoned, longer=2, about="decides first whether it applies"
+    ),
+    "revised": Voice(stored="revised", about="the ceiling: revised answers in scope, baseline elsewhere"),
+}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Recipe and way of several pieces (``""``, ``_joint`` or ``_mix``) of a tuned arm's name."""
+    for suffix in (JOINT, MIX):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), suffix
+    return name, ""
+
+
+def arm_names() -> list[str]:
+    """Every valid arm name."""
+    return [*VOICES, *(f"{recipe}{suffix}" for recipe in RECIPES for suffix in ("", JOINT, MIX))]
+
+
+def check_arms(names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]], pieces: int) -> None:
+    """`UserError` for unknown arms, unknown options, options of arms that are not run, and lone joint arms."""
+    for name in names:
+        if name not in arm_names():
+            raise unknown("arm", name, arm_names())
+        if split_name(name)[1] and pieces < 2:
+            raise UserError(f"arm {name!r} is about several pieces: name at least two in feedback.pieces")
+    for name, chosen in options.items():
+        if name not in names:
+            raise unknown("arm with options", name, names)
+        if name in VOICES and chosen:
+            raise UserError(f"arm {name!r} takes no options")
+        if name not in VOICES:
+            make_plan(split_name(name)[0], cfg, chosen)
+
+
+def plan_of(name: str, cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]]) -> Plan | None:
+    """How a tuned arm is trained; None for the others."""
+    return None if name in VOICES else make_plan(split_name(name)[0], cfg, options.get(name))
