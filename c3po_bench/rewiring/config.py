@@ -54,9 +54,9 @@ class MethodConfig:
         "tokens overridden: last (of the prompt), continuation (last and every answer token) (paper: last)",
     )
     parameterization: str = option(
-        "logits",
-        "what the optimizer moves: logits (softmax keeps the simplex) or probabilities (clipped, "
-        "renormalized); open in the paper",
+        "probabilities",
+        "what the optimizer moves: probabilities (clipped and renormalized after each step, paper eq. 1 read literally) "
+        "or logits (their softmax keeps to the simplex); open in the paper",
     )
     mixing: str = option(
         "dense",
@@ -72,10 +72,9 @@ class MethodConfig:
         "total weight of the selected experts: model (what the pathway gives) or preserved (the original's, "
         "undoing flattening)",
     )
-    optimizer: str = option("adam", "sgd (paper eq. 1) or adam (code of the predecessor R2-T2)")
+    optimizer: str = option("sgd", "sgd (paper eq. 1) or adam (code of the predecessor R2-T2)")
     learning_rate: float = option(
-        0.1,
-        "first learning rate; the paper prints '10e-2', read here as 0.1 (the other reading is 0.01)",
+        0.1, "first learning rate; the paper prints '10e-2', read here as 0.1 (the other reading is 0.01)"
     )
     final_learning_rate: float = option(1e-4, "last learning rate of the cosine schedule (paper '10e-5')")
     schedule: str = option("cosine", "cosine, fixed or step (halved every third of the steps) (paper: cosine)")

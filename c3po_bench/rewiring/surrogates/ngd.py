@@ -55,6 +55,8 @@ def ngd(problem: Problem) -> Solution:
         (gradient,) = torch.autograd.grad(loss.sum(), parameters)
         parameters.grad = gradient.masked_fill(~core, 0.0)
         optimizer.step()
+        if method.parameterization == "probabilities":
+            parameters.data = to_pathway(parameters.data, core, problem.own, method.parameterization)
     with torch.no_grad():
         pathway = to_pathway(parameters, core, problem.own, method.parameterization)
     return Solution(pathway, torch.stack(losses) if losses else None)
