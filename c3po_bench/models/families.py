@@ -149,9 +149,7 @@ def router_probabilities(family: Family, router_output: tuple[Tensor, ...], rout
     return router_output[0].float().softmax(dim=-1)
 
 
-def mix(
-    family: Family, pathway: Tensor, top_k: int | None = None, candidates: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def mix(family: Family, pathway: Tensor, top_k: int | None = None, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weights and experts that the family's block would use if its router had said `pathway`.
 
     Given the router's own pathway it gives the router's own answer. Differentiable in `pathway` for a fixed

@@ -20,6 +20,7 @@ OWN = Path(__file__).parent
 # Our own tasks: name -> folder beside this file. A new task is one YAML file and one line here.
 OWN_FOLDERS = {
     "facts": "facts",
+    "planted": "../models/planted/tasks",
     "qasc": "qasc",
 }
 

@@ -1,0 +1,1 @@
+"""The testbed as an lm-eval task."""
