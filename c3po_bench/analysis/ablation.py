@@ -82,14 +82,20 @@ def ablation_table(
 
 
 def axes(frame: pd.DataFrame) -> list[str]:
-    """The settings that the sweep varies: columns with two or more values among the finished method runs."""
+    """The settings that the sweep varies: columns that take two or more values within one arm."""
     names = [str(name) for name in frame.columns]
     return _axes(records(frame), names[len(IDENTITY) : names.index("task")])
 
 
 def _axes(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
     done = [row for row in rows if row["status"] == "done" and row["arm"] != BASE]
-    varied = [name for name in names if len({row.get(name) for row in done if _known(row.get(name))}) > 1]
+    seen: dict[tuple[str, str], set[Any]] = {}
+    for row in done:
+        for name in names:
+            if _known(row.get(name)):
+                seen.setdefault((name, row["arm"]), set()).add(row[name])
+    several = {name for (name, _), values in seen.items() if len(values) > 1}
+    varied = [name for name in names if name in several]
     derived = {"n_layers": "layers", "n_experts": "experts"}
     return [name for name in varied if derived.get(name) not in varied]
 
@@ -116,7 +122,7 @@ def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
 
 def _settings(run: Run) -> dict[str, Any]:
     raw = run.result.get("settings") or {}
-    named: dict[str, Any] = {ALIASES.get(key, key): value for key, value in raw.items() if key not in MEASURES}
+    named = {str(ALIASES.get(str(k), k)): value for k, value in raw.items() if k not in MEASURES}
     named["seed"] = run.result.get("seed")
     if run.arm != BASE:
         named.setdefault("reference_size", (run.result.get("counts") or {}).get("references"))

@@ -11,7 +11,8 @@ from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.roles import CONTROLS, role, title
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
-MOST = 4  # sentences about methods before the rest is only counted
+MOST = 6  # sentences about methods before the rest is only counted
+MANY = 3  # settings of one arm told one by one; more are summed up
 
 
 def points(value: float) -> str:
@@ -43,11 +44,27 @@ def summary_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _accuracy(rows: list[dict[str, Any]]) -> list[str]:
     compared = [r for r in rows if not math.isnan(r["difference"])]
     methods = sorted((r for r in compared if role(r["arm"]) == "method"), key=lambda r: -r["difference"])
-    sentences = [_method(r) for r in methods[:MOST]]
-    if len(methods) > MOST:
-        beaten = sum(r["diff_low"] > 0 for r in methods[MOST:])
-        sentences.append(f"Of {len(methods) - MOST} more, {beaten} beat base.")
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for row in methods:
+        by_arm.setdefault(row["arm"], []).append(row)
+    sentences: list[str] = []
+    for runs in by_arm.values():
+        sentences += [_method(r) for r in runs] if len(runs) <= MANY else [_sweep(runs)]
+    if len(sentences) > MOST:
+        sentences[MOST:] = [f"{len(sentences) - MOST} more arms gain less."]
     return sentences + [_ceiling(r) for r in compared if role(r["arm"]) == "ceiling"][:1]
+
+
+def _sweep(runs: list[dict[str, Any]]) -> str:
+    """One arm under many settings: how many hold after correction, and the best, which was picked afterwards."""
+    best = runs[0]
+    beaten = sum(r["diff_low"] > 0 and r["p_holm"] < 0.05 for r in runs)
+    worse = sum(r["diff_high"] < 0 and r["p_holm"] < 0.05 for r in runs)
+    settings = best["label"][len(best["arm"]) :].strip(" ()")
+    return (
+        f"{title(best['arm'])} under {len(runs):,} settings: {beaten:,} beat base after correction for all of them, "
+        f"{worse:,} lose; the largest difference, {_signed(best)} with {settings}, was picked after the fact."
+    )
 
 
 def _method(row: dict[str, Any]) -> str:

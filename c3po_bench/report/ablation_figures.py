@@ -12,7 +12,7 @@ import pandas as pd
 from c3po_bench.analysis.ablation import axes, leading_number
 from c3po_bench.analysis.compare import MACRO, POOLED, records
 from c3po_bench.analysis.roles import BASE, title
-from c3po_bench.report.figures import Figure
+from c3po_bench.report.figures import FIT, Figure
 
 MOST_PAIRS = 10
 
@@ -84,7 +84,7 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str) -> Figure | Non
     fill = alt.Color("difference:Q", scale=scale, title="points", legend=alt.Legend(orient="right", gradientLength=120))
     known = base.transform_filter("datum.difference !== null").mark_rect(cornerRadius=3).encode(fill)
     texts = base.mark_text(fontSize=12).encode(text="text:N")
-    chart = alt.layer(known, texts).properties(width="container", height=alt.Step(34))
+    chart = alt.layer(known, texts).properties(width="container", height=34 * len(rows), autosize=FIT)
     gaps = sum(v["difference"] is None for v in values)
     heading = f"Difference to base by {row} and {column}"
     best = max((v for v in values if v["difference"] is not None), key=lambda v: v["difference"], default=None)
@@ -131,7 +131,7 @@ def curve(cells: list[dict[str, Any]], name: str) -> Figure:
     bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y, alt.Y2("high:Q"), color, tooltip=tooltip)
     line = base.mark_line(point=alt.OverlayMarkDef(size=60, filled=True)).encode(alt.Y("difference:Q"), color, tooltip=tooltip)
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
-    chart = alt.layer(zero, bars, line).properties(width="container", height=260)
+    chart = alt.layer(zero, bars, line).properties(width="container", height=260, autosize=FIT)
     span = "the range over the other settings" if several else "the paired 95% interval"
     said = "; ".join(f"{v['arm']} at {v['setting']}: {v['difference']:+.1f}" for v in values[:30])
     caption = f"Difference to base over {name}; bars are {span}."

@@ -92,6 +92,14 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
         (folder / f"{figure.name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
 
 
+HEADINGS = {
+    "value": "accuracy %",
+    "difference": "difference",
+    "diff_low": "from",
+    "diff_high": "to",
+    "p_holm": "Holm p",
+    "seconds_per_item": "s/item",
+}
 PRINT = {
     "background": "white",
     "font": "DejaVu Sans, Helvetica, Arial, sans-serif",
@@ -145,8 +153,8 @@ def _page(
         commands=commands(experiments, runs)[:10],
         notes=list(dict.fromkeys(note for run in selection.runs for note in run.result.get("notes") or []))[:20],
         provenance=[provenance(run) for run in selection.runs[:MOST_CONFIGS]],
-        json_blocks=[(name, page.embed(data)) for name, data in blocks.items()],
-        packed_blocks=[(name, page.pack(data)) for name, data in packed.items()],
+        json_blocks=[(f"data-{name}", page.embed(data)) for name, data in blocks.items()],
+        packed_blocks=[(f"data-{name}", page.pack(data)) for name, data in packed.items()],
     )
 
 
@@ -165,16 +173,23 @@ def _first_label(compared: pd.DataFrame) -> str:
 
 def ablation_rows(table: pd.DataFrame, varied: list[str]) -> dict[str, Any]:
     """The ablation table as the page lists it: varied settings and the numbers, one row a run and task."""
-    measures = {"value": 4, "difference": 4, "diff_low": 4, "diff_high": 4, "p_holm": 4, "seconds_per_item": 3}
+    measures = {"value": 1, "difference": 1, "diff_low": 1, "diff_high": 1, "p_holm": 3, "seconds_per_item": 3}
     names = ["arm", *varied, "task", "n", *measures, "status"]
     rows = [row for row in records(table) if row["metric"] == "acc"]
     numeric = {name for name in names if any(isinstance(row[name], int | float) for row in rows)}
     columns = [
-        {"title": name.replace("_", " "), "numeric": name in numeric}
+        {"title": HEADINGS.get(name, name.replace("_", " ")), "numeric": name in numeric}
         | ({"digits": measures[name]} if name in measures else {})
         for name in names
     ]
-    return {"columns": columns, "rows": [[None if row[n] is pd.NA else row[n] for n in names] for row in rows]}
+    return {"columns": columns, "rows": [[_shown(name, row[name]) for name in names] for row in rows]}
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A value as the page's table lists it: shares in percent, missing ones as None."""
+    if value is pd.NA:
+        return None
+    return 100 * value if name in ("value", "difference", "diff_low", "diff_high") else value
 
 
 def ablation_note(table: pd.DataFrame, varied: list[str]) -> str:

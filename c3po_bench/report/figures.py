@@ -11,11 +11,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from c3po_bench.analysis.compare import records
+from c3po_bench.analysis.compare import MACRO, records
 from c3po_bench.analysis.roles import role, title
 from c3po_bench.analysis.verdict import bracket, summary_rows
 
 alt.data_transformers.disable_max_rows()
+FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 SHAPES = {"method": "circle", "control": "square", "ceiling": "triangle-up"}
 
 
@@ -65,13 +66,14 @@ def _point(row: dict[str, Any]) -> dict[str, Any]:
 
 def effects(points: list[dict[str, Any]]) -> Figure:
     """Differences to base with paired 95% intervals: one line an arm, one mark a task."""
+    points = [p for p in points if p["task"] != MACRO] or points
     tasks = list(dict.fromkeys(p["task"] for p in points))
     order = list(dict.fromkeys(p["arm"] for p in points))
     offset = alt.YOffset("task:N", sort=tasks)
-    y = alt.Y("arm:N", sort=order, title=None, axis=alt.Axis(labelLimit=220, domain=False, ticks=False))
+    y = alt.Y("arm:N", sort=order, title=None, axis=alt.Axis(labelLimit=300, domain=False, ticks=False))
     legend = alt.Legend(orient="top") if len(tasks) > 1 else None
-    color = alt.Color("task:N", sort=tasks, title=None, legend=legend)
-    shape = alt.Shape("task:N", sort=tasks, title=None, legend=legend)
+    color = alt.Color("task:N", scale=alt.Scale(domain=tasks), title=None, legend=legend)
+    shape = alt.Shape("task:N", scale=alt.Scale(domain=tasks), title=None, legend=legend)
     tooltip = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("task:N"),
@@ -85,8 +87,9 @@ def effects(points: list[dict[str, Any]]) -> Figure:
         alt.X("difference:Q"), y, color, shape, yOffset=offset, tooltip=tooltip
     )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(x=alt.X("zero:Q"))
-    step = alt.Step(max(26, 15 * len(tasks)), **{"for": "position"})
-    chart = alt.layer(zero, lines, marks).properties(width="container", height=step)
+    chart = alt.layer(zero, lines, marks).properties(
+        width="container", height=len(order) * max(26, 15 * len(tasks)), autosize=FIT
+    )
     said = "; ".join(f"{p['arm']} on {p['task']}: {p['difference']:+.1f} {p['interval']}" for p in points[:40])
     heading = "Difference to base, with paired 95% intervals"
     return Figure("effects", "comparison", heading, heading + ".", f"{heading}. {said}.", chart)
@@ -115,7 +118,7 @@ def cost(points: list[dict[str, Any]]) -> Figure:
     if len(points) <= 12:
         layers.append(base.mark_text(align="left", dx=8, dy=-6, limit=170).encode(x, alt.Y("difference:Q"), text="arm:N"))
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
-    chart = alt.layer(zero, *layers).properties(width="container", height=300)
+    chart = alt.layer(zero, *layers).properties(width="container", height=300, autosize=FIT)
     said = "; ".join(f"{p['arm']}: {p['difference']:+.1f} points at {p['seconds']:.2g} s" for p in points[:40])
     heading = "Cost against gain"
     return Figure("cost", "cost", heading, f"{heading}: up and to the left is better.", f"{heading}, by arm. {said}.", chart)

@@ -47,9 +47,7 @@ COLUMNS = [
     Column("Accuracy"),
     Column("Difference"),
     Column("p"),
-    Column("Holm p"),
-    Column("Fixed"),
-    Column("Broken"),
+    Column("Fixed / broken"),
     Column("Against control"),
     Column("s/item"),
     Column("GFLOPs/item"),
@@ -71,29 +69,28 @@ def marks(compared: pd.DataFrame) -> str:
     """What the signs in the table mean, of those that occur."""
     said = ["Brackets are 95% intervals; grey rows are bases and controls."]
     if any(compared["prompt_differs"]):
-        said.append("“Own prompt”: the arm by nature changes the prompt.")
+        said.append("“Its own prompt”: the arm by nature changes the prompt.")
     if "sign-flip" in set(compared["test"]):
         said.append("‡: sign-flip test, for scores that are not 0 or 1 or items that share a source.")
     return " ".join(said)
 
 
 def _cells(row: dict[str, Any]) -> list[Cell]:
-    name = title(row["arm"]) + row["label"][len(row["arm"]) :]
+    settings = row["label"][len(row["arm"]) :].strip(" ()")
+    notes = ", ".join(filter(None, [settings, "its own prompt" if row["prompt_differs"] else ""]))
     compared = _known(row["difference"])
     tone = "up" if compared and row["diff_low"] > 0 else "down" if compared and row["diff_high"] < 0 else ""
     gap = f"{row['difference'] * 100:+.1f}" if compared else ""
     test = " ‡" if row["test"] == "sign-flip" else ""
     flops = row["flops_per_item"]
     return [
-        Cell(name, name, "own prompt" if row["prompt_differs"] else ""),
+        Cell(title(row["arm"]), row["label"], notes),
         Cell(row["task"], row["task"]),
         Cell(f"{row['n']:,}", row["n"]),
         Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], bracket(row["low"], row["high"])),
         Cell(gap, _value(row["difference"]), bracket(row["diff_low"], row["diff_high"]) if compared else "", tone),
-        Cell(p_text(row["p"]) + test if _known(row["p"]) else "", _value(row["p"])),
-        Cell(p_text(row["p_holm"]) if _known(row["p_holm"]) else "", _value(row["p_holm"])),
-        _count(row["fixed"]),
-        _count(row["broken"]),
+        Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}") if _known(row["p"]) else Cell(""),
+        _changed(row),
         _control(row),
         Cell(f"{row['seconds_per_item']:.2g}" if _known(row["seconds_per_item"]) else "", _value(row["seconds_per_item"])),
         Cell(f"{flops / 1e9:,.3g}" if _known(flops) else "", _value(flops)),
@@ -109,8 +106,9 @@ def _control(row: dict[str, Any]) -> Cell:
     return Cell(f"{row['over_control'] * 100:+.1f}", row["over_control"], f"{interval} {name}", tone)
 
 
-def _count(value: Any) -> Cell:
-    return Cell("") if value is pd.NA or value is None else Cell(str(value), int(value))
+def _changed(row: dict[str, Any]) -> Cell:
+    fixed, broken = row["fixed"], row["broken"]
+    return Cell(f"{fixed} / {broken}", int(fixed) - int(broken)) if _known(fixed) else Cell("")
 
 
 def _known(value: Any) -> bool:

@@ -53,9 +53,8 @@ const freeAnswers = (arm, base) => {
 };
 
 const neighbor = ({ id, similarity, question, answer }) => el("div", { class: "neighbor" },
-  el("div", {}, el("strong", {}, fixedDigits(similarity, 3)), el("div", { class: "meter", "aria-hidden": "true" }, bar(similarity)),
-    el("span", { class: "range" }, id)),
-  el("p", {}, question, el("br"), el("span", { class: "range" }, "answer: "), answer));
+  el("div", {}, el("strong", {}, fixedDigits(similarity, 3)), el("div", { class: "meter", "aria-hidden": "true" }, bar(similarity))),
+  el("p", {}, question, el("br"), el("span", { class: "range" }, "answer: "), answer, el("span", { class: "range" }, ` · ${id}`)));
 
 const bar = (share) => {
   const node = el("i");

@@ -2,7 +2,7 @@
 "use strict";
 
 const read = (id) => {
-  const block = document.getElementById(id);
+  const block = document.getElementById("data-" + id);
   return block ? JSON.parse(block.textContent) : null;
 };
 
@@ -11,7 +11,7 @@ const unpacked = new Map();
 // A gzipped, base64-coded JSON block; unpacked the first time it is asked for.
 const unpack = (id) => {
   if (!unpacked.has(id)) {
-    const block = document.getElementById(id);
+    const block = document.getElementById("data-" + id);
     const bytes = Uint8Array.from(atob(block.textContent), (c) => c.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     unpacked.set(id, new Response(stream).json());
@@ -27,7 +27,7 @@ const build = (node, attributes, children) => {
     if (name === "onclick") node.addEventListener("click", value);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
     node.append(child instanceof Node ? child : document.createTextNode(String(child)));
   }

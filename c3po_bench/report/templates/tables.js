@@ -36,6 +36,7 @@ const setUpComparison = () => {
   const task = document.getElementById("comparison-task");
   if (!task) return;
   const filter = () => {
+    table.classList.toggle("one-task", Boolean(task.value));
     for (const row of body.rows) row.hidden = Boolean(task.value) && row.dataset.task !== task.value;
   };
   task.addEventListener("change", filter);

@@ -1,0 +1,206 @@
+"""The report in a real browser, opened from disk without a network: sorting, filtering, opening, accessibility."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import store_factory as factory
+
+from c3po_bench.report.build import write_report
+
+pytestmark = pytest.mark.browser
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+SIZES = {"laptop": (1280, 900), "phone": (390, 844)}
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    path = os.environ.get("C3PO_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no Chromium found: apt-get install chromium, or set C3PO_CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("reports")
+    factory.rewiring_store(root / "rewiring", items=60, hostile=factory.HOSTILE)
+    factory.feedback_store(root / "feedback", hostile=factory.HOSTILE)
+    factory.sweep_store(root / "sweep", cells=60, items=40, skip=9)
+    return {name: write_report(root / name) for name in ("rewiring", "feedback", "sweep")}
+
+
+@pytest.fixture(params=["laptop-light", "phone-dark", "laptop-dark", "phone-light"])
+def context(request, chromium) -> Iterator[Any]:
+    """A context without network; fails its test on any console error or request that leaves the file."""
+    size, scheme = request.param.split("-")
+    width, height = SIZES[size]
+    found = chromium.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, offline=True, reduced_motion="reduce"
+    )
+    found.set_default_timeout(20_000)
+    yield found
+    found.close()
+
+
+def opened(context: Any, path: Path) -> tuple[Any, list[str]]:
+    page, trouble = context.new_page(), []
+    page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: trouble.append(str(e)))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else trouble.append(r.url))
+    page.goto(path.as_uri())
+    page.wait_for_selector("#item-list button")
+    return page, trouble
+
+
+def violations(page: Any) -> list[str]:
+    found = axe.Axe().run(page).response["violations"]
+    return [f"{v['id']}: {v['nodes'][0]['html'][:160]}" for v in found if v["impact"] in SERIOUS]
+
+
+def draw_all(page: Any) -> None:
+    """Scroll each visible chart into view and wait until it is drawn."""
+    for holder in page.query_selector_all(".chart:not([hidden]) .vega"):
+        holder.scroll_into_view_if_needed()
+        holder.wait_for_selector("svg", state="attached")
+
+
+@pytest.mark.parametrize("name", ["rewiring", "feedback", "sweep"])
+def test_report_works_and_is_accessible(context, reports, name):
+    page, trouble = opened(context, reports[name])
+    draw_all(page)
+    page.click("#item-list button >> nth=0")
+    page.wait_for_selector("#item-detail .question")
+    for summary in page.query_selector_all("#provenance summary"):
+        summary.click()
+    assert violations(page) == []
+    assert trouble == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+
+
+def test_comparison_sorts_both_ways_and_filters(context, reports):
+    page, trouble = opened(context, reports["rewiring"])
+    rows = page.locator("#comparison-table tbody tr:visible")
+    assert rows.count() == 6
+    header = page.locator("#comparison-table thead th", has_text="Accuracy")
+    values = "rows => rows.map(r => Number(r.cells[3].dataset.value))"
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    found = rows.evaluate_all(values)
+    assert found == sorted(found, reverse=True)
+    header.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert rows.evaluate_all(values) == sorted(found)
+    page.select_option("#comparison-task", "arc_easy")
+    assert set(rows.evaluate_all("rows => rows.map(r => r.dataset.task)")) == {"arc_easy"}
+    page.select_option("#comparison-task", "")
+    assert rows.count() == 24
+    assert trouble == []
+
+
+def test_a_flipped_item_opens_with_all_its_reasons(context, reports):
+    page, trouble = opened(context, reports["rewiring"])
+    page.select_option("#item-arm", label="NGD")
+    page.select_option("#item-kind", "fixed")
+    assert set(page.locator("#item-list .badge").all_inner_texts()) == {"fixed"}
+    page.locator("#item-list button").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#item-detail .heat-row")
+    detail = page.locator("#item-detail")
+    assert detail.locator(".choices li").count() == 4
+    assert detail.locator(".choices li.gold .tag.ours").inner_text() == "NGD"
+    assert detail.locator(".neighbor").count() == 3
+    assert detail.locator(".loss circle").count() == 10
+    assert detail.locator(".heat-row rect").count() == 3 * 5 * 16
+    assert page.evaluate("document.activeElement.id") == "item-detail"
+    assert trouble == []
+
+
+def test_search_finds_words_and_markup_stays_text(context, reports):
+    page, trouble = opened(context, reports["rewiring"])
+    page.select_option("#item-kind", "all")
+    page.fill("#item-search", "script question 9 facts")
+    page.wait_for_function("document.querySelectorAll('#item-list li').length === 1")
+    page.click("#item-list button")
+    page.wait_for_selector("#item-detail .question")
+    assert factory.HOSTILE in page.locator("#item-detail .question").inner_text()
+    assert page.evaluate("window.pwned === undefined")
+    assert page.locator("#item-detail img, #item-detail script").count() == 0
+    assert trouble == []
+
+
+def test_feedback_answers_stand_side_by_side(context, reports):
+    page, trouble = opened(context, reports["feedback"])
+    page.select_option("#item-arm", label="C3PO")
+    page.click("#item-list button >> nth=0")
+    page.wait_for_selector("#item-detail .answers")
+    answers = page.locator("#item-detail .answers figure")
+    assert answers.locator("figcaption").all_inner_texts() == ["base", "C3PO"]
+    assert "Dear all" in answers.nth(1).inner_text()
+    assert page.locator(".triangles figure").count() == 4
+    assert page.evaluate("window.pwned === undefined") and trouble == []
+
+
+def test_ablation_switches_figures_sorts_and_turns_pages(context, reports):
+    page, trouble = opened(context, reports["sweep"])
+    panel = page.locator("[data-switch='heat map']")
+    panel.locator("select").select_option("heat_experts_neighbors")
+    assert panel.locator(".chart:visible").get_attribute("id") == "figure-heat_experts_neighbors"
+    panel.locator("#figure-heat_experts_neighbors svg").wait_for(state="attached")
+    table = page.locator("#ablation-table")
+    table.locator("th", has_text="accuracy").locator("button").click()
+    column = table.locator("thead th").all_inner_texts().index("accuracy %")
+    found = [float(row.locator("th, td").nth(column).inner_text()) for row in table.locator("tbody tr").all()]
+    assert len(found) == 25 and found == sorted(found, reverse=True)
+    table.locator("button", has_text="Next").click()
+    assert "Page 2 of" in table.inner_text()
+    assert trouble == []
+
+
+def test_theme_button_switches_and_charts_follow(context, reports):
+    page, trouble = opened(context, reports["rewiring"])
+    draw_all(page)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    before = page.evaluate(ground)
+    color = "document.querySelector('#figure-effects svg text').getAttribute('fill')"
+    chart = page.evaluate(color)
+    page.click("#theme")
+    assert page.evaluate(ground) != before
+    page.wait_for_function(f"({color}) !== '{chart}'")
+    assert violations(page) == [] and trouble == []
+
+
+def test_10000_items_stay_fluid(chromium, tmp_path):
+    factory.rewiring_store(tmp_path, items=10_000, tasks=("arc_easy",), details=False)
+    path = write_report(tmp_path)
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    start = time.perf_counter()
+    page.goto(path.as_uri())
+    page.wait_for_selector("#item-list button")
+    assert time.perf_counter() - start < 8
+    assert "of 10,000 items" in page.inner_text("#item-count")
+    slowest = page.evaluate(
+        """async () => {
+          const times = [];
+          const act = async (step) => { const t = performance.now(); step(); times.push(performance.now() - t); };
+          const kind = document.getElementById('item-kind');
+          await act(() => { kind.value = 'all'; kind.dispatchEvent(new Event('change')); });
+          for (let i = 0; i < 20; i++) await act(() => document.getElementById('item-next').click());
+          await act(() => { kind.value = 'same'; kind.dispatchEvent(new Event('change')); });
+          return Math.max(...times);
+        }"""
+    )
+    assert slowest < 200  # milliseconds from a click to the new list
+    assert page.locator("#item-list li").count() == 20

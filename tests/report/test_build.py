@@ -1,0 +1,181 @@
+"""The report's files: what they hold, that untrusted text stays text, and what a large store costs."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import store_factory as factory
+
+from c3po_bench.errors import UserError
+from c3po_bench.report import page
+from c3po_bench.report.__main__ import main
+from c3po_bench.report.build import write_report
+from c3po_bench.report.triangle import corner
+
+pytest.importorskip("altair")
+pytest.importorskip("vl_convert")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hostile")
+    factory.rewiring_store(root, items=30, hostile=factory.HOSTILE)
+    return root, write_report(root, root / "out")
+
+
+def block(html: str, name: str):
+    """The JSON block `name` of a page, unpacked where it is packed."""
+    found = re.search(rf'<script type="([^"]+)" id="data-{re.escape(name)}">(.*?)</script>', html, re.S)
+    assert found, f"no block {name}"
+    kind, text = found.groups()
+    return json.loads(text if kind == "application/json" else gzip.decompress(base64.b64decode(text)))
+
+
+def test_untrusted_text_is_never_markup(hostile):
+    _, path = hostile
+    html = path.read_text()
+    assert "window.pwned" not in re.sub(r'<script type="text/plain".*?</script>', "", html, flags=re.S)
+    assert html.count("<script") == html.count("</script>")
+    questions = [item[2] for item in block(html, "items-index")["items"]]
+    assert any(factory.HOSTILE in question for question in questions)
+
+
+def test_json_blocks_hold_no_markup_and_no_nan():
+    text = str(page.embed({"a": "</script><b>&", "n": float("nan"), "s": "\u2028"}))
+    assert "<" not in text and "&" not in text and "\u2028" not in text
+    assert json.loads(text) == {"a": "</script><b>&", "n": None, "s": "\u2028"}
+
+
+def test_page_loads_nothing_and_scripts_are_the_two_it_allows(hostile):
+    html = hostile[1].read_text()
+    markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", html, flags=re.S)
+    assert not re.search(r"<(?:script|img|link|iframe|object)[^>]*\b(?:src|href|data)=", markup)
+    policy = unescape(re.search(r'Content-Security-Policy" content="([^"]+)"', html)[1])
+    assert policy.startswith("default-src 'none'; script-src 'sha256-") and policy.count("sha256-") == 2
+    assert "unsafe-inline" not in policy.split("style-src")[0]
+
+
+def test_hostile_names_are_escaped(tmp_path):
+    scores = factory.scores_of("base", 12, 0.5)
+    for arm in ("base", "<b>ngd"):
+        factory.write_run(tmp_path, arm.replace("/", ""), factory.sample_rows(arm, "<i>arc", scores, details=False))
+    html = write_report(tmp_path, tmp_path / "out").read_text()
+    assert "<b>ngd" not in html and "&lt;b&gt;ngd" in html
+    assert "<i>arc" not in html and "&lt;i&gt;arc" in html
+
+
+def test_verdict_command_and_tables_are_there(hostile):
+    root, path = hostile
+    html = path.read_text()
+    assert "cannot be told from base" in html or "beats base" in html
+    assert "python -m c3po_bench +experiment=quickstart" in html
+    comparison = pd.read_parquet(root / "out" / "tables" / "comparison.parquet")
+    assert len(comparison) == 6 * 4
+    assert len(pd.read_csv(root / "out" / "tables" / "ablation.csv")) == len(comparison)
+    figures = {p.name for p in (root / "out" / "figures").iterdir()}
+    assert {"effects.svg", "effects.png", "cost.svg", "cost.png"} <= figures
+
+
+def test_all_items_are_listed_and_flips_have_details(hostile):
+    html = hostile[1].read_text()
+    meta, index = block(html, "explorer"), block(html, "items-index")
+    assert len(index["items"]) == 60 and len(meta["arms"]) == 6
+    arm = next(i for i, a in enumerate(meta["arms"]) if a["label"] == "NGD")
+    details = {k: v for _, chunk in meta["arms"][arm]["chunks"] for k, v in block(html, chunk).items()}
+    scores, base = index["scores"][arm], index["scores"][meta["arms"][arm]["base"]]
+    flipped = [i for i, (a, b) in enumerate(zip(scores, base, strict=True)) if a != b]
+    assert flipped and all(str(i) in details for i in flipped)
+    assert {"neighbors", "losses", "pathway_before", "pathway_after"} <= details[str(flipped[0])].keys()
+
+
+def test_details_beyond_the_budget_are_left_out_unflipped_first(hostile, monkeypatch):
+    from c3po_bench.analysis.compare import compare
+    from c3po_bench.report import items
+    from c3po_bench.store.reader import load_runs
+
+    monkeypatch.setattr(items, "DETAIL_BYTES", 6 * 60_000)
+    runs = load_runs(hostile[0])
+    explorer = items.explore(runs, compare(runs, draws=50))
+    arm = next(i for i, a in enumerate(explorer.meta["arms"]) if a["label"] == "NGD")
+    kept = {int(k) for _, chunk in explorer.meta["arms"][arm]["chunks"] for k in explorer.chunks[chunk]}
+    scores = explorer.index["scores"]
+    flipped = {i for i in range(60) if scores[arm][i] != scores[0][i]}
+    assert explorer.meta["arms"][arm]["left_out"] == 60 - len(kept) > 0
+    assert flipped <= kept
+
+
+def test_report_of_a_feedback_store_has_triangles(tmp_path):
+    factory.feedback_store(tmp_path)
+    html = write_report(tmp_path).read_text()
+    assert html.count('class="reach"') == 4
+    assert "out of scope" in html
+
+
+def test_corners_lie_where_they_should():
+    top, left, right = corner("in"), corner("near"), corner("out")
+    assert top[1] < left[1] and left[0] < top[0] < right[0]
+    assert corner("in", 2.0) == top  # a score above one ends at the corner
+
+
+def test_refused_runs_are_named_not_hidden(tmp_path):
+    runs = factory.rewiring_store(tmp_path, items=10)
+    rows = runs[3].samples()
+    for row in rows:
+        row["prompt_hash"] = "other"
+    (runs[3].path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    html = write_report(tmp_path).read_text()
+    assert "Not compared:" in html and "prompts differ" in html
+
+
+def test_command_line(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "holds no results" in capsys.readouterr().err
+    (tmp_path / "empty" / "runs").mkdir(parents=True)
+    assert main([str(tmp_path / "empty")]) == 2
+    assert "no run in" in capsys.readouterr().err
+    factory.rewiring_store(tmp_path / "store", items=5, tasks=("arc",))
+    assert main([str(tmp_path / "store"), "--output", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
+
+
+def test_a_store_without_base_gives_a_report_that_says_so(tmp_path):
+    scores = factory.scores_of("ngd", 10, 0.5)
+    factory.write_run(tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=True))
+    html = write_report(tmp_path).read_text()
+    assert "no base run beside it" in html and "Nothing to compare yet" in html
+
+
+def test_large_sweeps_show_the_best_and_say_that_they_were_picked(tmp_path):
+    factory.sweep_store(tmp_path, cells=40, items=30, skip=9)
+    with pytest.raises(UserError):
+        write_report(tmp_path / "elsewhere")
+    html = write_report(tmp_path).read_text()
+    assert "picked after the scores were known" in html
+    assert "the sweep is incomplete" in html
+    assert len(block(html, "explorer")["arms"]) == 4
+
+
+PROBE = """
+import resource, sys, time
+from c3po_bench.report.build import write_report
+write_report(sys.argv[1], sys.argv[2])
+print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_report_of_2000_runs_takes_less_than_30_seconds_and_2_gib(tmp_path):
+    factory.sweep_store(tmp_path / "store", cells=2000, items=1000)
+    command = [sys.executable, "-c", PROBE, str(tmp_path / "store"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    seconds, memory = map(float, done.stdout.split())
+    assert seconds < 30 and memory < 2 << 30
