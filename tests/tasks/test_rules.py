@@ -1,0 +1,171 @@
+"""Scoring rules: the same question, put in three ways; lm-eval itself does the scoring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lm_eval
+import pytest
+from lm_eval.api.model import LM
+
+from c3po_bench.errors import UserError
+from c3po_bench.tasks import RULES, TaskSet
+from tests.tasks.conftest import tiny_tasks
+
+
+class Fake(LM):
+    """Log-likelihoods that depend on nothing but the texts."""
+
+    def loglikelihood(self, requests):  # noqa: ANN001, ANN201
+        return [(-float(sum(map(ord, c + k)) % 97) - 1, False) for c, k in (r.args for r in requests)]
+
+    def generate_until(self, requests):  # noqa: ANN001, ANN201
+        raise NotImplementedError
+
+    loglikelihood_rolling = generate_until
+
+
+def _first(tasks: TaskSet, name: str, doc_id: int = 0):  # noqa: ANN202
+    task = tasks.load()[name]
+    return tasks.items(task, [(doc_id, task.eval_docs[doc_id])])[0]
+
+
+def test_letters_list_the_options(tiny_root: Path) -> None:
+    item = _first(TaskSet(["arc_easy"], data_root=tiny_root, rule="letters"), "arc_easy")
+    prompt = "Question: Which is number 201?\nA. thing 201\nB. stuff 201\nC. matter 201\nD. object 201\nAnswer:"
+    assert item.pairs == tuple((prompt, f" {letter}") for letter in "ABCD") and item.gold == 1
+    assert item.question == "Which is number 201?"
+
+
+def test_letters_on_tasks_with_one_prompt_for_each_choice(tiny_root: Path) -> None:
+    item = _first(TaskSet(["winogrande"], data_root=tiny_root, rule="letters"), "winogrande")
+    prompt = "Ann gave Bob 101 coins because _ was kind.\nA. Ann\nB. Bob\nAnswer:"
+    assert item.pairs == ((prompt, " A"), (prompt, " B")) and item.gold == 1
+
+
+def test_a_lettered_stock_task_is_the_same_under_letters_and_cloze(tiny_root: Path) -> None:
+    for name in ("mmlu_anatomy", "commonsense_qa"):
+        cloze = _first(TaskSet([name], data_root=tiny_root), name)
+        assert cloze == _first(TaskSet([name], data_root=tiny_root, rule="letters"), name)
+
+
+def test_permuting_keeps_the_prompt_of_lettered_tasks_but_for_the_order(tiny_root: Path) -> None:
+    for name in ("mmlu_anatomy", "commonsense_qa"):
+        stock = TaskSet([name], data_root=tiny_root)
+        mixed = TaskSet([name], data_root=tiny_root, permute_options=True)
+        plain, other = _first(stock, name).pairs[0][0], _first(mixed, name).pairs[0][0]
+        strip = lambda text: sorted(line.split(". ", 1)[-1] for line in text.splitlines())  # noqa: E731
+        assert strip(plain) == strip(other)
+        golds = {tuple(_first(mixed, name, i).gold for i in range(12))} - {
+            tuple(_first(stock, name, i).gold for i in range(12))
+        }
+        assert golds, "the permutation changed nothing"
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", tiny_tasks())
+def test_permutation_moves_the_gold_with_its_text(name: str, rule: str, tiny_root: Path) -> None:
+    stock = TaskSet([name], data_root=tiny_root, rule="cloze")
+    mixed = TaskSet([name], data_root=tiny_root, rule=rule, permute_options=True, seed=5)
+    again = TaskSet([name], data_root=tiny_root, rule=rule, permute_options=True, seed=5)
+    orders = set()
+    for doc_id in range(12):
+        doc = stock.load()[name].eval_docs[doc_id]
+        before, after = stock.choice_texts(stock.load()[name], doc), mixed.choice_texts(mixed.load()[name], doc)
+        assert before is not None and after is not None and sorted(before) == sorted(after)
+        assert before[_first(stock, name, doc_id).gold] == after[_first(mixed, name, doc_id).gold]
+        assert _first(mixed, name, doc_id) == _first(again, name, doc_id)
+        orders.add(tuple(before.index(text) for text in after))
+    assert len(orders) > 1
+
+
+def test_the_order_shown_does_not_depend_on_the_label(tiny_root: Path) -> None:
+    tasks = TaskSet(["piqa", "sciq"], data_root=tiny_root, rule="letters", permute_options=True)
+    piqa = tasks.load()["piqa"]
+    doc = piqa.eval_docs[0]
+    assert tasks.choice_texts(piqa, doc) == tasks.choice_texts(piqa, {**doc, "label": 1 - doc["label"]})
+    assert piqa.doc_to_text(doc) == piqa.doc_to_text({**doc, "label": 1 - doc["label"]})
+
+
+def test_letters_do_not_give_away_a_fixed_place(tiny_root: Path) -> None:
+    tasks = TaskSet(["sciq"], data_root=tiny_root, rule="letters")
+    assert len({_first(tasks, "sciq", i).gold for i in range(12)}) > 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_lm_eval_scores_as_we_predict(rule: str, tiny_root: Path) -> None:
+    tasks = TaskSet([*tiny_tasks(), "facts_capitals"], data_root=tiny_root, rule=rule)
+    first, again = (
+        lm_eval.simple_evaluate(
+            Fake(), tasks=tasks.specs, task_manager=tasks.manager, limit=8, bootstrap_iters=0, log_samples=True
+        )
+        for _ in range(2)
+    )
+    assert first is not None and again is not None
+    assert first["results"] == again["results"], "a task must be scored alike by the next arm"
+    for name, samples in first["samples"].items():
+        task = tasks.load()[name]
+        for sample in samples:
+            scores = [float(r[0]) for r in sample["filtered_resps"]]
+            if tasks.headline[name] == "acc_norm":
+                scores = [s / n for s, n in zip(scores, tasks.choice_lengths(task, sample["doc"]), strict=True)]
+            right = scores.index(max(scores)) == tasks.gold(task, sample["doc"])
+            assert sample[tasks.headline[name]] == float(right)
+
+
+def test_headlines() -> None:
+    assert TaskSet(["facts_capitals"]).headline == {"facts_capitals": "acc"}
+    assert TaskSet(["facts_capitals"], rule="length_normalized").headline == {"facts_capitals": "acc_norm"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_few_shot_examples_are_fixed_and_never_the_question(rule: str, tiny_root: Path) -> None:
+    for name in ("arc_easy", "winogrande", "copa", "mmlu_anatomy", "facts_capitals"):
+        tasks = TaskSet([name], data_root=tiny_root, rule=rule, num_fewshot=5)
+        task = tasks.load()[name]
+        rows = list(enumerate(task.eval_docs))[:6]
+        forward, backward = tasks.items(task, rows), tasks.items(task, rows[::-1])
+        assert forward == backward[::-1], "prompts depend on the order"
+        zero = TaskSet([name], data_root=tiny_root, rule=rule)
+        for item, plain in zip(forward, zero.items(zero.load()[name], rows), strict=True):
+            assert item.pairs[0][0].count("\n\n") - plain.pairs[0][0].count("\n\n") == 5
+            assert item.question == plain.question and item.pairs[0][0].count(item.question[:30]) <= 1
+        seeds = [TaskSet([name], data_root=tiny_root, num_fewshot=3, seed=s) for s in (1, 2)]
+        if name != "mmlu_anatomy":  # its examples are prescribed: the first five
+            assert _first(seeds[0], name) != _first(seeds[1], name)
+
+
+def test_shots_take_effect_where_the_yaml_says_zero(tmp_path: Path, tiny_root: Path) -> None:
+    from c3po_bench.tasks.catalog import stock_root
+
+    path = tmp_path / "zero.yaml"
+    path.write_text(f"include: {stock_root() / 'arc' / 'arc_easy.yaml'}\ntask: arc_zero\nnum_fewshot: 0\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "arc_zero").symlink_to(tiny_root / "arc_easy")
+    tasks = TaskSet([str(path)], data_root=tmp_path / "data", num_fewshot=2)
+    results = lm_eval.simple_evaluate(
+        Fake(), tasks=tasks.specs, task_manager=tasks.manager, limit=1, bootstrap_iters=0, log_samples=True
+    )
+    assert results is not None
+    assert results["samples"]["arc_zero"][0]["arguments"][0][0].count("\n\n") == 2
+
+
+def test_too_few_examples_and_bad_rules_are_user_errors(tiny_root: Path) -> None:
+    tasks = TaskSet(["facts_capitals"], num_fewshot=50)
+    with pytest.raises(UserError, match="num_fewshot=50"):
+        _first(tasks, "facts_capitals")
+    with pytest.raises(UserError, match="did you mean 'letters'"):
+        TaskSet(["facts"], rule="leters")
+    with pytest.raises(UserError, match="num_fewshot=-1"):
+        TaskSet(["facts"], num_fewshot=-1)
+
+
+def test_question_texts_are_questions(tiny_root: Path) -> None:
+    tasks = TaskSet(tiny_tasks(), data_root=tiny_root, rule="letters")
+    texts = {name: tasks.question_text(task, task.eval_docs[0]) for name, task in tasks.load().items()}
+    assert texts["winogrande"] == "Ann gave Bob 101 coins because _ was kind."
+    assert texts["sciq"] == "What is measured in case 101?"
+    assert texts["piqa"] == "To do 101,"
+    assert texts["hellaswag"].startswith("Cooking: A man cooks")
+    assert texts["mmlu_anatomy"] == "Which bone is number 201?"
+    assert texts["copa"] == "It rained for 101 days therefore"
