@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.errors import UserError
 from c3po_bench.rewiring.bank import ReferenceBank, to_tensor
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.neighbors import Neighborhood, item_seed, nearest, random_draw
@@ -205,7 +206,8 @@ class Rewirer:
         """The oracle: L(w) = l(f(x, w), y) with the test item's true label."""
         rows, gold, group, queries = [], [], [], []
         for i, question in enumerate(questions):
-            assert question.gold is not None, "the oracle was given no label"
+            if question.gold is None:
+                raise UserError("the oracle needs a label among choices: leave it out where the answer is written")
             prompt, answer = question.rows[question.gold]
             answers = [c for p, c in question.rows if p == prompt] if self.method.loss == "choice" else [answer]
             gold.append(len(rows) + answers.index(answer))

@@ -1,4 +1,4 @@
-"""The official code's numbers (tianyi-lab/C3PO under transformers 4.48.3): its kernel-weighted pathway and the logits under it.
+"""The official code's numbers (tianyi-lab/C3PO, transformers 4.48.3): its kernel-weighted pathway, and the logits under it.
 
 That code is our `kernel_regression` arm with `search=fixed alpha=0`, `experts=all` and the linear kernel.
 """

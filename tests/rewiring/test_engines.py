@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rewiring_world import FAMILIES, all_rows, both_engines, make_prompts
 
 from c3po_bench.errors import UserError
 from c3po_bench.models.families import family_of
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.pathway import Mixer, core_experts
-from rewiring_world import FAMILIES, all_rows, both_engines, make_prompts
 
 MIXES = [("model", "hard"), ("model", "dense"), ("model", "straight_through"), ("preserved", "dense"), ("preserved", "hard")]
 

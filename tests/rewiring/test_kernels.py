@@ -40,9 +40,7 @@ def test_matern_is_sklearns(units, name, nu):
 def test_median_bandwidth_is_the_neighbors_median_distance(units):
     distance = np.sort(cdist(*units)[0])
     lower_median = distance[(len(distance) - 1) // 2]
-    np.testing.assert_allclose(
-        weights(units, name="gaussian", bandwidth="median"), RBF(lower_median)(*units), rtol=1e-9
-    )
+    np.testing.assert_allclose(weights(units, name="gaussian", bandwidth="median"), RBF(lower_median)(*units), rtol=1e-9)
 
 
 def test_linear_is_cosine_and_polynomial_its_power(units):

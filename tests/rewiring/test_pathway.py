@@ -100,7 +100,15 @@ def test_preserved_mass_is_the_models_own(models, pathways, mixing):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("position", "lst"), ("mixing", "soft"), ("mass", "x"), ("optimizer", "adm"), ("schedule", "cos"), ("loss", "ce"), ("tune", "test")],
+    [
+        ("position", "lst"),
+        ("mixing", "soft"),
+        ("mass", "x"),
+        ("optimizer", "adm"),
+        ("schedule", "cos"),
+        ("loss", "ce"),
+        ("tune", "test"),
+    ],
 )
 def test_fixed_choices_are_checked(key, value):
     method = MethodConfig()

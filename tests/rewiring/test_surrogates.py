@@ -1,4 +1,4 @@
-"""Surrogates on problems whose answer is known: formulas by hand, descent on a quadratic, controls as far as what they control."""
+"""Surrogates on problems whose answer is known: formulas by hand, descent on a quadratic, controls as far as the method."""
 
 from __future__ import annotations
 
@@ -26,9 +26,21 @@ def simplex(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def make_problem(queries: int = 3, experts: str = "all", seed: int = 0, **method) -> Problem:
     """Loss = squared distance to a target pathway, which is therefore the best one."""
-    own, references, target = simplex(queries, 2, 6, seed=seed), simplex(9, 2, 6, seed=100), simplex(queries, 2, 6, seed=seed + 7)
+    own, references, target = (
+        simplex(queries, 2, 6, seed=seed),
+        simplex(9, 2, 6, seed=100),
+        simplex(queries, 2, 6, seed=seed + 7),
+    )
     similarity = torch.rand(queries, 3, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.2
-    options = MethodConfig(**{"experts": experts, "kernel": KernelConfig(bandwidth="0.5"), **method})
+    options = MethodConfig(
+        **{
+            "experts": experts,
+            "optimizer": "adam",
+            "parameterization": "logits",
+            "kernel": KernelConfig(bandwidth="0.5"),
+            **method,
+        }
+    )
     weights = kernel_weights(options.kernel, similarity, torch.ones_like(similarity, dtype=torch.bool))
     index = torch.arange(queries)[:, None] + torch.arange(3)[None]
     return Problem(
@@ -52,7 +64,12 @@ def take(problem: Problem, i: int) -> Problem:
 
     part = Neighborhood(near.index[i : i + 1], near.similarity[i : i + 1], near.weights[i : i + 1], near.dropped[i : i + 1])
     return replace(
-        problem, own=whole[i : i + 1], core=problem.core[i : i + 1], neighborhood=part, loss=loss, seeds=problem.seeds[i : i + 1]
+        problem,
+        own=whole[i : i + 1],
+        core=problem.core[i : i + 1],
+        neighborhood=part,
+        loss=loss,
+        seeds=problem.seeds[i : i + 1],
     )
 
 

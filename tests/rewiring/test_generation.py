@@ -1,0 +1,112 @@
+"""Written answers: stock greedy decoding without a recipe; the override at the last prompt token or at all written ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from c3po_bench.errors import UserError
+from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
+from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.hook import override
+from c3po_bench.rewiring.lm import RewiredLM
+from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.questions import Tokenizer
+from c3po_bench.rewiring.rewirer import Recipe, Rewirer
+from c3po_bench.rewiring.surrogates import Solution
+
+PROMPT = "Question: what is it?\nAnswer:"
+LAYERS = [3, 4]
+
+
+def swap(problem) -> Solution:
+    """A fixed, drastic change: each layer's pathway is turned round."""
+    return Solution(problem.own.flip(-1))
+
+
+@pytest.fixture(scope="module")
+def written():
+    model = tiny_model("olmoe", seed=1)
+    tokenizer = Tokenizer(model, tiny_tokenizer())
+
+    def make(recipe=None, position="last", engine="suffix"):
+        method = MethodConfig(layers="3,4", experts="all", position=position)
+        return RewiredLM(Rewirer(load_engine(engine, model, LAYERS, position), method, recipe), tokenizer)
+
+    return make
+
+
+def request(until=(), tokens=12, prompt=PROMPT):
+    from lm_eval.api.instance import Instance
+
+    doc = {"question": "what is it?", "key": "k"}
+    arguments = (prompt, {"until": list(until), "max_gen_toks": tokens, "do_sample": False})
+    return Instance("generate_until", doc, arguments, 0, metadata=("t", 0, 1))
+
+
+def test_without_a_recipe_it_is_lm_evals_greedy_decoding(written):
+    lm = written()
+    for ask in (request(), request(until=["a"]), request(tokens=3), request(until=["zz", "~"])):
+        assert lm.generate_until([ask]) == lm.tokenizer.lm.generate_until([ask], disable_tqdm=True)
+    assert lm.pop_details() == {}
+
+
+def by_hand(lm, position: str, tokens: int) -> str:
+    """Greedy decoding without a cache: the override at position `end` (and, for continuation, all later ones)."""
+    engine = lm.rewirer.engine
+    ids = lm.tokenizer.lm.tok_encode(PROMPT)
+    end = len(ids) - 1
+    (state,) = engine.read([prompt_of(ids)])
+    pathway = state.own[torch.tensor(LAYERS)].flip(-1)
+    best = pathway.topk(2, dim=-1)
+    for _ in range(tokens):
+        last = end if position == "last" else len(ids) - 1
+        rows = torch.arange(end, last + 1)
+        mixture = Mixture(best.values.expand(len(rows), -1, -1), best.indices.expand(len(rows), -1, -1))
+        with torch.no_grad(), override(engine.family, engine.model, LAYERS, rows, mixture):
+            ids = [*ids, int(engine.model(torch.tensor([ids])).logits[0, -1].argmax())]
+        if ids[-1] == lm.tokenizer.lm.eot_token_id:
+            ids.pop()
+            break
+    return lm.tokenizer.lm.tok_decode(ids[end + 1 :])
+
+
+def prompt_of(ids):
+    from c3po_bench.rewiring.engines.base import Prompt
+
+    return Prompt(tuple(ids), ((1,),))
+
+
+@pytest.mark.parametrize("engine", ["naive", "suffix"])
+@pytest.mark.parametrize("position", ["last", "continuation"])
+def test_the_override_is_where_it_should_be(written, position, engine):
+    lm = written(Recipe(swap, "none"), position, engine)
+    assert lm.generate_until([request()]) == [by_hand(lm, position, 12)]
+    (details,) = lm.pop_details().values()
+    assert details["pathway_change"] > 0 and details["pathway_layers"] == LAYERS
+
+
+def test_both_positions_and_the_base_write_different_texts(written):
+    recipe = Recipe(swap, "none")
+    texts = {p: written(recipe, p).generate_until([request()])[0] for p in ("last", "continuation")}
+    assert len({*texts.values(), written().generate_until([request()])[0]}) == 3
+
+
+def test_nothing_is_left_for_the_next_prompt(written):
+    lm = written(Recipe(swap, "none"))
+    alone = lm.generate_until([request(prompt="Something else:")])
+    assert lm.generate_until([request(), request(prompt="Something else:")])[1:] == alone
+
+
+def test_the_oracle_has_no_label_of_a_written_answer(written):
+    with pytest.raises(UserError, match="oracle"):
+        written(Recipe(swap, "self")).generate_until([request()])
+
+
+def test_whole_texts_are_the_base_models(written):
+    from lm_eval.api.instance import Instance
+
+    ask = Instance("loglikelihood_rolling", {}, ("some text",), 0)
+    rewired = written(Recipe(swap, "none"))
+    assert rewired.loglikelihood_rolling([ask]) == written().loglikelihood_rolling([ask])
