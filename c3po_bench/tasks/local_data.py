@@ -119,18 +119,18 @@ def _download(task: str, path: str, name: str | None, kwargs: dict[str, Any], **
 @contextmanager
 def _without_retries() -> Iterator[None]:
     """Use the cache alone when the hub cannot be reached, instead of half a minute of retries."""
-    import datasets
+    from datasets import config
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or getproxies() or _reachable(constants.ENDPOINT):
         yield
         return
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
 
 
 @cache

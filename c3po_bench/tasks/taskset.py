@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
@@ -88,14 +88,21 @@ class TaskSet:
 
     def load(self) -> dict[str, ConfigurableTask]:
         """The leaf tasks by name, read once. `UserError` if there is no data for one of them."""
-        if not self._tasks:
+        if not self._tasks and self.configs:
             from lm_eval.tasks import TaskManager
 
             builder = TaskManager(include_defaults=False)
             with quiet("lm_eval.api.task"):
                 for name, config in self.configs.items():
-                    self._tasks[name] = builder.load([dict(config)])["tasks"][name]
+                    task = builder.load([dict(config)])["tasks"][name]
+                    self._tasks[name] = cast("ConfigurableTask", task)
         return self._tasks
+
+    def extend(self, group: str, tasks: Mapping[str, ConfigurableTask]) -> None:
+        """Add ready-made tasks under a group's name: those that are made at run time, from a model's answers."""
+        self._tasks = {**self.load(), **tasks}
+        self.groups[group] = list(tasks)
+        self.__dict__.pop("headline", None)
 
     @cached_property
     def headline(self) -> dict[str, str]:
@@ -134,12 +141,13 @@ class TaskSet:
         """Index of the right choice (the first, if there are several) in the order asked."""
         return rules.layout_of(task).golds(doc)[0]
 
-    def items(self, task: ConfigurableTask, docs: Iterable[tuple[int, Mapping[str, Any]]]) -> list[Item]:
+    def items(self, task: ConfigurableTask, docs: Iterable[tuple[int, dict[str, Any]]]) -> list[Item]:
         """Render multiple-choice documents through lm-eval itself: the pairs are exactly its requests."""
         rendered = []
         for doc_id, doc in docs:
             context = task.fewshot_context(doc, self.num_fewshot, gen_prefix=task.doc_to_prefix(doc))
-            requests = task.construct_requests(doc, context, metadata=(task.task_name, doc_id, 1))
+            made = task.construct_requests(doc, context, metadata=(task.task_name, doc_id, 1))
+            requests: list[Any] = made if isinstance(made, list) else [made]
             question = self.question_text(task, doc)
             pairs = tuple((str(request.args[0]), str(request.args[1])) for request in requests)
             rendered.append(Item(task.task_name, doc_id, question_hash(question), question, pairs, self.gold(task, doc)))

@@ -118,6 +118,17 @@ def test_headlines() -> None:
     assert TaskSet(["facts_capitals"], rule="length_normalized").headline == {"facts_capitals": "acc_norm"}
 
 
+def test_ready_made_tasks_can_join(tiny_root: Path) -> None:
+    tasks = TaskSet(["facts_capitals"])
+    assert list(tasks.headline) == ["facts_capitals"]
+    tasks.extend("more", TaskSet(["copa"], data_root=tiny_root).load())
+    assert tasks.groups == {"facts_capitals": ["facts_capitals"], "more": ["copa"]}
+    assert set(tasks.headline) == set(tasks.data_hashes()) == {"facts_capitals", "copa"}
+    alone = TaskSet([])
+    alone.extend("more", TaskSet(["copa"], data_root=tiny_root).load())
+    assert list(alone.load()) == ["copa"] and len(alone.specs) == 1
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_few_shot_examples_are_fixed_and_never_the_question(rule: str, tiny_root: Path) -> None:
     for name in ("arc_easy", "winogrande", "copa", "mmlu_anatomy", "facts_capitals"):
