@@ -84,7 +84,7 @@ def _misformed(table: Table, word: str, answer: str, banned: frozenset[str], rng
     else:
         ed = word + "d" if word.endswith("e") else (word[:-1] + "ied" if re.search(r"[^aeiou]y$", word) else word + "ed")
         present = "has" if word == "have" else _add_s(word)
-        forms = [ed, present, answer + ("d" if answer.endswith("e") else "ed"), word + "t"]
+        forms = [word, ed, present, answer + ("d" if answer.endswith("e") else "ed"), word + "t"]
     options = sorted(set(forms) - {answer} - banned)
     return rng.sample(options, 3)
 
