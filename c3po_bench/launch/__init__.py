@@ -1,0 +1,1 @@
+"""What a cluster needs beyond Hydra's own launchers: frozen sweeps, resubmission, preemption, shards."""

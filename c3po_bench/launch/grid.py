@@ -1,0 +1,134 @@
+"""From a sweep's overrides to its cells: the same grid, in the same order, as Hydra's basic sweeper makes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from c3po_bench.errors import UserError
+from c3po_bench.store.identity import content_hash
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid: its number, the overrides that make it, and its resolved config (no `hydra` key)."""
+
+    number: int
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A composed sweep. `launcher` is the resolved launcher config, `results_dir` the store that all cells share."""
+
+    name: str
+    overrides: tuple[str, ...]
+    cells: list[Cell]
+    launcher: dict[str, Any]
+
+    @property
+    def results_dir(self) -> str:
+        """The store."""
+        return self.cells[0].config["results_dir"]
+
+    @property
+    def folder_name(self) -> str:
+        """Name and content of the grid: the same sweep has the same folder, whoever launches it."""
+        return f"{self.name}-{content_hash([cell.config for cell in self.cells], 8)}"
+
+
+@contextmanager
+def composer() -> Iterator[Any]:
+    """Hydra's config loader over our conf folder, outside of `hydra.main`."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from c3po_bench.config import conf_dir, register
+
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="c3po_bench"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def compose_grid(overrides: Sequence[str]) -> Grid:
+    """The grid that `python -m c3po_bench -m OVERRIDES` would run.
+
+    Raises:
+        UserError, hydra.errors.HydraException, OmegaConfBaseException: for overrides that do not compose.
+    """
+    from hydra.types import RunMode
+
+    with composer() as loader:
+        master = loader.load_configuration(config_name="config", overrides=list(overrides), run_mode=RunMode.MULTIRUN)
+        return expand(loader, master)
+
+
+def expand(loader: Any, master: DictConfig) -> Grid:
+    """All cells of a master config composed for a multirun."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    hydra = master.hydra
+    if not str(hydra.sweeper.get("_target_", "")).endswith("BasicSweeper"):
+        raise UserError("only grids (hydra/sweeper=basic) can be frozen: run this sweeper through `python -m c3po_bench -m`")
+    params = hydra.sweeper.get("params") or {}
+    task = list(hydra.overrides.task)
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = parser.parse_overrides([f"{k}={v}" for k, v in params.items()] + task)
+    points = BasicSweeper.split_arguments(parsed, None)[0]
+    compose = _Composer(loader, master, parser)
+    cells = [Cell(i, tuple(point), compose(point)) for i, point in enumerate(points)]
+    stores = {cell.config["results_dir"] for cell in cells}
+    if len(stores) > 1:
+        raise UserError(f"the cells of a sweep share one store, these have {len(stores)}: set results_dir or name once")
+    choices = hydra.runtime.get("choices") or {}
+    name = choices.get("sweep") or cells[0].config["name"]
+    launcher = OmegaConf.to_container(hydra.launcher, resolve=False)
+    assert isinstance(launcher, dict)
+    return Grid(str(name), tuple(task), cells, launcher)
+
+
+class _Composer:
+    """Composes cells; those that choose the same group options share one composition, since one takes 50 ms."""
+
+    def __init__(self, loader: Any, master: DictConfig, parser: Any):
+        self.loader, self.master, self.parser = loader, master, parser
+        self.parsed: dict[str, Any] = {}
+        self.bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, point: Sequence[str]) -> dict[str, Any]:
+        values, choices = [], []
+        for text in point:
+            if text not in self.parsed:
+                self.parsed[text] = self.parser.parse_overrides([text])[0]
+            override = self.parsed[text]
+            if self._is_value(override):
+                values.append(override)
+            else:
+                choices.append(text)
+        key = tuple(choices)
+        if key not in self.bases:
+            base = self.loader.load_sweep_config(self.master, choices)
+            with open_dict(base):
+                del base["hydra"]
+            self.bases[key] = base
+        config = self.bases[key]  # not copied: all points of a grid set the same keys
+        for override in values:
+            value = override.value()
+            if isinstance(value, dict):
+                config = copy.deepcopy(config)
+            OmegaConf.update(config, override.key_or_group, value, merge=True)
+        found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        assert isinstance(found, dict)
+        return {str(name): value for name, value in found.items()}
+
+    def _is_value(self, override: Any) -> bool:
+        """A value for an existing key; not an option of a group, an addition or a deletion."""
+        special = override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None
+        return not special and not self.loader.repository.group_exists(override.key_or_group)

@@ -1,0 +1,119 @@
+"""Talking to Slurm: an array job that can be sent again, the queue, and requeueing. Needs no accounting (`sacct`)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from c3po_bench.errors import UserError
+from c3po_bench.launch.folder import SweepFolder, job_id
+from c3po_bench.store.files import write_text
+
+SIGNAL_SECONDS = 120
+FLAGS = {
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "exclude": "exclude",
+    "gres": "gres",
+    "comment": "comment",
+    "nodes": "nodes",
+    "cpus_per_task": "cpus-per-task",
+    "gpus_per_node": "gpus-per-node",
+    "gpus_per_task": "gpus-per-task",
+    "cpus_per_gpu": "cpus-per-gpu",
+    "mem_per_gpu": "mem-per-gpu",
+    "mem_per_cpu": "mem-per-cpu",
+    "tasks_per_node": "ntasks-per-node",
+}
+
+
+def require(*programs: str) -> None:
+    """Raise `UserError` where Slurm is not installed."""
+    lacking = [name for name in programs if shutil.which(name) is None]
+    if lacking:
+        raise UserError(
+            f"no Slurm here: {' and '.join(lacking)} not found. Run this on a cluster's login node, or leave "
+            "hydra/launcher=slurm out to run on this machine (hydra/launcher=joblib for several processes)"
+        )
+
+
+def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: int) -> str:
+    """The text of an array job whose task N runs the N-th of the `count` groups of cells in the file `groups`."""
+    lines = [f"--job-name={folder.path.name}", f"--array=0-{count - 1}%{launcher.get('array_parallelism') or count}"]
+    lines += [f"--output={folder.path}/logs/%A_%a.log", "--open-mode=append", "--requeue"]
+    lines += [f"--signal=USR2@{launcher.get('signal_delay_s') or SIGNAL_SECONDS}"]
+    lines += [f"--{flag}={launcher[key]}" for key, flag in FLAGS.items() if launcher.get(key) is not None]
+    if launcher.get("timeout_min"):
+        lines.append(f"--time={math.ceil(launcher['timeout_min'])}")
+    if launcher.get("mem_gb"):
+        lines.append(f"--mem={math.ceil(launcher['mem_gb'] * 1024)}M")
+    more = launcher.get("additional_parameters") or {}
+    lines += [f"--{key.replace('_', '-')}={value}" for key, value in more.items()]
+    srun = ["srun", *map(str, launcher.get("srun_args") or [])]
+    work = [sys.executable, "-u", "-m", "c3po_bench.sweep", "work", str(folder.path), "--groups", groups]
+    root = Path(__file__).resolve().parents[2]
+    text = ["#!/bin/bash", *(f"#SBATCH {line}" for line in lines)]
+    text += [f"# Cells of {folder.path}, grouped as in {groups}. Send again with sbatch; cells that are done are left out."]
+    text += [f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    text += [str(line) for line in launcher.get("setup") or []]
+    text += [f"exec {shlex.join(srun)} {shlex.join(work)} --group $SLURM_ARRAY_TASK_ID"]
+    return "\n".join(text) + "\n"
+
+
+def send(folder: SweepFolder, launcher: dict[str, Any], groups: Sequence[Sequence[int]]) -> str:
+    """Send an array job that runs `groups` of cells, and return its id at once.
+
+    Raises:
+        UserError: when Slurm is missing or refuses.
+    """
+    path, groups_file = write_job(folder, launcher, groups)
+    require("sbatch")
+    done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(f"sbatch refused {path}: {done.stderr.strip().removeprefix('sbatch: error: ')}")
+    job = done.stdout.strip().split(";")[0]
+    folder.note_job({"job": job, "script": path.name, "groups": groups_file})
+    return job
+
+
+def write_job(folder: SweepFolder, launcher: dict[str, Any], groups: Sequence[Sequence[int]]) -> tuple[Path, str]:
+    """Write the script and its groups of cells, numbered by how often the sweep was sent."""
+    number = len(folder.record["jobs"]) + 1
+    groups_file = f"groups-{number}.json"
+    write_text(folder.path / groups_file, json.dumps([list(group) for group in groups]) + "\n")
+    path = folder.path / f"job-{number}.sh"
+    write_text(path, script(folder, launcher, groups_file, len(groups)))
+    return path, groups_file
+
+
+def queue() -> dict[str, str] | None:
+    """This user's jobs and array tasks in the queue, {"12_3": "RUNNING"}; None where Slurm gives no answer."""
+    if shutil.which("squeue") is None:
+        return None
+    command = ["squeue", "--noheader", "--array", "--me", "--format=%i|%T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
+        return None
+    rows = (line.strip().partition("|") for line in done.stdout.splitlines())
+    return {name: state for name, _, state in rows}
+
+
+def requeue() -> bool:
+    """Put this process's own job back into the queue; False outside of Slurm or if Slurm refuses."""
+    job = job_id()
+    if job is None or os.environ.get("SLURM_PROCID", "0") != "0" or shutil.which("scontrol") is None:
+        return False
+    return subprocess.run(["scontrol", "requeue", job], capture_output=True, timeout=60).returncode == 0

@@ -1,0 +1,193 @@
+"""`python -m c3po_bench.sweep submit|status|retry|plan|merge|work`: sweeps on a cluster, beyond what Hydra offers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from c3po_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from c3po_bench.launch.folder import SweepFolder
+
+USER, OURS, STOPPED = 2, 1, 130
+log = logging.getLogger("c3po_bench")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point: returns the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except UserError as error:
+        return say(str(error))
+    except KeyboardInterrupt as stopped:
+        sys.stderr.write(
+            f"stopped ({stopped.args[0] if stopped.args else 'interrupted'}): the same command goes on from here\n"
+        )
+        return STOPPED
+    except Exception as error:
+        return explained(error)
+
+
+def explained(error: Exception) -> int:
+    """Hydra's and OmegaConf's complaints in one line; anything else is ours."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from c3po_bench.explain import explain
+
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return say(explain(error))
+    traceback.print_exc()
+    sys.stderr.write("this is our fault: please report it with the traceback above\n")
+    return OURS
+
+
+def say(message: str) -> int:
+    """One line on standard error."""
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    return USER
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m c3po_bench.sweep", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    def grouping(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--cells-per-job", type=int, default=1, metavar="N", help="cells run by one job, one model load")
+        command.add_argument("--dry-run", action="store_true", help="write the script, do not send it")
+
+    submit = add("submit", submit_command, "freeze a sweep's cells, send them to Slurm as an array job, return at once")
+    submit.add_argument("overrides", nargs="+", help="as for c3po_bench -m: +sweep=NAME hydra/launcher=slurm ...")
+    grouping(submit)
+    retry = add("retry", retry_command, "send again the cells that failed or are missing, and only these")
+    retry.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
+    retry.add_argument("--local", action="store_true", help="run them here, one after another, not on Slurm")
+    grouping(retry)
+    status = add("status", status_command, "how far the sweeps of a results_dir are, and why cells failed")
+    status.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
+    status.add_argument("--json", action="store_true", help="one JSON object a line")
+    work = add("work", work_command, "run cells here (what the array job calls)")
+    work.add_argument("folder", help="a folder in a results_dir's sweep/")
+    work.add_argument("--cells", type=int, nargs="*", help="numbers of the cells; default: all")
+    work.add_argument("--groups", help="file in the folder that lists groups of cells")
+    work.add_argument("--group", type=int, help="which group of that file")
+    return top
+
+
+def submit_command(options: argparse.Namespace) -> int:
+    """`submit`."""
+    from c3po_bench.launch.folder import freeze
+    from c3po_bench.launch.grid import compose_grid
+
+    grid = compose_grid(options.overrides)
+    folder = freeze(grid)
+    launcher = grid.launcher if "lurm" in str(grid.launcher.get("_target_")) else {}
+    folder.keep_launcher(launcher)
+    return send(folder, [cell.number for cell in grid.cells], launcher, options)
+
+
+def send(folder: SweepFolder, cells: Sequence[int], launcher: dict[str, Any], options: argparse.Namespace) -> int:
+    """Send `cells` that are neither done nor on their way, `cells_per_job` at a time."""
+    from c3po_bench.launch import slurm
+    from c3po_bench.launch.status import statuses
+
+    if options.cells_per_job < 1:
+        raise UserError("--cells-per-job must be 1 or more")
+    if not options.dry_run:
+        slurm.require("sbatch")
+    open_cells = {s.cell for s in statuses(folder) if s.status in ("failed", "missing")}
+    chosen = [cell for cell in cells if cell in open_cells]
+    if not chosen:
+        sys.stdout.write(f"{folder.path.name}: nothing to send: every cell is done, running or waiting\n")
+        return 0
+    groups = folder.groups(chosen, options.cells_per_job)
+    if options.dry_run:
+        path, _ = slurm.write_job(folder, launcher, groups)
+        sys.stdout.write(f"{len(chosen)} cells in {len(groups)} jobs, not sent: {path}\n")
+        return 0
+    job = slurm.send(folder, launcher, groups)
+    sys.stdout.write(f"sent {len(chosen)} cells in {len(groups)} jobs: Slurm job {job}\n")
+    sys.stdout.write(f"status: python -m c3po_bench.sweep status {folder.results_dir}\n")
+    return 0
+
+
+def retry_command(options: argparse.Namespace) -> int:
+    """`retry`."""
+    from c3po_bench.launch.folder import find_sweeps
+    from c3po_bench.launch.status import statuses
+
+    worst = 0
+    for folder in find_sweeps(options.folder):
+        cells = range(len(folder.cells))
+        if options.local:
+            chosen = [s.cell for s in statuses(folder) if s.status in ("failed", "missing")]
+            worst = max(worst, work_here(folder, chosen))
+        else:
+            worst = max(worst, send(folder, cells, folder.launcher, options))
+    return worst
+
+
+def status_command(options: argparse.Namespace) -> int:
+    """`status`."""
+    from dataclasses import asdict
+
+    from c3po_bench.launch.folder import find_sweeps
+    from c3po_bench.launch.status import report, statuses
+
+    for folder in find_sweeps(options.folder):
+        found = statuses(folder)
+        if options.json:
+            sys.stdout.write("".join(json.dumps({"sweep": folder.path.name, **asdict(s)}) + "\n" for s in found))
+        else:
+            sys.stdout.write(report(folder, found) + "\n")
+    return 0
+
+
+def work_command(options: argparse.Namespace) -> int:
+    """`work`."""
+    from c3po_bench.launch.folder import find_sweeps
+
+    (folder,) = find_sweeps(options.folder)
+    cells = options.cells
+    if options.groups is not None:
+        cells = json.loads((folder.path / Path(options.groups).name).read_text(encoding="utf-8"))[options.group or 0]
+    return work_here(folder, range(len(folder.cells)) if cells is None else cells)
+
+
+def work_here(folder: SweepFolder, cells: Sequence[int]) -> int:
+    """Run cells in this process; when asked to stop by the time limit's signal, put the job back into the queue."""
+    from c3po_bench.console import set_up_logging
+    from c3po_bench.launch import slurm, stop
+    from c3po_bench.launch.worker import run_cells
+
+    set_up_logging("info")
+    os.chdir(folder.record["cwd"])
+    stop.listen()
+    try:
+        failed = run_cells(folder, cells)
+    except stop.Stopped as stopped:
+        if stopped.args[0] == "SIGUSR2" and slurm.requeue():
+            log.info("time is up: back in the queue, to be continued")
+        raise
+    if failed:
+        sys.stderr.write(f"{failed} cells failed: python -m c3po_bench.sweep status {folder.results_dir}\n")
+    return OURS if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
