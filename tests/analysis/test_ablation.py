@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import store_factory as factory
 
 from c3po_bench.analysis.ablation import ablation_table, axes, leading_number, write_table
 from c3po_bench.analysis.seeds import seed_agreement
 from c3po_bench.store.reader import load_runs
+from tests import store_factory as factory
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,7 @@ def test_one_way_sweeps_imply_no_grid(tmp_path):
     cells = [{"layers": n, "k": 3} for n in (1, 3, 5, 7)] + [{"layers": 5, "k": k} for k in (1, 5, 7, 9)]
     factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", scores, details=False))
     for cell in cells:
-        factory.write_run(
-            tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False), settings=cell
-        )
+        factory.write_run(tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False), settings=cell)
     table = ablation_table(load_runs(tmp_path), results_dir=tmp_path)
     assert (table["status"] == "missing").sum() == 0
 

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import store_factory as factory
 
 from c3po_bench.analysis.compare import COLUMNS, compare
 from c3po_bench.analysis.table import console_table, table_text
 from c3po_bench.analysis.verdict import verdict
 from c3po_bench.errors import UserError
+from tests import store_factory as factory
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +44,7 @@ def small(tmp_path, **options) -> list[factory.FakeRun]:
 def test_columns_are_typed_and_every_run_has_its_rows(frame):
     assert list(frame.columns) == list(COLUMNS)
     assert frame["accuracy"].dtype == "float64" and frame["fixed"].dtype == "Int64"
-    assert (
-        frame.groupby("run_id")["level"]
-        .apply(list)
-        .map(lambda x: x == ["task", "task", "pooled", "macro"])
-        .all()
-    )
+    assert frame.groupby("run_id")["level"].apply(list).map(lambda x: x == ["task", "task", "pooled", "macro"]).all()
     assert frame.loc[frame["arm"] == "base", "difference"].isna().all()
 
 

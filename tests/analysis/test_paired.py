@@ -30,8 +30,7 @@ def correlated(rng: np.random.Generator, n: int, base: float, fixed: float, brok
 def test_mcnemar_equals_statsmodels_on_1000_random_tables(rng):
     fixed, broken = rng.integers(0, 120, 1000), rng.integers(0, 120, 1000)
     expected = [
-        reference_mcnemar([[5, f], [b, 7]], exact=True).pvalue if f + b else 1.0
-        for f, b in zip(fixed, broken, strict=True)
+        reference_mcnemar([[5, f], [b, 7]], exact=True).pvalue if f + b else 1.0 for f, b in zip(fixed, broken, strict=True)
     ]
     np.testing.assert_allclose(paired.mcnemar(fixed, broken), expected, rtol=1e-9)
 

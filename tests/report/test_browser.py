@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import store_factory as factory
 
 from c3po_bench.report.build import write_report
+from tests import store_factory as factory
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api")
@@ -131,7 +131,7 @@ def test_a_flipped_item_opens_with_all_its_reasons(context, reports):
 def test_search_finds_words_and_markup_stays_text(context, reports):
     page, trouble = opened(context, reports["rewiring"])
     page.select_option("#item-kind", "all")
-    page.fill("#item-search", "script question 9 facts")
+    page.fill("#item-search", "script question 57 facts")
     page.wait_for_function("document.querySelectorAll('#item-list li').length === 1")
     page.click("#item-list button")
     page.wait_for_selector("#item-detail .question")

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import store_factory as factory
 
 from c3po_bench.errors import UserError
 from c3po_bench.report import page
 from c3po_bench.report.__main__ import main
 from c3po_bench.report.build import write_report
 from c3po_bench.report.triangle import corner
+from tests import store_factory as factory
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
