@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from c3po_bench.options import option
+
 
 @dataclass
 class ChatConfig:
@@ -18,21 +20,23 @@ class ChatConfig:
     OpenAI-compatible endpoint: vLLM, llama.cpp, ``transformers serve``, hosted) or ``transformers`` (a local model).
     """
 
-    kind: str = "template"
-    model: str | None = (
-        None  # the endpoint's model name, or a local folder / hub id; null = the model being tuned
+    kind: str = option("template", "template, openai or transformers")
+    model: str | None = option(
+        None,
+        "the endpoint's model name, or a local folder / hub id; null = the model being tuned",
     )
-    base_url: str | None = None  # http://host:port/v1
-    api_key_env: str = (
-        "OPENAI_API_KEY"  # the environment variable that holds the key; the key itself is never stored
+    base_url: str | None = option(None, "http://host:port/v1")
+    api_key_env: str = option(
+        "OPENAI_API_KEY",
+        "the environment variable that holds the key; the key itself is never stored",
     )
-    temperature: float = 0.7  # appendix A
-    top_p: float = 0.7
-    max_tokens: int = 1024
-    timeout: float = 60.0  # seconds for one call
-    retries: int = 5  # attempts after the first one
-    backoff: float = 1.0  # seconds before the first retry; doubles, with jitter, at most 60
-    concurrency: int = 8  # calls in flight
+    temperature: float = option(0.7, "appendix A")
+    top_p: float = option(0.7, "nucleus sampling")
+    max_tokens: int = option(1024, "most tokens of one call")
+    timeout: float = option(60.0, "seconds for one call")
+    retries: int = option(5, "attempts after the first one")
+    backoff: float = option(1.0, "seconds before the first retry; doubles, with jitter, at most 60")
+    concurrency: int = option(8, "calls in flight")
 
 
 @dataclass
@@ -42,8 +46,8 @@ class ReviserConfig:
     ``auto`` takes the rules where the piece has them and the critique elsewhere.
     """
 
-    kind: str = "auto"
-    filter: bool = True  # leave out (and count) revisions that do not satisfy the piece's rules
+    kind: str = option("auto", "rules, critique, or auto: rules where the piece has them")
+    filter: bool = option(True, "leave out (and count) revisions that do not satisfy the piece's rules")
     writer: ChatConfig = field(default_factory=lambda: ChatConfig(kind="transformers", max_tokens=600))
 
 
@@ -54,98 +58,99 @@ class JudgeConfig:
     ``auto`` takes the rule where the piece has one and ``openai`` elsewhere (a user error without a `base_url`).
     """
 
-    kind: str = "auto"
-    chat: ChatConfig = field(
-        default_factory=lambda: ChatConfig(kind="openai", temperature=0.0, top_p=1.0, max_tokens=400)
-    )
+    kind: str = option("auto", "rule, openai, or auto: the rule where the piece has one")
+    chat: ChatConfig = field(default_factory=lambda: ChatConfig(kind="openai", temperature=0.0, top_p=1.0, max_tokens=400))
 
 
 @dataclass
 class LoraConfig:
     """The adapter (appendix B). `targets` is ``all-linear`` or module names; on MoE models see `routers`, `experts`."""
 
-    rank: int = 64
-    alpha: int = 128
-    dropout: float = 0.0  # the paper's 0.05 cannot be used once fused experts are targeted
-    targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    routers: bool = False  # MoE only: adapt the router's gate too
-    experts: bool = False  # MoE only: adapt the fused expert weights too
+    rank: int = option(64, "LoRA rank (paper: 64)")
+    alpha: int = option(128, "LoRA alpha (paper: 128)")
+    dropout: float = option(0.0, "the paper's 0.05 cannot be used once fused experts are targeted")
+    targets: list[str] = option(["all-linear"], "all-linear, or names of modules")
+    routers: bool = option(False, "MoE only: adapt the router's gate too")
+    experts: bool = option(False, "MoE only: adapt the fused expert weights too")
 
 
 @dataclass
 class TrainConfig:
     """The optimizer (section 5, appendix B)."""
 
-    lr: float = 5e-5
-    scheduler: str = "cosine"
-    warmup: float = 0.05  # share of the steps
-    steps: int = 30  # optimizer steps; 0 = `epochs` passes over the in-scope pairs
-    epochs: float = 1.0
-    batch: int = 4  # in-scope pairs of one forward
-    constraint_batch: int = (
-        4  # near-scope and out-of-scope rows of one forward, each; sets need not be equal in size
+    lr: float = option(5e-5, "first learning rate (paper: 5e-5)")
+    scheduler: str = option("cosine", "learning-rate schedule (paper: cosine)")
+    warmup: float = option(0.05, "share of the steps")
+    steps: int = option(30, "optimizer steps; 0 = `epochs` passes over the in-scope pairs")
+    epochs: float = option(1.0, "passes over the pairs where steps=0 (paper: 1)")
+    batch: int = option(4, "in-scope pairs of one forward")
+    constraint_batch: int = option(
+        4,
+        "near-scope and out-of-scope rows of one forward, each; sets need not be equal in size",
     )
-    accumulation: int = 1
-    max_length: int = 512  # tokens of prompt + answer
-    max_grad_norm: float = 1.0
-    precompute_reference: bool = True
-    single_forward: bool = (
-        False  # pairs and constraint rows in one forward: faster where their lengths are alike
+    accumulation: int = option(1, "forwards of one optimizer step")
+    max_length: int = option(512, "tokens of prompt + answer")
+    max_grad_norm: float = option(1.0, "gradient clipping")
+    precompute_reference: bool = option(True, "reference log-probabilities once, before training")
+    single_forward: bool = option(
+        False,
+        "pairs and constraint rows in one forward: faster where their lengths are alike",
     )
-    gradient_checkpointing: bool = False
-    precision: str = "auto"  # float32 | bfloat16 (autocast) | auto: bfloat16 where the processor computes in it
-    eval_every: int = 0  # steps between evaluations on the validation split; 0 = at the end only
-    save_every: int = 10  # steps between checkpoints (a killed run resumes from the last)
-    sft_lr: float = 5e-5  # SCD arms and the warm start
-    sft_steps: int = 30
+    gradient_checkpointing: bool = option(False, "less memory, more time")
+    precision: str = option(
+        "auto",
+        "float32 | bfloat16 (autocast) | auto: bfloat16 where the processor computes in it",
+    )
+    eval_every: int = option(0, "steps between evaluations on the validation split; 0 = at the end only")
+    save_every: int = option(10, "steps between checkpoints (a killed run resumes from the last)")
+    sft_lr: float = option(5e-5, "SCD arms and the warm start")
+    sft_steps: int = option(30, "optimizer steps of the SCD arms and the warm start")
 
 
 @dataclass
 class GenerationConfig:
     """How the model being tuned answers, in the synthesis and in the evaluation."""
 
-    max_new_tokens: int = 64
-    temperature: float = (
-        0.0  # 0 = greedy, so that baseline and tuned answers differ by the tuning only (paper: 0.7)
+    max_new_tokens: int = option(64, "most tokens of an answer")
+    temperature: float = option(
+        0.0,
+        "0 = greedy, so that baseline and tuned answers differ by the tuning only (paper: 0.7)",
     )
-    top_p: float = 1.0
-    batch: int = 16
+    top_p: float = option(1.0, "nucleus sampling")
+    batch: int = option(16, "rows of one forward")
 
 
 @dataclass
 class FeedbackConfig:
     """The section ``feedback`` of the config; arms may override any of `beta` ... `loss_weights` under ``arm.<name>``."""
 
-    pieces: list[str] = field(
-        default_factory=lambda: ["jared_greeting"]
-    )  # ids in the library, or paths of YAML files
-    library: list[str] = field(default_factory=list)  # further folders or files with pieces of one's own
+    pieces: list[str] = option(["jared_greeting"], "ids in the library, or paths of YAML files")
+    library: list[str] = option([], "further folders or files with pieces of your own")
     generator: ChatConfig = field(default_factory=ChatConfig)
     reviser: ReviserConfig = field(default_factory=ReviserConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     answers: GenerationConfig = field(default_factory=GenerationConfig)
 
-    n_categories: int = 8  # paper: 32
-    n_in: int = 48  # prompts of each scope, all splits together; paper: 960
-    n_near: int = 48
-    n_out: int = 48
-    out_of_scope: str = "builtin"  # the embedded general set, or a hub data set as "org/name:split:column"
-    test_share: float = 0.25  # of the prompts within each category; paper: 0.2
-    validation_share: float = 0.05  # of the rest; paper: 0.05
+    n_categories: int = option(8, "paper: 32")
+    n_in: int = option(48, "prompts of each scope, all splits together; paper: 960")
+    n_near: int = option(48, "near-scope prompts, all splits together (paper: 960)")
+    n_out: int = option(48, "out-of-scope prompts, all splits together (paper: 960)")
+    out_of_scope: str = option("builtin", "the embedded general set, or a hub data set as 'org/name:split:column'")
+    test_share: float = option(0.25, "of the prompts within each category; paper: 0.2")
+    validation_share: float = option(0.05, "of the rest; paper: 0.05")
 
-    beta: float = 0.1
-    loss_type: list[str] = field(
-        default_factory=lambda: ["sigmoid"]
-    )  # TRL's names: sigmoid, ipo, apo_zero, sft, ...
-    loss_weights: list[float] = field(default_factory=list)
-    lambda_out: float = 0.2  # the paper's lambda_1
-    lambda_near: float = 0.1  # the paper's lambda_2
-    constraint: str = "nll"  # nll | kl, both a mean over tokens
-    kl_temperature: float = 1.0
+    beta: float = option(0.1, "DPO's beta (paper: 0.1)")
+    loss_type: list[str] = option(["sigmoid"], "TRL's names: sigmoid, ipo, apo_zero, sft, ...")
+    loss_weights: list[float] = option([], "weights of several loss types")
+    lambda_out: float = option(0.2, "the paper's lambda_1")
+    lambda_near: float = option(0.1, "the paper's lambda_2")
+    constraint: str = option("nll", "nll | kl, both a mean over tokens")
+    kl_temperature: float = option(1.0, "temperature of the KL constraint")
 
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    joint: str | None = (
-        None  # null = one adapter a piece; "train" = one adapter on all pieces; "mix" = concatenate adapters
+    joint: str | None = option(
+        None,
+        "null = one adapter a piece; 'train' = one adapter on all pieces; 'mix' = concatenate adapters",
     )
-    cache_dir: str | None = None  # journals and adapters; null = <user cache>/feedback
+    cache_dir: str | None = option(None, "journals and adapters; null = <user cache>/feedback")

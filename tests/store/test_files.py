@@ -1,0 +1,30 @@
+"""Journals and whole files survive being cut short."""
+
+from __future__ import annotations
+
+import json
+
+from c3po_bench.store.files import Journal, read_jsonl, write_json
+from c3po_bench.store.identity import content_hash, run_id
+
+
+def test_a_journal_goes_on_after_a_torn_last_line(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append([{"key": "a", "x": 1}, {"key": "é", "x": 2}])
+    with open(path, "a", encoding="utf-8") as file:
+        file.write('{"key": "c", "x"')
+    journal = Journal(path)
+    assert set(journal.rows) == {"a", "é"}
+    journal.append([{"key": "c", "x": 3}])
+    assert [row["x"] for row in read_jsonl(path)] == [1, 2, 3]
+
+
+def test_whole_files_leave_nothing_beside_them(tmp_path):
+    write_json(tmp_path / "sub" / "a.json", {"x": "é"})
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["a.json"]
+    assert json.loads((tmp_path / "sub" / "a.json").read_text(encoding="utf-8")) == {"x": "é"}
+
+
+def test_a_run_is_named_by_content_not_by_order_of_keys():
+    assert run_id("ngd", {"a": 1, "b": [2]}) == run_id("ngd", {"b": [2], "a": 1})
+    assert content_hash({"a": 1}) != content_hash({"a": 2})

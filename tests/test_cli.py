@@ -1,0 +1,111 @@
+"""The command line: strict, one line for what the user can mend, light to import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from c3po_bench.cli import to_config
+from c3po_bench.config import Config, conf_dir
+from c3po_bench.explain import dotted
+
+MENDABLE = {
+    "+experiment=olmoe_ark": "olmoe_arc",
+    "k=abc": "method.neighbors.k",
+    "method.neighbors.k=abc": "Integer",
+    "model=smolmo": "smolmoe",
+    "method.layer=3": "method.layers",
+    "embedder=minlm": "minilm",
+}
+
+
+def option_names(group: str) -> list[str]:
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("override", MENDABLE)
+def test_a_wrong_config_is_one_line_with_the_nearest_choice(c3po, override):
+    done = c3po(override)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert MENDABLE[override] in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("arms=[ngdd]", "'ngd'"),
+        ("data.root=/nowhere", "/nowhere"),
+        ("tasks=[fact]", "'facts'"),
+        ("method.layers=lost:5", "last:5"),
+        ("engine=sufix", "'suffix'"),
+        ("+arm.kernel_regression.alfa=1", "'alpha'"),
+        ("shard=3", "i/n"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path, override, expected):
+    done = c3po(*tiny, f"results_dir={tmp_path}", "log_level=error", override)
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ") and expected in line
+    assert "Traceback" not in done.stderr
+
+
+def test_olmoe_without_a_hub_says_the_way_out(c3po, data_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = c3po("+experiment=olmoe_arc", f"data.root={data_root}", f"results_dir={tmp_path}", "tracking=disabled")
+    assert done.returncode == 2
+    assert "model=smolmoe" in done.stderr.strip().splitlines()[-1]
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['c3po_bench', '--help']\n"
+        "from c3po_bench.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'lm_eval', 'pandas', 'numpy', 'wandb'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("group", ["backend", "model", "method", "embedder", "tracking", "task"])
+def test_every_option_of_every_group_composes(group):
+    names = option_names(group)
+    assert names
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for name in names:
+            override = f"+{group}={name}" if group == "task" else f"{group}={name}"
+            assert isinstance(to_config(compose("config", [override])), Config)
+
+
+def test_every_experiment_composes_and_shows_its_command():
+    names = option_names("experiment")
+    assert {"quickstart", "smolmoe_arc", "olmoe_arc"} <= set(names)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for name in names:
+            text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+            assert f"python -m c3po_bench +experiment={name}" in text.split("defaults:")[0]
+            cfg = to_config(compose("config", [f"+experiment={name}"]))
+            assert cfg.name == name and cfg.tasks and cfg.arms[0] == "base"
+
+
+def test_every_key_is_described():
+    from dataclasses import fields, is_dataclass
+
+    def walk(cls, prefix=""):
+        for field in fields(cls):
+            nested = field.default_factory() if callable(field.default_factory) else None  # type: ignore[misc]
+            if is_dataclass(nested):
+                yield from walk(type(nested), f"{prefix}{field.name}.")
+            elif not field.metadata.get("help"):
+                yield prefix + field.name
+
+    assert list(walk(Config)) == []
+    assert len(list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))) > 60
