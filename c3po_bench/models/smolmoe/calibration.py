@@ -29,7 +29,6 @@ CHAT = (
     "Tell a short story about {}.",
 )
 PLAIN = ("Question: What", "Question: Which", "Q: How", "The", "In", "When you", "Question: Why", "A student")
-BOUNDARY = "<|endoftext|>"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Routers that send each token to the experts it needs most.
+"""Routers that send each token to the experts that add most to it.
 
-Started by ridge regression from a layer's input to each expert's output norm, then trained to repeat the layer's own
-output with 8 of 16 experts. Both read what the experts do on the calibration tokens and nothing else.
+Ridge regression from a layer's input to each expert's share of what the layer adds. (Training the routers on the
+layer's output by gradient descent was tried and did not lower the error on held-out text.)
 """
 
 from __future__ import annotations
@@ -10,70 +10,46 @@ import torch
 from torch import Tensor
 
 
-def expert_outputs(mlp, inputs: Tensor, groups: Tensor) -> Tensor:
-    """What each expert adds with weight one: [tokens, experts, hidden], for `groups` [experts, neurons]."""
+class Ridge:
+    """Fits router weights for one layer's `inputs` [tokens, hidden], any number of times."""
+
+    def __init__(self, inputs: Tensor, strength: float = 1e-2) -> None:
+        covariance = inputs.T @ inputs
+        damping = strength * covariance.diagonal().mean() * torch.eye(len(covariance))
+        self._inputs = inputs
+        self._factor = torch.linalg.cholesky(covariance + damping)
+
+    def fit(self, energies: Tensor, *, spread: float) -> Tensor:
+        """Router weights [experts, hidden] whose logits follow the experts' energies [tokens, experts].
+
+        The target is the root of each energy as a share of the token's, less the token's mean. `spread` is the
+        standard deviation over experts of the logits of a median token: small, so that softmax stays near uniform
+        and a chosen expert answers with a weight near one.
+        """
+        share = torch.nn.functional.normalize(energies.clamp_min(0).sqrt(), dim=1)
+        target = share - share.mean(dim=1, keepdim=True)
+        weight = torch.cholesky_solve(self._inputs.T @ target, self._factor).T
+        return weight * (spread / (self._inputs @ weight.T).std(dim=1).median())
+
+    def route(self, energies: Tensor, top_k: int) -> Tensor:
+        """The mask [tokens, experts] of the `top_k` experts that a router fitted to `energies` would choose."""
+        return chosen(self._inputs @ self.fit(energies, spread=1.0).T, top_k)
+
+
+def chosen(logits: Tensor, top_k: int) -> Tensor:
+    """One for the `top_k` largest logits of each token, zero elsewhere."""
+    return torch.zeros_like(logits).scatter(1, logits.topk(top_k, dim=1).indices, 1.0)
+
+
+def left_out(mlp, inputs: Tensor, experts: Tensor, weights: Tensor) -> tuple[float, float]:
+    """The squared error of a layer's output, as a share of that output's square, and the experts' share of it.
+
+    `experts` [experts, neurons] are neuron numbers, `weights` [tokens, experts] what each expert answers with.
+    """
     activation = mlp.act_fn(mlp.gate_proj(inputs)) * mlp.up_proj(inputs)
     down = mlp.down_proj.weight
-    return torch.stack([activation[:, group] @ down[:, group].T for group in groups], dim=1)
-
-
-def overlaps(outputs: Tensor, yardstick: Tensor) -> Tensor:
-    """Inner products of the experts' outputs, relative to the residual stream: [tokens, experts, experts].
-
-    With weights w, the error of leaving out experts is (1 - w)' G (1 - w): all that fitting a router needs.
-    """
-    scaled = outputs / yardstick[:, None, None]
-    return scaled @ scaled.transpose(1, 2)
-
-
-def ridge(inputs: Tensor, gram: Tensor, *, strength: float = 1e-2, spread: float = 0.25) -> Tensor:
-    """Router weights [experts, hidden] whose logits follow the experts' output norms.
-
-    `spread` is the standard deviation of the logits over experts: small, so that softmax stays near uniform.
-    """
-    norms = gram.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
-    share = norms / norms.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    target = share - share.mean(dim=1, keepdim=True)
-    covariance = inputs.T @ inputs
-    damping = strength * covariance.diagonal().mean() * torch.eye(len(covariance))
-    weight = torch.linalg.solve(covariance + damping, inputs.T @ target).T
-    return weight * (spread / (inputs @ weight.T).std(dim=1).mean())
-
-
-def error(weight: Tensor, inputs: Tensor, gram: Tensor, top_k: int) -> Tensor:
-    """Squared error [tokens] of the layer's output with the router `weight`, relative to the residual stream."""
-    gap = 1 - _weights(inputs @ weight.T, top_k)
-    return torch.einsum("te,tef,tf->t", gap, gram, gap)
-
-
-def _weights(logits: Tensor, top_k: int) -> Tensor:
-    """The weight of each expert as Qwen2-MoE computes it, times the number of experts; zero outside the top k."""
-    weights = logits.softmax(dim=-1) * logits.shape[-1]
-    threshold = logits.topk(top_k, dim=-1).values[:, -1:]
-    return weights * (logits >= threshold)
-
-
-def train(weight: Tensor, inputs: Tensor, gram: Tensor, top_k: int, *, seed: int, epochs: int = 12) -> Tensor:
-    """Fit the router `weight` [experts, hidden] to the layer's output by Adam with a cosine schedule.
-
-    Trained in units of each input feature's own size, so that one step size serves all layers.
-    """
-    size = inputs.square().mean(dim=0).sqrt().clamp_min(1e-6)
-    scaled = inputs / size
-    parameter = (weight * size).requires_grad_(True)
-    optimizer = torch.optim.Adam([parameter], lr=3e-3)
-    batch = 512
-    steps = epochs * (len(inputs) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
-    typical = gram.sum(dim=(1, 2)).mean()
-    for step in range(steps):
-        if step % (len(inputs) // batch) == 0:
-            order = torch.randperm(len(inputs), generator=generator)
-        rows = order[(step % (len(inputs) // batch)) * batch :][:batch]
-        loss = error(parameter, scaled[rows], gram[rows], top_k).mean() / typical
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return (parameter / size).detach()
+    whole = (activation @ down.T).square().sum(dim=1)
+    outputs = torch.stack([activation[:, group] @ down[:, group].T for group in experts], dim=1)
+    missing = torch.einsum("te,teh->th", 1 - weights, outputs).square().sum(dim=1)
+    routed = outputs.sum(dim=1).square().sum(dim=1)
+    return float((missing / whole).mean()), float((routed / whole).mean())

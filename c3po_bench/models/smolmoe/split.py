@@ -20,6 +20,10 @@ from c3po_bench.models.smolmoe import calibration, clustering, routers, shape
 
 log = logging.getLogger(__name__)
 
+CLUSTERED = 4000
+ROUNDS = 5
+SPREAD = 0.05
+
 
 def make(*, seed: int, tokens: int, text: calibration.Calibration | None = None) -> shape.Split:
     """Split the dense model, calibrated on `tokens` tokens of `text` (the model writes it if None)."""
@@ -39,26 +43,24 @@ def make(*, seed: int, tokens: int, text: calibration.Calibration | None = None)
 
 
 def _split_layer(number: int, mlp, inputs: Tensor, norms: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """The permutation [neurons] and the router [experts, hidden] of one layer."""
+    """The permutation [neurons] and the router [experts, hidden] of one layer; a tenth of the tokens is held out."""
     with torch.no_grad():
-        strength = clustering.contributions(mlp, inputs)
-        shared = clustering.shared_neurons(strength, norms, shape.SHARED)
-        rest = torch.tensor(sorted(set(range(shape.NEURONS)) - set(shared.tolist())))
-        groups = rest[clustering.experts(strength[:6000, rest], shape.EXPERTS, seed=seed)]
-        gram = torch.cat(
-            [
-                routers.overlaps(routers.expert_outputs(mlp, part, groups), scale)
-                for part, scale in zip(inputs.split(1024), norms.split(1024), strict=True)
-            ]
+        held_out = inputs[: len(inputs) // 10]
+        inputs, norms = inputs[len(held_out) :], norms[len(held_out) :]
+        strength = clustering.contributions(mlp, inputs, norms)
+        ridge = routers.Ridge(inputs)
+        start = clustering.first(strength[:CLUSTERED], shape.SHARED, shape.EXPERTS, seed=seed)
+        partition = clustering.refine(
+            strength, start, lambda energies: ridge.route(energies, shape.TOP_K), rounds=ROUNDS
         )
-        start = routers.ridge(inputs, gram)
-        before = routers.error(start, inputs, gram, shape.TOP_K).mean()
-    router = routers.train(start, inputs, gram, shape.TOP_K, seed=seed)
-    with torch.no_grad():
-        after = routers.error(router, inputs, gram, shape.TOP_K).mean()
-        whole = gram.sum(dim=(1, 2)).mean()
-    log.info("layer %2d: routed part left out %.3f before training, %.3f after", number, before / whole, after / whole)
-    return torch.cat([shared, groups.flatten()]), router
+        router = ridge.fit(clustering.energies(strength, partition.experts), spread=SPREAD)
+        logits = held_out @ router.T
+        weights = logits.softmax(dim=-1) * shape.EXPERTS * routers.chosen(logits, shape.TOP_K)
+        error, routed = routers.left_out(mlp, held_out, partition.experts, weights)
+        random = routers.chosen(torch.rand_like(logits), shape.TOP_K)
+        lost, _ = routers.left_out(mlp, held_out, partition.experts, random)
+    log.info("layer %2d: routed %.3f; left out %.3f, with random experts %.3f", number, routed, error, lost)
+    return torch.cat([partition.shared, partition.experts.flatten()]), router
 
 
 def main(argv: list[str] | None = None) -> int:
