@@ -68,7 +68,8 @@ def test_help_loads_nothing_heavy():
         "import sys; sys.argv = ['c3po_bench', '--help']\n"
         "from c3po_bench.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'lm_eval', 'pandas', 'numpy', 'wandb'}))"
+        "heavy = {'torch', 'transformers', 'lm_eval', 'pandas', 'numpy', 'wandb'}\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0

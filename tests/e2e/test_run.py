@@ -110,6 +110,6 @@ def test_a_killed_run_goes_on_to_the_same_table(finished, tiny, tmp_path, c3po):
     keys = [json.loads(line)["key"] for p in tmp_path.glob("runs/ngd-*/journal.jsonl") for line in p.read_text().splitlines()]
     done = c3po(*tiny, ARMS, f"results_dir={tmp_path}", "batch_size=1")
     assert done.returncode == 0, done.stderr
-    same(answers(folder), answers(tmp_path))
+    same(answers(folder), answers(tmp_path), tolerance=2e-3)
     after = [json.loads(line)["key"] for p in tmp_path.glob("runs/ngd-*/journal.jsonl") for line in p.read_text().splitlines()]
     assert after[: len(keys)] == keys and len(set(after)) == len(after) == 8
