@@ -81,6 +81,8 @@ class RewiringBackend:
             num_fewshot=cfg.scoring.num_fewshot,
             limit=cfg.references.limit,
             seed=cfg.seed,
+            permute_options=cfg.scoring.permute_options,
+            tested=list(self.tasks.load()),
         )
 
     @cached_property

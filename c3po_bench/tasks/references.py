@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
-from c3po_bench.tasks.catalog import Catalog
 from c3po_bench.tasks.items import Item
 from c3po_bench.tasks.local_data import check_root, has_local
 
@@ -68,7 +67,7 @@ def reference_items(
 
     The limit is shared out over `names` as the paper's sizes are (evenly, if one of them is not in the paper),
     and evenly over the tasks behind a name. Items come from a task's training split, else from a validation split
-    that is not evaluated, else from the evaluated split: a `UserError` if the task is in `tested`. The draw
+    that is not evaluated, else from the evaluated split: a `UserError` if the task is in `tested` (leaf names). The draw
     depends on the seed only. Returns the items and notes on substitutes.
     """
     from c3po_bench.tasks.taskset import TaskSet
@@ -76,7 +75,7 @@ def reference_items(
     root = None if data_root is None else check_root(data_root)
     if not names:
         raise UserError("references.tasks is empty: name the tasks whose training items rewiring may learn from")
-    off_limits = {leaf for name in tested for leaf in Catalog().expand(name)}
+    off_limits = set(tested)
     items: list[Item] = []
     notes: list[str] = []
     taken: set[tuple[str, int]] = set()
