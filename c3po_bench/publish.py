@@ -1,0 +1,64 @@
+"""`python -m c3po_bench.publish RESULTS_DIR`: W&B runs, tables and dashboard from a store, any number of times."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from c3po_bench.errors import UserError
+
+MANY_RUNS = 50  # in a larger store the end of each run leaves the cross-run tables to this command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Publish and say what was done; 2 where the user can mend what is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m c3po_bench.publish",
+        description="Create or complete the W&B runs, tables and dashboard of a store of results.",
+    )
+    parser.add_argument("results_dir", help="the folder an experiment or a sweep wrote its results to")
+    parser.add_argument("--mode", choices=["online", "offline"], default=None, help="default: WANDB_MODE, else online")
+    parser.add_argument("--project", default="c3po-bench")
+    parser.add_argument("--entity", default=None, help="W&B user or team (default: your own)")
+    parser.add_argument("--at-end-of-run", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    try:
+        said = _publish(arguments)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except Exception as error:
+        if not arguments.at_end_of_run and not type(error).__module__.startswith("wandb"):
+            raise
+        sys.stderr.write(f"error: W&B: {type(error).__name__}: {' '.join(str(error).split())}\n")
+        return 1
+    sys.stdout.write(said + "\n")
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> str:
+    from c3po_bench.store.reader import load_runs
+    from c3po_bench.tracking.config import TrackingConfig
+
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("W&B is not installed: pip install 'c3po-bench[wandb]'") from error
+    from c3po_bench.tracking.wandb_publisher import publish_store
+
+    mode = arguments.mode or os.environ.get("WANDB_MODE") or "online"
+    mode = mode if mode in ("online", "offline") else "online"
+    if mode == "online" and not wandb.api.api_key:
+        raise UserError("not logged in to W&B: run `wandb login`, set WANDB_API_KEY, or use --mode offline")
+    few = not arguments.at_end_of_run or len(load_runs(arguments.results_dir)) <= MANY_RUNS
+    cfg = TrackingConfig(mode=mode, project=arguments.project, entity=arguments.entity)
+    done = publish_store(arguments.results_dir, cfg, analysis=few, save_dashboard=not arguments.at_end_of_run)
+    lines = [f"{len(done.runs)} runs published ({mode}), {done.skipped} were already", *done.urls]
+    if mode == "offline" and (done.runs or done.analysis):
+        lines.append(f"sync later with: wandb sync {arguments.results_dir}/wandb/offline-run-*")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
