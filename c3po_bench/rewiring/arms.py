@@ -43,7 +43,10 @@ ARMS: dict[str, ArmSpec] = {
     "routing_temperature": ArmSpec("routing_temperature", "none", kind="baseline", about="own routing, sharpened"),
 }
 
-BASELINES: dict[str, str] = {}
+BASELINES: dict[str, str] = {
+    name: f"c3po_bench.rewiring.baselines.{name}:{name}"
+    for name in ("icl", "knn_vote", "soft_prompt", "prefix_tuning", "router_tuning", "sft")
+}
 """Arms that are not rewirings: name -> `module:factory`, called with the backend's workbench and the arm's options."""
 
 

@@ -71,28 +71,47 @@ class RewiringBackend:
     @cached_property
     def reference_items(self) -> tuple[list[Any], list[str]]:
         """Candidate references and notes on where they came from."""
+        return self.draw_references()
+
+    def draw_references(self, **changes: Any) -> tuple[list[Any], list[str]]:
+        """The same references, rendered otherwise where `changes` (num_fewshot, permute_options) say so."""
         from c3po_bench.tasks.references import reference_items
 
         cfg = self.cfg
+        rendering = {"num_fewshot": cfg.scoring.num_fewshot, "permute_options": cfg.scoring.permute_options} | changes
         return reference_items(
             cfg.references.tasks,
             data_root=cfg.data.root,
             rule=cfg.scoring.rule,
-            num_fewshot=cfg.scoring.num_fewshot,
             limit=cfg.references.limit,
             seed=cfg.seed,
-            permute_options=cfg.scoring.permute_options,
             tested=list(self.tasks.load()),
+            **rendering,
         )
+
+    @cached_property
+    def test_questions(self) -> list[str]:
+        """Texts of the questions that are evaluated."""
+        found = []
+        for task in self.tasks.load().values():
+            docs: Any = list(task.eval_docs)[: self.cfg.limit]
+            found += [self.tasks.question_text(task, doc) for doc in docs]
+        return found
+
+    @cached_property
+    def test_hashes(self) -> set[str]:
+        """Question hashes of all test items, evaluated or beyond the limit: no reference may have one of them."""
+        from c3po_bench.tasks.items import question_hash
+
+        found = set()
+        for task in self.tasks.load().values():
+            docs: Any = task.eval_docs
+            found |= {question_hash(self.tasks.question_text(task, doc)) for doc in docs}
+        return found
 
     @cached_property
     def bank(self) -> ReferenceBank:
         """The reference bank, built or loaded."""
-        from c3po_bench.tasks.items import question_hash
-
-        tests = {
-            question_hash(self.tasks.question_text(task, doc)) for task in self.tasks.load().values() for doc in task.eval_docs
-        }
         items, notes = self.reference_items
         for note in notes:
             log.info("references: %s", note)
@@ -104,7 +123,7 @@ class RewiringBackend:
             embedder=self.embedder,
             folder=Path(self.cfg.results_dir) / "bank",
             model_hash=self.model_hash,
-            test_hashes=tests,
+            test_hashes=self.test_hashes,
             only_correct=self.cfg.references.only_correct,
             progress=progress,
         )

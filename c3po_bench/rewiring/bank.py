@@ -51,6 +51,17 @@ class ReferenceBank:
         """The prompts of (reference, index of its prompt) pairs."""
         return [self.questions[reference].prompts[prompt] for reference, prompt in wanted]
 
+    def neighbor(self, reference: int, similarity: float) -> dict[str, Any]:
+        """What the record keeps of a neighbor."""
+        item = self.items[reference]
+        answer = item.pairs[item.gold][1].strip()
+        return {
+            "id": f"{item.task}/{item.doc_id}",
+            "similarity": round(similarity, 4),
+            "question": item.question,
+            "answer": answer,
+        }
+
 
 def build_bank(
     items: Sequence[Item],

@@ -20,12 +20,13 @@ MAX_NEW_TOKENS = 256
 
 def generate(lm: RewiredLM, request: Instance) -> str:
     """Greedy answer to a `generate_until` request; `until` and `max_gen_toks` are honoured."""
-    context, options = request.args
+    arguments: Any = request.args
+    context, options = arguments
     rewirer, hf = lm.rewirer, lm.tokenizer.lm
     engine = rewirer.engine
     new_tokens = int(options.get("max_gen_toks", MAX_NEW_TOKENS))
     until = options.get("until") or []
-    stops = [until] if isinstance(until, str) else list(until)
+    stops = [until] if isinstance(until, str) else [stop for stop in until if stop]
     ids = hf.tok_encode(context)[-(hf.max_length - new_tokens) :]
     key = (str(request.task_name), int(request.doc_id or 0))
     prompt = Prompt(tuple(ids), ((hf.eot_token_id,),))

@@ -35,9 +35,10 @@ class Tokenizer:
     """Tokenizes as lm-eval's `hf` model does, so that log-likelihoods equal stock scoring."""
 
     def __init__(self, model: Any, tokenizer: Any):
-        from lm_eval.models.huggingface import HFLM
+        from lm_eval.models import huggingface
 
-        self.lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
+        kind: Any = huggingface.HFLM
+        self.lm: Any = kind(pretrained=model, tokenizer=tokenizer, batch_size=1)
         self._seen: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
 
     def pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -77,7 +78,8 @@ class Tokenizer:
         made = []
         for key, positions in groups.items():
             doc = requests[positions[0]].doc
-            pairs = [(requests[p].args[0], requests[p].args[1]) for p in positions]
+            arguments: list[Any] = [requests[p].args for p in positions]
+            pairs = [(given[0], given[1]) for given in arguments]
             question = self.question(key, doc["question"], pairs, doc.get("gold"), doc["key"])
             made.append((question, positions))
         return made

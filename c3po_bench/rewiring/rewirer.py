@@ -130,7 +130,7 @@ class Rewirer:
 
     def _row_loss(self, batch: Batch, mixture: Mixture, owner: Tensor, gold: Tensor, group: Tensor) -> Tensor:
         """Loss of each group of rows [groups]: mean token NLL of the gold row, or cross-entropy over the group's rows."""
-        scores, _ = batch.score(mixture, owner)
+        scores, _ = batch.score(mixture, owner, greedy=False)
         groups = len(gold)
         if self.method.loss == "nll":
             return -scores[gold] / batch.lengths[gold]
@@ -251,21 +251,10 @@ class Rewirer:
                 row["losses"] = [round(value, 6) for value in losses[q]]
             if near is not None and self.bank is not None:
                 found = (near.index[q].tolist(), near.similarity[q].tolist(), near.weights[q].tolist())
-                row["neighbors"] = [self._neighbor(n, s) for n, s, w in zip(*found, strict=True) if w > 0]
+                row["neighbors"] = [self.bank.neighbor(n, s) for n, s, w in zip(*found, strict=True) if w > 0]
                 row["dropped_duplicates"] = int(near.dropped[q])
             out.append(row)
         return out
-
-    def _neighbor(self, index: int, similarity: float) -> dict[str, Any]:
-        assert self.bank is not None
-        item = self.bank.items[index]
-        answer = item.pairs[item.gold][1].strip()
-        return {
-            "id": f"{item.task}/{item.doc_id}",
-            "similarity": round(similarity, 4),
-            "question": item.question,
-            "answer": answer,
-        }
 
 
 def _no_loss(pathway: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""Router tuning: the routers of the critical layers trained on the references (a baseline of the authors' own RoMA)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from c3po_bench.models.families import family_of
+from c3po_bench.rewiring.baselines.training import InsertedLM, Opened, TrainedArm, Weights, swapped
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.lm import RewiredLM
+from c3po_bench.rewiring.rewirer import Rewirer
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.meter import Meter
+
+
+def router_tuning(
+    backend: RewiringBackend, *, steps: int = 30, batch_size: int = 8, learning_rate: float = 1e-3
+) -> RouterTuningArm:
+    """One static change for all items and all tokens, where rewiring finds one for each item's last token.
+
+    Args:
+        backend: the workbench.
+        steps: optimizer steps.
+        batch_size: references a step.
+        learning_rate: at first; falls linearly to 0.
+    """
+    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    return RouterTuningArm(backend, "router_tuning", options, Routers(backend))
+
+
+class RouterTuningArm(TrainedArm):
+    """See `router_tuning`."""
+
+    def identity(self) -> dict[str, Any]:
+        """The layers matter."""
+        return super().identity() | {"layers": self.backend.layers}
+
+    def settings(self) -> dict[str, Any]:
+        """With the layers' column."""
+        return {"layers": self.backend.cfg.method.layers, **super().settings()}
+
+    def extra(self) -> Any:
+        """The layers."""
+        return self.backend.layers
+
+
+class Routers:
+    """All parameters of the critical layers' routers, in float32 while they are trained."""
+
+    def __init__(self, backend: RewiringBackend):
+        self.backend, self.model = backend, backend.loaded.model
+        family = family_of(self.model)
+        routers = [family.router_of(self.model, layer) for layer in backend.layers]
+        mine = {id(p) for router in routers for p in router.parameters()}
+        self.names = [name for name, p in self.model.named_parameters() if id(p) in mine]
+
+    @contextmanager
+    def opened(self, seed: int) -> Iterator[Opened]:
+        """Copies of the routers' weights, put in for each call."""
+        model = self.model
+        frozen = dict(model.named_parameters())
+        for parameter in frozen.values():
+            parameter.requires_grad_(False)
+        parameters = {name: torch.nn.Parameter(frozen[name].detach().float().clone()) for name in self.names}
+
+        def call(**inputs: Any) -> Any:
+            typed = {name: p.to(frozen[name].dtype) for name, p in parameters.items()}
+            return torch.func.functional_call(model, typed, (), {**inputs, "use_cache": False})
+
+        yield Opened(call, parameters)
+
+    def lm(self, weights: Weights, meter: Meter) -> LM:
+        """The base model's scoring with the routers swapped in."""
+        return engine_lm(self.backend, meter, lambda: swapped(self.model, weights))
+
+
+def engine_lm(backend: RewiringBackend, meter: Meter, inserted: Callable[[], AbstractContextManager[Any]]) -> LM:
+    """Scoring by an engine of its own: the shared one remembers what the unchanged model read."""
+    cfg = backend.cfg
+    engine = load_engine(cfg.engine, backend.loaded.model, backend.layers, cfg.method.position)
+    return InsertedLM(RewiredLM(Rewirer(engine, cfg.method, None, meter=meter), backend.tokenizer), inserted)

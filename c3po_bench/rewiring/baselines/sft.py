@@ -1,0 +1,82 @@
+"""Supervised fine-tuning: LoRA on the references (what a reviewer of the paper asked to see beside it)."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from c3po_bench.rewiring.baselines.arm import peft_package
+from c3po_bench.rewiring.baselines.router_tuning import engine_lm
+from c3po_bench.rewiring.baselines.training import Opened, TrainedArm, Weights
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.meter import Meter
+
+
+def sft(
+    backend: RewiringBackend, *, steps: int = 30, batch_size: int = 8, learning_rate: float = 2e-4, rank: int = 8
+) -> TrainedArm:
+    """LoRA on every linear map outside the experts (attention, shared experts), by PEFT.
+
+    Args:
+        backend: the workbench.
+        steps: optimizer steps.
+        batch_size: references a step.
+        learning_rate: at first; falls linearly to 0.
+        rank: of the adapters; their scale is 2.
+    """
+    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "rank": rank}
+    return TrainedArm(backend, "sft", options, Lora(backend, rank))
+
+
+class Lora:
+    """PEFT's LoRA, put into the shared model and taken out again."""
+
+    def __init__(self, backend: RewiringBackend, rank: int):
+        self.backend, self.model, self.rank = backend, backend.loaded.model, rank
+
+    @contextmanager
+    def inserted(self, weights: Weights | None = None, seed: int = 0) -> Iterator[Any]:
+        """The PEFT model, within the block; the base model's modules are back in place afterwards."""
+        peft = peft_package("sft")
+        config = peft.LoraConfig(
+            r=self.rank, lora_alpha=2 * self.rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it also offers to adapt fused experts, which we leave alone
+            torch.manual_seed(seed)
+            peft_model: Any = peft.get_peft_model(self.model, config)
+        try:
+            if weights is not None:
+                own = trainable(peft_model)
+                for name, value in weights.items():
+                    own[name].data.copy_(value)
+            yield peft_model.eval()
+        finally:
+            peft_model.unload()
+            with contextlib.suppress(AttributeError):
+                del self.model.peft_config
+            self.model.requires_grad_(False)
+
+    @contextmanager
+    def opened(self, seed: int) -> Iterator[Opened]:
+        """Fresh adapters."""
+        with self.inserted(seed=seed) as model:
+            yield Opened(lambda **inputs: model(**inputs, use_cache=False), trainable(model))
+
+    def lm(self, weights: Weights, meter: Meter) -> LM:
+        """The base model's scoring with the adapters in."""
+        return engine_lm(self.backend, meter, lambda: self.inserted(weights))
+
+
+def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The parameters that move."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,0 +1,43 @@
+"""Soft prompt: trained embeddings before every prompt, the base frozen (the paper's soft-prompt row, Table 1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from c3po_bench.rewiring.baselines.arm import peft_package
+from c3po_bench.rewiring.baselines.training import TrainedArm
+from c3po_bench.rewiring.baselines.virtual_tokens import VirtualTokens
+
+if TYPE_CHECKING:
+    from c3po_bench.rewiring.backend import RewiringBackend
+
+
+def soft_prompt(
+    backend: RewiringBackend, *, steps: int = 30, batch_size: int = 8, learning_rate: float = 1e-2, tokens: int = 8
+) -> TrainedArm:
+    """Prompt tuning, by PEFT.
+
+    Args:
+        backend: the workbench.
+        steps: optimizer steps.
+        batch_size: references a step.
+        learning_rate: at first; falls linearly to 0.
+        tokens: virtual tokens (the paper names no number).
+    """
+    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "tokens": tokens}
+    return TrainedArm(backend, "soft_prompt", options, SoftPrompt(backend, tokens))
+
+
+class SoftPrompt(VirtualTokens):
+    """Embeddings."""
+
+    def config(self) -> Any:
+        """Starts anywhere: `start` is put in at once."""
+        return peft_package("soft_prompt").PromptTuningConfig(num_virtual_tokens=self.tokens, task_type="CAUSAL_LM")
+
+    @torch.no_grad()
+    def start(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings of the instruction."""
+        return self.model.get_input_embeddings()(ids)[0].float()

@@ -1,0 +1,251 @@
+"""Training a baseline on the references, once: seeded, cached beside the results, the shared model left as it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from lm_eval.api.model import LM
+
+from c3po_bench.console import Progress
+from c3po_bench.rewiring.baselines.arm import BaselineArm, TrainingSet
+from c3po_bench.rewiring.engines.base import pad_right
+from c3po_bench.rewiring.meter import Meter
+from c3po_bench.store.files import write_json
+from c3po_bench.store.identity import content_hash
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from torch import Tensor
+
+    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.questions import Question
+
+log = logging.getLogger(__name__)
+HELD_OUT = 32
+MAX_TOKENS = 512
+Weights = dict[str, "Tensor"]
+
+
+@dataclass
+class Opened:
+    """A model with trainable parts: `call(input_ids=, attention_mask=)` gives its output, `parameters` are what moves."""
+
+    call: Callable[..., Any]
+    parameters: dict[str, torch.nn.Parameter]
+
+
+class Adapter(Protocol):
+    """What is trained, and how it gets into the model and out again."""
+
+    def opened(self, seed: int) -> AbstractContextManager[Opened]:
+        """The model with fresh trainable parts; on leaving, the model is as it was."""
+        ...
+
+    def lm(self, weights: Weights, meter: Meter) -> LM:
+        """The trained model as lm-eval sees it, on the arm's account. Between its calls the shared model is as it was."""
+        ...
+
+
+class TrainedArm(BaselineArm):
+    """A baseline that is trained when it is first asked; the weights are kept in `results_dir/trained`.
+
+    Options that every trained baseline has: steps, batch_size, learning_rate.
+    """
+
+    def __init__(self, backend: RewiringBackend, name: str, options: dict[str, Any], adapter: Adapter):
+        super().__init__(backend, name, options)
+        self.adapter = adapter
+        self.training = TrainingSet(backend)
+
+    def settings(self) -> dict[str, Any]:
+        """Steps and learning rate in the columns that the rewirings use."""
+        found = super().settings()
+        del found["option_steps"], found["option_learning_rate"]
+        return found | {"steps": self.options["steps"], "lr": self.options["learning_rate"]}
+
+    def lm(self) -> LM:
+        """The trained model."""
+        return self.adapter.lm(self.weights(), self.meter)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the weights are: named by everything that can change them."""
+        cfg = self.backend.cfg
+        data = [[item.task, item.doc_id, item.pairs, item.gold] for item in self.training.items]
+        identity = [
+            self.name,
+            self.options,
+            cfg.seed,
+            self.backend.model_hash,
+            cfg.model.dtype,
+            self.extra(),
+            content_hash(data),
+        ]
+        return Path(cfg.results_dir) / "trained" / f"{self.name}-{content_hash(identity)}"
+
+    def extra(self) -> Any:
+        """Whatever else of the config the training depends on."""
+        return None
+
+    def weights(self) -> Weights:
+        """Load the trained weights; train first if nobody has."""
+        from filelock import FileLock
+        from safetensors.torch import load_file, save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(self.folder) + ".lock"):
+            if not (self.folder / "training.json").exists():
+                weights, record = self._train()
+                save_file(weights, self.folder / "adapter.safetensors")
+                write_json(self.folder / "training.json", record)  # last: its presence means done
+        return load_file(self.folder / "adapter.safetensors")
+
+    def _train(self) -> tuple[Weights, dict[str, Any]]:
+        options, seed = self.options, self.backend.cfg.seed
+        questions = [self.backend.tokenizer.of_item(item) for item in self.training.items]
+        random.Random(seed).shuffle(questions)
+        spared = min(HELD_OUT, len(questions) // 5)
+        held_out, seen = questions[:spared], questions[spared:]
+        log.info("%s: training on %d references for %d steps", self.name, len(seen), options["steps"])
+        progress = Progress()
+        with self.adapter.opened(seed) as model:
+            before = mean_loss(model, held_out, options["batch_size"])
+            losses = []
+            optimizer = torch.optim.AdamW(model.parameters.values(), lr=options["learning_rate"], weight_decay=0.0)
+            for step, chunk in enumerate(batches(seen, options["batch_size"], options["steps"], seed)):
+                for group in optimizer.param_groups:
+                    group["lr"] = options["learning_rate"] * (1 - step / options["steps"])
+                with self.meter.phase("train"):
+                    optimizer.zero_grad()
+                    loss = question_losses(model, chunk).mean()
+                    loss.backward()
+                    optimizer.step()
+                losses.append(loss.item())
+                progress(f"{self.name}: training", step + 1, options["steps"])
+            after = mean_loss(model, held_out, options["batch_size"])
+            weights = {name: p.detach().cpu().contiguous().clone() for name, p in model.parameters.items()}
+        record = {
+            "train_loss": [round(value, 6) for value in losses],
+            "held_out_loss": [] if before is None or after is None else [round(before, 6), round(after, 6)],
+            "parameters": sum(p.numel() for p in weights.values()),
+            "seen": min(len(seen), options["steps"] * options["batch_size"]),
+            "phase": self.meter.phases().get("train", {"seconds": 0.0, "flops": 0}),
+        }
+        return weights, record
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What the training left behind, if it is done."""
+        path = self.folder / "training.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def cost(self) -> dict[str, Any]:
+        """Training counts once, whichever process did it."""
+        found = super().cost()
+        record = self.record
+        if record is not None:
+            found["phases"]["train"] = record["phase"]
+        return found
+
+    def report(self) -> dict[str, Any]:
+        """Training curves, and the loss on held-out references before and after."""
+        self.training.items  # noqa: B018  fills the counts
+        notes, record = list(self.backend.reference_items[1]), self.record
+        if record is None:
+            return {"counts": self.training.counts, "curves": {}, "notes": notes}
+        counts = self.training.counts | {"trained_parameters": record["parameters"], "references_seen": record["seen"]}
+        curves = {"train_loss": record["train_loss"], "held_out_loss": record["held_out_loss"]}
+        if record["held_out_loss"]:
+            before, after = record["held_out_loss"]
+            notes.append(f"{self.name}: loss on held-out references {before:.3f} before training, {after:.3f} after")
+        return {"counts": counts, "curves": curves, "notes": notes}
+
+
+def batches(questions: Sequence[Question], size: int, steps: int, seed: int) -> Iterator[list[Question]]:
+    """`steps` batches: epochs over the questions, each in a new seeded order."""
+    queue: list[Question] = []
+    for step in range(steps):
+        if len(queue) < size:
+            order = list(questions)
+            random.Random(f"{seed}:{step}").shuffle(order)
+            queue += order
+        yield [queue.pop(0) for _ in range(min(size, len(queue)))]
+
+
+def question_losses(model: Opened, questions: Sequence[Question]) -> Tensor:
+    """Mean negative log-likelihood of the right answer's tokens of each question, [questions]."""
+    pairs = []
+    for question in questions:
+        assert question.gold is not None
+        prompt, answer = question.rows[question.gold]
+        context, target = question.prompts[prompt].context, question.prompts[prompt].continuations[answer]
+        pairs.append((context[-MAX_TOKENS:], target))
+    device = next(iter(model.parameters.values())).device
+    ids, lengths = pad_right([context + target[:-1] for context, target in pairs], device)
+    mask = (torch.arange(ids.shape[1], device=device)[None] < lengths[:, None]).long()
+    logits = model.call(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1] :]  # virtual tokens come first
+    losses = []
+    for row, (context, target) in enumerate(pairs):
+        places = logits[row, len(context) - 1 : len(context) - 1 + len(target)].float()
+        losses.append(torch.nn.functional.cross_entropy(places, torch.tensor(target, device=device)))
+    return torch.stack(losses)
+
+
+@torch.no_grad()
+def mean_loss(model: Opened, questions: Sequence[Question], size: int) -> float | None:
+    """Mean loss over `questions`; None if there are none."""
+    if not questions:
+        return None
+    losses = [question_losses(model, questions[i : i + size]) for i in range(0, len(questions), size)]
+    return float(torch.cat(losses).mean())
+
+
+class InsertedLM(LM):
+    """An LM whose adapter is in the shared model only while it is asked."""
+
+    def __init__(self, inner: LM, inserted: Callable[[], AbstractContextManager[Any]]):
+        super().__init__()
+        self.inner, self.inserted = inner, inserted
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Of the underlying model."""
+        return self.inner.tokenizer_name
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Log-likelihoods under the adapter."""
+        with self.inserted():
+            return self.inner.loglikelihood(requests)
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Texts written under the adapter."""
+        with self.inserted():
+            return self.inner.generate_until(requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Whole texts under the adapter."""
+        with self.inserted():
+            return self.inner.loglikelihood_rolling(requests)
+
+
+@contextmanager
+def swapped(model: torch.nn.Module, weights: Weights) -> Iterator[None]:
+    """Within the block, parameters of `model` named in `weights` have these values; afterwards their own, bit for bit."""
+    parameters = dict(model.named_parameters())
+    saved = {name: parameters[name].data for name in weights}
+    try:
+        for name, value in weights.items():
+            parameters[name].data = value.to(saved[name])
+        yield
+    finally:
+        for name, value in saved.items():
+            parameters[name].data = value

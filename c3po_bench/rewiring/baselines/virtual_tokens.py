@@ -1,0 +1,68 @@
+"""Virtual tokens before the prompt (PEFT), trained with the base frozen: what soft prompts and prefixes share."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from c3po_bench.rewiring.baselines.arm import peft_package
+from c3po_bench.rewiring.baselines.sft import trainable
+from c3po_bench.rewiring.baselines.training import InsertedLM, Opened, Weights
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.meter import Meter
+
+START = "Answer the question correctly, using what you know about the world. "
+
+
+class VirtualTokens(ABC):
+    """`tokens` virtual tokens that start as those of a short instruction, so that training starts from a working model."""
+
+    def __init__(self, backend: RewiringBackend, tokens: int):
+        self.backend, self.model, self.tokens = backend, backend.loaded.model, tokens
+
+    @abstractmethod
+    def config(self) -> Any:
+        """PEFT's config."""
+
+    @abstractmethod
+    def start(self, ids: torch.Tensor) -> torch.Tensor:
+        """First values of the virtual tokens [tokens, width], made from token ids [1, tokens]."""
+
+    def wrapped(self) -> Any:
+        """The shared model behind virtual tokens. The model itself is not changed."""
+        peft = peft_package("soft_prompt and prefix_tuning")
+        ids = self.backend.tokenizer.lm.tok_encode(START) or [0]
+        repeated = (ids * (self.tokens // len(ids) + 1))[: self.tokens]
+        first = self.start(torch.tensor([repeated], device=next(self.model.parameters()).device))
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped: Any = peft.get_peft_model(self.model, self.config())
+        wrapped.prompt_encoder["default"].embedding.weight.data.copy_(first)
+        return wrapped.eval()
+
+    @contextmanager
+    def opened(self, seed: int) -> Iterator[Opened]:
+        """Fresh virtual tokens; nothing about them is drawn."""
+        model = self.wrapped()
+        yield Opened(model, trainable(model))
+
+    def lm(self, weights: Weights, meter: Meter) -> LM:
+        """lm-eval's own model over the wrapped one."""
+        from lm_eval.models import huggingface
+
+        model = self.wrapped()
+        own = trainable(model)
+        for name, value in weights.items():
+            own[name].data.copy_(value)
+        kind: Any = huggingface.HFLM
+        inner = kind(pretrained=model, tokenizer=self.backend.loaded.tokenizer, batch_size=self.backend.cfg.batch_size)
+        return InsertedLM(inner, lambda: meter.phase("score"))
