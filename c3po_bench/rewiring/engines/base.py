@@ -65,12 +65,13 @@ class Batch(ABC):
     lengths: Tensor  # [rows] continuation tokens
 
     @abstractmethod
-    def score(self, mixture: Mixture | None, owner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
         """Log-likelihood of each row's continuation.
 
         Args:
             mixture: the override, or None for the model's own routing.
             owner: [rows] which entry of the mixture's first axis each row uses.
+            greedy: whether the second result is wanted; an engine may leave it out (all false) if not.
 
         Returns:
             Summed log-probabilities [rows] in float32, differentiable in the mixture's weights, and whether

@@ -51,7 +51,7 @@ class NaiveBatch(Batch):
         step = torch.arange(len(self.targets), device=engine.device) - first[self.row_of_target]
         self.position_of_target = (self.context - 1)[self.row_of_target] + step
 
-    def score(self, mixture: Mixture | None, owner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
         """f(x, w): one forward over all rows."""
         engine, width = self.engine, self.ids.shape[1]
         inputs = {"input_ids": self.ids, "attention_mask": _mask(self.ids, self.total), "use_cache": False}

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, continuation_scores, pad_right
+from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, pad_right
+from c3po_bench.rewiring.engines.first_layer import FirstLayer
+from c3po_bench.rewiring.engines.head import greedy_tokens, target_log_probs
 from c3po_bench.rewiring.hook import override, record_routing
 
 if TYPE_CHECKING:
@@ -140,6 +142,8 @@ class SuffixBatch(Batch):
 
     def __init__(self, engine: SuffixEngine, states: list[State], rows: list[tuple[int, int]]):
         self.engine, self.rows = engine, len(rows)
+        self.first_layer: FirstLayer | None = None
+        self._scored = False
         device = engine.device
         kept = [states[s].kept for s, _ in rows]
         answers = [states[s].prompt.continuations[c] for s, c in rows]
@@ -169,28 +173,43 @@ class SuffixBatch(Batch):
         step = torch.arange(len(self.targets), device=device) - first[self.row_of_target]
         self.flat_of_target = self.row_of_target * tokens + step
 
-    def score(self, mixture: Mixture | None, owner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
         """One pass of the few tokens through the critical layers and the head."""
+        engine = self.engine
         if mixture is None:
             with torch.no_grad():
-                return self._forward()
+                return self._finish(self._run(self.hidden, range(engine.first, engine.depth)), greedy)
         assert owner is not None
         tokens = self.hidden.shape[1]
-        last_only = self.engine.position == "last"
+        last_only = engine.position == "last"
         row = torch.arange(self.rows, device=self.hidden.device) if last_only else self.row_of_target
         at = row * tokens if last_only else self.flat_of_target
-        swapped = type(mixture)(mixture.weights[owner[row]], mixture.indices[owner[row]])
-        with override(self.engine.family, self.engine.model, self.engine.layers, at, swapped):
-            return self._forward()
+        weights, indices = mixture.weights[owner[row]], mixture.indices[owner[row]]
+        hidden, layers, start = self.hidden, engine.layers, engine.first
+        if last_only and (self.first_layer or weights.requires_grad or self._scored):
+            if self.first_layer is None:
+                span = range(engine.first, engine.first + 1)
+                self.first_layer = FirstLayer(engine, lambda: self._run(self.hidden, span), self.rows, tokens)
+            hidden = self.first_layer.mixed(weights[:, 0], indices[:, 0])
+            weights, indices, layers, start = weights[:, 1:], indices[:, 1:], layers[1:], start + 1
+        self._scored = True
+        with override(engine.family, engine.model, layers, at, type(mixture)(weights, indices)):
+            return self._finish(self._run(hidden, range(start, engine.depth)), greedy)
 
-    def _forward(self) -> tuple[Tensor, Tensor]:
-        engine = self.engine
-        span = range(engine.first, engine.depth)
+    def _run(self, hidden: Tensor, span: range) -> Tensor:
         cache = _Cache(self.keys, self.values)
-        hidden = engine.run_layers(self.hidden, span, self.positions, self.back, cache)
+        return self.engine.run_layers(hidden, span, self.positions, self.back, cache)
+
+    def _finish(self, hidden: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
+        """Norm and head at the tokens that predict an answer token."""
+        engine = self.engine
         wanted = engine.decoder.norm(hidden.flatten(0, 1)[self.flat_of_target])
-        logits = engine.family.head_logits(engine.model, wanted)
-        return continuation_scores(logits, self.targets, self.row_of_target, self.rows)
+        chosen = target_log_probs(engine.family, engine.model, wanted, self.targets)
+        total = chosen.new_zeros(self.rows).index_add(0, self.row_of_target, chosen)
+        if not greedy:
+            return total, torch.zeros(self.rows, dtype=torch.bool, device=total.device)
+        wrong = (greedy_tokens(engine.family, engine.model, wanted) != self.targets).float()
+        return total, wrong.new_zeros(self.rows).index_add(0, self.row_of_target, wrong) == 0
 
 
 def _stack(parts: list[Tensor], width: int) -> Tensor:
