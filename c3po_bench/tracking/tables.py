@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from c3po_bench.analysis.compare import COLUMNS, records
-
-if TYPE_CHECKING:
-    from c3po_bench.store.reader import Run
 
 LONGEST = 2000  # characters of a cell
 MOST_ROWS = 200_000  # W&B's limit for one table
@@ -46,19 +43,31 @@ class TypedTable:
     rows: list[list[Any]]
 
 
-def samples_table(run: Run, base: Run | None) -> TypedTable:
-    """One row an item of `run`, with what `base` answered."""
-    answers: dict[tuple[str, Any], tuple[str | None, float]] = {}
-    if base is not None and base.run_id != run.run_id:
-        for row in base.samples():
-            answers[row["task"], row["doc_id"]] = (_answer(row, row.get("prediction")), float(row["correct"]))
-    rows = []
-    for row in run.samples()[:MOST_ROWS]:
+def samples_table(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> TypedTable:
+    """One row an item of a run's sample `rows`, with what the rows of its `base` answered."""
+    answers = {(r["task"], r["doc_id"]): (_answer(r, r.get("prediction")), float(r["correct"])) for r in base}
+    found = []
+    for row in rows[:MOST_ROWS]:
         before, score = answers.get((row["task"], row["doc_id"]), (None, None))
         cells = {name: row.get(name) for name in SAMPLES} | _derived(row)
         cells |= {"base_prediction": before, "change": _change(float(row["correct"]), score)}
-        rows.append([_cell(cells[name], kind) for name, kind in SAMPLES.items()])
-    return TypedTable(SAMPLES, rows)
+        found.append([_cell(cells[name], kind) for name, kind in SAMPLES.items()])
+    return TypedTable(SAMPLES, found)
+
+
+def distributions(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Numbers of the items to draw histograms of: pathway weights before and after, how far they moved, last losses."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for name in ("pathway_before", "pathway_after"):
+            weights = found.setdefault(name, [])
+            if len(weights) < MOST_ROWS:
+                weights += [w for layer in row.get(name) or [] for w in layer]
+        if row.get("pathway_change") is not None:
+            found.setdefault("pathway_change", []).append(row["pathway_change"])
+        if row.get("losses"):
+            found.setdefault("last_loss", []).append(row["losses"][-1])
+    return {name: values for name, values in found.items() if values}
 
 
 def comparison_table(compared: pd.DataFrame) -> TypedTable:

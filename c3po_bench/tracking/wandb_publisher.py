@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SUMMARY = ("accuracy", "low", "high", "difference", "diff_low", "diff_high", "p", "p_holm", "fixed", "broken")
 FILES = ("result.json", "samples.jsonl", "provenance.json", "config.yaml")
 INIT_SECONDS = 30.0
+NOTHING = pd.DataFrame()
 
 
 @dataclass
@@ -73,6 +74,7 @@ class _Publisher:
         self.partners = Partners(runs)
         self.groups = {run_id: str(e["name"]) for e in self.experiments for run_id in e.get("runs") or []}
         self.name = next((str(e["name"]) for e in self.experiments), results_dir.resolve().name)
+        self.entity = cfg.entity or ""
         self.done = Published()
 
     def publish(self, analysis: bool, save_dashboard: bool) -> Published:
@@ -82,16 +84,23 @@ class _Publisher:
         whole = digest(*sorted(digests.items()), self.name)
         analysis_id = "analysis-" + digest(self.name, self.runs[0].run_id if self.runs else "")
         due = analysis and bool(self.runs) and not self.state.has(analysis_id, whole)
-        compared = compare(self.runs if due else self._with_bases(new), refused={}) if new or due else pd.DataFrame()
+        online = self.cfg.mode == "online" and save_dashboard
+        show = due or (analysis and online and bool(self.runs) and not self.state.has("dashboard", whole))
+        whole_store = due or show
+        compared = compare(self.runs if whole_store else self._with_bases(new), refused={}) if new or show else NOTHING
         numbers = {row["run_id"]: row for row in summary_rows(records(compared))} if len(compared) else {}
         for run in new:
             self._publish_run(run, numbers.get(run.run_id, {}))
             self.state.put(wandb_id(run), digests[run.run_id])
             self.done.runs.append(wandb_id(run))
+        if show:
+            ablation = ablation_table(self.runs, compared, self.results_dir)
         if due:
-            self._publish_analysis(analysis_id, compared, save_dashboard)
+            self._publish_analysis(analysis_id, compared, ablation)
             self.state.put(analysis_id, whole)
             self.done.analysis = analysis_id
+        if show and self._dashboard(verdict(compared), axes(ablation), online):
+            self.state.put("dashboard", whole)
         return self.done
 
     def _with_bases(self, new: Sequence[Run]) -> list[Run]:
@@ -173,14 +182,11 @@ class _Publisher:
     def _log_samples(self, target: Any, run: Run) -> None:
         import wandb
 
-        base = run if run.arm == BASE else self.partners.by_key.get((str(run.result.get("comparison_key")), BASE), [None])[0]
-        table = tables.samples_table(run, base)
-        logged: dict[str, Any] = {"samples": _table(table)}
-        for name in ("pathway_change", "loss_last"):
-            at = list(table.columns).index(name)
-            values = [row[at] for row in table.rows if row[at] is not None]
-            if values:
-                logged[f"histogram/{name}"] = wandb.Histogram(values)
+        bases = self.partners.by_key.get((str(run.result.get("comparison_key")), BASE))
+        rows = run.samples()
+        logged: dict[str, Any] = {"samples": _table(tables.samples_table(rows, bases[0].samples() if bases else []))}
+        for name, values in tables.distributions(rows).items():
+            logged[f"histogram/{name}"] = wandb.Histogram(values)
         target.log(logged)
 
     def _log_files(self, target: Any, run: Run) -> None:
@@ -192,17 +198,14 @@ class _Publisher:
                 artifact.add_file(str(run.path / name), name=name)
         target.log_artifact(artifact)
 
-    def _publish_analysis(self, run_id: str, compared: pd.DataFrame, save_dashboard: bool) -> None:
-        ablation = ablation_table(self.runs, compared, self.results_dir)
-        varied = axes(ablation)
+    def _publish_analysis(self, run_id: str, compared: pd.DataFrame, ablation: pd.DataFrame) -> None:
         started = self._start(
             run_id,
             name=f"analysis of {self.name}"[:128],
             group=self.name[:128],
             job_type="analysis",
-            config={"runs": [run.run_id for run in self.runs], "axes": varied},
+            config={"runs": [run.run_id for run in self.runs], "axes": axes(ablation)},
         )
-        entity = self.cfg.entity or ""
         with started as target:
             target.log(
                 {
@@ -211,18 +214,17 @@ class _Publisher:
                 }
             )
             target.summary["verdict"] = verdict(compared)
-            entity = target.entity or entity
-        self._dashboard(entity, verdict(compared), varied, save_dashboard and self.cfg.mode == "online")
+            self.entity = target.entity or self.entity
 
-    def _dashboard(self, entity: str, said: str, varied: list[str], save: bool) -> None:
+    def _dashboard(self, said: str, varied: list[str], save: bool) -> bool:
         """Write the dashboard as JSON beside the store; online, save it, and over itself the next time."""
         try:
             import wandb_workspaces  # noqa: F401
         except ImportError:
             log.info("no dashboard: pip install wandb-workspaces")
-            return
+            return True
         sentences = [part.strip() for part in said.split(". ") if part.strip()]
-        entity = entity or "entity"
+        entity, saved = self.entity or "your-entity", True
         page = dashboard.report(entity, self.cfg.project, self.name, self.name, sentences, varied)
         view = dashboard.workspace(entity, self.cfg.project, self.name, varied)
         if save:
@@ -230,9 +232,11 @@ class _Publisher:
                 self._save_dashboard(page, view)
             except Exception as error:  # the runs are published; the dashboard can be saved by publishing again
                 log.warning("the W&B dashboard was not saved (%s): %s", type(error).__name__, error)
+                saved = False
         preview = {"report": dashboard.as_json(page), "workspace": dashboard.as_json(view)}
         path = self.results_dir / "wandb" / "dashboard.json"
         path.write_text(json.dumps(preview, indent=1, default=str), encoding="utf-8")
+        return saved
 
     def _save_dashboard(self, page: Any, view: Any) -> None:
         page.id = self.state.get("dashboard_report") or page.id

@@ -1,0 +1,176 @@
+"""What is published to W&B, read back from its offline files; publishing twice; and W&B failing in every way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import time
+
+import pytest
+
+from c3po_bench import publish as command
+from c3po_bench import tracking
+from c3po_bench.analysis.compare import COLUMNS
+from c3po_bench.tracking.config import TrackingConfig
+from c3po_bench.tracking.state import wandb_id
+from c3po_bench.tracking.tables import SAMPLES
+from tests import store_factory as factory
+
+pytest.importorskip("wandb")
+from tests.tracking.wandb_log import offline_runs  # noqa: E402
+
+JSON_TYPES = {str: str, float: int | float, bool: bool}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    root = tmp_path_factory.mktemp("published")
+    runs = factory.rewiring_store(root, items=20, tasks=("arc_easy", "facts"), hostile=factory.HOSTILE)
+    assert command.main([str(root), "--mode", "offline", "--project", "test"]) == 0
+    return root, runs, offline_runs(root)
+
+
+def column_types(table: dict, name: str) -> set[type]:
+    at = table["columns"].index(name)
+    return {type(row[at]) for row in table["data"]} - {type(None)}
+
+
+def test_one_run_an_arm_with_its_own_hash(published):
+    _, runs, found = published
+    assert {wandb_id(run) for run in runs} < found.keys() and len(found) == len(runs) + 1
+    ngd = found[wandb_id(next(r for r in runs if r.arm == "ngd"))].run
+    base = found[wandb_id(runs[0])].run
+    assert (ngd.project, ngd.run_group, ngd.job_type, ngd.display_name) == ("test", "quickstart", "rewiring", "ngd")
+    assert base.job_type == "baseline" and "smolmoe" in ngd.tags
+    assert all(run.finished for run in found.values())
+
+
+def test_samples_have_strict_types_all_rows_and_markup_as_text(published):
+    _, runs, found = published
+    for run in runs:
+        entry, table = found[wandb_id(run)].table("samples")
+        assert (entry["_type"], entry["nrows"], entry["ncols"]) == ("table-file", 40, len(SAMPLES))
+        assert table["columns"] == list(SAMPLES) and len(table["data"]) == 40
+        for name, kind in SAMPLES.items():
+            assert all(issubclass(t, JSON_TYPES[kind]) for t in column_types(table, name)), name
+    questions = [row[table["columns"].index("question")] for row in table["data"]]
+    assert any(factory.HOSTILE in question for question in questions)
+
+
+def test_changes_in_the_samples_are_those_of_the_scores(published):
+    _, runs, found = published
+    ngd = next(r for r in runs if r.arm == "ngd")
+    base = {(s["task"], s["doc_id"]): s["correct"] for s in runs[0].samples()}
+    expected = [{1: "fixed", 0: "same", -1: "broken"}[s["correct"] - base[s["task"], s["doc_id"]]] for s in ngd.samples()]
+    _, table = found[wandb_id(ngd)].table("samples")
+    at = table["columns"].index("change")
+    assert [row[at] for row in table["data"]] == expected
+
+
+def test_cross_run_tables_in_one_analysis_run(published):
+    _, runs, found = published
+    (analysis,) = [run for run in found.values() if run.run.job_type == "analysis"]
+    entry, comparison = analysis.table("comparison")
+    assert entry["nrows"] == len(runs) * 4 and comparison["columns"] == list(COLUMNS)
+    assert column_types(comparison, "arm") == {str} and column_types(comparison, "prompt_differs") == {bool}
+    assert column_types(comparison, "accuracy") <= {int, float}
+    _, ablation = analysis.table("ablation")
+    assert len(ablation["data"]) == len(runs) * 4
+    assert column_types(ablation, "neighbors") <= {int, float} and column_types(ablation, "kernel") == {str}
+
+
+def test_curves_histograms_and_files(published):
+    _, runs, found = published
+    ngd = found[wandb_id(next(r for r in runs if r.arm == "ngd"))]
+    assert len(ngd.logged("curve/loss")) == 11 and ngd.logged("step")[:11] == list(range(11))
+    assert sum(ngd.logged("histogram/pathway_change/values")[0]) > 0
+    (files,) = [a for a in ngd.artifacts if a.type == "run"]
+    assert {entry.path for entry in files.manifest.contents} == {
+        "result.json", "samples.jsonl", "provenance.json", "config.yaml",
+    }  # fmt: skip
+
+
+def test_dashboard_is_previewed_as_json(published):
+    root, _, _ = published
+    preview = json.loads((root / "wandb" / "dashboard.json").read_text())
+    text = json.dumps(preview)
+    assert {"report", "workspace"} == preview.keys()
+    for part in ("comparison", "ablation", "samples", "Cost against gain", "cannot be told from base"):
+        assert part in text
+
+
+def test_publishing_twice_changes_nothing(published, capsys):
+    root, _, _ = published
+    before = sorted(p.name for p in (root / "wandb").iterdir())
+    assert command.main([str(root), "--mode", "offline", "--project", "test"]) == 0
+    assert "0 runs published" in capsys.readouterr().out
+    assert sorted(p.name for p in (root / "wandb").iterdir()) == before
+
+
+def test_a_completed_store_is_completed_and_a_changed_run_replaced(tmp_path, capsys):
+    runs = factory.rewiring_store(tmp_path, items=5, tasks=("arc",))
+    aside = tmp_path / "aside"
+    shutil.move(runs[5].path, aside)
+    assert command.main([str(tmp_path), "--mode", "offline"]) == 0
+    shutil.move(aside, runs[5].path)
+    runs[3].result["notes"] = ["scored again"]
+    (runs[3].path / "result.json").write_text(json.dumps(runs[3].result))
+    capsys.readouterr()
+    assert command.main([str(tmp_path), "--mode", "offline"]) == 0
+    assert "2 runs published (offline), 4 were already" in capsys.readouterr().out
+    assert len(offline_runs(tmp_path)) == 7  # fails on an id with two folders
+
+
+def test_end_of_run_publishes_and_reports_success(tmp_path):
+    factory.rewiring_store(tmp_path, items=3, tasks=("arc",))
+    assert tracking.publish(tmp_path, TrackingConfig(mode="offline"))
+    assert len(offline_runs(tmp_path)) == 7
+
+
+def test_disabled_does_nothing(tmp_path):
+    assert tracking.publish(tmp_path, TrackingConfig(mode="disabled"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def lines(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "c3po_bench.tracking"]
+
+
+def test_unreachable_server_costs_the_time_limit_and_one_line(tmp_path, monkeypatch, caplog):
+    factory.rewiring_store(tmp_path, items=3, tasks=("arc",))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    start = time.monotonic()
+    assert not tracking.publish(tmp_path, TrackingConfig(mode="online", time_limit=6.0))
+    assert time.monotonic() - start < 12
+    (line,) = lines(caplog)
+    assert "the results are safe" in line and "\n" not in line
+
+
+def test_not_logged_in_is_one_line(tmp_path, monkeypatch, caplog):
+    factory.rewiring_store(tmp_path, items=3, tasks=("arc",))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not tracking.publish(tmp_path, TrackingConfig(mode="online"))
+    (line,) = lines(caplog)
+    assert "not logged in" in line
+
+
+def test_missing_wandb_is_one_line(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    caplog.set_level(logging.INFO, logger="c3po_bench.tracking")
+    assert not tracking.publish(tmp_path, TrackingConfig(mode="offline"))
+    assert "pip install 'c3po-bench[wandb]'" in lines(caplog)[0]
+
+
+def test_a_crash_of_the_publisher_is_one_line(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "_command", lambda *_: [sys.executable, "-c", "raise SystemExit('disk full')"])
+    assert not tracking.publish(tmp_path, TrackingConfig(mode="offline"))
+    assert "disk full" in lines(caplog)[0]
+
+
+def test_command_line_says_what_is_missing(tmp_path, capsys):
+    assert command.main([str(tmp_path / "nowhere"), "--mode", "offline"]) == 2
+    assert "holds no results" in capsys.readouterr().err
