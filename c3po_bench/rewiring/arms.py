@@ -13,6 +13,7 @@ from c3po_bench.rewiring.surrogates import SURROGATES, checked_options, load_sur
 
 if TYPE_CHECKING:
     from c3po_bench.config import Config
+    from c3po_bench.tasks.taskset import TaskSet
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class ArmSpec:
 
     neighborhood: embedding (retrieved), random, self (the item itself: the oracle) or none.
     labels: true, or shuffled (drawn at random from each neighbor's choices).
+    options: own, or permuted: each neighbor's prompt lists its options in another order.
     """
 
     surrogate: str
     neighborhood: str = "embedding"
     labels: str = "true"
+    options: str = "own"
     kind: str = "surrogate"  # surrogate, baseline, control or oracle: how tables and the verdict speak of it
     about: str = ""
 
@@ -38,6 +41,9 @@ ARMS: dict[str, ArmSpec] = {
     "ngd_random_neighbors": ArmSpec("ngd", "random", kind="control", about="ngd with references drawn at random"),
     "ngd_shuffled_labels": ArmSpec(
         "ngd", labels="shuffled", kind="control", about="ngd with the neighbors' labels drawn at random"
+    ),
+    "ngd_permuted_options": ArmSpec(
+        "ngd", options="permuted", kind="control", about="ngd with the neighbors' options in another order"
     ),
     "random_pathway": ArmSpec("random_pathway", kind="control", about="a random move as far as ngd's"),
     "routing_temperature": ArmSpec("routing_temperature", "none", kind="baseline", about="own routing, sharpened"),
@@ -70,6 +76,11 @@ def needs_bank(name: str) -> bool:
         return False
     spec = spec_of(name)
     return spec.neighborhood in ("embedding", "random") or spec.surrogate == "mode_finding"
+
+
+def learns_a_rate(name: str) -> bool:
+    """Whether `method.tune` concerns the arm: it descends, or evaluates the loss that NGD descends."""
+    return name != "base" and spec_of(name).surrogate not in ("mode_finding", "routing_temperature")
 
 
 def options(cfg: Config, name: str) -> dict[str, Any]:
@@ -106,3 +117,16 @@ def check_arms(cfg: Config) -> None:
         if name not in arm_names():
             raise unknown("arm", name, arm_names())
         options(cfg, name)
+    if cfg.scoring.permute_options and any(n in ARMS and ARMS[n].options == "permuted" for n in cfg.arms):
+        raise UserError(
+            "scoring.permute_options=true permutes every prompt already: leave out the arm ngd_permuted_options, "
+            "which asks what happens when only the neighbors' options move"
+        )
+
+
+def check_tasks(cfg: Config, tasks: TaskSet) -> None:
+    """One line where an arm can't answer a task."""
+    written = [name for name, task in tasks.load().items() if task.OUTPUT_TYPE != "multiple_choice"]
+    unable = [name for name in cfg.arms if name in ARMS and ARMS[name].neighborhood == "self" or name == "knn_vote"]
+    if written and unable:
+        raise UserError(f"arm {unable[0]} needs choices, and task {written[0]} has written answers: leave one of them out")

@@ -20,11 +20,15 @@ from c3po_bench.rewiring.meter import Meter, peak_memory
 from c3po_bench.rewiring.pathway import check_method, critical_layers
 from c3po_bench.rewiring.questions import Tokenizer
 from c3po_bench.rewiring.rewirer import Rewirer
+from c3po_bench.rewiring.states import VERSION, StateStore
+from c3po_bench.rewiring.tune import Tuning, tune
+from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
     from c3po_bench.config import Config
+    from c3po_bench.rewiring.config import MethodConfig
     from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,7 @@ class RewiringBackend:
         self.loaded = load(cfg.model)
         self.model_hash = self.loaded.hash
         self.layers = critical_layers(cfg.method.layers, list(family_of(self.loaded.model).layers))
+        arms.check_tasks(cfg, tasks)
 
     @staticmethod
     def check(cfg: Config) -> None:
@@ -61,7 +66,12 @@ class RewiringBackend:
     @cached_property
     def engine(self) -> Any:
         """The engine that `cfg.engine` names."""
-        return load_engine(self.cfg.engine, self.loaded.model, self.layers, self.cfg.method.position)
+        engine = load_engine(self.cfg.engine, self.loaded.model, self.layers, self.cfg.method.position)
+        if self.cfg.engine == "suffix":
+            key = content_hash([self.model_hash, self.cfg.model.dtype, min(self.layers), VERSION], 16)
+            most = int(self.cfg.bank_gb * 2**30)
+            engine.store = StateStore(Path(self.cfg.results_dir) / "bank" / f"states-{key}", most)
+        return engine
 
     @cached_property
     def embedder(self) -> Any:
@@ -115,8 +125,22 @@ class RewiringBackend:
         items, notes = self.reference_items
         for note in notes:
             log.info("references: %s", note)
-        progress = Progress()
-        bank = build_bank(
+        bank = self._bank(items, self.cfg.references.only_correct)
+        log.info("%d references, of %d read", len(bank), bank.counts["references_read"])
+        return bank
+
+    @cached_property
+    def permuted_bank(self) -> ReferenceBank:
+        """The references of `bank`, no others, their prompts listing the options in another order."""
+        kept = {(item.task, item.doc_id): item for item in self.bank.items}
+        items = [item for item in self.draw_references(permute_options=True)[0] if (item.task, item.doc_id) in kept]
+        bank = self._bank(items, only_correct=False)
+        changed = sum(item.pairs[0][0] != kept[item.task, item.doc_id].pairs[0][0] for item in bank.items)
+        bank.counts = {**self.bank.counts, "references_reordered": changed}
+        return bank
+
+    def _bank(self, items: list[Any], only_correct: bool) -> ReferenceBank:
+        return build_bank(
             items,
             engine=self.engine,
             tokenizer=self.tokenizer,
@@ -124,11 +148,14 @@ class RewiringBackend:
             folder=Path(self.cfg.results_dir) / "bank",
             model_hash=self.model_hash,
             test_hashes=self.test_hashes,
-            only_correct=self.cfg.references.only_correct,
-            progress=progress,
+            only_correct=only_correct,
+            progress=Progress(),
         )
-        log.info("%d references, of %d read", len(bank), bank.counts["references_read"])
-        return bank
+
+    @cached_property
+    def tuning(self) -> Tuning:
+        """The learning rate and mixing chosen on held-out references."""
+        return tune(self)
 
 
 class RewiringArm:
@@ -138,6 +165,7 @@ class RewiringArm:
         self.backend, self.name = backend, name
         self.meter = Meter()
         self.uses_bank = arms.needs_bank(name)
+        self.tuned = backend.cfg.method.tune != "none" and arms.learns_a_rate(name)
         self.reads_labels = name != "base" and arms.spec_of(name).neighborhood == "self"
 
     def identity(self) -> dict[str, Any]:
@@ -146,13 +174,23 @@ class RewiringArm:
         found: dict[str, Any] = {"engine": cfg.engine}
         if self.name != "base":
             found |= {"method": asdict(cfg.method), "options": arms.options(cfg, self.name), "seed": cfg.seed}
-        if self.uses_bank:
+        if self.uses_bank or self.tuned:
             found |= {"references": asdict(cfg.references), "embedder": asdict(cfg.embedder)}
         return found
 
+    @property
+    def method(self) -> MethodConfig:
+        """The shared method, its rate and mixing tuned where `method.tune` asks for it."""
+        return self.backend.tuning.method if self.tuned else self.backend.cfg.method
+
+    @property
+    def bank(self) -> ReferenceBank:
+        """The references that this arm sees."""
+        return self.backend.permuted_bank if arms.spec_of(self.name).options == "permuted" else self.backend.bank
+
     def settings(self) -> dict[str, Any]:
         """Columns of the ablation table."""
-        return method_settings(self.backend.cfg, self.name, self.uses_bank)
+        return method_settings(self.backend.cfg, self.method, self.name, self.uses_bank)
 
     def lm(self) -> LM:
         """The rewired model."""
@@ -161,9 +199,9 @@ class RewiringArm:
         backend = self.backend
         rewirer = Rewirer(
             backend.engine,
-            backend.cfg.method,
+            self.method,
             arms.recipe(backend.cfg, self.name),
-            bank=backend.bank if self.uses_bank else None,
+            bank=self.bank if self.uses_bank else None,
             embedder=backend.embedder if self.uses_bank else None,
             seed=backend.cfg.seed,
             meter=self.meter,
@@ -171,25 +209,33 @@ class RewiringArm:
         return RewiredLM(rewirer, backend.tokenizer)
 
     def cost(self) -> dict[str, Any]:
-        """Phases of this process so far."""
+        """Phases of this process so far; tuning counts once, whichever process did it."""
+        phases = self.meter.phases()
+        if self.tuned:
+            phases["tune"] = self.backend.tuning.phase
         return {
-            "phases": self.meter.phases(),
+            "phases": phases,
             "peak_memory_bytes": peak_memory(),
             "credited_seconds": self.meter.credited,
         }
 
     def report(self) -> dict[str, Any]:
-        """Counts of the references."""
-        if not self.uses_bank:
-            return {"counts": {}, "curves": {}, "notes": []}
-        return {"counts": self.backend.bank.counts, "curves": {}, "notes": self.backend.reference_items[1]}
+        """Counts of the references, and notes that a reader of the numbers needs."""
+        counts: dict[str, int] = {}
+        notes: list[str] = []
+        if self.uses_bank:
+            counts, notes = self.bank.counts, list(self.backend.reference_items[1])
+            if counts.get("references_reordered") == 0:
+                notes.append(f"{self.name}: no reference's prompt lists its options, so this control repeats ngd")
+        if self.tuned:
+            notes.append(self.backend.tuning.note)
+        return {"counts": counts, "curves": {}, "notes": notes}
 
 
-def method_settings(cfg: Config, arm: str, uses_bank: bool) -> dict[str, Any]:
+def method_settings(cfg: Config, method: MethodConfig, arm: str, uses_bank: bool) -> dict[str, Any]:
     """Flat columns that an ablation may vary; empty for base, which none of them touches."""
     if arm == "base":
         return {}
-    method = cfg.method
     settings: dict[str, Any] = {
         "layers": method.layers,
         "experts": method.experts,
