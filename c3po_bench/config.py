@@ -76,6 +76,9 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: str = option("suffix", "suffix (fast) or naive (whole forward passes: the definition)")
     batch_size: int = option(16, "items scored or optimized at once; changes speed, not results")
+    bank_gb: float = option(
+        8.0, "most disk for what the engine keeps of references (keys, values); beyond it they are read again"
+    )
     limit: int | None = option(None, "first N items of each task; null = all")
     shard: str | None = option(None, "i/n: only the i-th of n shares of the items (1-based)")
     seed: int = option(0, "seed of everything that draws")

@@ -101,7 +101,7 @@ def build_bank(
     digest = hashlib.sha256()
     for item in candidates:
         digest.update(json.dumps([item.task, item.doc_id, item.question, item.pairs, item.gold]).encode())
-    key = hashlib.sha256(f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|1".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|2".encode()).hexdigest()[:16]
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(str(home) + ".lock"):
@@ -125,8 +125,9 @@ def build_bank(
 def _build(
     home: Path, items: list[Item], questions: list[Question], engine: Engine, embedder: Embedder, progress: Progress
 ) -> None:
-    """Write embeddings, pathways and correctness, a chunk at a time."""
+    """Write embeddings, pathways and correctness, a chunk of similar lengths at a time."""
     total = len(items)
+    order = sorted(range(total), key=lambda i: max(len(p.context) for p in questions[i].prompts))
     family = engine.family
     shape = (total, len(family.layers), family.num_experts)
     state_file = home / "progress.json"
@@ -135,10 +136,10 @@ def _build(
     pathways = _open(home / "pathways.npy", shape, np.float32, done)
     correct = _open(home / "correct.npy", (total,), np.bool_, done)
     while done < total:
-        chunk = range(done, min(done + CHUNK, total))
+        chunk = order[done : done + CHUNK]
         prompts = [p for i in chunk for p in questions[i].prompts]
         states = engine.read_new(prompts)
-        offset, rows, where = 0, [], []
+        offset, rows, where, keep = 0, [], [], []
         for i in chunk:
             question = questions[i]
             where.append((len(rows), offset))
@@ -150,8 +151,11 @@ def _build(
             assert question.gold is not None
             mine = scores[start : start + len(question.rows)]
             correct[i] = int(mine.argmax()) == question.gold
-            pathways[i] = states[first + question.rows[question.gold][0]].own.numpy()
-        done = chunk.stop
+            right = states[first + question.rows[question.gold][0]]
+            pathways[i] = right.own.numpy()
+            keep.append(right)
+        engine.keep(keep)
+        done += len(chunk)
         pathways.flush()
         correct.flush()
         _write(state_file, {"done": done})

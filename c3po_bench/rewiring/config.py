@@ -6,7 +6,6 @@ Sources: paper = arXiv 2504.07964; equation numbers are those of its section 3.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from c3po_bench.options import option
 
@@ -104,6 +103,3 @@ class ReferencesConfig:
     tasks: list[str] = option([], "tasks whose training items are the references")
     limit: int | None = option(None, "most reference items, spread over the tasks; null = all")
     only_correct: bool = option(True, "keep only items that the model itself answers correctly (paper section 3)")
-
-
-ArmOptions = dict[str, dict[str, Any]]

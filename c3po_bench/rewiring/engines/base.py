@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from c3po_bench.rewiring.pathway import Mixture
+    from c3po_bench.rewiring.states import StateStore
 
 
 CHUNK = 32
@@ -46,6 +47,12 @@ class State:
     kept: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     flops: int = 0
+
+    def to(self, device: torch.device) -> State:
+        """The same with what was kept on `device`; the own pathway stays where it is."""
+        for name, value in self.kept.items():
+            self.kept[name] = [t.to(device) for t in value] if isinstance(value, list) else value.to(device)
+        return self
 
     def nbytes(self) -> int:
         """Memory of the tensors kept."""
@@ -92,19 +99,26 @@ class Engine(ABC):
         self.critical = torch.tensor([index[layer] for layer in layers])
         self._states: OrderedDict[Prompt, State] = OrderedDict()
         self._bytes = 0
+        self.store: StateStore | None = None
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model.eval()
 
-    def read(self, prompts: Sequence[Prompt], meter: Meter | None = None) -> list[State]:
+    def read(self, prompts: Sequence[Prompt], meter: Meter | None = None, keep: bool = False) -> list[State]:
         """Run the prompts once (no gradient) and keep what scoring needs.
 
         What was read before is taken from a cache of bounded size, shared by all arms of an experiment; `meter` is
-        charged what reading it cost, so that an arm's cost does not depend on the arms before it.
+        charged what reading it cost, so that an arm's cost does not depend on the arms before it. With `keep` (for
+        reference prompts) the store on disk is asked too, and given what it lacks.
         """
-        missing = [p for p in dict.fromkeys(prompts) if p not in self._states]
-        missing.sort(key=lambda p: len(p.context))
         held = {p: self._states[p] for p in prompts if p in self._states}
+        missing = [p for p in dict.fromkeys(prompts) if p not in held]
+        if keep and self.store is not None:
+            stored = self.store.get(missing)
+            for prompt, state in stored.items():
+                held[prompt] = self._remember(state.to(self.device))
+            missing = [p for p in missing if p not in stored]
+        missing.sort(key=lambda p: len(p.context))
         if meter is not None:
             for state in held.values():
                 meter.credit("read", state.seconds, state.flops)
@@ -116,16 +130,27 @@ class Engine(ABC):
             cost = measured.phases()["read"]
             for prompt, state in zip(chunk, states, strict=True):
                 state.seconds, state.flops = cost["seconds"] / len(chunk), cost["flops"] // len(chunk)
-                held[prompt] = self._states[prompt] = state
-                self._bytes += state.nbytes()
+                held[prompt] = self._remember(state)
                 if meter is not None:
                     meter.add("read", state.seconds, state.flops)
+            if keep:
+                self.keep(states)
         for prompt in held:
             self._states.move_to_end(prompt)
         while self._bytes > STATE_BYTES and len(self._states) > len(held):
             _, old = self._states.popitem(last=False)
             self._bytes -= old.nbytes()
         return [held[p] for p in prompts]
+
+    def _remember(self, state: State) -> State:
+        self._states[state.prompt] = state
+        self._bytes += state.nbytes()
+        return state
+
+    def keep(self, states: Sequence[State]) -> None:
+        """Put states of reference prompts into the store on disk, if there is one."""
+        if self.store is not None:
+            self.store.put(states)
 
     @abstractmethod
     def read_new(self, prompts: list[Prompt]) -> list[State]:

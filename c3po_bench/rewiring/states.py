@@ -1,0 +1,120 @@
+"""States of reference prompts on disk: read by the model once, then shared by arms, sweep cells and processes.
+
+An append-only data file of safetensors blobs and an index of JSON lines. Writers take a lock; readers copy what they
+need, so resident memory does not grow with the number of references.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from c3po_bench.store.files import read_jsonl
+from c3po_bench.store.identity import content_hash
+
+if TYPE_CHECKING:
+    from c3po_bench.rewiring.engines.base import Prompt, State
+
+VERSION = 1
+
+
+class StateStore:
+    """Keeps what an engine kept of prompts. `most_bytes` bounds the data file; beyond it nothing more is written."""
+
+    def __init__(self, folder: Path, most_bytes: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.data, self.index_file, self.most_bytes = folder / "states.bin", folder / "index.jsonl", most_bytes
+        self.lock = str(folder / "lock")
+        self._index: dict[str, tuple[int, int, float, int]] = {}
+        self._seen = 0
+        self._file: int | None = None
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Take in what other processes have added."""
+        size = self.index_file.stat().st_size if self.index_file.exists() else 0
+        if size != self._seen:
+            rows = list(read_jsonl(self.index_file))
+            self._index = {r["key"]: (r["offset"], r["size"], r["seconds"], r["flops"]) for r in rows}
+            self._seen = size
+
+    def __contains__(self, prompt: Prompt) -> bool:
+        return key_of(prompt) in self._index
+
+    def get(self, prompts: Sequence[Prompt]) -> dict[Prompt, State]:
+        """The states of those of the prompts that are here."""
+        from c3po_bench.rewiring.engines.base import State
+
+        found = {}
+        for prompt in prompts:
+            place = self._index.get(key_of(prompt))
+            if place is None:
+                continue
+            if self._file is None:
+                self._file = os.open(self.data, os.O_RDONLY)
+            offset, size, seconds, flops = place
+            kept = _unpack(os.pread(self._file, size, offset))
+            found[prompt] = State(prompt, kept.pop("own"), kept, seconds, flops)
+        return found
+
+    def put(self, states: Sequence[State]) -> None:
+        """Add states; those that are here already, or find no room, are left out."""
+        from filelock import FileLock
+
+        new = [state for state in states if state.prompt not in self]
+        if not new:
+            return
+        with FileLock(self.lock):
+            self._refresh()
+            lines = []
+            with open(self.data, "ab") as file:
+                for state in new:
+                    blob = _pack(state)
+                    offset = file.tell()
+                    if state.prompt in self or offset + len(blob) > self.most_bytes:
+                        continue
+                    file.write(blob)
+                    place = (offset, len(blob), state.seconds, state.flops)
+                    self._index[key_of(state.prompt)] = place
+                    lines.append(
+                        json.dumps(
+                            dict(zip(("offset", "size", "seconds", "flops"), place, strict=True))
+                            | {"key": key_of(state.prompt)}
+                        )
+                    )
+                file.flush()
+            with open(self.index_file, "a", encoding="utf-8") as file:
+                file.writelines(line + "\n" for line in lines)
+            self._seen = self.index_file.stat().st_size
+
+
+def key_of(prompt: Prompt) -> str:
+    """Content address of a prompt."""
+    return content_hash([prompt.context, prompt.continuations], 24)
+
+
+def _pack(state: State) -> bytes:
+    from safetensors.torch import save
+
+    tensors = {"own": state.own}
+    for name, value in state.kept.items():
+        parts = value if isinstance(value, list) else [value]
+        tensors |= {f"{name}.{i}" if isinstance(value, list) else name: t.contiguous().cpu() for i, t in enumerate(parts)}
+    return save(tensors)
+
+
+def _unpack(blob: bytes) -> dict:
+    from safetensors.torch import load
+
+    flat = load(blob)
+    kept: dict = {}
+    for name in sorted(flat, key=lambda n: (n.partition(".")[0], int(n.partition(".")[2] or 0))):
+        stem, dot, _ = name.partition(".")
+        if dot:
+            kept.setdefault(stem, []).append(flat[name])
+        else:
+            kept[stem] = flat[name]
+    return kept

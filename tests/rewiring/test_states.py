@@ -1,0 +1,67 @@
+"""The store of reference states: what is read back is what was kept, within its bound, by any process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from c3po_bench.models.tiny import tiny_model
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.states import StateStore
+
+PROMPTS = [Prompt((5, 6, 7, 8), ((9, 10), (11,))), Prompt((12, 13), ((14, 15, 16),)), Prompt((17, 18, 19), ((20,),))]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("olmoe")
+
+
+def engine_with(model, store):
+    engine = load_engine("suffix", model, [2, 3])
+    engine.store = store
+    return engine
+
+
+def test_states_come_back_from_disk_and_score_the_same(model, tmp_path):
+    writer = engine_with(model, StateStore(tmp_path, 1 << 30))
+    rows = [(i, c) for i, p in enumerate(PROMPTS) for c in range(len(p.continuations))]
+    expected = writer.batch(writer.read(PROMPTS, keep=True), rows).score(None)[0]
+    reader = engine_with(model, StateStore(tmp_path, 1 << 30))
+    reader.read_new = None  # type: ignore[assignment, method-assign]  # reading anew would fail
+    states = reader.read(PROMPTS, keep=True)
+    assert torch.equal(reader.batch(states, rows).score(None)[0], expected)
+    assert [s.prompt for s in states] == PROMPTS
+
+
+def test_nothing_is_written_twice_or_beyond_the_bound(model, tmp_path):
+    store = StateStore(tmp_path, 1 << 30)
+    engine = engine_with(model, store)
+    engine.read(PROMPTS, keep=True)
+    size = store.data.stat().st_size
+    other = StateStore(tmp_path, 1 << 30)
+    other.put(engine.read(PROMPTS))
+    assert store.data.stat().st_size == size and PROMPTS[0] in other
+    small = StateStore(tmp_path / "small", 10)
+    small.put(engine.read(PROMPTS))
+    assert small.data.stat().st_size == 0 and PROMPTS[0] not in small
+
+
+def test_two_writers_share_one_file(model, tmp_path):
+    left, right = StateStore(tmp_path, 1 << 30), StateStore(tmp_path, 1 << 30)
+    engine = engine_with(model, None)
+    states = engine.read(PROMPTS)
+    left.put(states[:1])
+    right.put(states)
+    again = StateStore(tmp_path, 1 << 30)
+    found = again.get(PROMPTS)
+    assert list(found) == PROMPTS
+    for prompt, state in zip(PROMPTS, states, strict=True):
+        assert torch.equal(found[prompt].kept["entering"], state.kept["entering"])
+
+
+def test_prompts_read_for_tests_are_not_stored(model, tmp_path):
+    store = StateStore(tmp_path, 1 << 30)
+    engine_with(model, store).read(PROMPTS)
+    assert PROMPTS[0] not in store
