@@ -35,6 +35,7 @@ MEASURES = {
     "task": "str",
     "level": "str",
     "scope": "str",
+    "group": "str",
     "metric": "str",
     "n": "Int64",
     "value": "float64",
@@ -75,6 +76,8 @@ def ablation_table(
         rows.append(settings[run.run_id] | row | _cost(run) | {"metric": "acc", "value": row["accuracy"]})
         if row["level"] == "task":
             rows += [settings[run.run_id] | _cost(run) | other for other in _other_metrics(run, row)]
+    for run_id in dict.fromkeys(row["run_id"] for row in rows):
+        rows += [settings[run_id] | _cost(by_run[run_id]) | other for other in _summary_metrics(by_run[run_id], rows)]
     rows += _unfinished(results_dir, set(by_run))
     extra = sorted({name for row in settings.values() for name in row} - SETTINGS.keys())
     varied = _axes(rows, [*SETTINGS, *extra])
@@ -143,9 +146,23 @@ def _cost(run: Run) -> dict[str, Any]:
 def _other_metrics(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
     """Metrics beside accuracy (drift, share of a gap recovered): values without interval."""
     metrics = (run.result.get("metrics") or {}).get(row["task"]) or {}
-    kept = {name: row[name] for name in (*IDENTITY, "task", "level", "scope", "n")}
+    kept = {name: row[name] for name in (*IDENTITY, "task", "level", "scope", "group", "n")}
     numbers = {k: v for k, v in metrics.items() if k not in ("acc", "n") and isinstance(v, int | float)}
     return [kept | {"metric": name, "value": float(value)} for name, value in numbers.items()]
+
+
+def _summary_metrics(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics of the run as a whole (S_overall of a feedback, recovered share of a gap), under their own task name."""
+    own = set(run.result.get("tasks") or [])
+    found = []
+    for task, metrics in (run.result.get("metrics") or {}).items():
+        if task in own:
+            continue
+        kept = {"arm": run.arm, "run_id": run.run_id, "model": run.result.get("model"), "task": task, "level": "summary"}
+        kept |= {"label": next(row["label"] for row in rows if row["run_id"] == run.run_id), "n": metrics.get("n")}
+        numbers = {k: v for k, v in metrics.items() if k != "n" and isinstance(v, int | float)}
+        found += [kept | {"metric": name, "value": float(value)} for name, value in numbers.items()]
+    return found
 
 
 def _unfinished(results_dir: str | Path | None, finished: set[str]) -> list[dict[str, Any]]:
@@ -179,7 +196,7 @@ def _missing(rows: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any
         cells = prod(map(len, varied.values()))
         if len(varied) < 2 or len(present) == cells or len(present) < IMPLIED * cells:
             continue
-        constant = {name: group[0].get(name) for name in ("arm", "model", "task", "level", "scope")}
+        constant = {name: group[0].get(name) for name in ("arm", "model", "task", "level", "scope", "group")}
         constant |= {"metric": "acc", "status": "missing"}
         lacking = (cell for cell in product(*varied.values()) if cell not in present)
         gaps += [constant | dict(zip(varied, cell, strict=True)) for cell in lacking]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis import paired
 from c3po_bench.analysis.pairing import Partners, align, prompt_differs, run_labels
-from c3po_bench.analysis.power import difference_sd, minimum_detectable_effect
+from c3po_bench.analysis.rows import MACRO, POOLED, Columns, statistics_rows, task_groups
 from c3po_bench.analysis.scores import Scores, load_scores, read_ahead
 from c3po_bench.errors import UserError
 
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
 
-POOLED, MACRO = "all items", "mean of tasks"
+__all__ = ["COLUMNS", "MACRO", "POOLED", "compare", "headlines", "records"]
 
 COLUMNS = {
     "arm": "str",
@@ -27,7 +26,8 @@ COLUMNS = {
     "backend": "str",
     "model": "str",
     "task": "str",
-    "level": "str",  # task | pooled | macro
+    "level": "str",  # task | group (tasks that are one benchmark) | pooled | macro
+    "group": "str",  # of a task that is one of many in a benchmark: the benchmark
     "scope": "str",  # in | near | out for feedback tasks
     "n": "int64",
     "accuracy": "float64",
@@ -58,14 +58,16 @@ def compare(
 ) -> pd.DataFrame:
     """Compare every run with the base run of the same comparison key, paired on (task, doc_id, doc_hash).
 
-    Rows: one a run and task; with several tasks also one over all items and one mean over tasks. Holm's
-    correction runs over all (run, task) tests, and over the runs for the row of all items. Intervals are 95%.
+    Rows: one a run and task; one a benchmark of many tasks (facts, MMLU); with several benchmarks also one over
+    all items and their mean. Holm's correction runs over all (run, benchmark) tests, over the runs for the row of
+    all items, and over the tasks within benchmarks on their own. Intervals are 95%.
 
     Raises UserError with the reason where data, prompts or scoring differ; with `refused` (a dict) those runs
     are left out instead and their reasons put there by run id. ``settings.prompt_differs`` of a run permits
     other prompts (in-context feedback): the column of that name marks it.
     """
     partners, labels = Partners(runs), run_labels(runs)
+    groups: dict[str, dict[str, list[str]]] = {}  # by base run: its benchmarks and their tasks
     kept: dict[str, Scores] = {}  # of bases and controls, which many runs are compared with
 
     def scores_of(run: Run) -> Scores:
@@ -88,7 +90,10 @@ def compare(
         own_base = run.run_id == base.run_id
         columns = Columns(scores.correct, None if own_base else pair.base.correct, against, pair.base.cluster)
         common = {"label": labels[run.run_id], "control": control.arm if control else ""} | _common(run, base)
-        rows += _rows(common, scores, columns, draws=draws, seed=seed)
+        if base.run_id not in groups:
+            groups[base.run_id] = task_groups(base, scores)
+        found = statistics_rows(scores, columns, groups[base.run_id], draws=draws, seed=seed)
+        rows += [common | row for row in found]
     return _finish(rows)
 
 
@@ -109,95 +114,22 @@ def _common(run: Run, base: Run) -> dict[str, Any]:
     }
 
 
-class Columns(NamedTuple):
-    """Scores of one run and of what it is compared with (None: nothing), each ``[items]``."""
-
-    own: np.ndarray
-    base: np.ndarray | None
-    control: np.ndarray | None
-    clusters: np.ndarray | None
-
-    def take(self, rows: np.ndarray) -> Columns:
-        """The same of the items at `rows`."""
-        base, control, clusters = (None if c is None else c[rows] for c in self[1:])
-        return Columns(self.own[rows], base, control, clusters)
-
-
-def _rows(common: dict[str, Any], scores: Scores, columns: Columns, *, draws: int, seed: int) -> list[dict[str, Any]]:
-    """One row a task; then all items and the mean of tasks, where several tasks measure one thing."""
-    tasks = {task: columns.take(scores.rows(task)) for task in scores.tasks}
-    rows = []
-    for task, part in tasks.items():
-        name = {"task": task, "level": "task", "scope": scores.scope.get(task)}
-        rows.append(common | name | _statistics(part, draws=draws, seed=seed))
-    alike = {task: c for task, c in tasks.items() if task not in scores.scope}
-    if len(alike) > 1:
-        pooled = columns.take(np.flatnonzero(np.isin(scores.task, list(alike))))
-        whole, mean = {"task": POOLED, "level": "pooled"}, {"task": MACRO, "level": "macro"}
-        rows.append(common | whole | _statistics(pooled, draws=draws, seed=seed))
-        rows.append(common | mean | _macro(alike, draws=draws, seed=seed))
-    return rows
-
-
-def _statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
-    a, b, control, clusters = columns
-    independent = clusters is None
-    if independent and paired.is_binary(a):
-        own = paired.wilson(float(a.sum()), len(a))
-    else:
-        own = paired.bootstrap(a, draws=draws, seed=seed, clusters=clusters)
-    row: dict[str, Any] = {"n": len(a), "accuracy": own.value, "low": own.low, "high": own.high}
-    if b is None:
-        return row
-    gap = paired.paired_bootstrap(a, b, draws=draws, seed=seed, clusters=clusters)
-    fixed, broken = paired.fixed_broken(a, b)
-    p_mcnemar = float(paired.mcnemar(fixed, broken)) if paired.is_binary(a, b) else float("nan")
-    exact = independent and not np.isnan(p_mcnemar)
-    shares = paired.cluster_means(a - b, clusters)
-    row |= {"difference": gap.value, "diff_low": gap.low, "diff_high": gap.high, "p_mcnemar": p_mcnemar}
-    row |= {
-        "p": p_mcnemar if exact else paired.sign_flip(a - b, draws=draws, seed=seed, clusters=clusters),
-        "test": "mcnemar" if exact else "sign-flip",
-        "fixed": fixed,
-        "broken": broken,
-        "mde": minimum_detectable_effect(difference_sd(shares), len(shares)),
-    }
-    if control is not None:
-        over = paired.paired_bootstrap(a, control, draws=draws, seed=seed, clusters=clusters)
-        row |= {"over_control": over.value, "over_control_low": over.low, "over_control_high": over.high}
-    return row
-
-
-def _macro(tasks: dict[str, Columns], *, draws: int, seed: int) -> dict[str, Any]:
-    clusters = {task: c.clusters for task, c in tasks.items()}
-
-    def mean(values: dict[str, np.ndarray]) -> paired.Interval:
-        return paired.macro_bootstrap(values, draws=draws, seed=seed, clusters=clusters)
-
-    own = mean({task: c.own for task, c in tasks.items()})
-    row: dict[str, Any] = {"n": sum(len(c.own) for c in tasks.values())}
-    row |= {"accuracy": own.value, "low": own.low, "high": own.high}
-    gaps = {task: c.own - c.base for task, c in tasks.items() if c.base is not None}
-    if gaps:
-        gap = mean(gaps)
-        row |= {"difference": gap.value, "diff_low": gap.low, "diff_high": gap.high}
-    over = {task: c.own - c.control for task, c in tasks.items() if c.control is not None}
-    if over:
-        gap = mean(over)
-        row |= {"over_control": gap.value, "over_control_low": gap.low, "over_control_high": gap.high}
-    return row
-
-
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of `frame` as dictionaries, for code that reads them one by one."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
+def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of benchmarks and summaries, without the many tasks within a benchmark."""
+    return [row for row in rows if not row["group"]]
+
+
 def _finish(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows as a typed frame, with Holm's correction within the family of each level."""
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    for level in frame["level"].unique():
-        family = frame["level"] == level
+    families = [("pooled" if r["level"] == "pooled" else "task" if r.get("group") else "benchmark") for r in rows]
+    for name in dict.fromkeys(families):
+        family = [other == name for other in families]
         frame.loc[family, "p_holm"] = paired.holm(frame.loc[family, "p"].astype(float).to_numpy())
     for name, kind in COLUMNS.items():
         column = frame[name]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from c3po_bench.analysis.compare import records
+from c3po_bench.analysis.compare import headlines, records
 from c3po_bench.analysis.verdict import bracket, p_text
 
 
@@ -21,8 +21,10 @@ def console_table(frame: pd.DataFrame, title: str = "") -> Table:
     ``*`` marks differences that stay below 0.05 after Holm's correction, ``†`` arms that by nature change the
     prompt. Names come from the store and are shown as they are, never read as markup.
     """
+    every = records(frame)
+    rows = headlines(every)
+    several = len({row["task"] for row in rows}) > 1
     table = Table(title=Text(title) if title else None, title_justify="left", caption_justify="left")
-    several = frame["task"].nunique() > 1
     for name in ["task"] * several + ["arm"]:
         table.add_column(name, no_wrap=True)
     numbers = (
@@ -37,7 +39,6 @@ def console_table(frame: pd.DataFrame, title: str = "") -> Table:
     )
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    rows = records(frame)
     for task in dict.fromkeys(row["task"] for row in rows):
         for position, row in enumerate(r for r in rows if r["task"] == task):
             name = [Text(task if position == 0 else "")] * several
@@ -50,6 +51,9 @@ def console_table(frame: pd.DataFrame, title: str = "") -> Table:
         marks.append("† its prompt is not the base's")
     if any(row["test"] == "sign-flip" for row in rows):
         marks.append("‡ sign-flip test (scores that are not 0/1, or items that share a source)")
+    hidden = len({row["task"] for row in every}) - len({row["task"] for row in rows})
+    if hidden:
+        marks.append(f"{hidden} tasks of these benchmarks one by one: in the report")
     table.caption = Text("; ".join(marks)) if marks else None
     return table
 

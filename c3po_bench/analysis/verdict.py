@@ -74,6 +74,8 @@ def _method(row: dict[str, Any]) -> str:
         return f"{said}{_against_control(row)}."
     if row["diff_high"] < 0:
         return f"{name} loses to base by {points(row['difference'])} points {interval}{_holm(row)}."
+    if row["fixed"] == 0 and row["broken"] == 0:
+        return f"{name} scores every item as base does."
     seen = "" if math.isnan(row["mde"]) else f"; {row['n']} items show gains from about {points(row['mde'])} on"
     return f"{name} cannot be told from base: {_signed(row)}{seen}."
 

@@ -10,7 +10,7 @@ import altair as alt
 import pandas as pd
 
 from c3po_bench.analysis.ablation import axes, leading_number
-from c3po_bench.analysis.compare import MACRO, POOLED, records
+from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.roles import BASE, title
 from c3po_bench.report.figures import FIT, Figure
 
@@ -31,9 +31,8 @@ def ablation_figures(table: pd.DataFrame) -> list[Figure]:
 def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Accuracy rows of method runs at the level that sums them up, gaps included."""
     rows = [r for r in rows if r["metric"] == "acc" and r["arm"] != BASE and r["status"] != "unfinished"]
-    levels = {r["task"] for r in rows}
-    task = next((t for t in (POOLED, MACRO) if t in levels), None)
-    return [r for r in rows if (r["task"] == task if task else r["level"] == "task" and not r["scope"])]
+    pooled = [r for r in rows if r["level"] == "pooled"]
+    return pooled or [r for r in rows if r["level"] == "task" and not r["scope"]]
 
 
 def _text(value: object) -> str:

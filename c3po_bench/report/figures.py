@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from c3po_bench.analysis.compare import MACRO, records
+from c3po_bench.analysis.compare import MACRO, headlines, records
 from c3po_bench.analysis.roles import role, title
 from c3po_bench.analysis.verdict import bracket, summary_rows
 
@@ -38,7 +38,7 @@ class Figure:
 
 def comparison_figures(rows: pd.DataFrame) -> list[Figure]:
     """Effects with their intervals, and cost against gain, over the rows of `compare`."""
-    compared = [_point(row) for row in records(rows) if row["difference"] == row["difference"]]
+    compared = [_point(row) for row in headlines(records(rows)) if row["difference"] == row["difference"]]
     if not compared:
         return []
     figures = [effects(compared)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from c3po_bench.analysis.compare import MACRO, POOLED, records
+from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.roles import CONTROLS, role, title
 from c3po_bench.analysis.verdict import bracket, p_text
 
@@ -61,8 +61,9 @@ def comparison_rows(compared: pd.DataFrame) -> list[Row]:
 
 def levels(compared: pd.DataFrame) -> list[str]:
     """The tasks and summaries that rows can be filtered by, the summaries first."""
-    found = list(dict.fromkeys(row["task"] for row in records(compared)))
-    return sorted(found, key=lambda task: (task != POOLED, task != MACRO))
+    order = {"pooled": 0, "macro": 1, "group": 2, "task": 3}
+    rows = sorted(records(compared), key=lambda row: (order[row["level"]], bool(row["group"])))
+    return list(dict.fromkeys(row["task"] for row in rows))
 
 
 def marks(compared: pd.DataFrame) -> str:

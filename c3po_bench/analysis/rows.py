@@ -1,0 +1,119 @@
+"""The numbers of one run on each task, benchmark and all together, from aligned scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from c3po_bench.analysis import paired
+from c3po_bench.analysis.power import difference_sd, minimum_detectable_effect
+from c3po_bench.analysis.scores import Scores
+
+if TYPE_CHECKING:
+    from c3po_bench.store.reader import Run
+
+POOLED, MACRO = "all items", "mean of tasks"
+
+
+class Columns(NamedTuple):
+    """Scores of one run and of what it is compared with (None: nothing), each ``[items]``."""
+
+    own: np.ndarray
+    base: np.ndarray | None
+    control: np.ndarray | None
+    clusters: np.ndarray | None
+
+    def take(self, rows: np.ndarray) -> Columns:
+        """The same of the items at `rows`."""
+        base, control, clusters = (None if c is None else c[rows] for c in self[1:])
+        return Columns(self.own[rows], base, control, clusters)
+
+
+def task_groups(run: Run, scores: Scores) -> dict[str, list[str]]:
+    """The benchmarks that the run was asked for, each with its tasks: ``{"facts": ["facts_animals", ...]}``.
+
+    Tasks with a scope (feedback) measure different things and belong to none.
+    """
+    try:
+        asked = [str(name) for name in run.config.get("tasks") or []]
+    except OSError:
+        asked = []
+    groups: dict[str, list[str]] = {}
+    for task in scores.tasks:
+        if task not in scores.scope:
+            parents = [name for name in asked if task == name or task.startswith(f"{name}_")]
+            groups.setdefault(max(parents, key=len, default=task), []).append(task)
+    return groups
+
+
+def statistics_rows(
+    scores: Scores, columns: Columns, groups: dict[str, list[str]], *, draws: int, seed: int
+) -> list[dict[str, Any]]:
+    """A row a task and a benchmark; of several benchmarks also one over all items and one mean of benchmarks."""
+    parts = {task: columns.take(scores.rows(task)) for task in scores.tasks}
+    parent = {task: name for name, tasks in groups.items() for task in tasks if len(tasks) > 1}
+    rows = []
+    for task, part in parts.items():
+        name = {"task": task, "level": "task", "scope": scores.scope.get(task), "group": parent.get(task)}
+        rows.append(name | statistics(part, draws=draws, seed=seed))
+    whole = {name: columns.take(np.flatnonzero(np.isin(scores.task, tasks))) for name, tasks in groups.items()}
+    for name, tasks in groups.items():
+        if len(tasks) > 1:
+            level = "group" if len(groups) > 1 else "pooled"
+            rows.append({"task": name, "level": level} | statistics(whole[name], draws=draws, seed=seed))
+    if len(groups) > 1:
+        pooled = columns.take(np.flatnonzero(np.isin(scores.task, sum(groups.values(), []))))
+        rows.append({"task": POOLED, "level": "pooled"} | statistics(pooled, draws=draws, seed=seed))
+        rows.append({"task": MACRO, "level": "macro"} | _macro(whole, draws=draws, seed=seed))
+    return rows
+
+
+def statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
+    """Accuracy with its interval; against the base the paired difference, its tests and its power."""
+    a, b, control, clusters = columns
+    independent = clusters is None
+    if independent and paired.is_binary(a):
+        own = paired.wilson(float(a.sum()), len(a))
+    else:
+        own = paired.bootstrap(a, draws=draws, seed=seed, clusters=clusters)
+    row: dict[str, Any] = {"n": len(a), "accuracy": own.value, "low": own.low, "high": own.high}
+    if b is None:
+        return row
+    gap = paired.paired_bootstrap(a, b, draws=draws, seed=seed, clusters=clusters)
+    fixed, broken = paired.fixed_broken(a, b)
+    p_mcnemar = float(paired.mcnemar(fixed, broken)) if paired.is_binary(a, b) else float("nan")
+    exact = independent and not np.isnan(p_mcnemar)
+    shares = paired.cluster_means(a - b, clusters)
+    row |= {"difference": gap.value, "diff_low": gap.low, "diff_high": gap.high, "p_mcnemar": p_mcnemar}
+    row |= {
+        "p": p_mcnemar if exact else paired.sign_flip(a - b, draws=draws, seed=seed, clusters=clusters),
+        "test": "mcnemar" if exact else "sign-flip",
+        "fixed": fixed,
+        "broken": broken,
+        "mde": minimum_detectable_effect(difference_sd(shares), len(shares)),
+    }
+    if control is not None:
+        over = paired.paired_bootstrap(a, control, draws=draws, seed=seed, clusters=clusters)
+        row |= {"over_control": over.value, "over_control_low": over.low, "over_control_high": over.high}
+    return row
+
+
+def _macro(tasks: dict[str, Columns], *, draws: int, seed: int) -> dict[str, Any]:
+    clusters = {task: c.clusters for task, c in tasks.items()}
+
+    def mean(values: dict[str, np.ndarray]) -> paired.Interval:
+        return paired.macro_bootstrap(values, draws=draws, seed=seed, clusters=clusters)
+
+    own = mean({task: c.own for task, c in tasks.items()})
+    row: dict[str, Any] = {"n": sum(len(c.own) for c in tasks.values())}
+    row |= {"accuracy": own.value, "low": own.low, "high": own.high}
+    gaps = {task: c.own - c.base for task, c in tasks.items() if c.base is not None}
+    if gaps:
+        gap = mean(gaps)
+        row |= {"difference": gap.value, "diff_low": gap.low, "diff_high": gap.high}
+    over = {task: c.own - c.control for task, c in tasks.items() if c.control is not None}
+    if over:
+        gap = mean(over)
+        row |= {"over_control": gap.value, "over_control_low": gap.low, "over_control_high": gap.high}
+    return row
