@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from c3po_bench.config import Config
 from c3po_bench.models.families import family_of
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.tasks.taskset import TaskSet
 
 FAMILIES = ["olmoe", "qwen2_moe", "qwen3_moe", "mixtral", "gpt_oss", "granitemoe", "deepseek_v2"]
 
@@ -32,3 +34,14 @@ def both_engines(model: Any, layers: list[int] | None = None, position: str = "l
     """The naive and the suffix engine over the last three routed layers, or `layers`."""
     chosen = layers or list(family_of(model).layers)[-3:]
     return load_engine("naive", model, chosen, position), load_engine("suffix", model, chosen, position)
+
+
+def tasks_of(cfg: Config) -> TaskSet:
+    """The tasks of an experiment, as the harness loads them."""
+    return TaskSet(
+        cfg.tasks,
+        rule=cfg.scoring.rule,
+        num_fewshot=cfg.scoring.num_fewshot,
+        seed=cfg.seed,
+        permute_options=cfg.scoring.permute_options,
+    )

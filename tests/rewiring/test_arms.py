@@ -100,7 +100,10 @@ def test_limit_batch_size_and_order_change_nothing(experiment, plain):
 
 def test_shards_put_together_are_the_whole(experiment, plain, tmp_path):
     before = plain(experiment)["ngd"]
-    parts = [scores(experiment(arms=["ngd"], shard=f"{i}/2", results_dir=str(tmp_path / str(i))))["ngd"] for i in (1, 2)]
+    parts = [
+        scores(experiment(arms=["ngd"], shard=f"{i}/2", batch_size=2, results_dir=str(tmp_path / str(i))))["ngd"]
+        for i in (1, 2)
+    ]
     assert parts[0].keys() | parts[1].keys() == before.keys() and not parts[0].keys() & parts[1].keys()
     assert differ(parts[0] | parts[1], before) < 2e-3
 

@@ -60,4 +60,6 @@ class Prefix(VirtualTokens):
             raise UserError(
                 "arm prefix_tuning needs keys and values of one shape, which this model family lacks: leave it out"
             )
+        if any(keys.shape[2] != ids.shape[1] for keys, _ in layers):
+            raise UserError(f"arm.prefix_tuning.tokens={self.tokens}: more than this model's sliding window holds; use fewer")
         return layers

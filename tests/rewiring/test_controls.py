@@ -1,0 +1,93 @@
+"""Permuted options and tuning on held-out references."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rewiring_world import tasks_of
+
+from c3po_bench.errors import UserError
+from c3po_bench.harness import run
+from c3po_bench.rewiring import tune as tune_module
+from c3po_bench.rewiring.backend import RewiringBackend
+
+
+def lls(run):
+    return {row["doc_id"]: row["loglikelihoods"] for row in run.samples()}
+
+
+def test_permuted_options_move_the_neighbors_letters_only(experiment):
+    cfg = experiment(arms=["ngd", "ngd_permuted_options"], scoring__rule="letters", references__only_correct=False)
+    base, ngd, permuted = run(cfg)
+    counts = permuted.result["counts"]
+    assert 0 < counts["references_reordered"] <= counts["references"] == ngd.result["counts"]["references"]
+    answers = []
+    for a, b in zip(ngd.samples(), permuted.samples(), strict=True):
+        assert a["prompt_hash"] == b["prompt_hash"] and a["gold"] == b["gold"], "the test's prompts are not touched"
+        assert [n["id"] for n in a["neighbors"]] == [n["id"] for n in b["neighbors"]], "the same neighbors"
+        answers += [(x["answer"], y["answer"]) for x, y in zip(a["neighbors"], b["neighbors"], strict=True)]
+    assert 0.4 < sum(x != y for x, y in answers) / len(answers) <= 1.0, "their letters are other ones"
+    assert lls(ngd) != lls(permuted) and lls(base) != lls(permuted)
+
+
+def test_permuted_options_without_listed_options_repeat_ngd_and_say_so(experiment):
+    _, ngd, permuted = run(experiment(arms=["ngd", "ngd_permuted_options"]))
+    a, b = lls(ngd), lls(permuted)
+    assert max(abs(x - y) for key in a for x, y in zip(a[key], b[key], strict=True)) < 1e-4
+    assert any("repeats ngd" in note for note in permuted.result["notes"])
+
+
+def test_everything_permuted_is_a_comparison_of_its_own(experiment):
+    plain = run(experiment(arms=["ngd"], scoring__rule="letters"))
+    moved = run(experiment(arms=["ngd"], scoring__rule="letters", scoring__permute_options=True))
+    assert {r.result["comparison_key"] for r in plain}.isdisjoint(r.result["comparison_key"] for r in moved)
+    assert moved[0].result["comparison_key"] == moved[1].result["comparison_key"]
+    with pytest.raises(UserError, match="ngd_permuted_options"):
+        run(experiment(arms=["ngd_permuted_options"], scoring__permute_options=True))
+
+
+def test_tuning_takes_the_best_on_held_out_references(experiment, monkeypatch):
+    monkeypatch.setattr(tune_module, "RATES", (0.01, 0.5))
+    monkeypatch.setattr(tune_module, "HELD_OUT", 6)
+    seen = []
+    original = tune_module._loss
+
+    def spying(backend, bank, method, asked, golds):
+        seen.append((bank, asked))
+        return original(backend, bank, method, asked, golds)
+
+    monkeypatch.setattr(tune_module, "_loss", spying)
+    cfg = experiment(arms=["ngd", "oracle", "mode_finding"], method__tune="reference", references__limit=40)
+    runs = {r.arm: r for r in run(cfg)}
+    (path,) = Path(cfg.results_dir).glob("tuned/*.json")
+    found = json.loads(path.read_text())
+    losses = {name: loss for name, loss in found["losses"].items() if name != "base"}
+    assert len(losses) == 4 and found["held_out"] == 6
+    assert min(losses, key=losses.__getitem__) == f"lr={found['learning_rate']:g}, mixing={found['mixing']}"
+    for arm in ("ngd", "oracle"):
+        result = runs[arm].result
+        assert result["settings"]["lr"] == found["learning_rate"] and result["settings"]["mixing"] == found["mixing"]
+        assert any("tune=reference" in note for note in result["notes"]) and result["cost"]["phases"]["tune"]["seconds"] > 0
+    assert "tune" not in runs["base"].result["cost"]["phases"] and runs["mode_finding"].result["settings"]["lr"] == 0.1
+    (task,) = tasks_of(cfg).load().values()
+    tested = {tasks_of(cfg).question_text(task, dict(doc)) for doc in list(task.eval_docs)}
+    for bank, asked in seen:
+        hidden = {question.key for question in asked}
+        assert not hidden & {(item.task, item.doc_id) for item in bank.items}, "a held-out item was its own neighbor"
+        assert all(question.gold is None for question in asked), "NGD was given a held-out label"
+        assert not tested & {question.text for question in asked}
+    count = len(seen)
+    cfg.arms = ["ngd", "ngd_random_neighbors"]
+    run(cfg)
+    assert len(seen) == count, "the choice is made once"
+
+
+def test_untuned_runs_are_not_tuned_ones(experiment):
+    tasks = tasks_of(experiment())
+    names = []
+    for tune in ("none", "reference"):
+        (_, ngd) = RewiringBackend(experiment(arms=["ngd"], method__tune=tune), tasks).arms()
+        names.append(json.dumps(ngd.identity(), sort_keys=True))
+    assert names[0] != names[1]
