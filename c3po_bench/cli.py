@@ -65,12 +65,15 @@ def show(cfg: Config, runs: list[Any]) -> None:
     from rich.console import Console
 
     from c3po_bench.analysis.compare import compare
+    from c3po_bench.analysis.measures import feedback_table
     from c3po_bench.analysis.table import console_table
     from c3po_bench.analysis.verdict import verdict
 
     frame = compare(runs)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(console_table(frame))
+    if any(frame["scope"]):
+        console.print(feedback_table(runs))
     console.print(verdict(frame), highlight=False, markup=False)
     console.print(f"results: {cfg.results_dir}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report:  python -m c3po_bench.report {cfg.results_dir}", highlight=False, markup=False, soft_wrap=True)

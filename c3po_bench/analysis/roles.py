@@ -8,13 +8,19 @@ BASE = "base"
 CEILINGS = ("oracle", "revised")
 TITLES = {
     "c3po": "C3PO",
+    "c3po_from_sft": "C3PO from SFT",
+    "c3po_kl": "C3PO with KL",
+    "c3po_no_near": "C3PO without near scope",
+    "c3po_no_out": "C3PO without out of scope",
     "dpo": "DPO",
     "dpo_nll": "DPO + NLL",
     "icl": "ICL",
+    "in_context_cot": "in context, chain of thought",
     "ngd": "NGD",
     "ngd_random_neighbors": "NGD with random neighbors",
     "ngd_shuffled_labels": "NGD with shuffled labels",
     "scd": "SCD",
+    "scd_negatives": "SCD with negatives",
     "sft": "SFT",
 }
 

@@ -13,6 +13,7 @@ import pandas as pd
 import c3po_bench
 from c3po_bench.analysis.ablation import ablation_table, axes, write_table
 from c3po_bench.analysis.compare import compare, records
+from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.paired import DRAWS
 from c3po_bench.analysis.roles import title
 from c3po_bench.analysis.seeds import seed_agreement
@@ -21,7 +22,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.report import page
 from c3po_bench.report.items import Explorer, explore
 from c3po_bench.report.selection import Selection, commands, name_of, select
-from c3po_bench.report.tables import COLUMNS, comparison_rows, levels, marks
+from c3po_bench.report.tables import COLUMNS, FEEDBACK_COLUMNS, comparison_rows, feedback_rows, levels, marks
 from c3po_bench.report.triangle import outline, triangles
 from c3po_bench.store.reader import load_experiments, load_runs
 
@@ -74,6 +75,8 @@ def write_tables(folder: Path, runs: Sequence[Run], compared: pd.DataFrame, tabl
         seeds = seed_agreement(runs)
         if len(seeds):
             written += write_table(seeds, folder / "seeds")
+    if any(compared["scope"]):
+        written += write_table(feedback_measures(runs, pieces=True), folder / "feedback")
     return written
 
 
@@ -146,6 +149,8 @@ def _page(
         marks=marks(selection.rows),
         figures=figures,
         triangles=triangles(selection.rows),
+        feedback_columns=FEEDBACK_COLUMNS,
+        feedback_rows=feedback_rows(feedback_measures(selection.runs)) if any(selection.rows["scope"]) else [],
         rings=[outline(dict.fromkeys(("in", "near", "out"), share)) for share in (1 / 3, 2 / 3, 1)],
         has_ablation=bool(varied),
         ablation_note=ablation_note(table, varied),

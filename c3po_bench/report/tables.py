@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.compare import records
+from c3po_bench.analysis.measures import MEASURES, SCOPES
 from c3po_bench.analysis.roles import CONTROLS, role, title
 from c3po_bench.analysis.verdict import bracket, p_text
 
@@ -64,6 +65,35 @@ def levels(compared: pd.DataFrame) -> list[str]:
     order = {"pooled": 0, "macro": 1, "group": 2, "task": 3}
     rows = sorted(records(compared), key=lambda row: (order[row["level"]], bool(row["group"])))
     return list(dict.fromkeys(row["task"] for row in rows))
+
+
+FEEDBACK_COLUMNS = [Column("Arm", numeric=False), Column("Scope", numeric=False)] + [
+    Column(name) for name in ("S", "Drift", "Similarity", "Repetition", "Broken endings", "Length ratio")
+]
+
+
+def feedback_rows(measured: pd.DataFrame) -> list[Row]:
+    """The rows of `feedback_measures`, one an arm and scope, over all feedbacks together."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in records(measured):
+        if not row["feedback"]:
+            found.setdefault((row["run_id"], row["scope"]), {})[row["measure"]] = row
+    rows = []
+    for (_, scope), values in found.items():
+        one = next(iter(values.values()))
+        name = title(one["arm"]) + one["label"][len(one["arm"]) :]
+        cells = [Cell(name, name), Cell(SCOPES.get(scope, scope), scope)]
+        cells += [_measure(values.get(measure)) for measure in MEASURES]
+        rows.append(Row(scope, role(one["arm"]), cells))
+    return rows
+
+
+def _measure(row: dict[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell("")
+    digits = 3 if row["measure"] == "drift" else 2
+    interval = f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    return Cell(f"{row['mean']:.{digits}f}", row["mean"], interval)
 
 
 def marks(compared: pd.DataFrame) -> str:

@@ -117,7 +117,9 @@ def test_report_of_a_feedback_store_has_triangles(tmp_path):
     factory.feedback_store(tmp_path)
     html = write_report(tmp_path).read_text()
     assert html.count('class="reach"') == 4
-    assert "out of scope" in html
+    assert "out of scope" in html and 'id="feedback-table"' in html
+    measured = pd.read_parquet(tmp_path / "tables" / "feedback.parquet")
+    assert set(measured["feedback"]) == {"", *(f"emoji-{i}" for i in range(5))}
 
 
 def test_corners_lie_where_they_should():

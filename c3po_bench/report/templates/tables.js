@@ -21,8 +21,7 @@ const nextDirection = (header, headers) => {
   return direction;
 };
 
-const setUpComparison = () => {
-  const table = document.getElementById("comparison-table");
+const makeSortable = (table) => {
   const headers = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
   headers.forEach((header, column) => {
@@ -33,6 +32,12 @@ const setUpComparison = () => {
       body.append(...rows.map(([, row]) => row));
     });
   });
+};
+
+const setUpComparison = () => {
+  document.querySelectorAll("table.sortable").forEach(makeSortable);
+  const table = document.getElementById("comparison-table");
+  const body = table.tBodies[0];
   const task = document.getElementById("comparison-task");
   if (!task) return;
   const filter = () => {
