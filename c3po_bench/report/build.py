@@ -22,7 +22,16 @@ from c3po_bench.errors import UserError
 from c3po_bench.report import page
 from c3po_bench.report.items import Explorer, explore
 from c3po_bench.report.selection import Selection, commands, name_of, select
-from c3po_bench.report.tables import COLUMNS, FEEDBACK_COLUMNS, comparison_rows, feedback_rows, levels, marks
+from c3po_bench.report.tables import (
+    COLUMNS,
+    FEEDBACK_COLUMNS,
+    SEED_COLUMNS,
+    comparison_rows,
+    feedback_rows,
+    levels,
+    marks,
+    seed_rows,
+)
 from c3po_bench.report.triangle import outline, triangles
 from c3po_bench.store.reader import load_experiments, load_runs
 
@@ -54,12 +63,13 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
     refused: dict[str, str] = {}
     compared = compare(runs, refused=refused)
     table = ablation_table(runs, compared, results_dir)
-    write_tables(output / "tables", runs, compared, table)
+    seeds = seed_agreement(runs) if len({run.result.get("seed") for run in runs}) > 1 else pd.DataFrame()
+    write_tables(output / "tables", runs, compared, table, seeds)
     selection = select(runs, compared)
     figures = comparison_figures(selection.rows) + ablation_figures(table)
     explorer = explore(selection.runs, selection.rows)
     explorer.meta["first"] = _first_label(selection.rows)
-    html = _page(results_dir, experiments, runs, selection, compared, table, refused, figures, explorer)
+    html = _page(results_dir, experiments, runs, selection, compared, table, seeds, refused, figures, explorer)
     output.mkdir(parents=True, exist_ok=True)
     path = output / "report.html"
     path.write_text(html, encoding="utf-8")
@@ -68,13 +78,13 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
     return path
 
 
-def write_tables(folder: Path, runs: Sequence[Run], compared: pd.DataFrame, table: pd.DataFrame) -> list[Path]:
-    """comparison, ablation and, where runs repeat under several seeds, seeds; each as CSV and parquet."""
+def write_tables(
+    folder: Path, runs: Sequence[Run], compared: pd.DataFrame, table: pd.DataFrame, seeds: pd.DataFrame
+) -> list[Path]:
+    """comparison, ablation and, where there are such runs, seeds and feedback; each as CSV and parquet."""
     written = write_table(compared, folder / "comparison") + write_table(table, folder / "ablation")
-    if len({run.result.get("seed") for run in runs}) > 1:
-        seeds = seed_agreement(runs)
-        if len(seeds):
-            written += write_table(seeds, folder / "seeds")
+    if len(seeds):
+        written += write_table(seeds, folder / "seeds")
     if any(compared["scope"]):
         written += write_table(feedback_measures(runs, pieces=True), folder / "feedback")
     return written
@@ -119,6 +129,7 @@ def _page(
     selection: Selection,
     compared: pd.DataFrame,
     table: pd.DataFrame,
+    seeds: pd.DataFrame,
     refused: dict[str, str],
     figures: Sequence[Figure],
     explorer: Explorer,
@@ -149,6 +160,8 @@ def _page(
         marks=marks(selection.rows),
         figures=figures,
         triangles=triangles(selection.rows),
+        seed_columns=SEED_COLUMNS,
+        seed_rows=seed_rows(seeds),
         feedback_columns=FEEDBACK_COLUMNS,
         feedback_rows=feedback_rows(feedback_measures(selection.runs)) if any(selection.rows["scope"]) else [],
         rings=[outline(dict.fromkeys(("in", "near", "out"), share)) for share in (1 / 3, 2 / 3, 1)],

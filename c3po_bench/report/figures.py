@@ -16,6 +16,7 @@ from c3po_bench.analysis.roles import role, title
 from c3po_bench.analysis.verdict import bracket, summary_rows
 
 alt.data_transformers.disable_max_rows()
+WIDE = alt.ExprRef("width < 420 ? 0 : 1")  # labels would lie over each other on a phone
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 SHAPES = {"method": "circle", "control": "square", "ceiling": "triangle-up"}
 
@@ -80,7 +81,7 @@ def effects(points: list[dict[str, Any]]) -> Figure:
         alt.Tooltip("difference:Q", format="+.1f", title="points"),
         alt.Tooltip("interval:N", title="95% interval"),
     ]
-    x = alt.X("low:Q", title="difference to base, percentage points (95% paired interval)")
+    x = alt.X("low:Q", title="difference to base, points")
     base = alt.Chart(alt.Data(values=points))
     lines = base.mark_rule(strokeWidth=2).encode(x, alt.X2("high:Q"), y, color, yOffset=offset, tooltip=tooltip)
     marks = base.mark_point(filled=True, size=70, opacity=1).encode(
@@ -116,7 +117,9 @@ def cost(points: list[dict[str, Any]]) -> Figure:
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(x, alt.Y("difference:Q"), color, shape, tooltip=tooltip)
     layers = [bars, marks]
     if len(points) <= 12:
-        layers.append(base.mark_text(align="left", dx=8, dy=-6, limit=170).encode(x, alt.Y("difference:Q"), text="arm:N"))
+        layers.append(
+            base.mark_text(align="left", dx=8, dy=-6, limit=170, opacity=WIDE).encode(x, alt.Y("difference:Q"), text="arm:N")
+        )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
     chart = alt.layer(zero, *layers).properties(width="container", height=300, autosize=FIT)
     said = "; ".join(f"{p['arm']}: {p['difference']:+.1f} points at {p['seconds']:.2g} s" for p in points[:40])

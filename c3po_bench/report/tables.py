@@ -96,6 +96,25 @@ def _measure(row: dict[str, Any] | None) -> Cell:
     return Cell(f"{row['mean']:.{digits}f}", row["mean"], interval)
 
 
+SEED_COLUMNS = [Column("Arm", numeric=False), Column("Task", numeric=False)] + [
+    Column(name) for name in ("Seeds", "Items", "Accuracy", "Over seeds", "Two seeds agree", "All seeds agree")
+]
+
+
+def seed_rows(seeds: pd.DataFrame) -> list[Row]:
+    """The rows of `seed_agreement`."""
+    rows = []
+    for row in records(seeds):
+        spread = f"{row['lowest'] * 100:.1f} to {row['highest'] * 100:.1f}"
+        cells = [Cell(title(row["arm"]), row["arm"]), Cell(row["task"], row["task"])]
+        cells += [Cell(str(row["seeds"]), row["seeds"]), Cell(f"{row['items']:,}", row["items"])]
+        cells += [Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], f"sd {row['accuracy_sd'] * 100:.1f}")]
+        cells += [Cell(spread, row["highest"])]
+        cells += [Cell(f"{row[name] * 100:.1f}%", row[name]) for name in ("agreement", "unanimous")]
+        rows.append(Row(row["task"], role(row["arm"]), cells))
+    return rows
+
+
 def marks(compared: pd.DataFrame) -> str:
     """What the signs in the table mean, of those that occur."""
     said = ["Brackets are 95% intervals; grey rows are bases and controls."]

@@ -128,6 +128,7 @@ def test_a_flipped_item_opens_with_all_its_reasons(context, reports):
     assert trouble == []
 
 
+@pytest.mark.security
 def test_search_finds_words_and_markup_stays_text(context, reports):
     page, trouble = opened(context, reports["rewiring"])
     page.select_option("#item-kind", "all")

@@ -40,6 +40,7 @@ def block(html: str, name: str):
     return json.loads(text if kind == "application/json" else gzip.decompress(base64.b64decode(text)))
 
 
+@pytest.mark.security
 def test_untrusted_text_is_never_markup(hostile):
     _, path = hostile
     html = path.read_text()
@@ -49,12 +50,14 @@ def test_untrusted_text_is_never_markup(hostile):
     assert any(factory.HOSTILE in question for question in questions)
 
 
+@pytest.mark.security
 def test_json_blocks_hold_no_markup_and_no_nan():
     text = str(page.embed({"a": "</script><b>&", "n": float("nan"), "s": "\u2028"}))
     assert "<" not in text and "&" not in text and "\u2028" not in text
     assert json.loads(text) == {"a": "</script><b>&", "n": None, "s": "\u2028"}
 
 
+@pytest.mark.security
 def test_page_loads_nothing_and_scripts_are_the_two_it_allows(hostile):
     html = hostile[1].read_text()
     markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", html, flags=re.S)
@@ -64,6 +67,7 @@ def test_page_loads_nothing_and_scripts_are_the_two_it_allows(hostile):
     assert "unsafe-inline" not in policy.split("style-src")[0]
 
 
+@pytest.mark.security
 def test_hostile_names_are_escaped(tmp_path):
     scores = factory.scores_of("base", 12, 0.5)
     for arm in ("base", "<b>ngd"):
@@ -181,3 +185,14 @@ def test_report_of_2000_runs_takes_less_than_30_seconds_and_2_gib(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     seconds, memory = map(float, done.stdout.split())
     assert seconds < 30 and memory < 2 << 30
+
+
+def test_runs_under_several_seeds_are_set_side_by_side(tmp_path):
+    for seed in range(3):
+        base = factory.scores_of("base", 30, 0.5, seed=seed)
+        for arm in ("base", "ngd"):
+            rows = factory.sample_rows(arm, "arc", base, details=False)
+            factory.write_run(tmp_path, arm, rows, seed=seed, key=f"seed {seed}")
+    html = write_report(tmp_path).read_text()
+    assert "Agreement across seeds" in html
+    assert len(pd.read_csv(tmp_path / "tables" / "seeds.csv")) == 2
