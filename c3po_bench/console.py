@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from c3po_bench.launch import stop
+
 log = logging.getLogger("c3po_bench")
 QUIET_SECONDS = 15.0
 
@@ -25,7 +27,8 @@ class Progress:
         self._started = self._spoken = self._first = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` items of `what` are finished."""
+        """Show that `done` of `total` items of `what` are finished, and on disk: the place to stop if asked to."""
+        stop.check()
         now = time.monotonic()
         if what != self._what:
             self.close()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.backend import load_backend
+from c3po_bench.chunks import make_chunks, parse_shard
 from c3po_bench.console import Progress, log_to, set_up_logging
 from c3po_bench.errors import UserError
+from c3po_bench.launch import ranks
 from c3po_bench.store.files import Journal, write_json, write_jsonl, write_text
 from c3po_bench.store.identity import content_hash, run_id
+from c3po_bench.store.lock import alone_in
 from c3po_bench.store.reader import Run
 from c3po_bench.store.schema import SCHEMA_VERSION
 
@@ -40,14 +42,15 @@ def run(cfg: Config) -> list[Run]:
     runs = []
     for arm in backend.arms():
         runs.append(run_arm(cfg, arm, tasks, backend, shared))
-    record_experiment(cfg, runs)
-    publish(cfg)
+    if ranks.rank() == 0:
+        record_experiment(cfg, runs)
+        publish(cfg)
     return runs
 
 
 def set_up(cfg: Config) -> None:
     """Logging, threads, plugins."""
-    set_up_logging(cfg.log_level)
+    set_up_logging(cfg.log_level if ranks.rank() == 0 else "warning")
     for name in cfg.plugins:
         try:
             importlib.import_module(name)
@@ -94,54 +97,101 @@ def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, 
 
 
 def run_arm(cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dict[str, Any]) -> Run:
-    """Score one arm into its run folder, going on where an earlier process stopped."""
-    from omegaconf import OmegaConf
-
-    from c3po_bench.scoring import score
-    from c3po_bench.store import provenance
-
+    """Score one arm into its run folder, going on where an earlier process stopped; alone, or with other ranks."""
     identity = {"arm": arm.name, "backend": cfg.backend.name, **shared, **arm.identity()}
-    folder = Path(cfg.results_dir) / "runs" / run_id(arm.name, identity)
-    if (folder / "result.json").exists():
+    folder = store_dir(cfg) / "runs" / run_id(arm.name, identity)
+    done = (folder / "result.json").exists
+    if done():
         log.info("%s: done before, in %s", arm.name, folder)
         return Run(folder)
-    with log_to(folder / "log.txt"):
-        started = provenance.now()
-        log.info("%s: starting, in %s", arm.name, folder)
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
-        journal = Journal(folder / "journal.jsonl")
-        rows, totals = score(
-            arm,
-            tasks,
-            journal,
-            Progress(),
-            batch_size=cfg.batch_size,
-            limit=cfg.limit,
-            doc_ids=shard_ids(cfg, tasks),
-            seed=cfg.seed,
-        )
-        extra: dict[str, Any] = {}
-        if hasattr(arm, "finish"):
-            rows, extra = arm.finish(rows)
-        result = make_result(cfg, arm, tasks, shared, folder.name, rows, totals, extra)
-        write_jsonl(folder / "samples.jsonl", rows)
-        record = {
-            "code_version": importlib.import_module("c3po_bench").__version__,
-            "git_commit": provenance.git_commit(),
-            "libraries": provenance.library_versions(),
-            "model_hash": backend.model_hash,
-            "data_hashes": tasks.data_hashes(),
-            "identity": identity,
-            "seeds": {"seed": cfg.seed},
-            "hardware": provenance.hardware(),
-            "command": provenance.command(),
-            "started": started,
-            "finished": provenance.now(),
-        }
-        write_json(folder / "provenance.json", record)
-        write_json(folder / "result.json", result)
-        log.info("%s: %d items, %.3f correct, %.0f s", arm.name, len(rows), mean_correct(rows), totals["seconds"])
+    with alone_in(folder, f".lock-{ranks.rank()}"):
+        if done():
+            log.info("%s: done meanwhile, in %s", arm.name, folder)
+        elif ranks.rank() == 0:
+            with log_to(folder / "log.txt"):
+                record_arm(cfg, arm, tasks, backend, shared, identity, folder)
+        else:
+            score_arm(cfg, arm, tasks, folder)
+            ranks.wait_for(done)
     return Run(folder)
+
+
+def store_dir(cfg: Config) -> Path:
+    """Where runs go: a shard's to a store of its own inside, so that only merged runs are ever compared."""
+    if not cfg.shard:
+        return Path(cfg.results_dir)
+    share, of = parse_shard(cfg.shard)
+    return Path(cfg.results_dir) / "shards" / f"{share}-of-{of}"
+
+
+def score_arm(cfg: Config, arm: Arm, tasks: TaskSet, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Sample rows and totals of all items; what ranks but the first return is only their share."""
+    from c3po_bench.scoring import score
+
+    journal = Journal(folder / ranks.journal_name())
+    ranks.adopt(journal, folder)
+    chunks = make_chunks(tasks, cfg.batch_size, cfg.limit)
+    chosen = None
+    if cfg.shard:
+        share, of = parse_shard(cfg.shard)
+        chosen = chunks.share(share - 1, of)
+        if not chosen:
+            raise UserError(f"shard={cfg.shard}: {len(chunks.items)} batches can't be cut in {of}: use fewer shards")
+
+    def scored(numbers: list[int] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        doc_ids = None if numbers is None else chunks.doc_ids(numbers)
+        return score(arm, tasks, journal, Progress(), chunks=chunks, limit=cfg.limit, doc_ids=doc_ids, seed=cfg.seed)
+
+    if ranks.world() > 1:
+        mine = chunks.share(ranks.rank(), ranks.world(), chosen)
+        found = scored(mine) if mine else ([], {})
+        ranks.finish_share(folder)
+        if ranks.rank() > 0:
+            return found
+        ranks.await_shares(folder)
+        ranks.adopt(journal, folder)
+    return scored(chosen)
+
+
+def record_arm(
+    cfg: Config,
+    arm: Arm,
+    tasks: TaskSet,
+    backend: Backend,
+    shared: dict[str, Any],
+    identity: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Score an arm and write down its run, result.json last."""
+    from omegaconf import OmegaConf
+
+    from c3po_bench.store import provenance
+
+    started = provenance.now()
+    log.info("%s: starting, in %s", arm.name, folder)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    rows, totals = score_arm(cfg, arm, tasks, folder)
+    extra: dict[str, Any] = {}
+    if hasattr(arm, "finish"):
+        rows, extra = arm.finish(rows)
+    result = make_result(cfg, arm, tasks, shared, folder.name, rows, totals, extra)
+    write_jsonl(folder / "samples.jsonl", rows)
+    record = {
+        "code_version": importlib.import_module("c3po_bench").__version__,
+        "git_commit": provenance.git_commit(),
+        "libraries": provenance.library_versions(),
+        "model_hash": backend.model_hash,
+        "data_hashes": tasks.data_hashes(),
+        "identity": identity,
+        "seeds": {"seed": cfg.seed},
+        "hardware": provenance.hardware(),
+        "command": provenance.command(),
+        "started": started,
+        "finished": provenance.now(),
+    }
+    write_json(folder / "provenance.json", record)
+    write_json(folder / "result.json", result)
+    log.info("%s: %d items, %.3f correct, %.0f s", arm.name, len(rows), mean_correct(rows), totals["seconds"])
 
 
 def mean_correct(rows: list[dict[str, Any]]) -> float:
@@ -200,28 +250,12 @@ def make_result(
     }
 
 
-def shard_ids(cfg: Config, tasks: TaskSet) -> dict[str, list[int]] | None:
-    """Items of each task that belong to `cfg.shard`, chosen by a hash of their content; None without a shard."""
-    if not cfg.shard:
-        return None
-    try:
-        share, of = (int(part) for part in cfg.shard.split("/"))
-        assert 1 <= share <= of
-    except (ValueError, AssertionError):
-        raise UserError(f"shard={cfg.shard}: write i/n with i from 1 to n, like shard=1/4") from None
-    chosen = {}
-    for name, task in tasks.load().items():
-        docs = list(task.eval_docs)[: cfg.limit]
-        chosen[name] = [i for i, doc in enumerate(docs) if int(content_hash(doc, 12), 16) % of == share - 1]
-    return {name: ids for name, ids in chosen.items() if ids}
-
-
 def record_experiment(cfg: Config, runs: list[Run]) -> None:
     """Write down which runs this experiment compares."""
     from c3po_bench.store import provenance
 
     names = [run.run_id for run in runs]
-    path = Path(cfg.results_dir) / "experiments" / f"{cfg.name}-{content_hash(names)}.json"
+    path = store_dir(cfg) / "experiments" / f"{cfg.name}-{content_hash(names)}.json"
     if not path.exists():
         data = {
             "schema_version": SCHEMA_VERSION,
@@ -236,7 +270,7 @@ def record_experiment(cfg: Config, runs: list[Run]) -> None:
 
 def publish(cfg: Config) -> None:
     """Hand the store to W&B; whatever goes wrong there is one warning, never a failed run."""
-    if cfg.tracking.mode == "disabled" or os.environ.get("RANK", "0") != "0":
+    if cfg.tracking.mode == "disabled" or cfg.shard:
         return
     from c3po_bench.tracking import publish as publish_store
 

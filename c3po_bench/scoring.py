@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
@@ -15,6 +16,7 @@ from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:
     from c3po_bench.backend import Arm
+    from c3po_bench.chunks import Chunks
     from c3po_bench.tasks.taskset import TaskSet
 
 Progress = Callable[[str, int, int], None]
@@ -33,12 +35,12 @@ class ResumableLM(LM):
         tasks: TaskSet,
         journal: Journal,
         progress: Progress,
-        batch_size: int,
+        chunks: Chunks,
         doc_ids: dict[str, list[int]] | None,
     ):
         super().__init__()
         self.arm, self.tasks, self.journal = arm, tasks.load(), journal
-        self.taskset, self.progress, self.batch_size, self.doc_ids = tasks, progress, batch_size, doc_ids
+        self.taskset, self.progress, self.chunk_of, self.doc_ids = tasks, progress, chunks.numbers(), doc_ids
         self._lm: LM | None = None
         self.keys: dict[tuple[str, int], list[str]] = {}
 
@@ -73,22 +75,32 @@ class ResumableLM(LM):
         keyed = {}
         for item, positions in groups.items():
             content = [kind, item[0], [list(map(str, requests[p].args)) for p in positions]]
-            keyed[item] = content_hash(content, 24)
+            keyed[item] = f"{content_hash(content, 24)}.{self._true_id(item)}"
             self.keys.setdefault(item, []).append(keyed[item])
-        pending = [item for item in groups if keyed[item] not in self.journal.rows]
-        pending.sort(key=lambda item: (-len(str(requests[groups[item][0]].args[0])), keyed[item]))
-        what, done = f"{self.arm.name}: scoring", len(groups) - len(pending)
+        done = sum(keyed[item] in self.journal.rows for item in groups)
+        what = f"{self.arm.name}: scoring"
         self.progress(what, done, len(groups))
-        for start in range(0, len(pending), self.batch_size):
-            chunk = pending[start : start + self.batch_size]
-            self._score_chunk(kind, chunk, groups, requests, keyed)
-            done += len(chunk)
-            self.progress(what, done, len(groups))
+        for chunk in self._in_chunks(groups):
+            pending = [item for item in chunk if keyed[item] not in self.journal.rows]
+            if pending:
+                self._score_chunk(kind, pending, groups, requests, keyed)
+                done += len(pending)
+                self.progress(what, done, len(groups))
         answers: list[Any] = [None] * len(requests)
         for item, positions in groups.items():
             for position, answer in zip(positions, self.journal.rows[keyed[item]]["answers"], strict=True):
                 answers[position] = answer
         return answers
+
+    def _true_id(self, item: tuple[str, int]) -> int:
+        """The doc_id of an item in its whole task; lm-eval numbers the items of a shard anew."""
+        return self.doc_ids[item[0]][item[1]] if self.doc_ids else item[1]
+
+    def _in_chunks(self, items: Iterable[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+        """Items in the chunks that they are scored in, whoever else is asked."""
+        placed = {item: self.chunk_of[item[0], self._true_id(item)] for item in items}
+        ordered = sorted(placed, key=placed.__getitem__)
+        return [list(chunk) for _, chunk in groupby(ordered, key=lambda item: placed[item][0])]
 
     def _score_chunk(
         self,
@@ -120,7 +132,7 @@ class ResumableLM(LM):
     def _stripped(self, request: Instance, key: str, number: int) -> Instance:
         """The request without its document; items are numbered within the chunk."""
         task = self.tasks[str(request.task_name)]
-        doc: dict[str, Any] = {"question": self.taskset.question_text(task, request.doc), "key": key}
+        doc: dict[str, Any] = {"question": self.taskset.question_text(task, request.doc), "key": key.partition(".")[0]}
         if self.arm.reads_labels:
             doc["gold"] = self.taskset.gold(task, request.doc)
         return Instance(
@@ -137,6 +149,8 @@ def _difference(after: dict[str, Any], before: dict[str, Any]) -> dict[str, list
     out = {}
     for name, phase in after.items():
         old = before.get(name, {"seconds": 0.0, "flops": 0})
+        if phase == old:  # a phase outside the scoring, such as training, is the arm's own to report
+            continue
         out[name] = [round(phase["seconds"] - old["seconds"], 6), (phase["flops"] or 0) - (old["flops"] or 0)]
     return out
 
@@ -147,7 +161,7 @@ def score(
     journal: Journal,
     progress: Progress,
     *,
-    batch_size: int,
+    chunks: Chunks,
     limit: int | None,
     doc_ids: dict[str, list[int]] | None,
     seed: int,
@@ -159,7 +173,7 @@ def score(
         tasks: what is asked.
         journal: of the run; items in it are not asked again.
         progress: called as items finish.
-        batch_size: items handed to the arm at once.
+        chunks: which items are handed to the arm at once.
         limit: first N items of each task.
         doc_ids: instead, the items of each task (for shards).
         seed: for lm-eval's few-shot sampler.
@@ -169,10 +183,10 @@ def score(
     """
     import lm_eval
 
-    lm = ResumableLM(arm, tasks, journal, progress, batch_size, doc_ids)
+    lm = ResumableLM(arm, tasks, journal, progress, chunks, doc_ids)
     results = lm_eval.simple_evaluate(
         lm,
-        tasks=tasks.specs,
+        tasks=[task for name, task in tasks.load().items() if doc_ids is None or name in doc_ids],
         task_manager=tasks.manager,
         limit=None if doc_ids else limit,
         samples=doc_ids,

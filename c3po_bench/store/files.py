@@ -42,23 +42,39 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 
 class Journal:
-    """An append-only file of finished items, by key. Opening it drops a line that a kill cut short."""
+    """An append-only file of finished items, by key.
+
+    Opening it drops lines that a kill cut short: what was appended together counts together or not at all.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = list(read_jsonl(path))
+        rows = self._whole(list(read_jsonl(path)))
         self.rows: dict[str, Any] = {row["key"]: row for row in rows}
         whole = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for row in rows)
         if path.exists() and path.stat().st_size > whole:
             with open(path, "r+b") as file:
                 file.truncate(whole)
 
+    @staticmethod
+    def _whole(rows: list[Any]) -> list[Any]:
+        """Rows without a last group that lacks some of its rows."""
+        start = 0
+        while start < len(rows):
+            end = start + rows[start].get("of", 1)
+            if end > len(rows):
+                break
+            start = end
+        return rows[:start]
+
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add finished items; each row has a `key`."""
+        """Add finished items; each row has a `key`. The first says how many were appended together (`of`)."""
+        group = list(rows)
+        if len(group) > 1:
+            group[0] = {**group[0], "of": len(group)}
         with open(self.path, "a", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                self.rows[row["key"]] = row
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in group))
             file.flush()
             os.fsync(file.fileno())
+        self.rows |= {row["key"]: row for row in group}

@@ -11,15 +11,15 @@ log = logging.getLogger("c3po_bench")
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; wait for another that has it. A process that dies lets go of it.
+def alone_in(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Hold `folder` (by its file `name`) for this process; wait for another that has it. A process that dies lets go of it.
 
     Where the file system has no locks, a warning says so, and it is the user who must not start a run twice.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", thread_local=False)
+    lock = FileLock(folder / name, thread_local=False)
     held = True
     try:
         lock.acquire(timeout=0)

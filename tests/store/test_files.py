@@ -19,6 +19,17 @@ def test_a_journal_goes_on_after_a_torn_last_line(tmp_path):
     assert [row["x"] for row in read_jsonl(path)] == [1, 2, 3]
 
 
+def test_what_was_appended_together_counts_together(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append([{"key": "a"}])
+    journal.append([{"key": "b"}, {"key": "c"}, {"key": "d"}])
+    text = path.read_text(encoding="utf-8")
+    path.write_text("".join(text.splitlines(keepends=True)[:-1]), encoding="utf-8")
+    assert set(Journal(path).rows) == {"a"}
+    assert len(list(read_jsonl(path))) == 1
+
+
 def test_whole_files_leave_nothing_beside_them(tmp_path):
     write_json(tmp_path / "sub" / "a.json", {"x": "é"})
     assert [p.name for p in (tmp_path / "sub").iterdir()] == ["a.json"]

@@ -1,0 +1,74 @@
+"""One run over several processes (torchrun, accelerate, srun).
+
+Each scores its share of the chunks into a journal of its own in the run folder; rank 0 puts the run together. They meet
+in the folder alone, so any shared file system will do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from c3po_bench.launch import stop
+from c3po_bench.store.files import read_jsonl, write_text
+
+if TYPE_CHECKING:
+    from c3po_bench.store.files import Journal
+
+POLL_SECONDS = 0.2
+
+
+def rank() -> int:
+    """This process's number, as torchrun and accelerate give it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes share the run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def from_srun() -> None:
+    """Take rank and world size from srun, where it started several tasks and nothing else has said."""
+    if "WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) < 2 or "SLURM_PROCID" not in os.environ:
+        return
+    os.environ["RANK"], os.environ["WORLD_SIZE"] = os.environ["SLURM_PROCID"], os.environ["SLURM_NTASKS"]
+    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+
+
+def journal_name() -> str:
+    """The file that this process writes finished items to."""
+    return "journal.jsonl" if rank() == 0 else f"journal-{rank()}.jsonl"
+
+
+def adopt(journal: Journal, folder: Path) -> None:
+    """Let `journal` know what the other processes' journals hold."""
+    for path in sorted(folder.glob("journal*.jsonl")):
+        if path != journal.path:
+            for row in read_jsonl(path):
+                journal.rows.setdefault(row["key"], row)
+
+
+def finish_share(folder: Path) -> None:
+    """Say that this process has scored its share."""
+    write_text(_mark(folder, rank()), "")
+
+
+def await_shares(folder: Path) -> None:
+    """Wait until the other processes have scored theirs."""
+    for other in range(1, world()):
+        wait_for(_mark(folder, other).exists)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait, open to being stopped."""
+    while not condition():
+        stop.check()
+        time.sleep(POLL_SECONDS)
+
+
+def _mark(folder: Path, number: int) -> Path:
+    return folder / f".share-{number}-of-{world()}"
