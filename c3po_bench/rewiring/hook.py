@@ -77,6 +77,10 @@ class _Swap:
         hidden, indices, weights = args
         self.tokens, top_k = indices.shape
         n, slots = self.weights.shape
+        self.pieces = 1
+        if n == self.tokens:  # every token is overridden: no row to keep at top-k experts
+            order = self.rows.argsort()
+            return hidden, self.indices[order], self.weights[order].to(weights.dtype)
         pieces = -(-slots // top_k)
         pad = pieces * top_k - slots
         new_weights = torch.nn.functional.pad(self.weights, (0, pad)).to(weights.dtype)

@@ -1,0 +1,120 @@
+"""The suffix engine against the naive one: neighborhood gradient descent, 10 steps, 3 neighbors, equal results.
+
+An item's cost is its share of one optimization step (forward and backward over its three neighbors); all steps are
+alike. The naive engine runs an item at a time, its three neighbors in one batch (`ratio`) or, as the formula reads, one
+forward after the other (`ratio_forward_by_forward`); the suffix engine runs as many items as the setting says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from c3po_bench.perf.questions import questions, smolmoe
+from c3po_bench.perf.timing import side_by_side
+from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.pathway import Mixer, core_experts
+from c3po_bench.rewiring.surrogates import Problem
+from c3po_bench.rewiring.surrogates.ngd import ngd
+
+if TYPE_CHECKING:
+    from c3po_bench.perf.__main__ import Options
+
+K = 3
+SMOLMOE_BATCHES = (1, 4, 16, 32)
+
+
+def run(options: Options) -> Iterator[dict[str, Any]]:
+    """OLMoE-shaped at batch 1, 8, 32; smolmoe 5-shot; smolmoe zero-shot last, at the default batch."""
+    shaped = olmoe_shaped()
+    generator = torch.Generator().manual_seed(0)
+    random = [Prompt(tuple(torch.randint(5, 12000, (128,), generator=generator).tolist()), ((7,),)) for _ in range(128)]
+    for batch in (1,) if options.quick else (1, 8, 32):
+        yield compare("olmoe-shaped", shaped, random, batch, options.rounds)
+    del shaped
+    loaded = smolmoe()
+    for shots, name in ((5, "smolmoe 5-shot"), (0, "smolmoe zero-shot")):
+        asked = questions(loaded, 128, options.data, num_fewshot=shots)
+        prompts = [Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.gold or 0],)) for q in asked]
+        for batch in (1,) if options.quick else SMOLMOE_BATCHES if shots == 0 else (1, 16):
+            yield compare(name, loaded.model, prompts, batch, options.rounds)
+
+
+def olmoe_shaped() -> Any:
+    """A random OLMoE with the real one's depth, experts and proportions, a quarter as wide."""
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+
+    torch.manual_seed(0)
+    config = OlmoeConfig(
+        vocab_size=12576,
+        hidden_size=512,
+        intermediate_size=256,
+        num_hidden_layers=16,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_experts=64,
+        num_experts_per_tok=8,
+    )
+    return OlmoeForCausalLM(config).eval()
+
+
+class Work:
+    """NGD for `batch` items, each with three neighbors, on one engine."""
+
+    def __init__(self, engine: Any, prompts: list[Prompt], batch: int, neighbors: int = K):
+        self.engine, self.neighbors = engine, neighbors
+        own_states = engine.read(prompts[:batch])
+        neighbor_states = engine.read(prompts[batch : batch * (1 + neighbors)])
+        self.own = engine.own_pathways(own_states)
+        self.core = core_experts(self.own, "top:20", engine.family.top_k)
+        self.mixer = Mixer(engine.family)
+        self.rows = engine.batch(neighbor_states, [(i, 0) for i in range(batch * neighbors)])
+        self.owner = torch.arange(batch).repeat_interleave(neighbors)
+
+    def loss(self, pathway: torch.Tensor) -> torch.Tensor:
+        """Mean token NLL over the neighbors [items]."""
+        mixture = self.mixer(pathway, self.own, self.core, "dense")
+        scores, _ = self.rows.score(mixture, self.owner, greedy=False)
+        each = -scores / self.rows.lengths / self.neighbors
+        return each.new_zeros(len(self.own)).index_add(0, self.owner, each)
+
+    def step(self) -> torch.Tensor:
+        """One gradient."""
+        pathway = self.own.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.loss(pathway).sum(), pathway)
+        return gradient
+
+    def solve(self, steps: int) -> Any:
+        """The whole optimization."""
+        method = MethodConfig(steps=steps)
+        return ngd(Problem(self.own, self.core, None, self.own[:0], self.loss, method, []))
+
+
+def compare(name: str, model: Any, prompts: list[Prompt], batch: int, rounds: int) -> dict[str, Any]:
+    """One setting."""
+    layers = list(range(model.config.num_hidden_layers - 5, model.config.num_hidden_layers))
+    naive, suffix = load_engine("naive", model, layers), load_engine("suffix", model, layers)
+    one, many = Work(naive, prompts, 1), Work(suffix, prompts, batch)
+    row = Work(naive, prompts, 1, neighbors=1)
+    seconds = side_by_side(rounds, naive=one.step, naive_row=row.step, suffix=many.step)
+    alone = Work(suffix, prompts, 1)
+    left, right = one.solve(10), alone.solve(10)
+    each = seconds["suffix"] / batch
+    return {
+        "name": "suffix",
+        "setting": name,
+        "batch": batch,
+        "ratio": seconds["naive"] / each,
+        "max_abs_diff": float((left.losses - right.losses).abs().max()),
+        "max_pathway_diff": float((left.pathway - right.pathway).abs().max()),
+        "ratio_forward_by_forward": K * seconds["naive_row"] / each,
+        "naive_ms": 1000 * seconds["naive"],
+        "suffix_ms": 1000 * each,
+        "prompt_tokens": sum(len(p.context) for p in prompts) / len(prompts),
+        "answer_tokens": sum(len(p.continuations[0]) for p in prompts) / len(prompts),
+        "threads": torch.get_num_threads(),
+    }
