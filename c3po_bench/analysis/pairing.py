@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,8 @@ def run_labels(runs: Sequence[Run]) -> dict[str, str]:
     for arm, group in by_arm.items():
         varied = varied_settings(group)
         for run in group:
-            settings = run.result.get("settings") or {}
-            parts = [f"{key}={settings[key]}" for key in varied if key in settings]
+            settings = _settings(run)
+            parts = [f"{key}={settings[key]}" for key in varied if settings.get(key) is not None]
             labels[run.run_id] = f"{arm} ({', '.join(parts)})" if parts else arm
         if len({labels[run.run_id] for run in group}) < len(group):
             for run in group:
@@ -41,9 +41,9 @@ def run_labels(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def varied_settings(runs: Iterable[Run]) -> list[str]:
-    """The names in `settings` (and `seed`) that take more than one value over `runs`."""
+    """The settings, and parts of what was scored, that take more than one value over `runs`."""
     values: dict[str, set[str]] = {}
-    flat = [(run.result.get("settings") or {}) | {"seed": run.result.get("seed")} for run in runs]
+    flat = [_settings(run) for run in runs]
     for settings in flat:
         for key in settings:
             values.setdefault(key, set())
@@ -51,6 +51,13 @@ def varied_settings(runs: Iterable[Run]) -> list[str]:
         for key, seen in values.items():
             seen.add(repr(settings.get(key)))
     return [key for key, seen in values.items() if len(seen) > 1]
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The arm's settings beside what it was scored on, under short names."""
+    scored = {name: run.result.get(name) for name in ("model", "seed", "limit")}
+    scoring = run.result.get("scoring") or {}
+    return (run.result.get("settings") or {}) | scored | {name: str(value) for name, value in scoring.items()}
 
 
 class Partners:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from c3po_bench.analysis.compare import headlines, records
+from c3po_bench.analysis.compare import compare, headlines, records
 from c3po_bench.analysis.verdict import bracket, p_text
+
+if TYPE_CHECKING:
+    from c3po_bench.store.reader import Run
 
 
 def console_table(frame: pd.DataFrame, title: str = "") -> Table:
@@ -76,6 +79,17 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{row['fixed']}/{row['broken']}" if tested else "",
         "" if math.isnan(row["seconds_per_item"]) else f"{row['seconds_per_item']:.2g}",
     ]
+
+
+def live_line(run: Run, base: Run) -> str:
+    """One finished run against its base in a line, for the log while other arms still run; empty for a base itself."""
+    if run.run_id == base.run_id:
+        return ""
+    rows = [row for row in headlines(records(compare([base, run], draws=2000))) if row["run_id"] == run.run_id]
+    row = next((r for r in rows if r["level"] == "pooled"), rows[0])
+    interval = bracket(row["diff_low"], row["diff_high"])
+    changed = f"{row['fixed']} fixed, {row['broken']} broken"
+    return f"{row['label']} against base: {row['difference'] * 100:+.1f} points {interval}, {changed}"
 
 
 def table_text(frame: pd.DataFrame, width: int = 160) -> str:

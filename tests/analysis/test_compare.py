@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from c3po_bench.analysis.compare import COLUMNS, compare
-from c3po_bench.analysis.table import console_table, table_text
+from c3po_bench.analysis.pairing import run_labels
+from c3po_bench.analysis.table import console_table, live_line, table_text
 from c3po_bench.analysis.verdict import verdict
 from c3po_bench.errors import UserError
 from tests import store_factory as factory
@@ -251,6 +253,21 @@ def test_verdict_in_plain_words(arm, numbers, said):
 
 def test_verdict_over_nothing():
     assert "Nothing to compare yet" in verdict(pd.DataFrame(columns=list(COLUMNS)))
+
+
+def test_labels_tell_runs_of_one_arm_apart(tmp_path):
+    scores = factory.scores_of("base", 5, 0.5)
+    rows = factory.sample_rows("base", "arc", scores, details=False)
+    runs = [factory.write_run(tmp_path, "base", rows, key="a"), factory.write_run(tmp_path, "base", rows, key="b")]
+    assert len(set(run_labels(runs).values())) == 2
+    runs[1].result |= {"limit": 100, "model": "olmoe"}
+    assert run_labels(runs)[runs[1].run_id] == "base (model=olmoe, limit=100)"
+
+
+def test_live_line_of_a_finished_arm(runs):
+    base, ngd = (next(r for r in runs if r.arm == arm) for arm in ("base", "ngd"))
+    assert live_line(base, base) == ""
+    assert re.fullmatch(r"ngd against base: [+-]\d+\.\d points \[.*\], \d+ fixed, \d+ broken", live_line(ngd, base))
 
 
 def test_console_table_shows_text_as_it_is(tmp_path):
