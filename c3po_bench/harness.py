@@ -42,10 +42,24 @@ def run(cfg: Config) -> list[Run]:
     runs = []
     for arm in backend.arms():
         runs.append(run_arm(cfg, arm, tasks, backend, shared))
+        tell(runs)
     if ranks.rank() == 0:
         record_experiment(cfg, runs)
         publish(cfg)
     return runs
+
+
+def tell(runs: list[Run]) -> None:
+    """Log the newest arm against its base while the others still run."""
+    base = next((run for run in runs if run.arm == "base"), None)
+    if base is None or len(runs) < 2 or ranks.rank() != 0:
+        return
+    from c3po_bench.analysis.table import live_line
+
+    try:
+        log.info(live_line(runs[-1], base))
+    except UserError as error:
+        log.warning("%s", error)
 
 
 def set_up(cfg: Config) -> None:
