@@ -25,6 +25,9 @@ Scorer = Callable[[dict[str, Any], str], float]
 class FeedbackTask(ConfigurableTask):
     """Puts the id of a document's piece into the request, beside lm-eval's own generation settings."""
 
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
     def construct_requests(self, doc: dict, ctx: Any, **kwargs: Any) -> Instance:  # type: ignore[override]
         """One request; the answering model must know whose feedback it is."""
         request = super().construct_requests(doc, ctx, **kwargs)
