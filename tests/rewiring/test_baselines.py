@@ -56,7 +56,7 @@ def arm_of(backend: RewiringBackend, name: str):
 
 
 def test_trained_arms_learn_and_leave_the_model_alone(experiment):
-    options = {name: {"steps": 25, "batch_size": 4, "learning_rate": 0.02} for name in TRAINED}
+    options = {name: {"steps": 12, "batch_size": 20, "learning_rate": 0.05} for name in TRAINED}
     cfg = experiment(arms=["ngd", *TRAINED], arm=options)
     model = load(cfg.model).model.requires_grad_(False)
     before = fingerprint(model)
@@ -66,11 +66,11 @@ def test_trained_arms_learn_and_leave_the_model_alone(experiment):
     for name in TRAINED:
         result = runs[name].result
         losses = result["curves"]["train_loss"]
-        assert len(losses) == 25 and sum(losses[-5:]) < 0.95 * sum(losses[:5]), f"{name} learned nothing"
+        assert len(losses) == 12 and losses[-1] < losses[0] - 0.03, f"{name} learned nothing"
         assert not close(by_item(runs[name]), base, 0.05)
         phase = result["cost"]["phases"]["train"]
         assert phase["seconds"] > 0 and phase["flops"] > 0 and result["counts"]["trained_parameters"] > 0
-        assert any("held-out" in note for note in result["notes"]) and result["settings"]["steps"] == 25
+        assert any("held-out" in note for note in result["notes"]) and result["settings"]["steps"] == 12
         assert result["cost"]["phases"]["score"]["flops"] > 0
     again = experiment(arms=["base", "ngd"], results_dir=f"{cfg.results_dir}-again")
     after = {r.arm: r for r in run(again)}
