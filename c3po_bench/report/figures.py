@@ -16,7 +16,7 @@ from c3po_bench.analysis.roles import role, title
 from c3po_bench.analysis.verdict import bracket, summary_rows
 
 alt.data_transformers.disable_max_rows()
-WIDE = alt.ExprRef("width < 420 ? 0 : 1")  # labels would lie over each other on a phone
+WIDE = "width < 420 ? '' : datum.arm"  # labels would lie over each other on a phone
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 SHAPES = {"method": "circle", "control": "square", "ceiling": "triangle-up"}
 
@@ -117,9 +117,8 @@ def cost(points: list[dict[str, Any]]) -> Figure:
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(x, alt.Y("difference:Q"), color, shape, tooltip=tooltip)
     layers = [bars, marks]
     if len(points) <= 12:
-        layers.append(
-            base.mark_text(align="left", dx=8, dy=-6, limit=170, opacity=WIDE).encode(x, alt.Y("difference:Q"), text="arm:N")
-        )
+        named = base.transform_calculate(name=WIDE)
+        layers.append(named.mark_text(align="left", dx=8, dy=-6, limit=170).encode(x, alt.Y("difference:Q"), text="name:N"))
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
     chart = alt.layer(zero, *layers).properties(width="container", height=300, autosize=FIT)
     said = "; ".join(f"{p['arm']}: {p['difference']:+.1f} points at {p['seconds']:.2g} s" for p in points[:40])
