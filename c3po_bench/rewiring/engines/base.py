@@ -147,6 +147,11 @@ class Engine(ABC):
         self._bytes += state.nbytes()
         return state
 
+    def forget(self) -> None:
+        """Empty the cache in memory (not the store on disk)."""
+        self._states.clear()
+        self._bytes = 0
+
     def keep(self, states: Sequence[State]) -> None:
         """Put states of reference prompts into the store on disk, if there is one."""
         if self.store is not None:

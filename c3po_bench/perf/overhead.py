@@ -1,0 +1,64 @@
+"""A whole rewired evaluation against the stock lm-eval run on the same items: what NGD costs a user.
+
+Embedding, retrieval, optimization and scoring are included; the reference bank is built before.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from c3po_bench.config import Config
+from c3po_bench.perf.base import ITEMS, requests_of
+from c3po_bench.perf.timing import side_by_side
+
+if TYPE_CHECKING:
+    from c3po_bench.perf.__main__ import Options
+
+
+def run(options: Options) -> Iterator[dict[str, Any]]:
+    """Letters, then cloze answers."""
+    for rule in ("letters", "cloze"):
+        yield compare(options, rule)
+
+
+def compare(options: Options, rule: str) -> dict[str, Any]:
+    """One setting. `ratio` is rewired over stock: what the evaluation costs, in stock runs."""
+    from c3po_bench.perf.questions import tasks
+    from c3po_bench.rewiring.backend import RewiringBackend
+
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = Config(results_dir=folder, arms=["base", "ngd"])
+        cfg.data.root = str(options.data) if options.data else None
+        cfg.scoring.rule = rule
+        cfg.references.tasks = ["openbookqa"] if options.data else ["facts"]
+        cfg.references.limit = 64
+        cfg.references.only_correct = False
+        backend = RewiringBackend(cfg, tasks(options.data, rule=rule))
+        asked = requests_of(options, 0, rule, count=8 if options.quick else ITEMS)
+        stock = backend.tokenizer.lm
+        stock.batch_size_per_gpu = 16
+        (arm,) = [arm for arm in backend.arms() if arm.name == "ngd"]
+        lm = arm.lm()
+
+        def rewired() -> None:
+            backend.engine.forget()
+            step = 4 * cfg.batch_size
+            for start in range(0, len(asked), step):
+                lm.loglikelihood(asked[start : start + step])
+            lm.pop_details()
+
+        seconds = side_by_side(options.rounds, stock=lambda: stock.loglikelihood(asked, disable_tqdm=True), rewired=rewired)
+        return {
+            "name": "overhead",
+            "setting": rule,
+            "ratio": seconds["rewired"] / seconds["stock"],
+            "max_abs_diff": 0.0,
+            "stock_ms": 1000 * seconds["stock"] / (len(asked) / 4),
+            "rewired_ms": 1000 * seconds["rewired"] / (len(asked) / 4),
+            "phases": {k: round(v["seconds"], 3) for k, v in arm.cost()["phases"].items()},
+            "threads": torch.get_num_threads(),
+        }

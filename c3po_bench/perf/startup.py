@@ -1,0 +1,79 @@
+"""Start-up: `--help`, and from launch to the first scored item without the model's own loading."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from c3po_bench.perf.__main__ import Options
+
+FIRST_ITEM = """
+import sys, time
+start = float(sys.argv.pop(1))
+loading = 0.0
+import c3po_bench.models.loading as loading_module
+plain = loading_module._load
+def load(cfg):
+    global loading
+    import transformers, torch
+    before = time.time()
+    found = plain(cfg)
+    loading = time.time() - before
+    return found
+loading_module._load = load
+import c3po_bench.store.files as files
+append = files.Journal.append
+def first(self, rows):
+    append(self, rows)
+    print(time.time() - start - loading)
+    sys.stdout.flush()
+    import os
+    os._exit(0)
+files.Journal.append = first
+from c3po_bench.cli import main
+main()
+"""
+
+
+def run(options: Options) -> Iterator[dict[str, Any]]:
+    """Seconds; `ratio` is of the bound that we hold ourselves to."""
+    rounds = 1 if options.quick else options.rounds
+    yield record("--help", statistics.median(_help() for _ in range(rounds)), 0.6)
+    if not options.quick:
+        yield record(
+            "first item, feedback", statistics.median(_first("feedback_quick") for _ in range(max(1, rounds // 2))), 8.0
+        )
+    yield record("first item, rewiring", statistics.median(_first("quickstart") for _ in range(max(1, rounds // 2))), 5.0)
+
+
+def record(setting: str, seconds: float, bound: float) -> dict[str, Any]:
+    """One setting."""
+    return {
+        "name": "startup",
+        "setting": setting,
+        "ratio": seconds / bound,
+        "max_abs_diff": 0.0,
+        "seconds": seconds,
+        "bound": bound,
+    }
+
+
+def _help() -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "c3po_bench", "--help"], capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+def _first(experiment: str) -> float:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", FIRST_ITEM, str(time.time()), f"+experiment={experiment}", "tracking=disabled"]
+        command += [f"results_dir={folder}", "arms=[base]", "log_level=error", "batch_size=1"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    return float(done.stdout.strip().splitlines()[-1])
