@@ -41,9 +41,14 @@ def experiment(cfg: DictConfig) -> None:
     goes through, so that the launcher sees a failed cell.
     """
     from c3po_bench import harness
+    from c3po_bench.launch import stop
 
     config = to_config(cfg)
+    if "SUBMITIT_EXECUTOR" not in os.environ:  # submitit has handlers of its own, which requeue
+        stop.listen()
     try:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            return run_cell(config, HydraConfig.get().job.num)
         runs = harness.run(config)
         if os.environ.get("RANK", "0") == "0":
             show(config, runs)
@@ -51,6 +56,20 @@ def experiment(cfg: DictConfig) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
         _refused.append(error)
+
+
+def run_cell(config: Config, number: int) -> None:
+    """One cell of a sweep; the table comes at the end of the sweep, from `main`."""
+    from c3po_bench import harness
+    from c3po_bench.launch.callback import folder_of_this_sweep
+    from c3po_bench.launch.worker import watched
+
+    folder = folder_of_this_sweep()
+    if folder is None:
+        harness.run(config)
+        return
+    with watched(folder, number) as runs:
+        runs += harness.run(config)
 
 
 def to_config(cfg: DictConfig) -> Config:
@@ -83,22 +102,45 @@ def main() -> int:
     """Entry point: returns the exit status."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of Hydra's own report
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.pop("C3PO_SWEEP_FOLDER", None)  # of a sweep that started this one
+    status = guarded()
+    if status == 0 and _refused:
+        status = say(str(_refused[0]))
+    if "C3PO_SWEEP_FOLDER" in os.environ and status != INTERRUPTED and os.environ.get("RANK", "0") == "0":
+        from c3po_bench.launch.callback import folder_of_this_sweep
+        from c3po_bench.launch.table import show_sweep
+
+        folder = folder_of_this_sweep()
+        assert folder is not None
+        return status if show_sweep(folder) else status or OURS
+    return status
+
+
+def guarded() -> int:
+    """Run; the exit status, errors said in one line where they are the user's."""
     try:
-        experiment()
+        experiment()  # pyright: ignore[reportCallIssue]  (Hydra gives it)
     except UserError as error:
         return say(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         return say(explain(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on where it stopped\n")
+    except KeyboardInterrupt as stopped:
+        from c3po_bench.launch import slurm
+
+        if "SIGUSR2" in stopped.args and slurm.requeue():
+            sys.stderr.write("time is up: back in the queue, to be continued\n")
+        else:
+            sys.stderr.write("interrupted: run the same command again to go on where it stopped\n")
         return INTERRUPTED
-    except Exception:
+    except Exception as error:
+        if type(error).__module__.startswith("submitit"):  # a cell's failure, which is in its log and its state
+            return OURS
         traceback.print_exc()
         handlers = [h for h in logging.getLogger("c3po_bench").handlers if isinstance(h, logging.FileHandler)]
         where = f"; attach {Path(handlers[0].baseFilename).parent}" if handlers else ""
         sys.stderr.write(f"this is our fault: please report it with the traceback above{where}\n")
         return OURS
-    return say(str(_refused[0])) if _refused else 0
+    return 0
 
 
 def say(message: str) -> int:

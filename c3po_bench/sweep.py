@@ -81,6 +81,8 @@ def parser() -> argparse.ArgumentParser:
     status = add("status", status_command, "how far the sweeps of a results_dir are, and why cells failed")
     status.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
     status.add_argument("--json", action="store_true", help="one JSON object a line")
+    table = add("table", table_command, "the sweep's table: settings, accuracy, difference to base; also written as CSV")
+    table.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
     work = add("work", work_command, "run cells here (what the array job calls)")
     work.add_argument("folder", help="a folder in a results_dir's sweep/")
     work.add_argument("--cells", type=int, nargs="*", help="numbers of the cells; default: all")
@@ -109,7 +111,7 @@ def send(folder: SweepFolder, cells: Sequence[int], launcher: dict[str, Any], op
     if options.cells_per_job < 1:
         raise UserError("--cells-per-job must be 1 or more")
     if not options.dry_run:
-        slurm.require("sbatch")
+        slurm.require_cluster()
     open_cells = {s.cell for s in statuses(folder) if s.status in ("failed", "missing")}
     chosen = [cell for cell in cells if cell in open_cells]
     if not chosen:
@@ -155,6 +157,16 @@ def status_command(options: argparse.Namespace) -> int:
             sys.stdout.write("".join(json.dumps({"sweep": folder.path.name, **asdict(s)}) + "\n" for s in found))
         else:
             sys.stdout.write(report(folder, found) + "\n")
+    return 0
+
+
+def table_command(options: argparse.Namespace) -> int:
+    """`table`."""
+    from c3po_bench.launch.folder import find_sweeps
+    from c3po_bench.launch.table import show_sweep
+
+    for folder in find_sweeps(options.folder):
+        show_sweep(folder)
     return 0
 
 

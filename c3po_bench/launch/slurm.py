@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ def require(*programs: str) -> None:
         )
 
 
+def require_cluster() -> None:
+    """Raise `UserError` where Slurm's programs are missing or no cluster answers them."""
+    require("sbatch", "srun", "squeue")
+    done = subprocess.run(["squeue", "--noheader", "--me"], capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        why = (done.stderr.strip().splitlines() or ["no answer"])[-1].removeprefix("squeue: ").removeprefix("fatal: ")
+        raise UserError(f"Slurm is installed but no cluster answers ({why}): run this on a login node")
+
+
 def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: int) -> str:
     """The text of an array job whose task N runs the N-th of the `count` groups of cells in the file `groups`."""
     lines = [f"--job-name={folder.path.name}", f"--array=0-{count - 1}%{launcher.get('array_parallelism') or count}"]
@@ -77,7 +87,6 @@ def send(folder: SweepFolder, launcher: dict[str, Any], groups: Sequence[Sequenc
         UserError: when Slurm is missing or refuses.
     """
     path, groups_file = write_job(folder, launcher, groups)
-    require("sbatch")
     done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     if done.returncode != 0:
         raise UserError(f"sbatch refused {path}: {done.stderr.strip().removeprefix('sbatch: error: ')}")
@@ -117,3 +126,32 @@ def requeue() -> bool:
     if job is None or os.environ.get("SLURM_PROCID", "0") != "0" or shutil.which("scontrol") is None:
         return False
     return subprocess.run(["scontrol", "requeue", job], capture_output=True, timeout=60).returncode == 0
+
+
+def has_accounting() -> bool:
+    """Whether `sacct` answers; many small clusters keep no accounts."""
+    if shutil.which("sacct") is None:
+        return False
+    try:
+        return subprocess.run(["sacct", "-X", "-n", "-j", "1"], capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def let_submitit_ask_the_queue() -> None:
+    """Make submitit learn a job's state from `squeue`, where `sacct` can't tell: it would wait forever for a dead job."""
+    from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
+
+    class QueueWatcher(SlurmInfoWatcher):
+        """A job that is no longer in the queue is over."""
+
+        def update(self) -> None:
+            """Ask for all jobs at once."""
+            self._num_calls += 1
+            jobs = queue()
+            if jobs is not None:
+                for job in self._registered:
+                    self._info_dict[job] = {"State": jobs.get(job, "COMPLETED")}
+            self._last_status_check = time.time()
+
+    SlurmJob.watcher = QueueWatcher(delay_s=20)

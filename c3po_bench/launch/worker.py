@@ -11,19 +11,28 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
+from c3po_bench.launch import ranks
 from c3po_bench.launch.stop import Stopped
 
 if TYPE_CHECKING:
     from c3po_bench.config import Config
     from c3po_bench.launch.folder import SweepFolder
+    from c3po_bench.store.reader import Run
 
 log = logging.getLogger("c3po_bench")
 BEAT_SECONDS = 10.0
 
 
 @contextmanager
-def watched(folder: SweepFolder, cell: int) -> Iterator[None]:
-    """Write down that a cell is running, give signs of life, and write down how it ended."""
+def watched(folder: SweepFolder, cell: int) -> Iterator[list[Run]]:
+    """Write down that a cell is running, give signs of life, and write down how it ended.
+
+    Yields a list to put the cell's runs into. Of several ranks, the first writes.
+    """
+    runs: list[Run] = []
+    if ranks.rank() > 0:
+        yield runs
+        return
     before = folder.state(cell) or {}
     attempt = int(before.get("attempt", 0)) + 1
     folder.set_state(cell, "running", attempt=attempt)
@@ -37,7 +46,8 @@ def watched(folder: SweepFolder, cell: int) -> Iterator[None]:
     pulse.start()
     status: dict[str, Any] = {"status": "done"}
     try:
-        yield
+        yield runs
+        status["runs"] = [str(run.path.resolve().relative_to(folder.results_dir)) for run in runs]
     except Stopped as stopped:
         status = {"status": "stopped", "error": f"stopped by {stopped.args[0]}"}
         raise
@@ -68,10 +78,10 @@ def run_cells(folder: SweepFolder, cells: Sequence[int], run: Callable[[Config],
         if state and state["status"] == "done":
             continue
         try:
-            with watched(folder, cell):
+            with watched(folder, cell) as runs:
                 log.info("cell %d: %s", cell, " ".join(folder.cells[cell]))
                 sys.argv = ["c3po_bench", *folder.cells[cell]]  # what the run's provenance gives as its command
-                run(folder.config(cell))
+                runs += run(folder.config(cell)) or []
         except Exception as error:
             failed += 1
             if isinstance(error, UserError):
