@@ -18,7 +18,7 @@ from c3po_bench.feedback.judges import JUDGES, judge_name
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.scores import extra_metrics
-from c3po_bench.feedback.studio import Studio, studio_of
+from c3po_bench.feedback.studio import studio_of
 from c3po_bench.feedback.voices import JOINT, MIX, VOICES, Voice, check_arms, plan_of, split_name
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class FeedbackArm:
         self.voice = VOICES.get(name, Voice())
         self.plan: Plan | None = plan_of(name, self.cfg.feedback, self.cfg.arm)
         self.records: list[dict[str, Any]] = []
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
 
     @property
     def asks_feedback(self) -> bool:
@@ -123,9 +123,7 @@ class FeedbackArm:
             model, adapters = self._tuned(self.plan)
         else:
             subject.release()
-        return FeedbackLM(
-            self.voice, material, self.studio.workshop, model, adapters, self._spend, self.cfg.batch_size
-        )
+        return FeedbackLM(self.voice, material, self.studio.workshop, model, adapters, self._spend, self.cfg.batch_size)
 
     def _tuned(self, plan: Plan) -> tuple[Any, dict[str, str]]:
         """The model with its adapters, and which of them speaks for which piece."""
@@ -149,7 +147,7 @@ class FeedbackArm:
         return model, {piece: f"on_{piece}" for piece in pieces}
 
     def _spend(self, phase: str, seconds: float) -> None:
-        self._seconds[phase] += seconds
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
 
     def cost(self) -> dict[str, Any]:
         """Seconds by phase; training counts in full also where the adapter came from the cache."""

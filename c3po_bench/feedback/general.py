@@ -16,9 +16,7 @@ def builtin() -> tuple[str, ...]:
     """The embedded general prompts, in their written order, without duplicates."""
     families = yaml.safe_load(Path(__file__).with_name("general.yaml").read_text(encoding="utf-8"))
     prompts = [
-        template.format(*(fill if isinstance(fill, list) else [fill]))
-        for template, fills in families
-        for fill in fills
+        template.format(*(fill if isinstance(fill, list) else [fill])) for template, fills in families for fill in fills
     ]
     return tuple(dict.fromkeys(prompts))
 
@@ -37,16 +35,10 @@ def general_prompts(source: str, n: int, seed: int) -> list[str]:
 def _load(source: str) -> list[str]:
     path = Path(source).expanduser()
     if path.is_file():
-        return list(
-            dict.fromkeys(
-                line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-            )
-        )
+        return list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))
     name, split, column = ([*source.split(":"), "", ""])[:3]
     if not (name and split and column):
-        raise UserError(
-            f"feedback.out_of_scope={source!r} is neither 'builtin', a text file, nor 'org/name:split:column'"
-        )
+        raise UserError(f"feedback.out_of_scope={source!r} is neither 'builtin', a text file, nor 'org/name:split:column'")
     from datasets import load_dataset
 
     try:

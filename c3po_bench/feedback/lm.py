@@ -27,8 +27,9 @@ Spend = Callable[[str, float], None]
 class FeedbackLM(LM):
     """Answers with the adapter of each prompt's piece (or none), and notes drift and degeneration beside each answer.
 
-    On stock tasks an arm with several adapters answers each item with one of them, by the item's content hash: the mean over items
-    is the mean over adapters, at the price of one, and an item's answer does not depend on its neighbors.
+    On stock tasks an arm with several adapters answers each item with one of them, by the item's content hash: the
+    mean over items is the mean over adapters, at the price of one, and an item's answer does not depend on its
+    neighbors.
     """
 
     def __init__(
@@ -58,12 +59,12 @@ class FeedbackLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The answers, in order."""
         del disable_tqdm
-        if any("feedback" not in request.args[1] for request in requests):
+        if any("feedback" not in _settings(request) for request in requests):
             return self._by_adapter("generate_until", requests)
         answers: list[str] = [""] * len(requests)
         groups = defaultdict(list)
         for position, request in enumerate(requests):
-            groups[request.args[1]["feedback"]].append(position)
+            groups[_settings(request)["feedback"]].append(position)
         for piece_id, positions in groups.items():
             found = self._answer([requests[p] for p in positions], piece_id)
             for position, text in zip(positions, found, strict=True):
@@ -72,7 +73,7 @@ class FeedbackLM(LM):
 
     def _answer(self, requests: list[Instance], piece_id: str) -> list[str]:
         """The answers to prompts about one piece, with their details noted."""
-        examples = [self.examples[piece_id, r.args[1]["scope"], r.args[0]] for r in requests]
+        examples = [self.examples[piece_id, _settings(r)["scope"], str(r.args[0])] for r in requests]
         started = time.perf_counter()
         answers = [self._stored(e) for e in examples] if self.voice.stored else self._generated(examples, piece_id)
         self.spend("generate", time.perf_counter() - started)
@@ -162,8 +163,15 @@ class FeedbackLM(LM):
 
     def _hflm(self) -> Any:
         if self._stock is None:
-            from lm_eval.models.huggingface import HFLM
+            from lm_eval.models import huggingface
 
+            made: Any = huggingface.HFLM
             subject = self.workshop.subject
-            self._stock = HFLM(pretrained=self.model, tokenizer=subject.tokenizer, batch_size=self.batch_size)
+            self._stock = made(pretrained=self.model, tokenizer=subject.tokenizer, batch_size=self.batch_size)
         return self._stock
+
+
+def _settings(request: Instance) -> dict[str, Any]:
+    """The generation settings of a request, with the piece's id and scope on feedback tasks."""
+    arguments: Any = request.args
+    return arguments[1]

@@ -49,9 +49,7 @@ class Studio:
         found: list[float | None] = [None] * len(rows)
         for piece in self.pieces:
             mine = [i for i, row in enumerate(rows) if row["feedback_id"] == piece.id]
-            cases = [
-                Case(piece, rows[i]["prompt"], rows[i]["response"], rows[i]["baseline_response"]) for i in mine
-            ]
+            cases = [Case(piece, rows[i]["prompt"], rows[i]["response"], rows[i]["baseline_response"]) for i in mine]
             for i, score in zip(mine, self.judge(piece).scores(cases) if cases else [], strict=True):
                 found[i] = score
         return found

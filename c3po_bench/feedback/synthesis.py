@@ -1,7 +1,8 @@
 """From one piece to training and test data, stage by stage; every finished call is in a ledger and never made again.
 
-Stages (RLVF, arXiv 2402.10893, section 4): categories, in-scope prompts, near-scope prompts, out-of-scope prompts, the answers of
-the model being tuned, and revised answers for the prompts in scope. Failed calls are counted and left out.
+Stages (RLVF, arXiv 2402.10893, section 4): categories, in-scope prompts, near-scope prompts, out-of-scope prompts,
+the answers of the model being tuned, and revised answers for the prompts in scope. Failed calls are counted and left
+out.
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ def revise(piece: Feedback, examples: Sequence[Example], workshop: Workshop) -> 
             revised[example.prompt] = result
     if not any(e.prompt in revised and e.split == "train" for e in inside):
         raise UserError(
-            f"no revision of piece {piece.id!r} worked: use a stronger feedback.reviser.writer, or feedback.reviser.filter=false"
+            f"no revision of piece {piece.id!r} worked: use a stronger feedback.reviser.writer, or "
+            "feedback.reviser.filter=false"
         )
     done = []
     for e in examples:

@@ -1,7 +1,8 @@
 """The task group `feedback`: in_scope, near_scope and out_of_scope, as lm-eval ``generate_until`` tasks.
 
-A document is a synthesized test prompt with the base model's answer. Its score compares the answer with that baseline: signed in
-scope (S_in), absolute elsewhere (S_near, S_out), so that everywhere a larger number means more of the feedback's effect.
+A document is a synthesized test prompt with the base model's answer. Its score compares the answer with that
+baseline: signed in scope (S_in), absolute elsewhere (S_near, S_out), so that everywhere a larger number means more of
+the feedback's effect.
 """
 
 from __future__ import annotations
@@ -65,9 +66,7 @@ def task_configs(
     return {name: _config(name, load, scorer, cfg) for name in names}
 
 
-def _config(
-    name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig
-) -> dict[str, Any]:
+def _config(name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig) -> dict[str, Any]:
     scope = SCOPE_OF[name]
 
     def dataset(**_: Any) -> dict[str, Any]:

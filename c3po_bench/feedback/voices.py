@@ -1,7 +1,7 @@
 """The arms of the feedback backend: who answers, with which adapters, to which wording of the prompt.
 
-An arm's name is a key of `VOICES`, or a recipe's name, which may end in ``_joint`` (one adapter trained on all pieces at once) or
-``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm is one line of `VOICES`.
+An arm's name is a key of `VOICES`, or a recipe's name, which may end in ``_joint`` (one adapter trained on all pieces
+at once) or ``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm is one line of `VOICES`.
 """
 
 from __future__ import annotations

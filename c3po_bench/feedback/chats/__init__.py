@@ -1,7 +1,7 @@
 """Who writes free text: a chat model behind an endpoint, or a local one.
 
-A chat is a class with ``complete(stage, conversations) -> list[str | None]`` (None = a counted gap). A new one is one file here
-and one line of `CHATS`.
+A chat is a class with ``complete(stage, conversations) -> list[str | None]`` (None = a counted gap). A new one is one
+file here and one line of `CHATS`.
 """
 
 from __future__ import annotations

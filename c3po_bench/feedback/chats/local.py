@@ -25,9 +25,9 @@ class LocalChat:
 
     def _model(self) -> tuple[Any, Any]:
         """Model and tokenizer, loaded at the first use."""
-        if self._loaded is None and self.cfg.model is None:
+        if self._loaded is None and not self.cfg.model:
             self._loaded = self.workshop.subject.model, self.workshop.subject.tokenizer
-        if self._loaded is None:
+        if self._loaded is None and self.cfg.model:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             try:
@@ -38,6 +38,7 @@ class LocalChat:
                     f"the chat model {self.cfg.model!r} can't be loaded: {str(error).splitlines()[0][:120]}"
                 ) from error
             self._loaded = model.to(self.workshop.subject.model.device).eval(), tokenizer
+        assert self._loaded is not None
         return self._loaded
 
     def complete(self, stage: str, conversations: list[Conversation]) -> list[str | None]:

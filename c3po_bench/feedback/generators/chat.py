@@ -18,7 +18,7 @@ _ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s+(.+?)\s*$")
 def parse_list(text: str, marker: str) -> list[str]:
     """The items of the numbered or dashed list behind the last `marker` (of the whole text when it is missing)."""
     tail = text.rpartition(marker)[2]
-    items = [m.group(1).strip(" \"*`") for line in tail.splitlines() if (m := _ITEM.match(line))]
+    items = [m.group(1).strip(' "*`') for line in tail.splitlines() if (m := _ITEM.match(line))]
     return list(dict.fromkeys(item for item in items if item))
 
 

@@ -36,9 +36,7 @@ def load_library(extra: Sequence[str] = ()) -> dict[str, Feedback]:
         for file in files:
             for piece in read_pieces(file):
                 if piece.id in pieces:
-                    raise UserError(
-                        f"{file}: there is already a feedback piece {piece.id!r}; give it another id"
-                    )
+                    raise UserError(f"{file}: there is already a feedback piece {piece.id!r}; give it another id")
                 pieces[piece.id] = piece
     return pieces
 
@@ -60,7 +58,5 @@ def find(names: Sequence[str], extra: Sequence[str] = ()) -> list[Feedback]:
         else:
             raise unknown("feedback piece", name, pieces)
     if not found:
-        raise UserError(
-            "feedback.pieces is empty: name at least one piece, such as feedback.pieces=[ahoy_greeting]"
-        )
+        raise UserError("feedback.pieces is empty: name at least one piece, such as feedback.pieces=[ahoy_greeting]")
     return found

@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,17 @@ def adapter_folder(plan: Plan, materials: Sequence[Material], workshop: Workshop
     """Where the adapter of this plan on this material and model lives."""
     identity = {
         "version": VERSION, "model": workshop.subject.hash, "data": [m.digest() for m in materials],
-        "seed": workshop.seed, **plan.identity(),
+        "seed": workshop.seed, **resolved(plan, workshop),
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     return workshop.folder / "adapters" / f"{plan.name}-{'+'.join(m.piece.id for m in materials)[:60]}-{digest}"
+
+
+def resolved(plan: Plan, workshop: Workshop) -> dict[str, Any]:
+    """The plan's numbers with the precision that this machine trains in."""
+    from c3po_bench.feedback.training.precision import precision
+
+    return {**plan.identity(), "precision": precision(plan.cfg.train.precision, workshop.subject.model.device.type)}
 
 
 def train_adapter(plan: Plan, materials: Sequence[Material], workshop: Workshop) -> Path:
@@ -52,15 +60,17 @@ def training_record(folder: Path) -> dict[str, Any]:
 
 
 def _train(plan: Plan, materials: Sequence[Material], workshop: Workshop, folder: Path, start: Path | None) -> None:
-    from c3po_bench.feedback.training.runs import make_answer_trainer, make_pair_trainer
+    from c3po_bench.feedback.training.runs import make_answer_trainer, make_pair_trainer, watch
     from c3po_bench.store.files import write_json
 
     make = make_pair_trainer if plan.recipe.objective == "pairs" else make_answer_trainer
     checkpoints = folder / "checkpoints"
     log.info("training %s on %s", plan.name, ", ".join(m.piece.id for m in materials))
     began = time.perf_counter()
-    with workshop.subject.lent() as model:
+    with workshop.subject.lent() as model, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TRL's and PEFT's calls into transformers
         trainer, counts = make(plan, materials, workshop, model, checkpoints, start)
+        watch(trainer, f"training {plan.name}")
         last = _last_checkpoint(checkpoints)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
         validation = trainer.evaluate() if trainer.eval_dataset is not None else {}
@@ -74,7 +84,7 @@ def _train(plan: Plan, materials: Sequence[Material], workshop: Workshop, folder
         "terms": _curves(history),
         "validation": {k.removeprefix("eval_"): v for k, v in validation.items() if isinstance(v, float)},
         "counts": counts,
-        "plan": plan.identity(),
+        "plan": resolved(plan, workshop),
     }
     shutil.rmtree(checkpoints, ignore_errors=True)
     write_json(folder / DONE, record)

@@ -59,13 +59,9 @@ class AnswerTrainer(Trainer):
 
         super().__init__(*args, data_collator=collate, **kwargs)
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """The mean over the labelled tokens of the batch."""
-        fields = token_fields(
-            model, inputs["input_ids"], inputs["row_labels"], attention_mask=inputs["attention_mask"]
-        )
+        fields = token_fields(model, inputs["input_ids"], inputs["row_labels"], attention_mask=inputs["attention_mask"])
         loss = -fields.log_probs.sum() / fields.mask.sum().clamp_min(1)
         return (loss, {}) if return_outputs else loss
 

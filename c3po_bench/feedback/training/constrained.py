@@ -106,7 +106,7 @@ class ConstrainedDPOTrainer(DPOTrainer):
         return pairs.add_column("is_eval", [True] * len(pairs))  # type: ignore[call-arg]
 
     def scope_weights(self) -> dict[str, float]:
-        """lambda by scope."""
+        """The weight by scope."""
         return {"near": self.args.lambda_near, "out": self.args.lambda_out}
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -127,7 +127,8 @@ class ConstrainedDPOTrainer(DPOTrainer):
 
     @property
     def _pad(self) -> int:
-        return self._tokenizer.pad_token_id
+        pad: Any = self._tokenizer.pad_token_id
+        return pad
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         """Equation 5: TRL's loss on the pairs plus the weighted constraint terms, which are recorded by scope."""
@@ -136,7 +137,7 @@ class ConstrainedDPOTrainer(DPOTrainer):
         extra = (keep["ids"], keep["labels"], keep["attention"]) if with_pairs else None
         head = PlainHead(model, self._pad, extra) if self.args.plain_head or with_pairs else model
         loss = super()._compute_loss(head, pairs, False)
-        mode = "train" if self.model.training else "eval"
+        mode = "train" if model.training else "eval"
         self._metrics[mode]["loss/pairs"].append(loss.item())
         if keep:
             log_probs, mask = self._constraint_values(model, keep, head)
@@ -189,7 +190,7 @@ class ConstrainedDPOTrainer(DPOTrainer):
 
     def _token_mean(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The mean over tokens, over all processes: each one's sum over the average count."""
-        count = mask.sum()
+        count: Any = mask.sum()
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count.float(), reduction="mean")
         return values.sum() / count.clamp_min(1)

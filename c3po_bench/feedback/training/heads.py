@@ -82,6 +82,7 @@ class PlainHead:
         self.extra_fields: TokenFields | None = None
 
     def __call__(self, *, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any) -> TokenFields:
+        """The fields of the pair rows [rows, length - 1]."""
         kwargs = {k: v for k, v in kwargs.items() if k not in ("fused_lm_head", "use_cache")}
         if self.extra is None:
             return token_fields(self.model, input_ids, labels, **kwargs)

@@ -38,7 +38,18 @@ RECIPES: dict[str, Recipe] = {
     "c3po_from_sft": Recipe("pairs", near=True, out=True, start="scd_negatives", source="the released adapters"),
 }
 
-_TRAIN = ("lr", "steps", "epochs", "batch", "constraint_batch", "accumulation", "single_forward", "sft_lr", "sft_steps", "precision")
+_TRAIN = (
+    "lr",
+    "steps",
+    "epochs",
+    "batch",
+    "constraint_batch",
+    "accumulation",
+    "single_forward",
+    "sft_lr",
+    "sft_steps",
+    "precision",
+)
 _TOP = ("beta", "loss_type", "loss_weights", "lambda_out", "lambda_near", "constraint", "kl_temperature")
 _LORA = ("rank", "alpha", "dropout", "targets", "routers", "experts")
 OPTIONS = (*_TOP, *_TRAIN, *_LORA)
@@ -69,7 +80,7 @@ class Plan:
 
     @property
     def constraint(self) -> str:
-        """nll or kl."""
+        """The constraint: nll or kl."""
         return self.recipe.constraint or self.cfg.constraint
 
     def identity(self) -> dict[str, Any]:

@@ -9,20 +9,39 @@ from typing import Any
 from datasets import Dataset
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
+from c3po_bench.console import Progress
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.chat import completion_ids, prompt_ids
 from c3po_bench.feedback.synthesis import Material
 from c3po_bench.feedback.training.adapters import pair_rows
 from c3po_bench.feedback.training.answers import AnswerTrainer, lay_out
 from c3po_bench.feedback.training.constrained import ConstrainedDPOConfig, ConstrainedDPOTrainer
+from c3po_bench.feedback.training.precision import precision
 from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.feedback.training.rows import Row
 from c3po_bench.feedback.workshop import Workshop
 
 _EXPERTS = ("gate_up_proj", "down_proj")  # the fused expert weights of transformers 5
 _ROUTER_MARKS = (".gate", ".router", ".gate.", ".router.")
+
+
+class _Watch(TrainerCallback):
+    """Shows steps as everything else in the program is shown."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.progress = what, Progress()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After each optimizer step."""
+        self.progress(self.what, state.global_step, state.max_steps)
+
+
+def watch(trainer: Any, what: str) -> None:
+    """Put our progress bar in place of the trainer's printing."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Watch(what))
 
 
 def lora_config(model: Any, plan: Plan) -> PeftLora:
@@ -60,7 +79,8 @@ def _arguments(plan: Plan, workshop: Workshop, folder: Path, lr: float, steps: i
         "output_dir": str(folder), "max_steps": steps or -1, "num_train_epochs": train.epochs, "learning_rate": lr,
         "per_device_train_batch_size": batch, "gradient_accumulation_steps": train.accumulation,
         "lr_scheduler_type": train.scheduler, "warmup_steps": train.warmup, "max_grad_norm": train.max_grad_norm,
-        "activation_checkpointing": train.gradient_checkpointing, "bf16": train.precision == "bfloat16", "use_cpu": device.type == "cpu",
+        "activation_checkpointing": train.gradient_checkpointing, "use_cpu": device.type == "cpu",
+        "bf16": precision(train.precision, device.type) == "bfloat16",
         "optim": "adamw_torch", "weight_decay": 0.0, "logging_steps": 1, "logging_strategy": "steps",
         "save_strategy": "steps", "save_steps": train.save_every, "save_total_limit": 1, "report_to": "none",
         "seed": workshop.seed, "data_seed": workshop.seed, "disable_tqdm": True, "dataloader_pin_memory": False,

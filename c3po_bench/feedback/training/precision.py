@@ -1,0 +1,19 @@
+"""Which arithmetic a machine trains in."""
+
+from __future__ import annotations
+
+from c3po_bench.errors import unknown
+
+
+def precision(name: str, device: str) -> str:
+    """``auto`` is bfloat16 where the processor computes in it, float32 elsewhere."""
+    import torch
+
+    if name not in ("auto", "float32", "bfloat16"):
+        raise unknown("feedback.train.precision", name, ("auto", "float32", "bfloat16"))
+    if name != "auto":
+        return name
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    able = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if able else "float32"
