@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.models import deepseek
 
 if TYPE_CHECKING:
     from c3po_bench.config import ModelConfig
@@ -53,8 +54,8 @@ def _load(cfg: ModelConfig) -> Loaded:
     path, revision = _source(cfg)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if cfg.kind == "hf" and (converted := _converted(path)):
-        path = converted
+    if cfg.kind == "hf" and (form := deepseek.converted(path, revision)):  # transformers 5 has no class for it
+        path, revision = str(form), None
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=cfg.dtype)
@@ -83,16 +84,6 @@ def _source(cfg: ModelConfig) -> tuple[str, str | None]:
     else:
         from c3po_bench.models.planted.build import checkpoint
     return str(checkpoint()), None
-
-
-def _converted(path: str) -> str | None:
-    """DeepSeekMoE-16B has no class in transformers 5: its folder is converted once."""
-    config = Path(path) / "config.json"
-    if config.is_file() and json.loads(config.read_text()).get("model_type") == "deepseek":
-        from c3po_bench.models.deepseek import convert
-
-        return str(convert(Path(path)))
-    return None
 
 
 def _tiny(cfg: ModelConfig) -> Loaded:
