@@ -16,6 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 bench: $(READY)
+	$(PY) -m c3po_bench +experiment=planted limit=200
 	$(PY) -m c3po_bench +experiment=quickstart
 
 test: $(READY)

@@ -84,6 +84,7 @@ def show(cfg: Config, runs: list[Any]) -> None:
     from rich.console import Console
 
     from c3po_bench.analysis.compare import compare
+    from c3po_bench.analysis.gap import gap_table, share_recovered
     from c3po_bench.analysis.measures import feedback_table
     from c3po_bench.analysis.table import console_table
     from c3po_bench.analysis.verdict import verdict
@@ -91,6 +92,8 @@ def show(cfg: Config, runs: list[Any]) -> None:
     frame = compare(runs)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(console_table(frame))
+    if any(run.arm == "planted_optimum" for run in runs):
+        console.print(gap_table(share_recovered(runs)))
     if any(frame["scope"]):
         console.print(feedback_table(runs))
     console.print(verdict(frame), highlight=False, markup=False)

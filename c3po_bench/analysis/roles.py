@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 BASE = "base"
-CEILINGS = ("oracle", "revised")
+CEILINGS = ("oracle", "planted_optimum", "revised")
 TITLES = {
     "c3po": "C3PO",
     "c3po_from_sft": "C3PO from SFT",

@@ -38,6 +38,7 @@ ARMS: dict[str, ArmSpec] = {
     "kernel_regression": ArmSpec("kernel_regression", about="kernel mean of the neighbors' pathways, mixed by alpha"),
     "ngd": ArmSpec("ngd", about="gradient descent on the neighbors' loss"),
     "oracle": ArmSpec("ngd", "self", kind="oracle", about="gradient descent on the item's own true label"),
+    "planted_optimum": ArmSpec("planted_optimum", "none", kind="oracle", about="the planted testbed's own pathway"),
     "ngd_random_neighbors": ArmSpec("ngd", "random", kind="control", about="ngd with references drawn at random"),
     "ngd_shuffled_labels": ArmSpec(
         "ngd", labels="shuffled", kind="control", about="ngd with the neighbors' labels drawn at random"

@@ -126,7 +126,8 @@ class Rewirer:
         else:
             loss = _no_loss
         bank = self.pathways if self.bank is not None else own[:0]
-        return Problem(own, core, near, bank, loss, method, seeds), near
+        texts = [questions[i].text for i in owner]
+        return Problem(own, core, near, bank, loss, method, seeds, texts, list(self.engine.layers)), near
 
     def _row_loss(self, batch: Batch, mixture: Mixture, owner: Tensor, gold: Tensor, group: Tensor) -> Tensor:
         """Loss of each group of rows [groups]: mean token NLL of the gold row, or cross-entropy over the group's rows."""

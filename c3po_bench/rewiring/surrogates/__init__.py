@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError, unknown
@@ -25,6 +25,7 @@ SURROGATES: dict[str, str | Callable[..., Solution]] = {
     "mode_finding": "c3po_bench.rewiring.surrogates.mode_finding:mode_finding",
     "kernel_regression": "c3po_bench.rewiring.surrogates.kernel_regression:kernel_regression",
     "ngd": "c3po_bench.rewiring.surrogates.ngd:ngd",
+    "planted_optimum": "c3po_bench.rewiring.surrogates.planted_optimum:planted_optimum",
     "random_pathway": "c3po_bench.rewiring.surrogates.random_pathway:random_pathway",
     "routing_temperature": "c3po_bench.rewiring.surrogates.routing_temperature:routing_temperature",
 }
@@ -41,6 +42,8 @@ class Problem:
     loss: pathways [queries, layers, experts] -> surrogate loss [queries], differentiable (eq. 4's L).
     method: the shared options.
     seeds: one per query, for anything drawn.
+    texts: the question of each query.
+    layers: the critical decoder layers.
     """
 
     own: Tensor
@@ -50,6 +53,8 @@ class Problem:
     loss: Callable[[Tensor], Tensor]
     method: MethodConfig
     seeds: list[int]
+    texts: list[str] = field(default_factory=list)
+    layers: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
