@@ -8,7 +8,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from c3po_bench.models import cache_dir
@@ -27,15 +28,16 @@ def build_once(name: str, recipe: dict[str, str], build: Callable[[Path], None])
     """
     from filelock import FileLock
 
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     root = cache_dir()
-    folder = root / f"{name}-{digest}"
+    folder = root / folder_name(name, recipe)
     if is_intact(folder):
         return folder
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{folder.name}.lock"):
         if is_intact(folder):
             return folder
+        for orphan in root.glob(f".{folder.name}-*"):  # of a build that was killed: nobody else has the lock
+            shutil.rmtree(orphan, ignore_errors=True)
         log.info("building %s in %s (once; under a minute)", name, root)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
         try:
@@ -47,6 +49,11 @@ def build_once(name: str, recipe: dict[str, str], build: Callable[[Path], None])
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def folder_name(name: str, recipe: dict[str, str]) -> str:
+    """The name of the folder that `recipe` is built into: `<name>-<12 digits of the recipe's hash>`."""
+    return f"{name}-{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 def is_intact(folder: Path, *, full: bool = False) -> bool:
@@ -63,7 +70,7 @@ def is_intact(folder: Path, *, full: bool = False) -> bool:
             return False
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return not full or all(_sha256(folder / name) == entry["sha256"] for name, entry in files.items())
+    return not full or all(file_hash(folder / name) == entry["sha256"] for name, entry in files.items())
 
 
 def content_hash(folder: Path) -> str:
@@ -73,7 +80,7 @@ def content_hash(folder: Path) -> str:
 
 def _write_manifest(folder: Path, recipe: dict[str, str]) -> None:
     files = {
-        path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"size": path.stat().st_size, "sha256": file_hash(path)}
         for path in sorted(folder.iterdir())
         if path.is_file()
     }
@@ -85,6 +92,21 @@ def _identity(recipe: dict[str, str], files: dict[str, dict]) -> str:
     return hashlib.sha256(json.dumps([recipe, files], sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def quiet_bars() -> Iterator[None]:
+    """Hold back transformers' progress bars over weights: a build is one step to the reader, logged as such."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()

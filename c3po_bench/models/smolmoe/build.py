@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from c3po_bench.models import smollm
-from c3po_bench.models.built import build_once, content_hash
+from c3po_bench.models.built import build_once, content_hash, quiet_bars
 from c3po_bench.models.smolmoe import shape
 
 RECIPE_VERSION = "1"
@@ -39,8 +39,9 @@ def checkpoint() -> Path:
 def _build(dense: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = from_dense(AutoModelForCausalLM.from_pretrained(dense, local_files_only=True), shape.Split.load())
-    model.save_pretrained(folder)
+    with quiet_bars():
+        model = from_dense(AutoModelForCausalLM.from_pretrained(dense, local_files_only=True), shape.Split.load())
+        model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     for name in TOKENIZER_FILES:
         shutil.copyfile(dense / name, folder / name)

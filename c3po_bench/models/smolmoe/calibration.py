@@ -83,7 +83,9 @@ def _sample(model: nn.Module, tokenizer, prompts: list[list[int]], length: int) 
     return rows
 
 
-def feed_forward_inputs(model: nn.Module, text: Calibration, *, tokens: int, seed: int, batch: int = 16) -> tuple[Tensor, Tensor]:
+def feed_forward_inputs(
+    model: nn.Module, text: Calibration, *, tokens: int, seed: int, batch: int = 16
+) -> tuple[Tensor, Tensor]:
     """What enters each feed-forward layer on a random sample of the counting tokens.
 
     Returns the inputs [layers, tokens, hidden] and the norm of the residual stream [layers, tokens] that each layer

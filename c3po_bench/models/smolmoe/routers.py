@@ -23,13 +23,13 @@ class Ridge:
         """Router weights [experts, hidden] whose logits follow the experts' energies [tokens, experts].
 
         The target is the root of each energy as a share of the token's, less the token's mean. `spread` is the
-        standard deviation over experts of the logits of a median token: small, so that softmax stays near uniform
-        and a chosen expert answers with a weight near one.
+        largest standard deviation over experts that the logits of any token have: small, so that softmax stays near
+        uniform and a chosen expert answers with a weight near one, on the few massive tokens too.
         """
         share = torch.nn.functional.normalize(energies.clamp_min(0).sqrt(), dim=1)
         target = share - share.mean(dim=1, keepdim=True)
         weight = torch.cholesky_solve(self._inputs.T @ target, self._factor).T
-        return weight * (spread / (self._inputs @ weight.T).std(dim=1).median())
+        return weight * (spread / (self._inputs @ weight.T).std(dim=1).amax())
 
     def route(self, energies: Tensor, top_k: int) -> Tensor:
         """The mask [tokens, experts] of the `top_k` experts that a router fitted to `energies` would choose."""

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 CLUSTERED = 4000
 ROUNDS = 5
-SPREAD = 0.05
+SPREAD = 0.1
 
 
 def make(*, seed: int, tokens: int, text: calibration.Calibration | None = None) -> shape.Split:
@@ -36,8 +36,7 @@ def make(*, seed: int, tokens: int, text: calibration.Calibration | None = None)
     log.info("the model wrote %d tokens", int(text.counts.sum()))
     inputs, norms = calibration.feed_forward_inputs(model, text, tokens=tokens, seed=seed)
     layers = [
-        _split_layer(number, layer.mlp, inputs[number], norms[number], seed)
-        for number, layer in enumerate(model.model.layers)
+        _split_layer(number, layer.mlp, inputs[number], norms[number], seed) for number, layer in enumerate(model.model.layers)
     ]
     return shape.Split(torch.stack([p for p, _ in layers]), torch.stack([r for _, r in layers]))
 
@@ -50,9 +49,7 @@ def _split_layer(number: int, mlp, inputs: Tensor, norms: Tensor, seed: int) -> 
         strength = clustering.contributions(mlp, inputs, norms)
         ridge = routers.Ridge(inputs)
         start = clustering.first(strength[:CLUSTERED], shape.SHARED, shape.EXPERTS, seed=seed)
-        partition = clustering.refine(
-            strength, start, lambda energies: ridge.route(energies, shape.TOP_K), rounds=ROUNDS
-        )
+        partition = clustering.refine(strength, start, lambda energies: ridge.route(energies, shape.TOP_K), rounds=ROUNDS)
         router = ridge.fit(clustering.energies(strength, partition.experts), spread=SPREAD)
         logits = held_out @ router.T
         weights = logits.softmax(dim=-1) * shape.EXPERTS * routers.chosen(logits, shape.TOP_K)
@@ -68,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m c3po_bench.models.smolmoe.split", description=__doc__)
     parser.add_argument("--output", type=Path, default=shape.SPLIT_FILE, help="where to write the split")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=16000, help="calibration tokens to measure")
+    parser.add_argument("--tokens", type=int, default=24000, help="calibration tokens to measure")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
