@@ -122,8 +122,9 @@ def send(folder: SweepFolder, cells: Sequence[int], launcher: dict[str, Any], op
         path, _ = slurm.write_job(folder, launcher, groups)
         sys.stdout.write(f"{len(chosen)} cells in {len(groups)} jobs, not sent: {path}\n")
         return 0
-    job = slurm.send(folder, launcher, groups)
-    sys.stdout.write(f"sent {len(chosen)} cells in {len(groups)} jobs: Slurm job {job}\n")
+    sent = [groups[i : i + slurm.ARRAY_LIMIT] for i in range(0, len(groups), slurm.ARRAY_LIMIT)]
+    jobs = " ".join(slurm.send(folder, launcher, part) for part in sent)
+    sys.stdout.write(f"sent {len(chosen)} cells in {len(groups)} jobs: Slurm job {jobs}\n")
     sys.stdout.write(f"status: python -m c3po_bench.sweep status {folder.results_dir}\n")
     return 0
 
@@ -184,11 +185,12 @@ def work_command(options: argparse.Namespace) -> int:
 def work_here(folder: SweepFolder, cells: Sequence[int]) -> int:
     """Run cells in this process; when asked to stop by the time limit's signal, put the job back into the queue."""
     from c3po_bench.console import set_up_logging
-    from c3po_bench.launch import slurm, stop
+    from c3po_bench.launch import ranks, slurm, stop
     from c3po_bench.launch.worker import run_cells
 
     set_up_logging("info")
     os.chdir(folder.record["cwd"])
+    ranks.from_srun()
     stop.listen()
     try:
         failed = run_cells(folder, cells)

@@ -19,6 +19,7 @@ from c3po_bench.launch.folder import SweepFolder, job_id
 from c3po_bench.store.files import write_text
 
 SIGNAL_SECONDS = 120
+ARRAY_LIMIT = 1000  # Slurm's default MaxArraySize
 FLAGS = {
     "partition": "partition",
     "account": "account",

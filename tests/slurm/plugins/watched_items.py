@@ -1,0 +1,39 @@
+"""Plugin for tests: writes down every item that is scored and every bank that is built; slow if told to be."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from c3po_bench.rewiring import bank
+from c3po_bench.store.files import Journal
+
+LOG = Path(os.environ["WATCHED_LOG"])
+SECONDS = float(os.environ.get("WATCHED_SECONDS", "0"))
+
+
+def note(line: str) -> None:
+    with open(LOG, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+append, build = Journal.append, bank._build
+
+
+def slow_append(self: Journal, rows: list) -> None:
+    append(self, rows)
+    for row in rows:
+        note(f"item {self.path.parent.name} {row['key']}")
+    time.sleep(SECONDS)
+
+
+def noted_build(*args: object, **more: object) -> None:
+    note(f"bank {os.getpid()}")
+    time.sleep(SECONDS)
+    build(*args, **more)  # type: ignore[arg-type]
+
+
+if append.__name__ == "append":  # once a process
+    Journal.append = slow_append  # type: ignore[method-assign]
+    bank._build = noted_build
