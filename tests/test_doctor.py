@@ -1,0 +1,71 @@
+"""The doctor looks, tells and never fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from c3po_bench import doctor
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr(doctor, "_reachable", lambda: False)
+
+
+def by_name(found):
+    return {finding.what: finding for finding in found}
+
+
+def test_what_is_missing_comes_with_a_way_to_get_it(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda name: None if name == "trl" else "1.0")
+    found = by_name(doctor.examine())
+    assert found["extra feedback"].state == "missing"
+    assert "trl" in found["extra feedback"].detail
+    assert found["extra feedback"].remedy == "pip install 'c3po-bench[feedback]'"
+    assert found["extra report"].state == "ok"
+    assert all(f.remedy for f in found.values() if f.state == "missing")
+
+
+def test_core_is_named_first(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda name: None)
+    assert doctor.advice(doctor.examine()) == "First mend: core."
+
+
+def test_a_folder_without_data_is_told_from_one_with(tmp_path):
+    assert by_name(doctor.data(str(tmp_path)))["local copies"].state == "missing"
+    (tmp_path / "arc_easy").mkdir()
+    assert "arc_easy" in by_name(doctor.data(str(tmp_path)))["local copies"].detail
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("C3PO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    assert by_name(doctor.machine())["cache"].state == "missing"
+
+
+def test_a_check_that_fails_is_a_finding(monkeypatch):
+    def broken():
+        raise RuntimeError("no such thing")
+        yield
+
+    monkeypatch.setattr(doctor, "models", broken)
+    assert any("no such thing" in finding.detail for finding in doctor.examine())
+
+
+def test_json_and_exit_status(capsys):
+    assert doctor.main(["--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"libraries", "machine", "models", "data", "services"} <= {row["section"] for row in rows}
+    assert {row["state"] for row in rows} <= {"ok", "missing", "note"}
+
+
+def test_importing_it_loads_nothing_heavy():
+    code = "import sys, c3po_bench.doctor; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'wandb')))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
