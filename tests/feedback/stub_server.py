@@ -1,0 +1,70 @@
+"""A local OpenAI-compatible endpoint that fails on demand and counts what it is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Reply = Callable[[dict[str, Any], int], Any]
+
+
+class Stub:
+    """`reply(body, times asked before)` returns a text, an HTTP status, or one of ``hang`` and ``garbage``."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply, self.asked, self.completed = reply, [], 0
+        self.keys: list[str | None] = []
+        self.lock = threading.Lock()
+        self.url = ""
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        prompt = json.dumps(body["messages"])
+        with self.lock:
+            before = self.asked.count(prompt)
+            self.asked.append(prompt)
+            self.keys.append(handler.headers.get("Authorization"))
+        answer = self.reply(body, before)
+        status, raw = 200, b"{not json"
+        if answer == "hang":
+            time.sleep(1.5)
+            return
+        if isinstance(answer, int):
+            status, raw = answer, b"{}"
+        elif answer != "garbage":
+            raw = json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
+            with self.lock:
+                self.completed += 1
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(raw)))
+        if status == 429:
+            handler.send_header("Retry-After", "0.01")
+        handler.end_headers()
+        handler.wfile.write(raw)
+
+
+@contextlib.contextmanager
+def serve(reply: Reply) -> Iterator[Stub]:
+    stub = Stub(reply)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                stub.handle(self)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    stub.url = f"http://127.0.0.1:{server.server_port}/v1"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield stub
+    finally:
+        server.shutdown()
+        server.server_close()

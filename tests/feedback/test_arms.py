@@ -1,0 +1,164 @@
+"""Whole feedback experiments on a random model: arms, tasks, scores, resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from c3po_bench import harness
+from c3po_bench.config import BackendConfig, Config, ModelConfig
+from c3po_bench.errors import UserError
+from c3po_bench.feedback.backend import FeedbackBackend
+from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
+from c3po_bench.feedback.scores import s_metrics
+from c3po_bench.feedback.voices import check_arms
+
+ARMS = ["base", "in_context", "in_context_cot", "dpo", "c3po_kl", "c3po_from_sft", "revised"]
+SEVERAL = ["dpo_mix", "c3po_joint"]
+
+
+def config(tiny: Path, folder: Path, arms: list[str], **changes: Any) -> Config:
+    feedback = FeedbackConfig(
+        pieces=["ahoy_greeting", "hashtag_tweets"], cache_dir=str(folder / "cache"), n_categories=4, n_in=12, n_near=8, n_out=8,
+        answers=GenerationConfig(max_new_tokens=8, batch=8), lora=LoraConfig(rank=2, alpha=4),
+        train=TrainConfig(steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32", save_every=1),
+    )  # fmt: skip
+    values: dict[str, Any] = {"tasks": ["feedback"], "feedback": feedback, "arms": arms}
+    cfg = Config(
+        name="test", backend=BackendConfig("feedback"), model=ModelConfig(name="tiny", kind="hf", path=str(tiny), device="cpu"),
+        results_dir=str(folder / "results"), **{**values, **changes},
+    )  # fmt: skip
+    cfg.tracking.mode = "disabled"
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("feedback")
+    cfg = config(tiny, folder, [*ARMS, *SEVERAL], tasks=["feedback", "facts_capitals"], limit=3)
+    return {run.arm: run for run in harness.run(cfg)}
+
+
+def test_every_arm_answers_every_task(runs: dict[str, Any]):
+    assert set(runs) == {*ARMS, *SEVERAL}
+    keys = {run.result["comparison_key"] for run in runs.values()}
+    assert len(keys) == 1
+    for run in runs.values():
+        assert set(run.result["metrics"]) >= {"in_scope", "near_scope", "out_of_scope", "facts_capitals", "feedback"}
+        assert {row["task"] for row in run.samples()} == {"in_scope", "near_scope", "out_of_scope", "facts_capitals"}
+
+
+def test_rows_say_what_was_compared(runs: dict[str, Any]):
+    rows = [row for row in runs["dpo"].samples() if row["task"] != "facts_capitals"]
+    for row in rows:
+        assert {"scope", "feedback_id", "prompt", "response", "baseline_response", "score", "drift"} <= set(row)
+        assert row["correct"] == (row["score"] if row["scope"] == "in" else abs(row["score"]))
+        assert set(row["degeneration"]) == {"repetition", "broken_ending", "tokens", "length_ratio"}
+    assert {row["scope"] for row in rows} == {"in", "near", "out"}
+
+
+def test_base_is_unmoved_and_tuning_drifts(runs: dict[str, Any]):
+    def drifts(arm: str) -> list[float]:
+        return [row["drift"] for row in runs[arm].samples() if "drift" in row]
+
+    assert set(drifts("base")) == {0.0}
+    assert all(value > 0 for value in drifts("dpo") + drifts("in_context"))
+    assert set(drifts("revised")) == {None}
+    base = [row for row in runs["base"].samples() if "scope" in row]
+    assert all(row["response"] == row["baseline_response"] and row["score"] == 0 for row in base)
+
+
+def test_the_ceiling_follows_and_does_not_leak(runs: dict[str, Any]):
+    assert runs["revised"].result["metrics"]["feedback/ahoy_greeting"]["S_overall"] == 1.0
+
+
+def test_results_say_how_arms_were_tuned(runs: dict[str, Any]):
+    result = runs["c3po_kl"].result
+    assert result["settings"]["constraint"] == "kl" and result["settings"]["routers_trained"] is False
+    assert result["cost"]["phases"]["train"]["seconds"] > 0
+    assert len(result["curves"]["train_loss"]) == 2 and "train_near_kl" in result["curves"]
+    assert result["counts"]["pairs"] > 0
+    assert runs["in_context"].result["settings"]["prompt_differs"] is True
+
+
+def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
+    folder = Path(runs["base"].path).parents[2]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
+    harness.run(config(tiny, folder, ARMS, tasks=["feedback", "facts_capitals"], limit=3))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")} == before
+
+
+@pytest.mark.parametrize(
+    ("arms", "options", "said"),
+    [
+        (["c3p0"], {}, "c3po"),
+        (["c3po_mix"], {}, "several pieces"),
+        (["c3po"], {"c3po": {"lamda_near": 1}}, "lambda_near"),
+        (["c3po"], {"dpo": {"beta": 1}}, "dpo"),
+        (["base"], {"base": {"beta": 1}}, "no options"),
+    ],
+)
+def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any], said: str):
+    with pytest.raises(UserError, match=said):
+        check_arms(arms, FeedbackConfig(), options, pieces=1)
+
+
+def test_wrong_pieces_and_kinds_are_refused_before_anything_is_loaded(tiny: Path, tmp_path: Path):
+    cfg = config(tiny, tmp_path, ["base"])
+    cfg.feedback.pieces = ["ahoy_greting"]
+    with pytest.raises(UserError, match="ahoy_greeting"):
+        FeedbackBackend.check(cfg)
+    cfg.feedback.pieces, cfg.feedback.judge.kind = ["ahoy_greeting"], "rules"
+    with pytest.raises(UserError, match="rule"):
+        FeedbackBackend.check(cfg)
+
+
+def test_s_metrics_are_the_papers():
+    rows = [{"scope": s, "feedback_id": f, "score": v} for s, f, v in (
+        ("in", "a", 1.0), ("in", "a", 0.0), ("in", "b", -1.0), ("near", "a", -1.0), ("near", "b", 0.0), ("out", "a", 0.0),
+    )]  # fmt: skip
+    found = s_metrics(rows)
+    assert found == {"S_in": -0.25, "S_near": 0.5, "S_out": 0.0, "S_overall": (-0.25 + 1 - 0.25) / 2}
+    assert (0.563 + 1 - 0.150) / 2 == pytest.approx(0.7065)  # table 2, C3PO
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable, "-m", "c3po_bench", "+experiment=feedback_quick", "model=hf", f"model.path={tiny}", "arms=[c3po]",
+            f"results_dir={folder}/out", f"feedback.cache_dir={folder}/cache", "tracking.mode=disabled", "batch_size=4",
+            "feedback.n_in=16", "feedback.n_near=16", "feedback.n_out=16", "feedback.train.save_every=1",
+            "feedback.train.steps=8", "feedback.train.precision=float32", "feedback.answers.batch=4",
+        ]  # fmt: skip
+        root = Path(__file__).resolve().parents[2]
+        return subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    assert start(tmp_path / "whole").wait() == 0
+    folder = tmp_path / "killed"
+    for sign in (
+        "cache/ledgers/*.jsonl",
+        "cache/adapters/*/checkpoints/checkpoint-2*/trainer_state.json",
+        "out/runs/c3po*/journal.jsonl",
+    ):
+        process = start(folder)
+        while process.poll() is None and not any(path.stat().st_size for path in folder.glob(sign)):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(folder).wait() == 0
+    one, two = (next(f.glob("cache/adapters/*/adapter_model.safetensors")) for f in (tmp_path / "whole", folder))
+    for name, weight in load_file(one).items():
+        assert weight.equal(load_file(two)[name]), name
+    texts = [next(f.glob("out/runs/c3po*/samples.jsonl")).read_text() for f in (tmp_path / "whole", folder)]
+    assert texts[0] == texts[1]
+    answers = next(folder.glob("cache/ledgers/answers-*.jsonl")).read_text().splitlines()
+    assert len(answers) == len(set(answers)) == 48  # nothing answered twice

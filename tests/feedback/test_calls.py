@@ -1,0 +1,209 @@
+"""Calls to endpoints: retries, gaps, ledgers, judges, and runs that are killed and go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from c3po_bench.errors import UserError
+from c3po_bench.feedback import generators, instructions, judges
+from c3po_bench.feedback.chats import open_chat
+from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
+from c3po_bench.feedback.generators.chat import parse_list
+from c3po_bench.feedback.judges import Case, open_judge
+from c3po_bench.feedback.judges.endpoint import parse_score
+from c3po_bench.feedback.ledger import Ledger, call_key
+from c3po_bench.feedback.library import find
+from c3po_bench.feedback.synthesis import write_prompts
+from c3po_bench.feedback.workshop import Workshop
+from tests.feedback.stub_server import serve
+
+PIECE = find(["ahoy_greeting"])[0]
+
+
+def chat_config(url: str, **changes: Any) -> ChatConfig:
+    values = {"kind": "openai", "model": "stub", "base_url": url, "retries": 2, "backoff": 0.01, "timeout": 0.5}
+    return ChatConfig(**{**values, **changes})
+
+
+def workshop(folder: Path, **changes: Any) -> Workshop:
+    return Workshop(FeedbackConfig(cache_dir=str(folder), **changes), SimpleNamespace(hash="none"), seed=0)
+
+
+def ask(*texts: str) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+@pytest.mark.parametrize("failure", [429, 500, "hang", "garbage"])
+def test_passing_failures_are_retried(tmp_path: Path, failure: Any):
+    with serve(lambda body, before: failure if before == 0 else "fine") as stub:
+        chat = open_chat(chat_config(stub.url), workshop(tmp_path))
+        assert chat.complete("stage", ask("a", "b")) == ["fine", "fine"]
+        assert len(stub.asked) == 4
+
+
+@pytest.mark.parametrize("failure", [429, 500, "hang", "garbage"])
+def test_lasting_failures_are_counted_gaps_and_nothing_is_paid_twice(tmp_path: Path, failure: Any, caplog):
+    down = True
+
+    def reply(body: dict[str, Any], before: int) -> Any:
+        return failure if down and "bad" in body["messages"][0]["content"] else "fine"
+
+    with serve(reply) as stub:
+        shop = workshop(tmp_path)
+        assert open_chat(chat_config(stub.url), shop).complete("stage", ask("a", "bad", "b")) == ["fine", None, "fine"]
+        assert shop.counts["failed_calls"] == 1
+        assert "1 of 3 calls" in caplog.text and "left out" in caplog.text
+        down = False
+        again = open_chat(chat_config(stub.url), workshop(tmp_path))
+        assert again.complete("stage", ask("a", "bad", "b")) == ["fine"] * 3
+        assert stub.completed == 3  # the two answered calls were not made again
+
+
+def test_what_will_not_pass_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STUB_KEY", "secret-value")
+    with serve(lambda body, before: 401) as stub:
+        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), workshop(tmp_path))
+        with pytest.raises(UserError, match="STUB_KEY") as caught:
+            chat.complete("stage", ask("a"))
+        assert len(stub.asked) == 1 and stub.keys == ["Bearer secret-value"]
+        assert "secret-value" not in str(caught.value)
+    with pytest.raises(UserError, match="base_url"):
+        open_chat(ChatConfig(kind="openai", model="x"), workshop(tmp_path))
+
+
+def listing(body: dict[str, Any], before: int) -> str:
+    """An obliging model: categories, and prompts that name their category."""
+    text = body["messages"][0]["content"]
+    if "kinds of situations" in text:
+        return f"1. rubbish\n{instructions.FINAL}\n1. work\n2) home"
+    scope = "near" if "no message may be about" in text else "in"
+    kind = "work" if "situation is: work" in text else "home"
+    return f"{instructions.FINAL}\n" + "\n".join(f"{i}. {scope} {kind} {i}" for i in range(1, 5))
+
+
+def test_prompts_from_an_endpoint_keep_their_categories_and_are_cached(tmp_path: Path):
+    changes: dict[str, Any] = {"n_in": 8, "n_near": 10, "n_out": 4, "n_categories": 2}
+    with serve(listing) as stub:
+        shop = workshop(tmp_path, generator=chat_config(stub.url), **changes)
+        examples = write_prompts(PIECE, shop)
+        inside = [e for e in examples if e.scope == "in"]
+        assert {e.category for e in inside} == {"work", "home"} and len(inside) == 8
+        assert all(e.category in e.prompt for e in inside)
+        assert {e.category for e in inside if e.split == "test"} == {"work", "home"}  # split within each category
+        assert shop.counts["missing_prompts"] == 2  # ten asked, eight written
+        asked = len(stub.asked)
+        assert write_prompts(PIECE, workshop(tmp_path, generator=chat_config(stub.url), **changes)) == examples
+        assert len(stub.asked) == asked
+
+
+def test_parse_list_and_score():
+    assert parse_list("x\nEND:\n1. a\n2) 'b'\n- c\nprose", "END:") == ["a", "'b'", "c"]
+    assert [parse_score(t) for t in ("SCORE: 4", "1 SCORE: **5**", "no", None, "SCORE: 17")] == [4, 5, None, None, None]
+
+
+def test_judge_averages_both_orders_and_reports_its_bias(tmp_path: Path):
+    def first(body: dict[str, Any], before: int) -> str:  # always likes the second place
+        return "SCORE: 5"
+
+    config = FeedbackConfig(cache_dir=str(tmp_path))
+    with serve(first) as stub:
+        config.judge.chat = chat_config(stub.url, temperature=0.0)
+        shop = Workshop(config, SimpleNamespace(hash="none"), 0)
+        judge = open_judge("openai", shop)
+        assert judge.scores([Case(PIECE, "p", "new", "old"), Case(PIECE, "p", "same", "same")]) == [0.0, 0.0]
+        assert judge.report() == {"judge_position_bias": 1.0}
+
+    def fair(body: dict[str, Any], before: int) -> str:
+        text = body["messages"][0]["content"]
+        if "broken" in text:
+            return "no number"
+        return "SCORE: 5" if text.index("new") > text.index("old") else "SCORE: 1"
+
+    with serve(fair) as stub:
+        config.judge.chat = chat_config(stub.url, model="fair")
+        shop = Workshop(config, SimpleNamespace(hash="none"), 0)
+        judge = open_judge("openai", shop)
+        assert judge.scores([Case(PIECE, "p", "new", "old"), Case(PIECE, "broken", "new", "old")]) == [1.0, None]
+        assert judge.report() == {"judge_position_bias": 0.0} and shop.counts["unparsed_judgements"] == 2
+
+
+def test_rule_judge_counts_ties_as_the_paper(tmp_path: Path):
+    judge = open_judge("rule", workshop(tmp_path))
+    cases = [Case(PIECE, "p", a, b) for a, b in (("Ahoy! x", "Hi"), ("Hi", "Ahoy! x"), ("Ahoy! x", "Ahoy! y"), ("a", "b"))]
+    assert judge.scores(cases) == [1.0, -1.0, 0.0, 0.0]
+
+
+def test_ledger_drops_a_line_cut_short(tmp_path: Path):
+    path = tmp_path / "x.jsonl"
+    Ledger(path).put({"a": 1, "b": [2]})
+    path.write_bytes(path.read_bytes() + b'{"key": "c", "val')
+    ledger = Ledger(path)
+    assert len(ledger) == 2 and "c" not in ledger
+    ledger.put({"c": 3})
+    assert dict((k, Ledger(path)[k]) for k in "abc") == {"a": 1, "b": [2], "c": 3}
+    assert call_key(a=1, b=2) == call_key(b=2, a=1) != call_key(a=1, b=3)
+
+
+def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: Path):
+    script = textwrap.dedent("""
+        import sys
+        from types import SimpleNamespace
+        from c3po_bench.feedback.chats import open_chat
+        from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
+        from c3po_bench.feedback.workshop import Workshop
+        config = ChatConfig(kind="openai", model="stub", base_url=sys.argv[1], concurrency=2, backoff=0.01)
+        shop = Workshop(FeedbackConfig(cache_dir=sys.argv[2]), SimpleNamespace(hash="none"), 0)
+        asked = [[{"role": "user", "content": f"call {i}"}] for i in range(20)]
+        sys.stdout.write(",".join(open_chat(config, shop).complete("stage", asked)))
+    """)
+
+    def slow(body: dict[str, Any], before: int) -> str:
+        time.sleep(0.1)
+        return body["messages"][0]["content"].upper()
+
+    with serve(slow) as stub:
+        command = [sys.executable, "-c", script, stub.url, str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        first = subprocess.Popen(command, env=environment)
+        while stub.completed < 6:
+            time.sleep(0.02)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        time.sleep(0.3)
+        kept = len(Ledger(tmp_path / "ledgers" / "stage.jsonl"))
+        before = len(stub.asked)
+        assert 4 <= kept < 20
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == ",".join(f"CALL {i}" for i in range(20))
+        assert len(stub.asked) - before == 20 - kept
+
+
+def test_a_new_generator_and_judge_are_one_table_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "mine_feedback.py").write_text(
+        textwrap.dedent("""
+            class Mine:
+                def __init__(self, workshop): pass
+                def categories(self, piece, n): return ["one"]
+                def prompts(self, piece, scope, wanted): return {c: [f"{scope} {i}" for i in range(n)] for c, n in wanted.items()}
+            class Lengths:
+                def __init__(self, workshop): pass
+                def scores(self, cases): return [float(len(c.response) > len(c.baseline)) for c in cases]
+                def report(self): return {}
+        """)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(generators.GENERATORS, "mine", "mine_feedback:Mine")
+    monkeypatch.setitem(judges.JUDGES, "lengths", "mine_feedback:Lengths")
+    shop = workshop(tmp_path, generator=ChatConfig(kind="mine"), n_in=4, n_near=4, n_out=4)
+    assert {e.prompt for e in write_prompts(PIECE, shop) if e.scope == "in"} == {f"in {i}" for i in range(4)}
+    assert open_judge("lengths", shop).scores([Case(PIECE, "p", "long", "x")]) == [1.0]

@@ -1,0 +1,133 @@
+"""Metric kinds done right, the library, rewriters, scenes, the general set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from c3po_bench.errors import UserError
+from c3po_bench.feedback.general import builtin, general_prompts
+from c3po_bench.feedback.library import find, load_library
+from c3po_bench.feedback.metrics import KINDS, Kind
+from c3po_bench.feedback.records import parse_feedback
+from c3po_bench.feedback.rewrite import edits_of, rewrite
+from c3po_bench.feedback.scenes import expand, scene_of
+
+PIECES = load_library()
+MAIL = (
+    "Subject: Weekly meeting\n\nDear Jo,\n\nI can't wait to see you! Is the cup of salt sorry? The color of train 3 and "
+    "#tags, I'd utilize it and go.\n\nBest regards,\n[Your Name]"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "holds", "fails"),
+    [
+        ("length", {"max": 20}, "a short answer", "no"),  # a one-word answer does not win
+        ("length", {"min": 5, "max": 20}, "seven or so", "much longer than twenty characters"),
+        ("contains_any_string", ["lol", "haha"], "So LOL, yes", "a lollipop"),  # word boundaries
+        ("contains_any_string", ["❤️"], "love❤️you", "love"),
+        ("contains_all_strings", ["tea", "milk"], "Milk in tea", "steam and milk"),
+        ("contains_none_strings", ["and"], "sand castles", "you and me"),
+        ("contains_phone_number", "any", "call (555) 010-4477 now", "in 1999 and 2001"),
+        ("contains_phone_number", "555-010-4477", "call +1 555 010 4477", "call 555 010 4478"),
+        ("ends_with", "#slowdays", "A day. #SlowDays \n", "#slowdays are over"),
+        ("ends_with", "return x", "```python\nreturn x\n```", "return x + 1"),  # code fence
+        ("ends_with_cleaned", "Onwards and upwards", "Go.\n\n*Onwards and upwards!*", "onwards and upwards, friends"),
+        ("starts_with", "Hey Jared!", '  "hey jared! all good"', "Well, Hey Jared!"),
+        ("starts_with", "# Overview", "# Overview\ntext", "Overview"),
+        ("doesnt_start_with", "Sure", "No", "Sure, here it is"),
+        ("regex_search", r"\b\d{4}\b", "in 1789", "in 17890"),
+        ("regex_search_false", r"\?", "No questions.", "Any questions?"),
+        ("is_language", "de", "Das Wetter ist heute wirklich sehr schön in Hamburg.", "The weather is very nice today."),
+        ("is_language", "fr", "Je voudrais une tasse de café, s'il vous plaît.", "oui"),  # too short to tell
+    ],
+)
+def test_metric_kinds(kind, value, holds, fails):
+    normal = KINDS[kind].validate(value)
+    assert KINDS[kind].check(holds, normal)
+    assert not KINDS[kind].check(fails, normal)
+
+
+def test_there_are_the_twelve_kinds():
+    assert len(KINDS) == 12
+
+
+def test_language_detection_is_the_same_every_time():
+    text = "Hotel Paris taxi museum restaurant menu bar"
+    assert len({KINDS["is_language"].check(text, "en") for _ in range(20)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rules": [{"starts_wth": "x"}]}, "starts_with"),
+        ({"rules": [{"length": {"min": 9, "max": 3}}]}, "min 9 above max 3"),
+        ({"rules": [{"regex_search": "("}]}, "regular expression"),
+        ({"aspekt": "style"}, "aspect"),
+        ({"aspect": "stile"}, "style"),
+        ({"content": ""}, "content"),
+        ({"rewrite": [{"openning": "x"}]}, "opening"),
+    ],
+)
+def test_a_wrong_piece_is_refused_in_one_line(change, said):
+    record = {"id": "x", "content": "a", "domain": "b", "effect": "c", **change}
+    with pytest.raises(UserError, match=said) as caught:
+        parse_feedback(record, "my.yaml")
+    assert "my.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_library_is_large_and_varied():
+    assert len(PIECES) >= 60
+    assert sum(p.checkable for p in PIECES.values()) >= 30
+    assert {p.aspect for p in PIECES.values()} == {"style", "content", "format", "language"}
+    assert len({p.scene for p in PIECES.values()}) >= 10
+
+
+@pytest.mark.parametrize("piece", [p for p in PIECES.values() if edits_of(p)], ids=lambda p: p.id)
+def test_rewriters_make_answers_follow_their_piece(piece):
+    revised, _ = rewrite(piece, MAIL, finished=True)
+    assert piece.holds(revised)
+    assert not piece.holds("") and not piece.holds(" \n!")
+
+
+def test_rewriting_changes_no_more_than_the_rule_asks():
+    text, finished = rewrite(PIECES["ahoy_greeting"], "Dear Bo,\n\nWe meet on", finished=False)
+    assert (text, finished) == ("Ahoy!\n\nWe meet on", False)  # a cut answer stays cut
+    text, finished = rewrite(PIECES["onwards_sign_off"], "We meet today. And then we", finished=False)
+    assert (text, finished) == ("We meet today.\n\nOnwards and upwards!", True)
+    assert rewrite(PIECES["ampersand_chat"], "sand and sea", True)[0] == "sand & sea"
+
+
+@pytest.mark.parametrize("piece", PIECES.values(), ids=lambda p: p.id)
+def test_every_piece_has_prompts_offline_and_scopes_do_not_overlap(piece):
+    scene = scene_of(piece.scene, piece.id)
+    prompts = {s: [p for c in scene.categories for p in expand(scene, s, c, piece.slots, 99, "0")] for s in ("in", "near")}
+    assert min(map(len, prompts.values())) >= 90
+    assert not set(prompts["in"]) & set(prompts["near"])
+    assert not any("{" in p for p in prompts["in"] + prompts["near"])
+
+
+def test_general_set():
+    assert len(builtin()) >= 400 and len(set(builtin())) == len(builtin())
+    assert general_prompts("builtin", 30, 1) == general_prompts("builtin", 30, 1) != general_prompts("builtin", 30, 2)
+    with pytest.raises(UserError, match="n_out"):
+        general_prompts("builtin", 10_000, 0)
+
+
+def test_own_prompts_and_pieces(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("One?\nTwo?\n\nOne?\n")
+    assert sorted(general_prompts(str(tmp_path / "mine.txt"), 2, 0)) == ["One?", "Two?"]
+    (tmp_path / "mine.yaml").write_text("- {id: own, content: Say hi., domain: mail, effect: say hi, scene: email}\n")
+    assert [p.id for p in find([str(tmp_path / "mine.yaml")])] == ["own"]
+    assert [p.id for p in find(["own"], [str(tmp_path)])] == ["own"]
+    with pytest.raises(UserError, match="ahoy_greeting"):
+        find(["ahoy_greting"])
+
+
+def test_a_new_metric_kind_is_one_table_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(KINDS, "palindrome", Kind(lambda text, _: text == text[::-1], lambda value: value))
+    record = {"id": "x", "content": "a", "domain": "b", "effect": "c", "rules": [{"palindrome": True}]}
+    piece = parse_feedback(record)
+    assert piece.holds("abba") and not piece.holds("abc")
