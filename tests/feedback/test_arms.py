@@ -27,13 +27,15 @@ SEVERAL = ["dpo_mix", "c3po_joint"]
 
 def config(tiny: Path, folder: Path, arms: list[str], **changes: Any) -> Config:
     feedback = FeedbackConfig(
-        pieces=["ahoy_greeting", "hashtag_tweets"], cache_dir=str(folder / "cache"), n_categories=4, n_in=12, n_near=8, n_out=8,
+        pieces=["ahoy_greeting", "hashtag_tweets"], cache_dir=str(folder / "cache"), n_categories=4,
+        n_in=12, n_near=8, n_out=8,
         answers=GenerationConfig(max_new_tokens=8, batch=8), lora=LoraConfig(rank=2, alpha=4),
         train=TrainConfig(steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32", save_every=1),
     )  # fmt: skip
     values: dict[str, Any] = {"tasks": ["feedback"], "feedback": feedback, "arms": arms}
     cfg = Config(
-        name="test", backend=BackendConfig("feedback"), model=ModelConfig(name="tiny", kind="hf", path=str(tiny), device="cpu"),
+        name="test", backend=BackendConfig("feedback"),
+        model=ModelConfig(name="tiny", kind="hf", path=str(tiny), device="cpu"),
         results_dir=str(folder / "results"), **{**values, **changes},
     )  # fmt: skip
     cfg.tracking.mode = "disabled"
@@ -127,7 +129,6 @@ def test_s_metrics_are_the_papers():
     )]  # fmt: skip
     found = s_metrics(rows)
     assert found == {"S_in": -0.25, "S_near": 0.5, "S_out": 0.0, "S_overall": (-0.25 + 1 - 0.25) / 2}
-    assert (0.563 + 1 - 0.150) / 2 == pytest.approx(0.7065)  # table 2, C3PO
 
 
 @pytest.mark.slow

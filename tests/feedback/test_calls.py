@@ -194,7 +194,8 @@ def test_a_new_generator_and_judge_are_one_table_line(tmp_path: Path, monkeypatc
             class Mine:
                 def __init__(self, workshop): pass
                 def categories(self, piece, n): return ["one"]
-                def prompts(self, piece, scope, wanted): return {c: [f"{scope} {i}" for i in range(n)] for c, n in wanted.items()}
+                def prompts(self, piece, scope, wanted):
+                    return {c: [f"{scope} {i}" for i in range(n)] for c, n in wanted.items()}
             class Lengths:
                 def __init__(self, workshop): pass
                 def scores(self, cases): return [float(len(c.response) > len(c.baseline)) for c in cases]
