@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from c3po_bench.console import Progress
-from c3po_bench.rewiring.bank import ReferenceBank
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Recipe, Rewirer
 from c3po_bench.rewiring.surrogates import load_surrogate
@@ -27,6 +26,7 @@ from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.bank import ReferenceBank
     from c3po_bench.rewiring.config import MethodConfig
     from c3po_bench.rewiring.questions import Question
 
@@ -107,12 +107,12 @@ def _search(backend: RewiringBackend, held_out: Sequence[Any]) -> dict[str, Any]
 def without(bank: ReferenceBank, hidden: set[tuple[str, int]]) -> ReferenceBank:
     """The bank less some of its items."""
     kept = [i for i, item in enumerate(bank.items) if (item.task, item.doc_id) not in hidden]
-    return ReferenceBank(
-        [bank.items[i] for i in kept],
-        [bank.questions[i] for i in kept],
-        bank.embeddings[kept],
-        bank.pathways[kept],
-        bank.counts,
+    return replace(
+        bank,
+        items=[bank.items[i] for i in kept],
+        questions=[bank.questions[i] for i in kept],
+        embeddings=bank.embeddings[kept],
+        pathways=bank.pathways[kept],
     )
 
 

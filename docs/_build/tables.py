@@ -85,8 +85,11 @@ def rewiring_arms() -> str:
     from c3po_bench.rewiring.surrogates import load_surrogate
 
     rows = [["`base`", "base", "the model as it is", "none"]]
-    for name, spec in arms.ARMS.items():
-        rows.append([f"`{name}`", spec.kind, cell(spec.about), options_text(load_surrogate(spec.surrogate))])
+    for name in arms.arm_names():
+        if name != "base" and name not in arms.BASELINES:
+            spec = arms.spec_of(name)
+            function = load_surrogate(spec.surrogate)
+            rows.append([f"`{name}`", spec.kind, cell(spec.about) or first_line(function), options_text(function)])
     for name in arms.BASELINES:
         factory = arms.baseline(name)
         rows.append([f"`{name}`", "baseline", first_line(inspect.getmodule(factory)), options_text(factory)])
@@ -127,7 +130,9 @@ def feedback_arms() -> str:
     from c3po_bench.feedback.training.recipes import OPTIONS, RECIPES
     from c3po_bench.feedback.voices import VOICES
 
-    rows = [[f"`{name}`", "prompt only" if voice.wrap else "stored answers", cell(voice.about)] for name, voice in VOICES.items()]
+    rows = [
+        [f"`{name}`", "prompt only" if voice.wrap else "stored answers", cell(voice.about)] for name, voice in VOICES.items()
+    ]
     for name, recipe in RECIPES.items():
         scopes = ["in scope", *(scope for scope, on in (("near", recipe.near), ("out", recipe.out)) if on)]
         what = "preference pairs" if recipe.objective == "pairs" else "revised answers"

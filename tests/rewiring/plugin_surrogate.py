@@ -1,0 +1,18 @@
+"""A surrogate from outside the package, as a user would write it (named in `plugins`)."""
+
+from __future__ import annotations
+
+from c3po_bench.rewiring.surrogates import Problem, Solution, surrogate
+
+
+@surrogate("nearest_pathway")
+def nearest_pathway(problem: Problem, *, share: float = 0.5) -> Solution:
+    """w <- (1 - s) w + s w_1, w_1 being the pathway of the nearest neighbor alone.
+
+    Args:
+        problem: its neighborhood is used.
+        share: s.
+    """
+    assert problem.neighborhood is not None
+    nearest = problem.references[problem.neighborhood.index[:, 0]]
+    return Solution((1 - share) * problem.own + share * nearest)

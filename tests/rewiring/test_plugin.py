@@ -1,0 +1,62 @@
+"""A surrogate added as one function is an arm, with its options in the config, in the tables and in the docs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from c3po_bench.analysis.ablation import ablation_table
+from c3po_bench.analysis.compare import compare
+from c3po_bench.errors import UserError
+from c3po_bench.harness import run
+from c3po_bench.rewiring import arms
+from c3po_bench.rewiring.surrogates import SURROGATES
+
+TABLES = Path(__file__).parents[2] / "docs" / "_build" / "tables.py"
+
+
+@pytest.fixture
+def plugged(experiment, monkeypatch):
+    """An experiment that names the plugin; the registry is as before afterwards."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    before = dict(SURROGATES)
+    sys.modules.pop("plugin_surrogate", None)
+    yield lambda **changes: experiment(plugins=["plugin_surrogate"], **changes)
+    SURROGATES.clear()
+    SURROGATES.update(before)
+
+
+def test_config_takes_the_arm_and_its_options(plugged):
+    assert "nearest_pathway" not in arms.arm_names()
+    with pytest.raises(UserError, match="did you mean 'share'"):
+        run(plugged(arms=["nearest_pathway"], arm={"nearest_pathway": {"shar": 0.2}}))
+    assert "nearest_pathway" in arms.arm_names()
+
+
+def test_it_runs_and_stands_in_the_tables(plugged):
+    still, moved = {"nearest_pathway": {"share": 0.0}}, {"nearest_pathway": {"share": 1.0}}
+    base, same = run(plugged(arms=["nearest_pathway"], arm=still))
+    _, other = run(plugged(arms=["nearest_pathway"], arm=moved))
+    for a, b, c in zip(base.samples(), same.samples(), other.samples(), strict=True):
+        assert a["loglikelihoods"] == pytest.approx(b["loglikelihoods"], abs=1e-3)
+        assert a["loglikelihoods"] != pytest.approx(c["loglikelihoods"], abs=1e-3)
+    frame = compare([base, same, other])
+    assert set(frame["arm"]) == {"base", "nearest_pathway"}
+    table = ablation_table([base, same, other])
+    rows = table[(table["arm"] == "nearest_pathway") & (table["metric"] == "acc")]
+    assert set(rows["option_share"]) == {0.0, 1.0}
+
+
+def test_it_stands_in_the_docs(plugged):
+    if not TABLES.exists():
+        pytest.skip("the tables of the docs are made in a source checkout only")
+    run(plugged(arms=["base"]))
+    spec = importlib.util.spec_from_file_location("docs_tables", TABLES)
+    assert spec and spec.loader
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert "`nearest_pathway`" in tables.rewiring_arms() and "`share=0.5`" in tables.rewiring_arms()
+    assert "pathway of the nearest neighbor alone" in tables.surrogate_text()
