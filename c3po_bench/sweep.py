@@ -83,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="one JSON object a line")
     table = add("table", table_command, "the sweep's table: settings, accuracy, difference to base; also written as CSV")
     table.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
+    merge = add("merge", merge_command, "put the shards (shard=i/n) of a store's runs together")
+    merge.add_argument("folder", nargs="+", help="the results_dir that the shards were given")
     work = add("work", work_command, "run cells here (what the array job calls)")
     work.add_argument("folder", help="a folder in a results_dir's sweep/")
     work.add_argument("--cells", type=int, nargs="*", help="numbers of the cells; default: all")
@@ -168,6 +170,16 @@ def table_command(options: argparse.Namespace) -> int:
 
     for folder in find_sweeps(options.folder):
         show_sweep(folder)
+    return 0
+
+
+def merge_command(options: argparse.Namespace) -> int:
+    """`merge`."""
+    from c3po_bench.launch.merge import merge_shards
+
+    for folder in options.folder:
+        for runs in merge_shards(Path(folder)):
+            sys.stdout.write(f"merged: {', '.join(str(run.path) for run in runs)}\n")
     return 0
 
 

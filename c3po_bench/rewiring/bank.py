@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from c3po_bench.rewiring.questions import Question, Tokenizer
     from c3po_bench.tasks.items import Item
 
-CHUNK = 32
+CHUNK = 8
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
 Progress = Callable[[str, int, int], None]
 
@@ -43,6 +43,7 @@ class ReferenceBank:
     embeddings: np.ndarray
     pathways: np.ndarray
     counts: dict[str, int]
+    groups: dict[Prompt, tuple[Prompt, ...]] = field(default_factory=dict)  # what each prompt is read together with
 
     def __len__(self) -> int:
         return len(self.items)
@@ -119,7 +120,18 @@ def build_bank(
         "references_leaked": leaked,
         "references_wrong": len(candidates) - len(kept),
     }
-    return ReferenceBank([candidates[i] for i in kept], [questions[i] for i in kept], embeddings, pathways, counts)
+    groups: dict[Prompt, tuple[Prompt, ...]] = {}
+    for chunk in _chunks(questions):
+        together = tuple(p for i in chunk for p in questions[i].prompts)
+        for prompt in together:
+            groups.setdefault(prompt, together)
+    return ReferenceBank([candidates[i] for i in kept], [questions[i] for i in kept], embeddings, pathways, counts, groups)
+
+
+def _chunks(questions: list[Question]) -> list[list[int]]:
+    """Numbers of the questions that are read together: of similar lengths, `CHUNK` at a time."""
+    order = sorted(range(len(questions)), key=lambda i: max(len(p.context) for p in questions[i].prompts))
+    return [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
 
 
 def _build(
@@ -127,11 +139,11 @@ def _build(
 ) -> None:
     """Write embeddings, pathways and correctness, a chunk of similar lengths at a time."""
     total = len(items)
-    order = sorted(range(total), key=lambda i: max(len(p.context) for p in questions[i].prompts))
     family = engine.family
     shape = (total, len(family.layers), family.num_experts)
     state_file = home / "progress.json"
     whole = all(path.exists() for path in (state_file, home / "pathways.npy", home / "correct.npy"))
+    order = [i for chunk in _chunks(questions) for i in chunk]
     done = json.loads(state_file.read_text())["done"] if whole else 0
     pathways = _open(home / "pathways.npy", shape, np.float32, done)
     correct = _open(home / "correct.npy", (total,), np.bool_, done)

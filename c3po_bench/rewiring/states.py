@@ -49,6 +49,8 @@ class StateStore:
         from c3po_bench.rewiring.engines.base import State
 
         found = {}
+        if any(prompt not in self for prompt in prompts):
+            self._refresh()
         for prompt in prompts:
             place = self._index.get(key_of(prompt))
             if place is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -104,26 +104,36 @@ class Engine(ABC):
             parameter.requires_grad_(False)
         model.eval()
 
-    def read(self, prompts: Sequence[Prompt], meter: Meter | None = None, keep: bool = False) -> list[State]:
+    def read(
+        self,
+        prompts: Sequence[Prompt],
+        meter: Meter | None = None,
+        keep: bool = False,
+        groups: Mapping[Prompt, Sequence[Prompt]] | None = None,
+    ) -> list[State]:
         """Run the prompts once (no gradient) and keep what scoring needs.
 
         What was read before is taken from a cache of bounded size, shared by all arms of an experiment; `meter` is
         charged what reading it cost, so that an arm's cost does not depend on the arms before it. With `keep` (for
         reference prompts) the store on disk is asked too, and given what it lacks.
+
+        What is read together does not depend on what was read before, since it moves the last digits: a reference is
+        read with its whole group (`groups`, as the bank was built), the other prompts with all of their call.
         """
-        held = {p: self._states[p] for p in prompts if p in self._states}
-        missing = [p for p in dict.fromkeys(prompts) if p not in held]
+        wanted = dict.fromkeys(prompts)
+        held = {p: self._states[p] for p in wanted if p in self._states}
+        missing = [p for p in wanted if p not in held]
+        if missing and not keep:
+            held, missing = {}, list(wanted)
         if keep and self.store is not None:
             stored = self.store.get(missing)
             for prompt, state in stored.items():
                 held[prompt] = self._remember(state.to(self.device))
             missing = [p for p in missing if p not in stored]
-        missing.sort(key=lambda p: len(p.context))
         if meter is not None:
             for state in held.values():
                 meter.credit("read", state.seconds, state.flops)
-        for start in range(0, len(missing), CHUNK):
-            chunk = missing[start : start + CHUNK]
+        for chunk in _together(missing, groups if keep else None):
             measured = Meter()
             with measured.phase("read"):
                 states = self.read_new(chunk)
@@ -131,7 +141,7 @@ class Engine(ABC):
             for prompt, state in zip(chunk, states, strict=True):
                 state.seconds, state.flops = cost["seconds"] / len(chunk), cost["flops"] // len(chunk)
                 held[prompt] = self._remember(state)
-                if meter is not None:
+                if meter is not None and prompt in wanted:
                     meter.add("read", state.seconds, state.flops)
             if keep:
                 self.keep(states)
@@ -143,6 +153,8 @@ class Engine(ABC):
         return [held[p] for p in prompts]
 
     def _remember(self, state: State) -> State:
+        old = self._states.pop(state.prompt, None)
+        self._bytes -= old.nbytes() if old is not None else 0
         self._states[state.prompt] = state
         self._bytes += state.nbytes()
         return state
@@ -168,6 +180,14 @@ class Engine(ABC):
     def own_pathways(self, states: list[State]) -> Tensor:
         """The models' own pathways in the critical layers, [states, layers, experts]."""
         return torch.stack([s.own[self.critical] for s in states]).to(self.device)
+
+
+def _together(prompts: list[Prompt], groups: Mapping[Prompt, Sequence[Prompt]] | None) -> list[list[Prompt]]:
+    """Which prompts are read at once: the groups that they belong to, or `CHUNK` of like length."""
+    if groups is None:
+        ordered = sorted(prompts, key=lambda p: (len(p.context), p.context))
+        return [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
+    return [list(group) for group in dict.fromkeys(tuple(groups.get(p, (p,))) for p in prompts)]
 
 
 def pad_right(sequences: list[tuple[int, ...]] | list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,90 @@
+"""Shards come home: the journals of a run's shards become the journal of the whole run, which then needs no scoring.
+
+So a merged run is made by the same code as an unsharded one, and its samples are the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from c3po_bench.errors import UserError
+from c3po_bench.store.files import Journal, read_jsonl
+from c3po_bench.store.identity import run_id
+from c3po_bench.store.lock import alone_in
+from c3po_bench.store.reader import Run, load_experiments
+
+if TYPE_CHECKING:
+    from c3po_bench.config import Config
+
+log = logging.getLogger("c3po_bench")
+
+
+def merge_shards(results_dir: Path) -> list[list[Run]]:
+    """Merge every complete set of shards under `results_dir`/shards; returns the runs of each experiment.
+
+    Raises:
+        UserError: when there are no shards, or some of a set are missing.
+    """
+    from c3po_bench.harness import run
+
+    found = []
+    for shards in sets_of_shards(results_dir).values():
+        config = whole_config(shards, results_dir)
+        for experiment in shards.values():
+            for name in experiment["runs"]:
+                take_over(experiment["store"] / "runs" / name, results_dir)
+        found.append(run(config))
+    return found
+
+
+def sets_of_shards(results_dir: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """The shards of each experiment, by their number, complete."""
+    sets: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    wanted: dict[str, int] = {}
+    for store in sorted((results_dir / "shards").glob("*-of-*")):
+        for experiment in load_experiments(store):
+            share, _, of = experiment["config"]["shard"].partition("/")
+            alike = {**experiment["config"], "shard": of, "results_dir": ""}
+            key = json.dumps(alike, sort_keys=True, default=str)
+            sets[key][int(share)] = {**experiment, "store": store}
+            wanted[key] = int(of)
+    if not sets:
+        raise UserError(f"{results_dir} holds no shards: run with shard=1/N results_dir={results_dir} to shard=N/N first")
+    for key, shards in sets.items():
+        lacking = [f"{i}/{wanted[key]}" for i in range(1, wanted[key] + 1) if i not in shards]
+        if lacking:
+            raise UserError(f"{results_dir}: not done yet: shard={', shard='.join(lacking)}")
+    return dict(sets)
+
+
+def whole_config(shards: dict[int, dict[str, Any]], results_dir: Path) -> Config:
+    """The config of the unsharded experiment."""
+    from omegaconf import OmegaConf
+
+    from c3po_bench.config import Config
+
+    one = next(iter(shards.values()))["config"]
+    plain = {**one, "shard": None, "results_dir": str(results_dir)}
+    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain)))
+    assert isinstance(found, Config)
+    return found
+
+
+def take_over(shard: Path, results_dir: Path) -> None:
+    """Add a shard's finished items to the journal of the whole run."""
+    identity = {**Run(shard).provenance["identity"], "shard": None}
+    folder = results_dir / "runs" / run_id(identity["arm"], identity)
+    if (folder / "result.json").exists():
+        return
+    with alone_in(folder, ".lock-0"):
+        journal = Journal(folder / "journal.jsonl")
+        rows: Sequence[dict[str, Any]] = [
+            row for path in sorted(shard.glob("journal*.jsonl")) for row in read_jsonl(path) if row["key"] not in journal.rows
+        ]
+        if rows:
+            journal.append([{name: value for name, value in row.items() if name != "of"} for row in rows])

@@ -1,0 +1,66 @@
+"""Shards and ranks: the same bytes as one process, however the work is cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+import pytest
+
+from c3po_bench.chunks import Chunks, parse_shard
+from c3po_bench.errors import UserError
+from tests.launch.conftest import CELL
+
+
+def samples(store):
+    return {p.parent.name: p.read_bytes() for p in store.glob("runs/*/samples.jsonl")}
+
+
+def metrics(store):
+    return {p.parent.name: json.loads(p.read_text())["metrics"] for p in store.glob("runs/*/result.json")}
+
+
+@pytest.mark.parametrize("of", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_merged_shards_are_the_unsharded_run(bench, whole, tmp_path, of):
+    store = tmp_path / "store"
+    shards = ",".join(f"{i}/{of}" for i in range(1, of + 1))
+    done = bench("-m", "c3po_bench", "-m", *CELL, f"shard={shards}", f"results_dir={store}")
+    assert f"sweep merge {store}" in " ".join(done.stdout.split())
+    assert not (store / "runs").exists()
+    bench("-m", "c3po_bench.sweep", "merge", str(store))
+    assert samples(store) == samples(whole)
+    assert metrics(store) == metrics(whole)
+
+
+def test_a_lacking_shard_is_named(bench, tmp_path):
+    arguments = [*CELL, "arms=[base]", "shard=2/3", f"results_dir={tmp_path / 'store'}"]
+    bench("-m", "c3po_bench", *arguments)
+    done = bench("-m", "c3po_bench.sweep", "merge", str(tmp_path / "store"), expect=2)
+    assert "shard=1/3, shard=3/3" in done.stderr
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_same_bytes(bench, whole, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    store = tmp_path / "store"
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    bench(*torchrun, "-m", "c3po_bench", *CELL, f"results_dir={store}", env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert samples(store) == samples(whole)
+    assert list(store.glob("runs/*/journal-1.jsonl"))
+
+
+def test_shares_are_disjoint_and_complete():
+    chunks = Chunks([[("t", i)] for i in range(7)])
+    shares = [chunks.share(i, 3) for i in range(3)]
+    assert sorted(n for share in shares for n in share) == list(range(7))
+    assert chunks.doc_ids(shares[0]) == {"t": [0, 3, 6]}
+    assert sorted(chunks.share(0, 2, shares[0]) + chunks.share(1, 2, shares[0])) == shares[0]
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0"])
+def test_a_shard_that_cannot_be_read_says_how_to_write_it(text):
+    with pytest.raises(UserError, match="shard=1/4"):
+        parse_shard(text)
