@@ -17,6 +17,7 @@ TITLES = {
     "icl": "ICL",
     "in_context_cot": "in context, chain of thought",
     "ngd": "NGD",
+    "ngd_permuted_options": "NGD with permuted options",
     "ngd_random_neighbors": "NGD with random neighbors",
     "ngd_shuffled_labels": "NGD with shuffled labels",
     "scd": "SCD",
@@ -37,6 +38,7 @@ CONTROLS = {
     "ngd_random_neighbors": Control("ngd", "random neighbors", "the gain is not retrieval"),
     "ngd_shuffled_labels": Control("ngd", "shuffled labels", "the gain is not the neighbors' labels"),
     "random_pathway": Control("ngd", "a random pathway", "the gain is not where the pathway moves"),
+    "ngd_permuted_options": Control("ngd", "neighbors with permuted options", "the gain is not the neighbors' answer letters"),
 }
 
 
