@@ -210,7 +210,7 @@ def test_temperature_sharpens():
     assert (routing_temperature(problem, temperature=0.5).pathway.amax(-1) > problem.own.amax(-1)).all()
 
 
-@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("name", sorted(set(SURROGATES) - {"planted_optimum"}))
 def test_queries_do_not_interact(name):
     problem = make_problem(queries=4, learning_rate=0.05)
     together = load_surrogate(name)(problem).pathway
