@@ -37,7 +37,7 @@ format: $(READY)
 	$(PY) -m ruff format .
 
 docs: $(READY)
-	$(PY) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 results-check: $(READY)
 	$(PY) -m pytest -q tests/results -m "not slurm and not browser"

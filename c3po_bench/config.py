@@ -65,7 +65,7 @@ class Config:
     backend: BackendConfig = field(default_factory=BackendConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     arms: list[str] = option(["base"], "arms to run; base is always first")
-    arm: dict[str, dict[str, Any]] = option({}, "options of single arms: arm.NAME.OPTION=value")
+    arm: dict[str, dict[str, Any]] = option({}, "options of single arms: +arm.NAME.OPTION=value")
     tasks: list[str] = option([], "lm-evaluation-harness tasks to score")
     data: DataConfig = field(default_factory=DataConfig)
     references: ReferencesConfig = field(default_factory=ReferencesConfig)

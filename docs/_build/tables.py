@@ -93,7 +93,7 @@ def rewiring_arms() -> str:
     for name in arms.BASELINES:
         factory = arms.baseline(name)
         rows.append([f"`{name}`", "baseline", first_line(inspect.getmodule(factory)), options_text(factory)])
-    return table(["arm", "kind", "what it does", "options (`arm.NAME.OPTION=value`)"], rows)
+    return table(["arm", "kind", "what it does", "options (`+arm.NAME.OPTION=value`)"], rows)
 
 
 def surrogate_text() -> str:
