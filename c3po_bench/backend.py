@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BACKENDS = {
     "rewiring": "c3po_bench.rewiring.backend:RewiringBackend",
     "feedback": "c3po_bench.feedback.backend:FeedbackBackend",
+    "both": "c3po_bench.both:BothBackend",
 }
 
 

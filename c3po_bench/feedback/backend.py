@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from c3po_bench.errors import unknown
 from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.generators import GENERATORS
 from c3po_bench.feedback.judges import JUDGES, judge_name
+from c3po_bench.feedback.ledger import call_key
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.scores import extra_metrics
@@ -64,9 +65,9 @@ class FeedbackBackend:
         made = feedback_tasks.task_configs(load, scorer, cfg.feedback, list(feedback_tasks.SCOPE_OF))
         return {feedback_tasks.GROUP: made, **{name: {name: config} for name, config in made.items()}}
 
-    def arms(self) -> Iterator[FeedbackArm]:
+    def arms(self, names: Sequence[str] | None = None) -> Iterator[FeedbackArm]:
         """Base first, then the others in the order given."""
-        for name in ["base", *[arm for arm in self.cfg.arms if arm != "base"]]:
+        for name in ["base", *[arm for arm in (self.cfg.arms if names is None else names) if arm != "base"]]:
             yield FeedbackArm(self, name)
 
 
@@ -120,16 +121,25 @@ class FeedbackArm:
         model, adapters = subject.model, {}
         material = self.studio.material if self.plan is not None or self.asks_feedback else []
         if self.plan is not None:
-            model, adapters = self._tuned(self.plan)
+            model, adapters = self.tuned_model()
         else:
             subject.release()
         return FeedbackLM(self.voice, material, self.studio.workshop, model, adapters, self._spend, self.cfg.batch_size)
 
-    def _tuned(self, plan: Plan) -> tuple[Any, dict[str, str]]:
-        """The model with its adapters, and which of them speaks for which piece."""
+    def adapter_name(self) -> str:
+        """A folder name for this arm's adapters on this model and data."""
+        from c3po_bench.feedback.training.adapters import adapter_folder
+
+        assert self.plan is not None
+        folders = [adapter_folder(self.plan, [m], self.studio.workshop).name for m in self.studio.material]
+        return f"{self.name}-{call_key(folders=folders)[:12]}"
+
+    def tuned_model(self) -> tuple[Any, dict[str, str]]:
+        """The model with its adapters (trained where missing), and which of them speaks for which piece."""
         from c3po_bench.feedback.training.adapters import train_adapter, training_record
 
-        material, workshop = self.studio.material, self.studio.workshop
+        plan, material, workshop = self.plan, self.studio.material, self.studio.workshop
+        assert plan is not None
         way = split_name(self.name)[1]
         groups = [material] if way == JOINT else [[m] for m in material]
         folders: dict[str, Path] = {}

@@ -49,6 +49,13 @@ class Subject:
             self._adapted.unload()
             self._adapted = None
 
+    def forget(self) -> None:
+        """Load the model anew when it is next needed, because its weights were changed."""
+        from c3po_bench.models import loading
+
+        loading._loaded.clear()
+        self._loaded = self._adapted = None
+
     @contextlib.contextmanager
     def lent(self) -> Iterator[Any]:
         """The bare model for a training, which unloads its adapter; a training that fails costs a new load."""
@@ -57,10 +64,7 @@ class Subject:
         try:
             yield model
         except BaseException:
-            from c3po_bench.models import loading
-
-            loading._loaded.clear()
-            self._loaded = None
+            self.forget()
             raise
         model.__dict__.pop("forward", None)  # TRL's fused head
         model.config.use_cache = True

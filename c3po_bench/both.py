@@ -1,0 +1,159 @@
+"""The backend `both`: feedback-tuned, rewired, and rewired after tuning, side by side on one model and one base.
+
+An arm's name is one of the feedback backend's, one of the rewiring backend's, or two of them as
+``RECIPE_then_METHOD`` (for example ``c3po_then_ngd``): the recipe's adapter is merged into the model and the method then rewires that one. This module knows both
+backends; they do not know each other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from c3po_bench.backend import load_backend
+from c3po_bench.errors import UserError, unknown
+from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
+from c3po_bench.feedback.voices import arm_names as feedback_names
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+    from c3po_bench.config import Config, ModelConfig
+    from c3po_bench.tasks.taskset import TaskSet
+
+log = logging.getLogger(__name__)
+THEN = "_then_"
+
+
+def rewiring_names() -> list[str]:
+    """Arms of the rewiring backend but base, which is the feedback backend's here."""
+    from c3po_bench.rewiring.arms import arm_names
+
+    return [name for name in arm_names() if name != "base"]
+
+
+def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Feedback arms, rewiring arms and (recipe, method) chains; `UserError` for a name that is none of them."""
+    tuned, rewired, chains = [], [], []
+    for name in names:
+        first, then, second = name.partition(THEN)
+        if name in feedback_names():
+            tuned.append(name)
+        elif name in rewiring_names():
+            rewired.append(name)
+        elif then and first in feedback_names() and second in rewiring_names():
+            chains.append((first, second))
+        else:
+            raise unknown("arm", name, [*feedback_names(), *rewiring_names(), f"c3po{THEN}ngd"])
+    return tuned, rewired, chains
+
+
+class BothBackend:
+    """Arms of both backends; all are compared with the untouched model."""
+
+    def __init__(self, cfg: Config, tasks: TaskSet) -> None:
+        self.cfg, self.tasks = cfg, tasks
+        self.tuned, self.rewired, self.chains = divide(list(cfg.arms))
+        self.feedback = FeedbackBackend(self._only(cfg, [*self.tuned, *(first for first, _ in self.chains)]), tasks)
+        self.model_hash = self.feedback.model_hash
+
+    @staticmethod
+    def _only(cfg: Config, names: list[str]) -> Config:
+        """The config with these arms and their options."""
+        kept = list(dict.fromkeys(names))
+        return replace(cfg, arms=kept, arm={name: cfg.arm[name] for name in kept if name in cfg.arm})
+
+    @staticmethod
+    def check(cfg: Config) -> None:
+        """Whatever either backend refuses; and several pieces, which no single model can be tuned on."""
+        tuned, rewired, chains = divide(list(cfg.arms))
+        FeedbackBackend.check(BothBackend._only(cfg, [*tuned, *(first for first, _ in chains)]))
+        load_backend("rewiring").check(BothBackend._only(cfg, [*rewired, *(second for _, second in chains)]))
+        if chains and len(cfg.feedback.pieces) > 1 and any(not f.endswith(("_joint", "_mix")) for f, _ in chains):
+            raise UserError(f"a chain such as c3po{THEN}ngd needs one adapter: one piece, or a _joint or _mix arm")
+
+    own_tasks = staticmethod(FeedbackBackend.own_tasks)
+
+    def arms(self) -> Iterator[Any]:
+        """Base, tuned, rewired, rewired after tuning."""
+        yield from self.feedback.arms(self.tuned)
+        for name in self.rewired:
+            yield RewiredArm(self, name, None)
+        for first, second in self.chains:
+            yield RewiredArm(self, second, first)
+
+
+class RewiredArm:
+    """An arm of the rewiring backend, on the model or on the model with a recipe's adapter merged in."""
+
+    def __init__(self, backend: BothBackend, method: str, recipe: str | None) -> None:
+        self.backend, self.method = backend, method
+        self.name = f"{recipe}{THEN}{method}" if recipe else method
+        self.tuned = FeedbackArm(backend.feedback, recipe) if recipe else None
+        self._inner: Any = None
+
+    @property
+    def inner(self) -> Any:
+        """The rewiring backend's arm, made (and the adapter trained and merged) when first needed."""
+        if self._inner is None:
+            cfg = self.backend._only(self.backend.cfg, [self.method])
+            if self.tuned is not None:
+                cfg = replace(cfg, model=merged_model(self.tuned, cfg.model))
+            else:
+                self.backend.feedback.studio.workshop.subject.release()
+            made = load_backend("rewiring")(cfg, self.backend.tasks)
+            self._inner = next(arm for arm in made.arms() if arm.name == self.method)
+        return self._inner
+
+    @property
+    def reads_labels(self) -> bool:
+        """The rewiring arm's."""
+        return self.inner.reads_labels
+
+    def identity(self) -> dict[str, Any]:
+        """Of tuning and of rewiring."""
+        tuned = self.tuned.identity() if self.tuned else FeedbackArm(self.backend.feedback, "base").identity()
+        return {"tuned": tuned, "rewired": self.inner.identity()}
+
+    def settings(self) -> dict[str, Any]:
+        """The method's columns, and the tuning's with a prefix."""
+        tuned = self.tuned.settings() if self.tuned else {}
+        return {**self.inner.settings(), **{f"tuned_{key}": value for key, value in tuned.items()}}
+
+    def lm(self) -> LM:
+        """The rewired model, which is asked feedback prompts by the same chat template as everybody."""
+        from c3po_bench.feedback.echo import EchoLM
+
+        return EchoLM(self.inner.lm(), self.backend.feedback.studio)
+
+    def cost(self) -> dict[str, Any]:
+        """The rewiring's; training is the tuned arm's."""
+        return self.inner.cost()
+
+    def report(self) -> dict[str, Any]:
+        """The rewiring's."""
+        return self.inner.report()
+
+    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+        """The same feedback scores as every arm."""
+        return FeedbackArm(self.backend.feedback, "base").finish(rows)
+
+
+def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:
+    """The config of the model with the arm's adapter merged in, saved once in the cache as a Hugging Face folder."""
+    from c3po_bench.store.files import write_text
+
+    folder = arm.studio.workshop.folder / "merged" / arm.adapter_name()
+    if not (folder / "merged.json").exists():
+        log.info("merging the adapter of %s into the model", arm.name)
+        peft_model, adapters = arm.tuned_model()
+        tuned = peft_model.merge_and_unload(adapter_names=sorted(set(adapters.values())))
+        tuned.save_pretrained(folder)
+        arm.studio.workshop.subject.tokenizer.save_pretrained(folder)
+        arm.studio.workshop.subject.forget()
+        write_text(folder / "merged.json", json.dumps({"arm": arm.name, "model": arm.backend.model_hash}))
+    return replace(model, name=f"{model.name}+{arm.name}", kind="hf", path=str(Path(folder)), revision=None)

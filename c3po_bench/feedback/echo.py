@@ -1,0 +1,82 @@
+"""Any LM on feedback tasks: asked by the chat template of the model being tuned, measured as the feedback arms are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from c3po_bench.feedback.answering import Answer
+from c3po_bench.feedback.chat import turn_end_ids
+from c3po_bench.feedback.measures import degeneration, similarity
+from c3po_bench.feedback.studio import Studio
+
+
+class EchoLM(LM):
+    """Passes stock tasks through; turns feedback prompts into chats, and notes what came back. It measures no drift."""
+
+    def __init__(self, inner: LM, studio: Studio) -> None:
+        super().__init__()
+        self.inner, self.studio = inner, studio
+        self.examples = {(m.piece.id, e.scope, e.prompt): e for m in studio.material for e in m.examples if e.split == "test"}
+        self._details: dict[tuple[str, int], dict[str, Any]] = {}
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The inner LM's."""
+        return self.inner.tokenizer_name
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """The inner LM's."""
+        return self.inner.loglikelihood(requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """The inner LM's."""
+        return self.inner.loglikelihood_rolling(requests)
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """The inner LM's answers to the chats."""
+        texts = self.inner.generate_until([self._as_chat(request) for request in requests])
+        return [self._noted(request, text.strip()) for request, text in zip(requests, texts, strict=True)]
+
+    def pop_details(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The inner LM's, with the feedback rows' own."""
+        details = dict(getattr(self.inner, "pop_details", dict)())
+        for key, mine in self._details.items():
+            details[key] = {**details.get(key, {}), **mine}
+        self._details = {}
+        return details
+
+    def _as_chat(self, request: Instance) -> Instance:
+        arguments: Any = request.args
+        prompt, settings = arguments
+        if "feedback" not in settings:
+            return request
+        tokenizer = self.studio.workshop.subject.tokenizer
+        text = f"{prompt}\n"
+        if tokenizer.chat_template:
+            turn = [{"role": "user", "content": prompt}]
+            text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        kept = {k: v for k, v in settings.items() if k not in ("feedback", "scope")}
+        return Instance(
+            request_type=request.request_type, doc=request.doc, idx=request.idx,
+            arguments=(text, {**kept, "until": [tokenizer.decode(turn_end_ids(tokenizer))]}),
+            metadata=(request.task_name, request.doc_id, request.repeats),
+        )  # fmt: skip
+
+    def _noted(self, request: Instance, text: str) -> str:
+        arguments: Any = request.args
+        prompt, settings = arguments
+        if "feedback" in settings:
+            example = self.examples[settings["feedback"], settings["scope"], prompt]
+            baseline = example.baseline or Answer("", True, 0)
+            tokens = len(self.studio.workshop.subject.tokenizer(text, add_special_tokens=False).input_ids)
+            finished = tokens < int(settings.get("max_gen_toks", 0))
+            self._details[str(request.task_name), int(request.doc_id or 0)] = {
+                "scope": example.scope, "feedback_id": settings["feedback"], "category": example.category, "prompt": prompt,
+                "response": text, "baseline_response": baseline.text, "drift": None,
+                "similarity": round(similarity(text, baseline.text), 6),
+                "degeneration": degeneration(text, finished, tokens, baseline.tokens),
+            }  # fmt: skip
+        return text
