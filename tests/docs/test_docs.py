@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -66,7 +67,17 @@ def registries():
         table.update(before)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
+def runnable() -> list[Any]:
+    """Pages with Python; those that build a checkpoint are slow."""
+    found = []
+    for page in PAGES:
+        code = "".join(block["body"] for block in blocks(page, "python"))
+        slow = pytest.mark.slow if "checkpoint(" in code else ()
+        found += [pytest.param(page, marks=slow)] if code else []
+    return found
+
+
+@pytest.mark.parametrize("page", runnable(), ids=name)
 def test_python_blocks_run(page, registries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {"__name__": "docs"}
