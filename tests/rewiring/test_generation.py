@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -110,3 +112,37 @@ def test_whole_texts_are_the_base_models(written):
     ask = Instance("loglikelihood_rolling", {}, ("some text",), 0)
     rewired = written(Recipe(swap, "none"))
     assert rewired.loglikelihood_rolling([ask]) == written().loglikelihood_rolling([ask])
+
+
+@pytest.mark.parametrize("position", ["last", "continuation"])
+def test_a_generation_task_runs_whole(experiment, tmp_path, position):
+    """A `generate_until` task of the user's, with multiple-choice references: texts, scores and pathways are recorded."""
+    from c3po_bench.harness import run
+
+    rows = [{"q": f"What is {n} and {n}?", "a": str(2 * n)} for n in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "sums",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "Question: {{q}}\nAnswer:",
+        "doc_to_target": "{{a}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6, "do_sample": False},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    path = tmp_path / "sums.yaml"
+    path.write_text(json.dumps(task))  # JSON is YAML
+    cfg = experiment(arms=["ngd", "routing_temperature", "icl"], tasks=[str(path)], limit=3, method__position=position)
+    cfg.method.learning_rate = 5.0
+    cfg.data.root = None
+    base, ngd, sharp, icl = run(cfg)
+    for result in (base, ngd, sharp, icl):
+        assert [row["gold"] for row in result.samples()] == ["0", "2", "4"] and len(result.samples()) == 3
+        assert all(isinstance(row["prediction"], str) and row["loglikelihoods"] is None for row in result.samples())
+    assert all(row["pathway_change"] > 0 and row["neighbors"] for row in ngd.samples())
+    assert [r["prediction"] for r in sharp.samples()] != [r["prediction"] for r in base.samples()] or position == "last"
+    cfg.arms = ["oracle"]
+    with pytest.raises(UserError, match="oracle"):
+        run(cfg)
