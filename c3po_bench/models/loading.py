@@ -58,7 +58,7 @@ def _load(cfg: ModelConfig) -> Loaded:
         path, revision = str(form), None
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=cfg.dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=cfg.dtype)
     except (OSError, ValueError) as error:
         where = "a local folder" if Path(path).exists() else "the hub or its cache"
         raise UserError(
@@ -89,7 +89,8 @@ def _source(cfg: ModelConfig) -> tuple[str, str | None]:
 def _tiny(cfg: ModelConfig) -> Loaded:
     from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
-    model = tiny_model(cfg.path or "olmoe").to(_device(cfg.device))
+    model: Any = tiny_model(cfg.path or "olmoe")
+    model.to(_device(cfg.device))
     return Loaded(model, tiny_tokenizer(), cfg.name, _hash(f"tiny-{cfg.path}", None, model), "tiny")
 
 
