@@ -91,6 +91,20 @@ def test_yaml_blocks_can_be_read(page):
         assert isinstance(yaml.safe_load(block["body"]), dict | list)
 
 
+def test_the_example_task_loads(tmp_path):
+    from c3po_bench.tasks.taskset import TaskSet
+
+    page = ROOT / "docs" / "how-to" / "own-task.md"
+    task, item = blocks(page, "yaml")[0]["body"], blocks(page, "json")[0]["body"]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(item, encoding="utf-8")
+    path = tmp_path / "planets.yaml"
+    path.write_text(task.replace("/data/planets", str(tmp_path)), encoding="utf-8")
+    (loaded,) = TaskSet([str(path)]).load().values()
+    (doc,) = loaded.eval_docs
+    assert loaded.doc_to_choice(doc)[loaded.doc_to_target(doc)] == "Mercury"
+
+
 def test_there_are_commands_to_check():
     assert len(RUNS) > 20 and len(OTHERS) > 3
 
