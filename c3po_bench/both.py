@@ -1,8 +1,8 @@
 """The backend `both`: feedback-tuned, rewired, and rewired after tuning, side by side on one model and one base.
 
 An arm's name is one of the feedback backend's, one of the rewiring backend's, or two of them as
-``RECIPE_then_METHOD`` (for example ``c3po_then_ngd``): the recipe's adapter is merged into the model and the method then rewires that one. This module knows both
-backends; they do not know each other.
+``RECIPE_then_METHOD`` (for example ``c3po_then_ngd``): the recipe's adapter is merged into the model and the method then
+rewires that one. This module knows both backends; they do not know each other.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
 from c3po_bench.store.identity import content_hash
@@ -45,7 +45,8 @@ def make_chunks(tasks: TaskSet, size: int, limit: int | None) -> Chunks:
     """The chunks of `size` items of the first `limit` items of each task."""
     ranked = []
     for name, task in tasks.load().items():
-        for doc_id, doc in enumerate(list(task.eval_docs)[:limit]):
+        docs: list[Any] = list(task.eval_docs)[:limit]
+        for doc_id, doc in enumerate(docs):
             ranked.append((-len(tasks.question_text(task, doc)), content_hash(doc), name, doc_id))
     ranked.sort()
     items = [(name, doc_id) for _, _, name, doc_id in ranked]

@@ -22,7 +22,7 @@ BACKENDS = ("rewiring", "feedback")
 class BackendConfig:
     """Which backend builds the arms."""
 
-    name: str = option("rewiring", "rewiring or feedback")
+    name: str = option("rewiring", "rewiring, feedback or both")
 
 
 @dataclass

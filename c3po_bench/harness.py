@@ -82,7 +82,7 @@ def load_tasks(cfg: Config, kind: type[Backend]) -> TaskSet:
 
     if not cfg.tasks:
         raise UserError("no tasks: give tasks=[...], task=NAME or +experiment=NAME")
-    scoring = cfg.scoring
+    scoring, own_tasks = cfg.scoring, getattr(kind, "own_tasks", None)
     return TaskSet(
         cfg.tasks,
         data_root=cfg.data.root,
@@ -90,7 +90,7 @@ def load_tasks(cfg: Config, kind: type[Backend]) -> TaskSet:
         num_fewshot=scoring.num_fewshot,
         seed=cfg.seed,
         permute_options=scoring.permute_options,
-        own=kind.own_tasks(cfg) if hasattr(kind, "own_tasks") else None,
+        own=own_tasks(cfg) if own_tasks else None,
     )
 
 
@@ -186,8 +186,8 @@ def record_arm(
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     rows, totals = score_arm(cfg, arm, tasks, folder)
     extra: dict[str, Any] = {}
-    if hasattr(arm, "finish"):
-        rows, extra = arm.finish(rows)
+    if finish := getattr(arm, "finish", None):
+        rows, extra = finish(rows)
     result = make_result(cfg, arm, tasks, shared, folder.name, rows, totals, extra)
     write_jsonl(folder / "samples.jsonl", rows)
     record = {

@@ -184,7 +184,8 @@ def score(
     import lm_eval
 
     lm = ResumableLM(arm, tasks, journal, progress, chunks, doc_ids)
-    results = lm_eval.simple_evaluate(
+    evaluate: Any = lm_eval.simple_evaluate
+    results = evaluate(
         lm,
         tasks=[task for name, task in tasks.load().items() if doc_ids is None or name in doc_ids],
         task_manager=tasks.manager,
@@ -197,7 +198,8 @@ def score(
         torch_random_seed=seed,
         fewshot_random_seed=seed,
     )
-    assert results is not None
+    if results is None:  # on other ranks than the first lm-eval gives nothing, and nothing is asked for
+        return [], {}
     rows = []
     for name, samples in results["samples"].items():
         local = {true: n for n, true in enumerate(doc_ids[name])} if doc_ids else None

@@ -72,6 +72,7 @@ def build(options: Options) -> dict[str, Any]:
 
     count = 16 if options.quick else 96
     ratios, rates = [], []
+    disk, size = 0, 1
     for _ in range(max(1, options.rounds // 2)):
         with tempfile.TemporaryDirectory() as folder:
             cfg = Config(results_dir=folder)

@@ -34,8 +34,8 @@ def requests_of(options: Options, shots: int, rule: str = "cloze", count: int = 
     found = tasks(options.data, shots, rule)
     made = []
     for task in found.load().values():
-        for item in found.items(task, islice(enumerate(task.eval_docs), count - len(made))):
-            made.append(item)
+        docs: Any = enumerate(task.eval_docs)
+        made += found.items(task, islice(docs, count - len(made)))
     return [
         Instance("loglikelihood", {"question": item.question, "key": str(n)}, pair, i, ("t", n, 1))
         for n, item in enumerate(made[:count])

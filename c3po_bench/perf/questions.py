@@ -27,6 +27,6 @@ def questions(loaded: Any, count: int, data: Path | None, num_fewshot: int = 0, 
     found, tokenizer = tasks(data, num_fewshot, rule), Tokenizer(loaded.model, loaded.tokenizer)
     made: list[Question] = []
     for task in found.load().values():
-        docs = islice(enumerate(task.eval_docs), count - len(made))
+        docs: Any = islice(enumerate(task.eval_docs), count - len(made))
         made += [tokenizer.of_item(item) for item in found.items(task, docs)]
     return made[:count]
