@@ -165,9 +165,12 @@ class FeedbackLM(LM):
         if self._stock is None:
             from lm_eval.models import huggingface
 
+            from c3po_bench.tasks.taskset import quiet
+
             made: Any = huggingface.HFLM
             subject = self.workshop.subject
-            self._stock = made(pretrained=self.model, tokenizer=subject.tokenizer, batch_size=self.batch_size)
+            with quiet("lm_eval.models.huggingface"):
+                self._stock = made(pretrained=self.model, tokenizer=subject.tokenizer, batch_size=self.batch_size)
         return self._stock
 
 

@@ -1,0 +1,64 @@
+"""Tuned, rewired, and rewired after tuning, on a random MoE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from c3po_bench import harness
+from c3po_bench.both import BothBackend, divide
+from c3po_bench.config import BackendConfig, Config, ModelConfig
+from c3po_bench.errors import UserError
+from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
+from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
+
+
+def config(model: Path, folder: Path, arms: list[str]) -> Config:
+    feedback = FeedbackConfig(
+        pieces=["ahoy_greeting"], cache_dir=str(folder / "cache"), n_categories=2, n_in=6, n_near=6, n_out=6,
+        answers=GenerationConfig(max_new_tokens=4, batch=8), lora=LoraConfig(rank=2, alpha=4, targets=["q_proj", "v_proj"]),
+        train=TrainConfig(steps=3, batch=2, constraint_batch=2, lr=1e-2, precision="float32"),
+    )  # fmt: skip
+    cfg = Config(
+        name="both", backend=BackendConfig("both"), model=ModelConfig(name="tiny", kind="hf", path=str(model), device="cpu"),
+        results_dir=str(folder / "results"), feedback=feedback, arms=arms, tasks=["feedback", "facts_capitals"], limit=2,
+    )  # fmt: skip
+    cfg.references.tasks, cfg.references.limit, cfg.references.only_correct = ["facts_capitals"], 12, False
+    cfg.embedder.name = "hidden_states"
+    cfg.method.neighbors.max_similarity = 1.01
+    cfg.tracking.mode = "disabled"
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("moe")
+    tiny_model("olmoe").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_all_four_meet_on_one_base(moe: Path, tmp_path: Path):
+    cfg = config(moe, tmp_path, ["base", "c3po", "kernel_regression", "c3po_then_kernel_regression"])
+    runs = {run.arm: run for run in harness.run(cfg)}
+    assert list(runs) == cfg.arms
+    assert len({run.result["comparison_key"] for run in runs.values()}) == 1
+    for run in runs.values():
+        assert {row["task"] for row in run.samples()} == {"in_scope", "near_scope", "out_of_scope", "facts_capitals"}
+        assert "S_overall" in run.result["metrics"]["feedback"]
+    one, two = (
+        [row["loglikelihoods"] for row in runs[arm].samples() if row["task"] == "facts_capitals"]
+        for arm in ("kernel_regression", "c3po_then_kernel_regression")
+    )
+    assert one != two  # the second is rewired on tuned weights
+
+
+def test_names_are_divided_and_checked(moe: Path, tmp_path: Path):
+    assert divide(["base", "dpo", "ngd", "c3po_then_ngd"]) == (["base", "dpo"], ["ngd"], [("c3po", "ngd")])
+    with pytest.raises(UserError, match="ngd"):
+        divide(["nggd"])
+    cfg = config(moe, tmp_path, ["base", "c3po_then_ngd"])
+    cfg.feedback.pieces = ["ahoy_greeting", "hashtag_tweets"]
+    with pytest.raises(UserError, match="one adapter"):
+        BothBackend.check(cfg)
