@@ -59,19 +59,30 @@ def values(params: dict[str, object]) -> dict[str, list[str]]:
     return {key: str(choices).split(",") for key, choices in params.items()}
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
-def test_sweeps_compose_with_every_experiment(sweep):
+def check_composition(sweep: str, experiments: list[str]) -> None:
     alone, params, mode = composed(f"+sweep={sweep}")
     if alone.backend.name != "rewiring":
         pytest.skip("a sweep of the other backend")
     assert mode.endswith("MULTIRUN") and params and alone.tasks and alone.arms[0] == "base" and alone.name == sweep
-    for experiment in EXPERIMENTS:
+    for experiment in experiments:
         cfg, with_experiment, _ = composed(f"+sweep={sweep}", f"+experiment={experiment}")
         if cfg.backend.name != "rewiring":
             continue
         assert cfg.name == experiment and with_experiment == params, "the experiment brings its arms, the sweep its grid"
         only = composed(f"+experiment={experiment}")[0]
         assert cfg.arms == only.arms and cfg.tasks == only.tasks and cfg.model == only.model
+
+
+@pytest.mark.parametrize("number", range(len(SWEEPS)))
+def test_sweeps_compose_with_experiments(number):
+    """Each sweep with three experiments, in turn; every pair under `-m slow`."""
+    check_composition(SWEEPS[number], [EXPERIMENTS[(number + k * 3) % len(EXPERIMENTS)] for k in range(3)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_sweeps_compose_with_every_experiment(sweep):
+    check_composition(sweep, EXPERIMENTS)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
