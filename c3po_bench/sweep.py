@@ -83,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="one JSON object a line")
     table = add("table", table_command, "the sweep's table: settings, accuracy, difference to base; also written as CSV")
     table.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
+    planned = add("plan", plan_command, "what a sweep would cost: cells, runs, items, hours, bank, memory")
+    planned.add_argument("overrides", nargs="+", help="as for c3po_bench -m: +sweep=NAME [+experiment=NAME] ...")
     merge = add("merge", merge_command, "put the shards (shard=i/n) of a store's runs together")
     merge.add_argument("folder", nargs="+", help="the results_dir that the shards were given")
     work = add("work", work_command, "run cells here (what the array job calls)")
@@ -170,6 +172,15 @@ def table_command(options: argparse.Namespace) -> int:
 
     for folder in find_sweeps(options.folder):
         show_sweep(folder)
+    return 0
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """`plan`."""
+    from c3po_bench.launch.grid import compose_grid
+    from c3po_bench.launch.plan import plan_text
+
+    sys.stdout.write(plan_text(compose_grid(options.overrides)) + "\n")
     return 0
 
 
