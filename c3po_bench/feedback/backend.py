@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import resource
 import sys
 import time
@@ -11,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.errors import unknown
+from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.generators import GENERATORS
 from c3po_bench.feedback.judges import JUDGES, judge_name
@@ -20,6 +21,7 @@ from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.scores import extra_metrics
 from c3po_bench.feedback.studio import studio_of
+from c3po_bench.feedback.training.recipes import check_values
 from c3po_bench.feedback.voices import JOINT, MIX, VOICES, Voice, check_arms, plan_of, split_name
 
 if TYPE_CHECKING:
@@ -42,6 +44,10 @@ class FeedbackBackend:
     def check(cfg: Config) -> None:
         """Unknown arms, options, pieces, generators, judges."""
         feedback = cfg.feedback
+        for library in ("trl", "peft"):
+            if importlib.util.find_spec(library) is None:
+                raise UserError(f"the feedback backend needs {library}: pip install 'c3po-bench[feedback]'")
+        check_values(feedback)
         pieces = find(feedback.pieces, feedback.library)
         check_arms(list(cfg.arms), feedback, cfg.arm, len(pieces))
         for what, name, choices in (

@@ -7,6 +7,7 @@ the feedback's effect.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,15 +40,15 @@ class FeedbackTask(ConfigurableTask):
 
 
 def documents(materials: Sequence[Material], scope: str) -> list[dict[str, Any]]:
-    """The test documents of a scope, piece by piece."""
+    """The test documents of a scope, one piece after the other in turn, so that `limit` leaves every piece its share."""
+    turns = itertools.zip_longest(*([(m.piece.id, e) for e in m.select(scope, "test")] for m in materials))
     return [
         {
-            "feedback_id": m.piece.id, "scope": scope, "category": e.category, "prompt": e.prompt,
+            "feedback_id": piece_id, "scope": scope, "category": e.category, "prompt": e.prompt,
             "baseline_response": e.baseline.text if e.baseline else "",
             "baseline_finished": bool(e.baseline and e.baseline.finished),
         }
-        for m in materials
-        for e in m.select(scope, "test")
+        for piece_id, e in (found for turn in turns for found in turn if found is not None)
     ]  # fmt: skip
 
 

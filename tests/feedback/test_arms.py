@@ -118,7 +118,10 @@ def test_wrong_pieces_and_kinds_are_refused_before_anything_is_loaded(tiny: Path
     cfg.feedback.pieces = ["ahoy_greting"]
     with pytest.raises(UserError, match="ahoy_greeting"):
         FeedbackBackend.check(cfg)
-    cfg.feedback.pieces, cfg.feedback.judge.kind = ["ahoy_greeting"], "rules"
+    cfg.feedback.pieces, cfg.feedback.constraint = ["ahoy_greeting"], "ltl"
+    with pytest.raises(UserError, match="nll"):
+        FeedbackBackend.check(cfg)
+    cfg.feedback.constraint, cfg.feedback.judge.kind = "nll", "rules"
     with pytest.raises(UserError, match="rule"):
         FeedbackBackend.check(cfg)
 

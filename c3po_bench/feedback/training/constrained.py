@@ -23,9 +23,8 @@ from trl.trainer.utils import use_adapter
 
 from c3po_bench.errors import unknown
 from c3po_bench.feedback.training.heads import IGNORED, PlainHead, labelled_logits, token_fields
+from c3po_bench.feedback.training.recipes import CONSTRAINTS
 from c3po_bench.feedback.training.rows import SCOPES, ConstrainedCollator, Row, schedule
-
-CONSTRAINTS = ("nll", "kl")
 
 
 @dataclass

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from c3po_bench.errors import unknown
+from c3po_bench.feedback.training.recipes import PRECISIONS
 
 
 def precision(name: str, device: str) -> str:
     """``auto`` is bfloat16 where the processor computes in it, float32 elsewhere."""
     import torch
 
-    if name not in ("auto", "float32", "bfloat16"):
-        raise unknown("feedback.train.precision", name, ("auto", "float32", "bfloat16"))
+    if name not in PRECISIONS:
+        raise unknown("feedback.train.precision", name, PRECISIONS)
     if name != "auto":
         return name
     if device == "cuda":

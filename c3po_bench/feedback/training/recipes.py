@@ -52,6 +52,12 @@ _TRAIN = (
 )
 _TOP = ("beta", "loss_type", "loss_weights", "lambda_out", "lambda_near", "constraint", "kl_temperature")
 _LORA = ("rank", "alpha", "dropout", "targets", "routers", "experts")
+LOSSES = (
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
+    "apo_down", "discopop", "sft", "sigmoid_norm",
+)  # fmt: skip
+CONSTRAINTS = ("nll", "kl")
+PRECISIONS = ("auto", "float32", "bfloat16")
 OPTIONS = (*_TOP, *_TRAIN, *_LORA)
 
 
@@ -123,4 +129,24 @@ def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None 
         )
     except TypeError as error:
         raise UserError(f"arm.{name}: {error}") from None
+    check_values(changed)
     return Plan(name, RECIPES[name], changed)
+
+
+def check_values(cfg: FeedbackConfig) -> None:
+    """`UserError` for choices and numbers that no training can use."""
+    for loss in cfg.loss_type:
+        if loss not in LOSSES:
+            raise unknown("feedback.loss_type", loss, LOSSES)
+    if cfg.constraint not in CONSTRAINTS:
+        raise unknown("feedback.constraint", cfg.constraint, CONSTRAINTS)
+    if cfg.train.precision not in PRECISIONS:
+        raise unknown("feedback.train.precision", cfg.train.precision, PRECISIONS)
+    if cfg.loss_weights and len(cfg.loss_weights) != len(cfg.loss_type):
+        raise UserError(f"feedback.loss_weights has {len(cfg.loss_weights)} numbers for {len(cfg.loss_type)} losses")
+    for name, value in (("test_share", cfg.test_share), ("validation_share", cfg.validation_share)):
+        if not 0 <= value < 1:
+            raise UserError(f"feedback.{name}={value}: a share is at least 0 and below 1")
+    for name, number in (("beta", cfg.beta), ("kl_temperature", cfg.kl_temperature), ("lora.rank", cfg.lora.rank)):
+        if number <= 0:
+            raise UserError(f"feedback.{name}={number}: must be above 0")
