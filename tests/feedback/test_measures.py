@@ -1,0 +1,90 @@
+"""What stands beside the scores: degeneration, drift; chats as token ids; answers that do not depend on their batch."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from c3po_bench.feedback.answering import answer_all, answer_batch
+from c3po_bench.feedback.chat import completion_ids, prompt_ids, turn_end_ids
+from c3po_bench.feedback.config import GenerationConfig
+from c3po_bench.feedback.drift import token_drift
+from c3po_bench.feedback.measures import broken_ending, repetition, similarity
+from c3po_bench.feedback.training.rows import Row
+
+
+def test_loops_are_seen():
+    assert repetition("Hey Jared! How are you today? " * 6) > 0.7
+    assert repetition("Dear team, the meeting moves to Thursday at noon.") == 0.0
+    assert repetition("short") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "finished", "broken"),
+    [
+        ("All done.", True, False),
+        ("We will meet on Thursday and then we", True, True),
+        ("We will meet on Thursday and then we", False, False),  # cut at the limit: not the model's doing
+        ("Bye.\n\nBest regards,\nJo", True, False),
+        ("See you 👋", True, False),
+        ("  ", True, True),
+    ],
+)
+def test_broken_endings(text: str, finished: bool, broken: bool):
+    assert broken_ending(text, finished) is broken
+
+
+def test_similarity():
+    assert similarity("a b c d", "a b c d") == 1.0 == similarity("", "")
+    assert similarity("a b c d", "x y") == 0.0
+    assert similarity("a b c d", "a b x d") == 0.75
+
+
+def test_chats_become_the_ids_that_the_model_generates(tiny: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    assert turn_end_ids(tokenizer) == [tokenizer.eos_token_id]
+    whole = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}], return_dict=True
+    ).input_ids
+    mine = prompt_ids(tokenizer, "Hi") + completion_ids(tokenizer, "Yes.")
+    assert list(whole)[: len(mine)] == mine
+    assert completion_ids(tokenizer, "Yes.", finished=False) == mine[-5:-1]
+
+
+def test_answers_do_not_depend_on_their_batch(tiny: Path):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32), AutoTokenizer.from_pretrained(tiny)
+    prompts = [prompt_ids(tokenizer, "a" * n) for n in (1, 9, 4, 15)]
+    cfg = GenerationConfig(max_new_tokens=6, batch=2)
+    told: dict[int, str] = {}
+    answers = answer_all(model, tokenizer, prompts, cfg, done=lambda found: told.update({i: a.text for i, a in found.items()}))
+    assert answers == [answer_batch(model, tokenizer, [p], cfg)[0] for p in prompts]
+    assert told == {i: a.text for i, a in enumerate(answers)}
+    known = [answers[0], None, answers[2], answers[3]]
+    assert answer_all(model, tokenizer, prompts, cfg, known=known) == answers
+
+
+def log_probabilities(model: torch.nn.Module, row: Row) -> torch.Tensor:
+    logits = model(input_ids=torch.tensor([row.prompt_ids + row.completion_ids])).logits[0]
+    return logits[len(row.prompt_ids) - 1 : -1].log_softmax(-1)
+
+
+def test_drift_is_the_mean_token_kl(tiny: Path):
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    base = [Row([5, 6, 7], [8, 9]), Row([5], [10, 11, 12]), Row([5], [])]
+    other = [Row([30, 31], [8, 9]), Row([40, 41, 42], [10, 11, 12]), Row([5], [])]
+    none = contextlib.nullcontext
+    assert token_drift(model, base, base, 0, none, none) == [0.0, 0.0, None]
+    measured = token_drift(model, base, other, 0, none, none)
+    for row, changed, value in zip(base[:2], other[:2], measured[:2], strict=True):
+        p, q = (
+            model(input_ids=torch.tensor([r.prompt_ids + r.completion_ids]))
+            .logits[0, len(r.prompt_ids) - 1 : -1]
+            .log_softmax(-1)
+            for r in (row, changed)
+        )
+        expected = (p.exp() * (p - q)).sum(-1).mean().item()
+        assert value == pytest.approx(expected, rel=1e-3, abs=1e-7)
