@@ -106,6 +106,7 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of Hydra's own report
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.pop("C3PO_SWEEP_FOLDER", None)  # of a sweep that started this one
+    sys.argv[1:] = [f"++{word}" if word.startswith("arm.") else word for word in sys.argv[1:]]  # options of arms are open keys
     status = guarded()
     if status == 0 and _refused:
         status = say(str(_refused[0]))

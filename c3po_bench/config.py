@@ -6,6 +6,7 @@ this module puts them together. It imports nothing heavy.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,4 +100,6 @@ def register() -> None:
     """Put the schema into Hydra's config store, where conf/config.yaml finds it as `_schema`."""
     from hydra.core.config_store import ConfigStore
 
+    # conf/hydra/launcher/joblib.yaml is meant to be checked against the plugin's own schema of that name
+    warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema")
     ConfigStore.instance().store(name="_schema", node=Config)

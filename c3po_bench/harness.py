@@ -15,7 +15,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.launch import ranks
 from c3po_bench.store.files import Journal, write_json, write_jsonl, write_text
 from c3po_bench.store.identity import content_hash, run_id
-from c3po_bench.store.lock import alone_in
+from c3po_bench.store.lock import Busy, alone_in
 from c3po_bench.store.reader import Run
 from c3po_bench.store.schema import SCHEMA_VERSION
 
@@ -39,10 +39,20 @@ def run(cfg: Config) -> list[Run]:
     tasks = load_tasks(cfg, kind)
     backend = kind(cfg, tasks)
     shared = shared_identity(cfg, tasks, backend)
-    runs = []
+    done: dict[str, Run] = {}
+    names, busy = [], []
     for arm in backend.arms():
-        runs.append(run_arm(cfg, arm, tasks, backend, shared))
-        tell(runs)
+        names.append(arm.name)
+        try:
+            done[arm.name] = run_arm(cfg, arm, tasks, backend, shared, wait=ranks.world() > 1)
+        except Busy:
+            log.info("%s: another process is on it, the other arms first", arm.name)
+            busy.append(arm)
+            continue
+        tell(list(done.values()))
+    for arm in busy:
+        done[arm.name] = run_arm(cfg, arm, tasks, backend, shared)
+    runs = [done[name] for name in names]
     if ranks.rank() == 0:
         record_experiment(cfg, runs)
         publish(cfg)
@@ -110,15 +120,19 @@ def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, 
     }
 
 
-def run_arm(cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dict[str, Any]) -> Run:
-    """Score one arm into its run folder, going on where an earlier process stopped; alone, or with other ranks."""
+def run_arm(cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dict[str, Any], wait: bool = True) -> Run:
+    """Score one arm into its run folder, going on where an earlier process stopped; alone, or with other ranks.
+
+    Raises:
+        Busy: if another process has the folder and `wait` is false.
+    """
     identity = {"arm": arm.name, "backend": cfg.backend.name, **shared, **arm.identity()}
     folder = store_dir(cfg) / "runs" / run_id(arm.name, identity)
     done = (folder / "result.json").exists
     if done():
         log.info("%s: done before, in %s", arm.name, folder)
         return Run(folder)
-    with alone_in(folder, f".lock-{ranks.rank()}"):
+    with alone_in(folder, f".lock-{ranks.rank()}", wait):
         if done():
             log.info("%s: done meanwhile, in %s", arm.name, folder)
         elif ranks.rank() == 0:

@@ -45,6 +45,7 @@ def test_a_wrong_config_is_one_line_with_the_nearest_choice(c3po, override):
         ("method.layers=lost:5", "last:5"),
         ("engine=sufix", "'suffix'"),
         ("+arm.kernel_regression.alfa=1", "'alpha'"),
+        ("arm.kernel_regression.alfa=1", "'alpha'"),
         ("shard=3", "i/n"),
     ],
 )

@@ -10,11 +10,18 @@ from pathlib import Path
 log = logging.getLogger("c3po_bench")
 
 
+class Busy(Exception):
+    """Another process has the folder."""
+
+
 @contextmanager
-def alone_in(folder: Path, name: str = ".lock") -> Iterator[None]:
+def alone_in(folder: Path, name: str = ".lock", wait: bool = True) -> Iterator[None]:
     """Hold `folder` (by its file `name`) for this process; wait for another that has it. A process that dies lets go of it.
 
     Where the file system has no locks, a warning says so, and it is the user who must not start a run twice.
+
+    Raises:
+        Busy: if another process has it and `wait` is false.
     """
     from filelock import FileLock, Timeout
 
@@ -23,7 +30,9 @@ def alone_in(folder: Path, name: str = ".lock") -> Iterator[None]:
     held = True
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except Timeout as timeout:
+        if not wait:
+            raise Busy(str(folder)) from timeout
         log.info("%s: another process is on it, waiting", folder.name)
         lock.acquire()
     except (OSError, NotImplementedError) as error:
