@@ -185,6 +185,7 @@ def score(
 
     lm = ResumableLM(arm, tasks, journal, progress, chunks, doc_ids)
     evaluate: Any = lm_eval.simple_evaluate
+    lm_eval.evaluator.add_env_info = _nothing  # it runs `pip list` for every arm; provenance.json has what matters
     results = evaluate(
         lm,
         tasks=[task for name, task in tasks.load().items() if doc_ids is None or name in doc_ids],
@@ -246,6 +247,10 @@ def _row(arm: str, tasks: TaskSet, name: str, sample: dict[str, Any], details: l
     for more in details:
         row |= more
     return row
+
+
+def _nothing(_storage: Any) -> None:
+    """In place of lm-eval's environment report."""
 
 
 def _totals(journal: Journal) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def expand(loader: Any, master: DictConfig) -> Grid:
         raise UserError(f"the cells of a sweep share one store, these have {len(stores)}: set results_dir or name once")
     choices = hydra.runtime.get("choices") or {}
     name = choices.get("sweep") or cells[0].config["name"]
-    launcher = OmegaConf.to_container(hydra.launcher, resolve=False)
+    launcher: Any = OmegaConf.to_container(hydra.launcher, resolve=False)
     assert isinstance(launcher, dict)
     return Grid(str(name), tuple(task), cells, launcher)
 

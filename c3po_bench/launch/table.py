@@ -53,7 +53,7 @@ def console_rows(frame: pd.DataFrame) -> Table:
     from c3po_bench.analysis.verdict import p_text
 
     varied = axes(frame)
-    chosen = frame[frame["metric"] == "acc"]
+    chosen: Any = frame[frame["metric"] == "acc"]
     overall = next((name for name in OVERALL if (chosen["task"] == name).any()), None)
     if overall:
         chosen = chosen[chosen["task"] == overall]

@@ -4,6 +4,8 @@ No benchmark item is involved: the seeds below are topics and bare formats, ever
 model made of them.
 """
 
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator

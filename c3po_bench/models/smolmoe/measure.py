@@ -4,6 +4,8 @@ Stock lm-eval accuracy of the dense model, of SmolMoE, and of SmolMoE with exper
 were it as good, routing would not matter). Three to ten minutes on one core.
 """
 
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportTypedDictNotRequiredAccess=false
+
 from __future__ import annotations
 
 import argparse
