@@ -44,6 +44,17 @@ def one_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def fresh_logger():
+    """What a run in this process did to our logger is undone, so that every test sees its own log lines."""
+    import logging
+
+    logger = logging.getLogger("c3po_bench")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
+
+
 def command(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run `python -m c3po_bench ...` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
