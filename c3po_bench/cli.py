@@ -128,6 +128,9 @@ def guarded() -> int:
         return say(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         return say(explain(error))
+    except BrokenPipeError:  # the reader of our output has left, as in `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt as stopped:
         from c3po_bench.launch import slurm
 

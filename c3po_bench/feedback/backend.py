@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +21,7 @@ from c3po_bench.feedback.scores import extra_metrics
 from c3po_bench.feedback.studio import studio_of
 from c3po_bench.feedback.training.recipes import check_values
 from c3po_bench.feedback.voices import JOINT, MIX, VOICES, Voice, check_arms, plan_of, split_name
+from c3po_bench.store.memory import peak_resident
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -170,8 +169,7 @@ class FeedbackArm:
         phases = {name: {"seconds": seconds, "flops": 0} for name, seconds in self._seconds.items()}
         if self.records:
             phases["train"] = {"seconds": sum(r["seconds"] for r in self.records), "flops": 0}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return {"phases": phases, "peak_memory_bytes": peak}
+        return {"phases": phases, "peak_memory_bytes": peak_resident()}
 
     def report(self) -> dict[str, Any]:
         """Counts of data and gaps, training curves (means over adapters), notes."""

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
 
 GROWTH = """
-import json, resource, sys, numpy as np, torch
+import json, sys, numpy as np, torch
 from pathlib import Path
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines.base import Prompt, State
 from c3po_bench.rewiring.neighbors import nearest
 from c3po_bench.rewiring.states import StateStore
+from c3po_bench.store.memory import peak_resident
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 rng = np.random.default_rng(0)
 store = StateStore(folder, 1 << 36)
@@ -44,7 +45,7 @@ bank = torch.from_numpy(np.ascontiguousarray(embeddings))
 for _ in range(20):
     near = nearest(MethodConfig(), torch.nn.functional.normalize(torch.randn(16, 384), dim=-1), bank)
     store.get([prompts[i] for i in near.index.flatten().tolist()])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = peak_resident()
 print(json.dumps({"references": count, "peak_memory_bytes": peak, "disk_bytes": store.data.stat().st_size}))
 """
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from c3po_bench.store.memory import peak_resident
+
 SAMPLED = 1
 
 
@@ -85,10 +87,8 @@ def _counter() -> Any:
 
 def peak_memory() -> int:
     """Most memory used so far, in bytes: of the GPU if one is used, else resident memory of the process."""
-    import resource
-
     import torch
 
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident()

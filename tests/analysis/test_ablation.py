@@ -103,12 +103,13 @@ def test_seeds_agree_answer_by_answer(tmp_path):
 
 
 PROBE = """
-import resource, sys, time
+import sys, time
+from c3po_bench.store.memory import peak_resident
 from c3po_bench.store.reader import load_runs
 from c3po_bench.analysis.ablation import ablation_table
 start = time.process_time()
 table = ablation_table(load_runs(sys.argv[1]), results_dir=sys.argv[1])
-print(time.process_time() - start, len(table), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(time.process_time() - start, len(table), peak_resident())
 """
 
 

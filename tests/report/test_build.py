@@ -171,10 +171,11 @@ def test_large_sweeps_show_the_best_and_say_that_they_were_picked(tmp_path):
 
 
 PROBE = """
-import resource, sys, time
+import sys, time
 from c3po_bench.report.build import write_report
+from c3po_bench.store.memory import peak_resident
 write_report(sys.argv[1], sys.argv[2])
-print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(time.process_time(), peak_resident())
 """
 
 
