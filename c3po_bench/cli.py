@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 USER, OURS, INTERRUPTED = 2, 1, 130
+HELP = """\
+c3po_bench: expert rewiring and verbal feedback for language models, compared fairly.
+
+  python -m c3po_bench +experiment=NAME [key=value ...]         run an experiment, for example
+  python -m c3po_bench +experiment=quickstart limit=20
+  python -m c3po_bench -m +sweep=NAME [+experiment=NAME ...]    run a sweep
+
+Groups (group=option; +experiment, +sweep and +task with a plus):
+{listing}
+Every key: python -m c3po_bench --cfg job. More of Hydra: --hydra-help.
+Exit status: 0 done, 1 our fault, 2 yours to mend. Interrupt at any time and run the same command again: it goes on.
+"""
 
 
 register()
@@ -103,6 +116,8 @@ def show(cfg: Config, runs: list[Any]) -> None:
 
 def main() -> int:
     """Entry point: returns the exit status."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        return show_help()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of Hydra's own report
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.pop("C3PO_SWEEP_FOLDER", None)  # of a sweep that started this one
@@ -118,6 +133,19 @@ def main() -> int:
         assert folder is not None
         return status if show_sweep(folder) else status or OURS
     return status
+
+
+def show_help() -> int:
+    """What there is to choose from, read off the folders: Hydra's own page composes every group first, which is slow."""
+    groups = {}
+    for folder in sorted(p for p in conf_dir().rglob("*") if p.is_dir()):
+        names = sorted(file.stem for file in folder.glob("*.yaml"))
+        if names:
+            groups[folder.relative_to(conf_dir()).as_posix()] = names
+    listing = "".join(f"  {group}: {', '.join(names)}\n" for group, names in groups.items())
+    with suppress(BrokenPipeError):
+        sys.stdout.write(HELP.format(listing=listing))
+    return 0
 
 
 def guarded() -> int:
