@@ -43,11 +43,11 @@ def moved(work: Work) -> int:
     weights = sum(p.numel() * p.element_size() for layer in layers for p in layer.parameters())
     head = engine.model.lm_head.weight
     weights += head.numel() * head.element_size()
-    rows = work.rows
+    span = range(engine.first + 1, engine.depth)
     cached = sum(
-        t.numel() * t.element_size() for i in range(engine.first + 1, engine.depth) for t in (rows.keys[i], rows.values[i])
+        t.numel() * t.element_size() for part in work.rows.parts for i in span for t in (part.keys[i], part.values[i])
     )
-    logits = int(rows.lengths.sum()) * head.shape[0] * 4
+    logits = int(work.rows.lengths.sum()) * head.shape[0] * 4
     return 2 * weights + 2 * cached + 2 * logits
 
 

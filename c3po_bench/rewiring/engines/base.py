@@ -183,11 +183,23 @@ class Engine(ABC):
 
 
 def _together(prompts: list[Prompt], groups: Mapping[Prompt, Sequence[Prompt]] | None) -> list[list[Prompt]]:
-    """Which prompts are read at once: the groups that they belong to, or `CHUNK` of like length."""
+    """Which prompts are read at once: the groups that they belong to, or at most `CHUNK` of like length."""
     if groups is None:
         ordered = sorted(prompts, key=lambda p: (len(p.context), p.context))
-        return [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
+        alike = [[ordered[i] for i in group] for group in like_sizes([len(p.context) for p in ordered], 1.25)]
+        return [group[start : start + CHUNK] for group in alike for start in range(0, len(group), CHUNK)]
     return [list(group) for group in dict.fromkeys(tuple(groups.get(p, (p,))) for p in prompts)]
+
+
+def like_sizes(sizes: Sequence[int], ratio: float) -> list[list[int]]:
+    """Indices in groups whose sizes differ by at most `ratio` (and one), smallest first: little is lost to padding."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
+        if groups and sizes[index] <= ratio * sizes[groups[-1][0]] + 1:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
 def pad_right(sequences: list[tuple[int, ...]] | list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

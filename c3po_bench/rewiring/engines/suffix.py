@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, pad_right
+from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, like_sizes, pad_right
 from c3po_bench.rewiring.engines.first_layer import FirstLayer
 from c3po_bench.rewiring.engines.head import greedy_tokens, target_log_probs
 from c3po_bench.rewiring.hook import override, record_routing
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from c3po_bench.rewiring.pathway import Mixture
+
+ANSWER_RATIO = 1.5
+"""How much longer than the shortest an answer may be to be run in one batch with it."""
 
 
 class _Cache:
@@ -114,13 +117,22 @@ class SuffixEngine(Engine):
         self, prompts: list[Prompt], lengths: Tensor, cache: _Cache, context_positions: Tensor
     ) -> list[list[Tensor]]:
         """Hidden states that enter the first critical layer at answer tokens (all but the last of each)."""
-        owner = [i for i, p in enumerate(prompts) for _ in p.continuations]
-        inputs = [c[:-1] for p in prompts for c in p.continuations]
-        ids, counts = pad_right(inputs, self.device)
-        if int(counts.max()) == 0:
-            width = self.decoder.embed_tokens.weight.shape[1]
-            return [[torch.empty(0, width, device=self.device, dtype=self.dtype) for _ in p.continuations] for p in prompts]
-        of = torch.tensor(owner, device=self.device)
+        inputs = [(i, c[:-1]) for i, p in enumerate(prompts) for c in p.continuations]
+        width = self.decoder.embed_tokens.weight.shape[1]
+        found = [torch.empty(0, width, device=self.device, dtype=self.dtype) for _ in inputs]
+        for group in like_sizes([len(ids) for _, ids in inputs], ANSWER_RATIO):
+            rows = [n for n in group if inputs[n][1]]
+            if rows:
+                of = torch.tensor([inputs[n][0] for n in rows], device=self.device)
+                ids, counts = pad_right([inputs[n][1] for n in rows], self.device)
+                hidden = self._answers_of(ids, of, lengths, cache, context_positions)
+                for row, n in enumerate(rows):
+                    found[n] = hidden[row, : int(counts[row])].clone()
+        flat = iter(found)
+        return [[next(flat) for _ in p.continuations] for p in prompts]
+
+    def _answers_of(self, ids: Tensor, of: Tensor, lengths: Tensor, cache: _Cache, context_positions: Tensor) -> Tensor:
+        """Answer tokens [rows, tokens] after contexts `of` [rows], through the layers below the first critical one."""
         start = lengths[of][:, None]
         positions = start + torch.arange(ids.shape[1], device=self.device)[None]
         key_positions = torch.cat([context_positions[of], positions], dim=1)
@@ -128,9 +140,7 @@ class SuffixEngine(Engine):
         padding = context_positions[of] >= start
         back[:, :, : padding.shape[1]].masked_fill_(padding[:, None, :], -1)
         below = _Cache({i: cache.keys[i][of] for i in range(self.first)}, {i: cache.values[i][of] for i in range(self.first)})
-        hidden = self.run_layers(self.family.embed(self.model, ids), range(self.first), positions, back, below)
-        flat = iter(hidden[row, : int(counts[row])].clone() for row in range(len(inputs)))
-        return [[next(flat) for _ in p.continuations] for p in prompts]
+        return self.run_layers(self.family.embed(self.model, ids), range(self.first), positions, back, below)
 
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> SuffixBatch:
         """Collate prefixes (right-padded) and the tokens to rerun."""
@@ -138,6 +148,24 @@ class SuffixEngine(Engine):
 
 
 class SuffixBatch(Batch):
+    """Rows in parts of like answer length, each run by itself: padding would cost more than the extra passes."""
+
+    def __init__(self, engine: SuffixEngine, states: list[State], rows: list[tuple[int, int]]):
+        sizes = [len(states[s].prompt.continuations[c]) for s, c in rows]
+        groups = like_sizes(sizes, ANSWER_RATIO)
+        self.lengths = torch.tensor(sizes, device=engine.device)
+        self.chosen = [torch.tensor(group, device=engine.device) for group in groups]
+        self.parts = [SuffixRows(engine, states, [rows[i] for i in group]) for group in groups]
+        self.place = torch.cat(self.chosen).argsort()
+
+    def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
+        """Every part, put back in order."""
+        owners = [None if owner is None else owner[chosen] for chosen in self.chosen]
+        scored = [part.score(mixture, mine, greedy) for part, mine in zip(self.parts, owners, strict=True)]
+        return torch.cat([s for s, _ in scored])[self.place], torch.cat([g for _, g in scored])[self.place]
+
+
+class SuffixRows(Batch):
     """Tokens [override, answer[:-1]] of each row over the cached prefix."""
 
     def __init__(self, engine: SuffixEngine, states: list[State], rows: list[tuple[int, int]]):
