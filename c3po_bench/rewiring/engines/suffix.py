@@ -15,6 +15,7 @@ import torch
 from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, like_sizes, pad_right
 from c3po_bench.rewiring.engines.first_layer import FirstLayer
 from c3po_bench.rewiring.engines.head import greedy_tokens, target_log_probs
+from c3po_bench.rewiring.engines.packing import pack, with_earlier
 from c3po_bench.rewiring.hook import override, record_routing
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from c3po_bench.rewiring.pathway import Mixture
 
-ANSWER_RATIO = 1.5
-"""How much longer than the shortest an answer may be to be run in one batch with it."""
+PACKED_RATIO = 1.5
+"""How much longer than the shortest a row of packed answers may be to be run in one batch with it."""
 
 
 class _Cache:
@@ -99,7 +100,7 @@ class SuffixEngine(Engine):
             self.run_layers(entering, range(self.first, self.depth), positions, back, cache)
         own = torch.stack([logits[i][last].float().softmax(-1) for i in self.family.layers], dim=1).cpu()
         at_last = entering.flatten(0, 1)[last]
-        answers = self._answers_below(prompts, lengths, cache, positions)
+        answers = self._answers_below(prompts, lengths, cache, width)
         states = []
         for i, prompt in enumerate(prompts):
             earlier = int(lengths[i]) - 1
@@ -113,50 +114,51 @@ class SuffixEngine(Engine):
             states.append(State(prompt, own[i], kept))
         return states
 
-    def _answers_below(
-        self, prompts: list[Prompt], lengths: Tensor, cache: _Cache, context_positions: Tensor
-    ) -> list[list[Tensor]]:
+    def _answers_below(self, prompts: list[Prompt], lengths: Tensor, cache: _Cache, width: int) -> list[list[Tensor]]:
         """Hidden states that enter the first critical layer at answer tokens (all but the last of each)."""
-        inputs = [(i, c[:-1]) for i, p in enumerate(prompts) for c in p.continuations]
-        width = self.decoder.embed_tokens.weight.shape[1]
-        found = [torch.empty(0, width, device=self.device, dtype=self.dtype) for _ in inputs]
-        for group in like_sizes([len(ids) for _, ids in inputs], ANSWER_RATIO):
-            rows = [n for n in group if inputs[n][1]]
-            if rows:
-                of = torch.tensor([inputs[n][0] for n in rows], device=self.device)
-                ids, counts = pad_right([inputs[n][1] for n in rows], self.device)
-                hidden = self._answers_of(ids, of, lengths, cache, context_positions)
-                for row, n in enumerate(rows):
-                    found[n] = hidden[row, : int(counts[row])].clone()
-        flat = iter(found)
-        return [[next(flat) for _ in p.continuations] for p in prompts]
-
-    def _answers_of(self, ids: Tensor, of: Tensor, lengths: Tensor, cache: _Cache, context_positions: Tensor) -> Tensor:
-        """Answer tokens [rows, tokens] after contexts `of` [rows], through the layers below the first critical one."""
-        start = lengths[of][:, None]
-        positions = start + torch.arange(ids.shape[1], device=self.device)[None]
-        key_positions = torch.cat([context_positions[of], positions], dim=1)
-        back = positions[:, :, None] - key_positions[:, None, :]
-        padding = context_positions[of] >= start
-        back[:, :, : padding.shape[1]].masked_fill_(padding[:, None, :], -1)
-        below = _Cache({i: cache.keys[i][of] for i in range(self.first)}, {i: cache.values[i][of] for i in range(self.first)})
-        return self.run_layers(self.family.embed(self.model, ids), range(self.first), positions, back, below)
+        sizes = [[len(c) - 1 for c in p.continuations] for p in prompts]
+        empty = torch.empty(0, self.decoder.embed_tokens.weight.shape[1], device=self.device, dtype=self.dtype)
+        found: list[list[Tensor]] = [[empty for _ in row] for row in sizes]
+        for group in like_sizes([sum(row) for row in sizes], PACKED_RATIO):
+            rows = [i for i in group if sum(sizes[i])]
+            if not rows:
+                continue
+            of = torch.tensor(rows, device=self.device)
+            packed = pack([sizes[i] for i in rows], 0, self.device)
+            ids, _ = pad_right([tuple(t for c in prompts[i].continuations for t in c[:-1]) for i in rows], self.device)
+            positions, back = with_earlier(packed, lengths[of], width)
+            below = _Cache(
+                {layer: cache.keys[layer][of] for layer in range(self.first)},
+                {layer: cache.values[layer][of] for layer in range(self.first)},
+            )
+            hidden = self.run_layers(self.family.embed(self.model, ids), range(self.first), positions, back, below)
+            for n, i in enumerate(rows):
+                spans = zip(packed.start[n], sizes[i], strict=True)
+                found[i] = [hidden[n, start : start + size].clone() for start, size in spans]
+        return found
 
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> SuffixBatch:
-        """Collate prefixes (right-padded) and the tokens to rerun."""
+        """Collate prefixes (right-padded) and the tokens to rerun. Rows of one state must have one owner."""
         return SuffixBatch(self, states, rows)
 
 
 class SuffixBatch(Batch):
-    """Rows in parts of like answer length, each run by itself: padding would cost more than the extra passes."""
+    """Rows of one prompt packed together, in parts of like size: padding would cost more than the extra passes."""
 
     def __init__(self, engine: SuffixEngine, states: list[State], rows: list[tuple[int, int]]):
-        sizes = [len(states[s].prompt.continuations[c]) for s, c in rows]
-        groups = like_sizes(sizes, ANSWER_RATIO)
-        self.lengths = torch.tensor(sizes, device=engine.device)
-        self.chosen = [torch.tensor(group, device=engine.device) for group in groups]
-        self.parts = [SuffixRows(engine, states, [rows[i] for i in group]) for group in groups]
+        answers = [states[s].prompt.continuations[c] for s, c in rows]
+        self.lengths = torch.tensor([len(a) for a in answers], device=engine.device)
+        of_state: dict[int, list[int]] = {}
+        for row, (state, _) in enumerate(rows):
+            of_state.setdefault(state, []).append(row)
+        packs = list(of_state.items())
+        sizes = [1 + sum(len(answers[row]) - 1 for row in mine) for _, mine in packs]
+        groups = [[packs[i] for i in group] for group in like_sizes(sizes, PACKED_RATIO)]
+        self.chosen = [torch.tensor([row for _, mine in group for row in mine], device=engine.device) for group in groups]
         self.place = torch.cat(self.chosen).argsort()
+        self.parts = [
+            SuffixRows(engine, [(states[s], [rows[row][1] for row in mine]) for s, mine in group]) for group in groups
+        ]
 
     def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
         """Every part, put back in order."""
@@ -166,40 +168,39 @@ class SuffixBatch(Batch):
 
 
 class SuffixRows(Batch):
-    """Tokens [override, answer[:-1]] of each row over the cached prefix."""
+    """A prompt a row: the overridden token and its answers' tokens, over the cached keys and values."""
 
-    def __init__(self, engine: SuffixEngine, states: list[State], rows: list[tuple[int, int]]):
-        self.engine, self.rows = engine, len(rows)
+    def __init__(self, engine: SuffixEngine, packs: list[tuple[State, list[int]]]):
+        self.engine, self.rows = engine, len(packs)
         self.first_layer: FirstLayer | None = None
         self._scored = False
         device = engine.device
-        kept = [states[s].kept for s, _ in rows]
-        answers = [states[s].prompt.continuations[c] for s, c in rows]
-        self.lengths = torch.tensor([len(a) for a in answers], device=device)
+        kept = [state.kept for state, _ in packs]
+        answers = [[state.prompt.continuations[c] for c in mine] for state, mine in packs]
+        packed = pack([[len(a) - 1 for a in row] for row in answers], 1, device)
+        self.lengths = torch.tensor([len(a) for row in answers for a in row], device=device)
+        self.hidden = torch.zeros(*packed.offset.shape, kept[0]["entering"].shape[-1], dtype=engine.dtype, device=device)
+        for n, (k, (_, mine)) in enumerate(zip(kept, packs, strict=True)):
+            self.hidden[n, 0] = k["entering"]
+            for start, c in zip(packed.start[n], mine, strict=True):
+                self.hidden[n, start : start + len(k["answers"][c])] = k["answers"][c]
+        span = list(enumerate(range(engine.first, engine.depth)))
         earlier = torch.tensor([k["keys"][0].shape[1] for k in kept], device=device)
-        tokens, prefix = int(self.lengths.max()), max(1, int(earlier.max()))
-        width = kept[0]["entering"].shape[-1]
-        self.hidden = torch.zeros(self.rows, tokens, width, dtype=engine.dtype, device=device)
-        for row, (k, (_, c)) in enumerate(zip(kept, rows, strict=True)):
-            self.hidden[row, 0] = k["entering"]
-            self.hidden[row, 1 : 1 + len(k["answers"][c])] = k["answers"][c]
-        self.keys = {
-            layer: _stack([k["keys"][i] for k in kept], prefix) for i, layer in enumerate(range(engine.first, engine.depth))
-        }
-        self.values = {
-            layer: _stack([k["values"][i] for k in kept], prefix) for i, layer in enumerate(range(engine.first, engine.depth))
-        }
-        offsets = torch.arange(tokens, device=device)
-        self.positions = earlier[:, None] + offsets[None]
-        at = torch.arange(prefix, device=device)[None].expand(self.rows, -1)
-        keys_at = torch.cat([at, self.positions], dim=1)
-        self.back = self.positions[:, :, None] - keys_at[:, None, :]
-        self.back[:, :, :prefix].masked_fill_((at >= earlier[:, None])[:, None, :], -1)
-        self.targets = torch.tensor([t for a in answers for t in a], device=device)
-        self.row_of_target = torch.repeat_interleave(torch.arange(self.rows, device=device), self.lengths)
-        first = torch.cumsum(self.lengths, 0) - self.lengths
-        step = torch.arange(len(self.targets), device=device) - first[self.row_of_target]
-        self.flat_of_target = self.row_of_target * tokens + step
+        prefix = max(1, int(earlier.max()))
+        self.keys = {layer: _stack([k["keys"][i] for k in kept], prefix) for i, layer in span}
+        self.values = {layer: _stack([k["values"][i] for k in kept], prefix) for i, layer in span}
+        self.positions, self.back = with_earlier(packed, earlier, prefix)
+        flat, row_of_target, targets, answer = [], [], [], 0
+        width = self.hidden.shape[1]
+        for n, row in enumerate(answers):
+            for start, tokens in zip(packed.start[n], row, strict=True):
+                flat += [n * width, *range(n * width + start, n * width + start + len(tokens) - 1)]
+                row_of_target += [answer] * len(tokens)
+                targets += tokens
+                answer += 1
+        self.targets, self.flat_of_target = torch.tensor(targets, device=device), torch.tensor(flat, device=device)
+        self.row_of_target = torch.tensor(row_of_target, device=device)
+        self.first_answer = torch.tensor([0, *[len(row) for row in answers[:-1]]], device=device).cumsum(0)
 
     def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
         """One pass of the few tokens through the critical layers and the head."""
@@ -210,9 +211,9 @@ class SuffixRows(Batch):
         assert owner is not None
         tokens = self.hidden.shape[1]
         last_only = engine.position == "last"
-        row = torch.arange(self.rows, device=self.hidden.device) if last_only else self.row_of_target
-        at = row * tokens if last_only else self.flat_of_target
-        weights, indices = mixture.weights[owner[row]], mixture.indices[owner[row]]
+        at = torch.arange(self.rows, device=self.hidden.device) * tokens if last_only else self.flat_of_target.unique()
+        mine = owner[self.first_answer][at // tokens]
+        weights, indices = mixture.weights[mine], mixture.indices[mine]
         hidden, layers, start = self.hidden, engine.layers, engine.first
         if last_only and (self.first_layer or weights.requires_grad or self._scored):
             if self.first_layer is None:
@@ -233,11 +234,11 @@ class SuffixRows(Batch):
         engine = self.engine
         wanted = engine.decoder.norm(hidden.flatten(0, 1)[self.flat_of_target])
         chosen = target_log_probs(engine.family, engine.model, wanted, self.targets)
-        total = chosen.new_zeros(self.rows).index_add(0, self.row_of_target, chosen)
+        total = chosen.new_zeros(len(self.lengths)).index_add(0, self.row_of_target, chosen)
         if not greedy:
-            return total, torch.zeros(self.rows, dtype=torch.bool, device=total.device)
+            return total, torch.zeros_like(total, dtype=torch.bool)
         wrong = (greedy_tokens(engine.family, engine.model, wanted) != self.targets).float()
-        return total, wrong.new_zeros(self.rows).index_add(0, self.row_of_target, wrong) == 0
+        return total, wrong.new_zeros(len(self.lengths)).index_add(0, self.row_of_target, wrong) == 0
 
 
 def _stack(parts: list[Tensor], width: int) -> Tensor:
