@@ -47,13 +47,14 @@ def git_commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """What the run ran on."""
-    import torch
-
-    found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-        found["gpus"] = torch.cuda.device_count()
+    """What the run ran on; threads and GPUs where torch is in use."""
+    found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        found["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            found["gpu"] = torch.cuda.get_device_name()
+            found["gpus"] = torch.cuda.device_count()
     return found
 
 
