@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
 
 ITEMS = 32
+LONG_ITEMS = 12
+"""Fewer where prompts are long: a round of stock scoring takes half a minute."""
 
 
 def run(options: Options) -> Iterator[dict[str, Any]]:
@@ -48,7 +50,8 @@ def compare(loaded: Any, options: Options, shots: int) -> dict[str, Any]:
     from c3po_bench.rewiring.config import MethodConfig
 
     tokenizer = Tokenizer(loaded.model, loaded.tokenizer)
-    asked = requests_of(options, shots, count=8 if options.quick else ITEMS)
+    count = 8 if options.quick else LONG_ITEMS if shots else ITEMS
+    asked = requests_of(options, shots, count=count)
     stock = tokenizer.lm
     stock.batch_size_per_gpu = 16
     depth = len(loaded.model.model.layers)

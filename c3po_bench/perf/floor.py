@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from c3po_bench.perf.suffix import Work, olmoe_shaped
 from c3po_bench.perf.timing import side_by_side
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.meter import counter
 
 if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
@@ -56,8 +56,7 @@ def compare(model: Any, prompts: list[Prompt], batch: int, rounds: int) -> dict[
     depth = model.config.num_hidden_layers
     work = Work(load_engine("suffix", model, list(range(depth - 5, depth))), prompts, batch)
     work.step()
-    counter = FlopCounterMode(display=False)
-    with counter:
+    with counter() as counted:
         work.step()
     taken = []
     floors = []
@@ -66,7 +65,7 @@ def compare(model: Any, prompts: list[Prompt], batch: int, rounds: int) -> dict[
         start = time.perf_counter()
         work.step()
         taken.append(time.perf_counter() - start)
-        floors.append(counter.get_total_flops() / per_second + moved(work) / copied)
+        floors.append(counted.total / per_second + moved(work) / copied)
     ratios = sorted(t / f for t, f in zip(taken, floors, strict=True))
     return {
         "name": "floor",
@@ -74,7 +73,7 @@ def compare(model: Any, prompts: list[Prompt], batch: int, rounds: int) -> dict[
         "batch": batch,
         "ratio": ratios[len(ratios) // 2],
         "max_abs_diff": 0.0,
-        "gflop": counter.get_total_flops() / 1e9,
+        "gflop": counted.total / 1e9,
         "megabytes": moved(work) / 1e6,
         "step_ms": 1000 * sorted(taken)[len(taken) // 2],
         "floor_ms": 1000 * sorted(floors)[len(floors) // 2],

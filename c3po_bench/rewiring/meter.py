@@ -30,14 +30,14 @@ class Meter:
     def phase(self, name: str, units: int = 1) -> Iterator[None]:
         """Measure the block as phase `name` doing `units` of work (say, items)."""
         uses, flops, counted_units = self._counted.get(name, (0, 0, 0))
-        counter = _counter() if uses < SAMPLED else None
+        counting = counter() if uses < SAMPLED else None
         start = time.perf_counter()
-        if counter is None:
+        if counting is None:
             yield
         else:
-            with counter:
+            with counting:
                 yield
-            self._counted[name] = (uses + 1, flops + counter.total, counted_units + units)
+            self._counted[name] = (uses + 1, flops + counting.total, counted_units + units)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self._units[name] = self._units.get(name, 0) + units
 
@@ -61,14 +61,18 @@ class Meter:
         return out
 
 
-def _counter() -> Any:
+def counter() -> Any:
     """Counts FLOPs as `torch.utils.flop_counter` does, with its formulas, but takes no operation apart.
 
     Its own mode does, and then another kernel runs, whose results differ in the last digits from those of the same
-    batch not counted.
+    batch not counted. It also has no formula for the experts' grouped product, which is most of an MoE's work.
     """
+    import torch
+    import transformers.integrations.moe as _  # noqa: F401  registers its grouped product
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
+
+    grouped = {torch.ops.aten._grouped_mm, torch.ops.transformers.grouped_mm_fallback}
 
     class Counter(TorchDispatchMode):
         """`total` FLOPs of what ran inside."""
@@ -77,12 +81,21 @@ def _counter() -> Any:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
-            formula = flop_registry.get(func._overloadpacket)
-            if formula is not None:
+            packet = func._overloadpacket
+            if packet in grouped:
+                self.total += _grouped_flops(*args[:2])
+            elif formula := flop_registry.get(packet):
                 self.total += formula(*args, **(kwargs or {}), out_val=out)
             return out
 
     return Counter()
+
+
+def _grouped_flops(left: Any, right: Any) -> int:
+    """Each row of `left` [rows, inner] (or column of `right`, where only `left` is stacked) meets one matrix."""
+    if left.dim() == 3 and right.dim() == 2:
+        return 2 * left.shape[-2] * right.numel()
+    return 2 * left.numel() * right.shape[-1]
 
 
 def peak_memory() -> int:

@@ -99,6 +99,7 @@ class Engine(ABC):
         self.critical = torch.tensor([index[layer] for layer in layers])
         self._states: OrderedDict[Prompt, State] = OrderedDict()
         self._bytes = 0
+        self._reading = Meter()
         self.store: StateStore | None = None
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -134,12 +135,8 @@ class Engine(ABC):
             for state in held.values():
                 meter.credit("read", state.seconds, state.flops)
         for chunk in _together(missing, groups if keep else None):
-            measured = Meter()
-            with measured.phase("read"):
-                states = self.read_new(chunk)
-            cost = measured.phases()["read"]
+            states = self._measured(chunk)
             for prompt, state in zip(chunk, states, strict=True):
-                state.seconds, state.flops = cost["seconds"] / len(chunk), cost["flops"] // len(chunk)
                 held[prompt] = self._remember(state)
                 if meter is not None and prompt in wanted:
                     meter.add("read", state.seconds, state.flops)
@@ -151,6 +148,19 @@ class Engine(ABC):
             _, old = self._states.popitem(last=False)
             self._bytes -= old.nbytes()
         return [held[p] for p in prompts]
+
+    def _measured(self, prompts: list[Prompt]) -> list[State]:
+        """Read prompts, each with its share of the cost by tokens; FLOPs are counted once and then taken as alike."""
+        tokens = [len(p.context) + sum(len(c) - 1 for c in p.continuations) for p in prompts]
+        before = self._reading.phases().get("read", {"seconds": 0.0, "flops": 0})
+        with self._reading.phase("read", sum(tokens)):
+            states = self.read_new(prompts)
+        after = self._reading.phases()["read"]
+        for state, mine in zip(states, tokens, strict=True):
+            share = mine / sum(tokens)
+            state.seconds = (after["seconds"] - before["seconds"]) * share
+            state.flops = round((after["flops"] - before["flops"]) * share)
+        return states
 
     def _remember(self, state: State) -> State:
         old = self._states.pop(state.prompt, None)
@@ -186,8 +196,7 @@ def _together(prompts: list[Prompt], groups: Mapping[Prompt, Sequence[Prompt]] |
     """Which prompts are read at once: the groups that they belong to, or at most `CHUNK` of like length."""
     if groups is None:
         ordered = sorted(prompts, key=lambda p: (len(p.context), p.context))
-        alike = [[ordered[i] for i in group] for group in like_sizes([len(p.context) for p in ordered], 1.25)]
-        return [group[start : start + CHUNK] for group in alike for start in range(0, len(group), CHUNK)]
+        return [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
     return [list(group) for group in dict.fromkeys(tuple(groups.get(p, (p,))) for p in prompts)]
 
 

@@ -1,10 +1,14 @@
-"""Several answers after one prompt in one row: they share its keys and values, and do not see each other."""
+"""Prompts and their answers in common rows: answers share their prompt's tokens, and no token sees another's branch.
+
+A tree is `lead` shared tokens followed by branches of some tokens each. A row holds one tree or several, so little is
+lost to padding whatever the lengths.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -14,39 +18,73 @@ if TYPE_CHECKING:
 LEAD, PADDING = -1, -2
 
 
+class Tree(NamedTuple):
+    """Lengths: `lead` tokens, then a branch for each of `branches`."""
+
+    lead: int
+    branches: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """All tokens."""
+        return self.lead + sum(self.branches)
+
+
 @dataclass
 class Packed:
-    """Where the tokens of packed rows are.
+    """Where the tokens of packed trees are. Places are indices into the flattened [rows x width].
 
-    start: column of the first token of each answer, by row.
-    offset: [rows, width] distance of each token from the first one after the earlier tokens.
+    lead: place of the first token of each tree, in the order given.
+    branches: place of the first token of each branch of each tree.
+    offset: [rows, width] distance of each token from the first of its tree, along its branch.
     back: [rows, width, width] distance back to each visible token of the row, -1 where hidden.
     """
 
-    start: list[list[int]]
+    lead: list[int]
+    branches: list[list[int]]
     offset: Tensor
     back: Tensor
 
 
-def pack(sizes: Sequence[Sequence[int]], lead: int, device: torch.device) -> Packed:
-    """Lay out rows of `lead` shared tokens followed by answers of `sizes` tokens each."""
-    width = max(1, max(lead + sum(row) for row in sizes))
-    offset = torch.zeros(len(sizes), width, dtype=torch.long)
-    branch = torch.full((len(sizes), width), PADDING)
-    starts = []
-    for i, row in enumerate(sizes):
-        branch[i, :lead] = LEAD
-        offset[i, :lead] = torch.arange(lead)
-        column, found = lead, []
-        for answer, size in enumerate(row):
-            found.append(column)
-            branch[i, column : column + size] = answer
-            offset[i, column : column + size] = lead + torch.arange(size)
-            column += size
-        starts.append(found)
+def pack(rows: Sequence[Sequence[tuple[int, Tree]]], device: torch.device) -> Packed:
+    """Lay out rows of (number, tree); numbers count the trees from 0, in any order."""
+    count = sum(len(row) for row in rows)
+    width = max(1, max(sum(tree.size for _, tree in row) for row in rows))
+    offset = torch.zeros(len(rows), width, dtype=torch.long)
+    owner, branch = torch.full((len(rows), width), PADDING), torch.full((len(rows), width), PADDING)
+    lead, branches = [0] * count, [[0]] * count
+    for i, row in enumerate(rows):
+        column = 0
+        for number, tree in row:
+            lead[number] = i * width + column
+            owner[i, column : column + tree.size] = number
+            branch[i, column : column + tree.lead] = LEAD
+            offset[i, column : column + tree.lead] = torch.arange(tree.lead)
+            column += tree.lead
+            branches[number] = []
+            for name, size in enumerate(tree.branches):
+                branches[number].append(i * width + column)
+                branch[i, column : column + size] = name
+                offset[i, column : column + size] = tree.lead + torch.arange(size)
+                column += size
     back = offset[:, :, None] - offset[:, None, :]
-    same = (branch[:, :, None] == branch[:, None, :]) | (branch[:, None, :] == LEAD)
-    return Packed(starts, offset.to(device), back.masked_fill(~same | (back < 0), -1).to(device))
+    seen = (branch[:, :, None] == branch[:, None, :]) | (branch[:, None, :] == LEAD)
+    seen &= (owner[:, :, None] == owner[:, None, :]) & (back >= 0)
+    return Packed(lead, branches, offset.to(device), back.masked_fill(~seen, -1).to(device))
+
+
+def fill(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices in rows of at most `capacity` tokens (a longer one alone), longest first into the first row with room."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        row = next((r for r, left in enumerate(room) if left >= sizes[index]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(capacity)
+        rows[row].append(index)
+        room[row] -= sizes[index]
+    return rows
 
 
 def with_earlier(packed: Packed, earlier: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, like_sizes, pad_right
+from c3po_bench.rewiring.engines.attention import constant_prefix
+from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, like_sizes
 from c3po_bench.rewiring.engines.first_layer import FirstLayer
 from c3po_bench.rewiring.engines.head import greedy_tokens, target_log_probs
-from c3po_bench.rewiring.engines.packing import pack, with_earlier
+from c3po_bench.rewiring.engines.packing import Tree, fill, pack, with_earlier
 from c3po_bench.rewiring.hook import override, record_routing
 
 if TYPE_CHECKING:
@@ -25,10 +26,16 @@ if TYPE_CHECKING:
 
 PACKED_RATIO = 1.5
 """How much longer than the shortest a row of packed answers may be to be run in one batch with it."""
+READ_RATIO = 1.25
+"""The same for rows of prompts."""
+FORWARD_TOKENS = {"cpu": 384, "gpu": 16384}
+"""Tokens read in one forward: on a CPU, activations that fit its cache are worth more than larger products."""
+ROW_TOKENS = 192
+"""Tokens of prompts and answers read in one row: longer rows lose less to padding and more to attention."""
 
 
 class _Cache:
-    """The part of a transformers cache that attention uses: keys and values of earlier tokens, by layer.
+    """The part of a transformers cache that attention uses: keys and values by layer.
 
     Recording, it keeps what it is given; else it puts the earlier tokens before what it is given.
     """
@@ -57,7 +64,7 @@ class SuffixEngine(Engine):
         self.depth = len(self.decoder.layers)
         self.dtype = next(model.parameters()).dtype
 
-    def run_layers(self, hidden: Tensor, span: range, positions: Tensor, allowed: Tensor, cache: _Cache) -> Tensor:
+    def run_layers(self, hidden: Tensor, span: range, positions: Tensor, allowed: Tensor, cache: _Cache | None) -> Tensor:
         """Pass hidden [rows, tokens, width] through decoder layers `span`.
 
         Args:
@@ -65,7 +72,7 @@ class SuffixEngine(Engine):
             span: decoder layers.
             positions: [rows, tokens] positions of the tokens.
             allowed: [rows or 1, tokens, keys] the distance back to each visible key, negative where hidden.
-            cache: earlier keys and values, or a recording one.
+            cache: earlier keys and values, a recording one, or none.
         """
         rotary = self.decoder.rotary_emb(hidden, positions)
         masks: dict[int | None, Tensor] = {}
@@ -88,54 +95,61 @@ class SuffixEngine(Engine):
 
     @torch.no_grad()
     def read_new(self, prompts: list[Prompt]) -> list[State]:
-        """Contexts through all layers, answers through the layers below the first critical one."""
-        ids, lengths = pad_right([p.context for p in prompts], self.device)
-        rows, width = ids.shape
-        positions = torch.arange(width, device=self.device)[None].expand(rows, -1)
-        back = (positions[0][:, None] - positions[0][None, :])[None]
-        cache = _Cache()
-        last = torch.arange(rows, device=self.device) * width + lengths - 1
-        with record_routing(self.family, self.model, list(self.family.layers)) as logits:
-            entering = self.run_layers(self.family.embed(self.model, ids), range(self.first), positions, back, cache)
-            self.run_layers(entering, range(self.first, self.depth), positions, back, cache)
-        own = torch.stack([logits[i][last].float().softmax(-1) for i in self.family.layers], dim=1).cpu()
-        at_last = entering.flatten(0, 1)[last]
-        answers = self._answers_below(prompts, lengths, cache, width)
-        states = []
-        for i, prompt in enumerate(prompts):
-            earlier = int(lengths[i]) - 1
-            span = range(self.first, self.depth)
-            kept = {
-                "entering": at_last[i].clone(),
-                "answers": answers[i],
-                "keys": [cache.keys[layer][i, :, :earlier].clone() for layer in span],
-                "values": [cache.values[layer][i, :, :earlier].clone() for layer in span],
-            }
-            states.append(State(prompt, own[i], kept))
-        return states
+        """Contexts through all layers, answers through the layers below the first critical one, packed into rows."""
+        trees = [Tree(len(p.context), tuple(len(c) - 1 for c in p.continuations)) for p in prompts]
+        rows = fill([tree.size for tree in trees], max(ROW_TOKENS, max(tree.size for tree in trees)))
+        states: dict[int, State] = {}
+        widths = [sum(trees[i].size for i in row) for row in rows]
+        for group in self._forwards(widths):
+            chosen = [i for r in group for i in rows[r]]
+            number = {i: n for n, i in enumerate(chosen)}
+            laid = [[(number[i], trees[i]) for i in rows[r]] for r in group]
+            states |= zip(chosen, self._read([prompts[i] for i in chosen], laid), strict=True)
+        return [states[i] for i in range(len(prompts))]
 
-    def _answers_below(self, prompts: list[Prompt], lengths: Tensor, cache: _Cache, width: int) -> list[list[Tensor]]:
-        """Hidden states that enter the first critical layer at answer tokens (all but the last of each)."""
-        sizes = [[len(c) - 1 for c in p.continuations] for p in prompts]
-        empty = torch.empty(0, self.decoder.embed_tokens.weight.shape[1], device=self.device, dtype=self.dtype)
-        found: list[list[Tensor]] = [[empty for _ in row] for row in sizes]
-        for group in like_sizes([sum(row) for row in sizes], PACKED_RATIO):
-            rows = [i for i in group if sum(sizes[i])]
-            if not rows:
-                continue
-            of = torch.tensor(rows, device=self.device)
-            packed = pack([sizes[i] for i in rows], 0, self.device)
-            ids, _ = pad_right([tuple(t for c in prompts[i].continuations for t in c[:-1]) for i in rows], self.device)
-            positions, back = with_earlier(packed, lengths[of], width)
-            below = _Cache(
-                {layer: cache.keys[layer][of] for layer in range(self.first)},
-                {layer: cache.values[layer][of] for layer in range(self.first)},
-            )
-            hidden = self.run_layers(self.family.embed(self.model, ids), range(self.first), positions, back, below)
-            for n, i in enumerate(rows):
-                spans = zip(packed.start[n], sizes[i], strict=True)
-                found[i] = [hidden[n, start : start + size].clone() for start, size in spans]
+    def _forwards(self, widths: list[int]) -> list[list[int]]:
+        """Which rows go through the model at once: of like width, and no more tokens than are read fastest."""
+        most = FORWARD_TOKENS["cpu" if self.device.type == "cpu" else "gpu"]
+        found = []
+        for group in like_sizes(widths, READ_RATIO):
+            step = max(1, most // widths[group[-1]])
+            found += [group[start : start + step] for start in range(0, len(group), step)]
         return found
+
+    def _read(self, prompts: list[Prompt], rows: list[list[tuple[int, Tree]]]) -> list[State]:
+        """The prompts of some packed rows."""
+        whole = pack(rows, self.device)
+        above = pack([[(n, Tree(tree.lead, ())) for n, tree in row] for row in rows], self.device)
+        ids = torch.zeros(whole.offset.numel(), dtype=torch.long)
+        for prompt, lead, branches in zip(prompts, whole.lead, whole.branches, strict=True):
+            ids[lead : lead + len(prompt.context)] = torch.tensor(prompt.context)
+            for start, answer in zip(branches, prompt.continuations, strict=True):
+                ids[start : start + len(answer) - 1] = torch.tensor(answer[:-1], dtype=torch.long)
+        cache, (below, rest) = _Cache(), (range(self.first), range(self.first, self.depth))
+        with record_routing(self.family, self.model, list(self.family.layers)) as logits:
+            embedded = self.family.embed(self.model, ids.to(self.device).view_as(whole.offset))
+            low = self.run_layers(embedded, below, whole.offset, whole.back, None).flatten(0, 1)
+            entering = low.new_zeros(*above.offset.shape, low.shape[-1])
+            for prompt, source, target in zip(prompts, whole.lead, above.lead, strict=True):
+                size = len(prompt.context)
+                entering.flatten(0, 1)[target : target + size] = low[source : source + size]
+            self.run_layers(entering, rest, above.offset, above.back, cache)
+        keys, values = ([t.transpose(1, 2).flatten(0, 1) for t in (c[i] for i in rest)] for c in (cache.keys, cache.values))
+        states = []
+        for n, prompt in enumerate(prompts):
+            last = len(prompt.context) - 1
+            at = {i: (whole if i < self.first else above).lead[n] + last for i in self.family.layers}
+            own = torch.stack([logits[i][at[i]].float().softmax(-1) for i in self.family.layers])
+            earlier = slice(above.lead[n], above.lead[n] + last)
+            spans = zip(whole.branches[n], prompt.continuations, strict=True)
+            kept = {
+                "entering": low[whole.lead[n] + last].clone(),
+                "answers": [low[start : start + len(answer) - 1].clone() for start, answer in spans],
+                "keys": [k[earlier].transpose(0, 1).contiguous() for k in keys],
+                "values": [v[earlier].transpose(0, 1).contiguous() for v in values],
+            }
+            states.append(State(prompt, own.cpu(), kept))
+        return states
 
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> SuffixBatch:
         """Collate prefixes (right-padded) and the tokens to rerun. Rows of one state must have one owner."""
@@ -177,13 +191,14 @@ class SuffixRows(Batch):
         device = engine.device
         kept = [state.kept for state, _ in packs]
         answers = [[state.prompt.continuations[c] for c in mine] for state, mine in packs]
-        packed = pack([[len(a) - 1 for a in row] for row in answers], 1, device)
+        packed = pack([[(n, Tree(1, tuple(len(a) - 1 for a in row)))] for n, row in enumerate(answers)], device)
         self.lengths = torch.tensor([len(a) for row in answers for a in row], device=device)
         self.hidden = torch.zeros(*packed.offset.shape, kept[0]["entering"].shape[-1], dtype=engine.dtype, device=device)
+        flat_hidden = self.hidden.flatten(0, 1)
         for n, (k, (_, mine)) in enumerate(zip(kept, packs, strict=True)):
             self.hidden[n, 0] = k["entering"]
-            for start, c in zip(packed.start[n], mine, strict=True):
-                self.hidden[n, start : start + len(k["answers"][c])] = k["answers"][c]
+            for start, c in zip(packed.branches[n], mine, strict=True):
+                flat_hidden[start : start + len(k["answers"][c])] = k["answers"][c]
         span = list(enumerate(range(engine.first, engine.depth)))
         earlier = torch.tensor([k["keys"][0].shape[1] for k in kept], device=device)
         prefix = max(1, int(earlier.max()))
@@ -193,8 +208,8 @@ class SuffixRows(Batch):
         flat, row_of_target, targets, answer = [], [], [], 0
         width = self.hidden.shape[1]
         for n, row in enumerate(answers):
-            for start, tokens in zip(packed.start[n], row, strict=True):
-                flat += [n * width, *range(n * width + start, n * width + start + len(tokens) - 1)]
+            for start, tokens in zip(packed.branches[n], row, strict=True):
+                flat += [n * width, *range(start, start + len(tokens) - 1)]
                 row_of_target += [answer] * len(tokens)
                 targets += tokens
                 answer += 1
@@ -226,8 +241,9 @@ class SuffixRows(Batch):
             return self._finish(self._run(hidden, range(start, engine.depth)), greedy)
 
     def _run(self, hidden: Tensor, span: range) -> Tensor:
-        cache = _Cache(self.keys, self.values)
-        return self.engine.run_layers(hidden, span, self.positions, self.back, cache)
+        with constant_prefix(self.engine.model, self.keys, self.values) as apart:
+            cache = None if apart else _Cache(self.keys, self.values)
+            return self.engine.run_layers(hidden, span, self.positions, self.back, cache)
 
     def _finish(self, hidden: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
         """Norm and head at the tokens that predict an answer token."""
