@@ -62,7 +62,7 @@ class FeedbackBackend:
         """lm-eval configs of the group `feedback` and of its three tasks, by the names that ``tasks=`` may use."""
 
         def load() -> Any:
-            return studio_of(cfg).material
+            return studio_of(cfg).tests
 
         def scorer(doc: dict[str, Any], response: str) -> float:
             return studio_of(cfg).score(doc, response)
@@ -124,7 +124,10 @@ class FeedbackArm:
 
         subject = self.studio.workshop.subject
         model, adapters = subject.model, {}
-        material = self.studio.material if self.plan is not None or self.asks_feedback else []
+        if self.plan is not None or self.voice.stored == "revised":
+            material = self.studio.material
+        else:
+            material = self.studio.tests if self.asks_feedback else []
         if self.plan is not None:
             model, adapters = self.tuned_model()
         else:

@@ -19,7 +19,7 @@ class EchoLM(LM):
     def __init__(self, inner: LM, studio: Studio) -> None:
         super().__init__()
         self.inner, self.studio = inner, studio
-        self.examples = {(m.piece.id, e.scope, e.prompt): e for m in studio.material for e in m.examples if e.split == "test"}
+        self.examples = {(m.piece.id, e.scope, e.prompt): e for m in studio.tests for e in m.examples if e.split == "test"}
         self._details: dict[tuple[str, int], dict[str, Any]] = {}
 
     @property

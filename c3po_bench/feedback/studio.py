@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.feedback.judges import Case, Judge, judge_name, open_judge
+from c3po_bench.feedback.ledger import call_key
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.records import Feedback
 from c3po_bench.feedback.workshop import Subject, Workshop
+from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from c3po_bench.config import Config
@@ -35,7 +38,24 @@ class Studio:
         """The synthesized data of every piece."""
         from c3po_bench.feedback.synthesis import synthesize
 
-        return synthesize(self.pieces, self.workshop)
+        with self._alone():
+            return synthesize(self.pieces, self.workshop)
+
+    @cached_property
+    def tests(self) -> list[Material]:
+        """The test examples of every piece: what tasks and untrained arms need, made sooner."""
+        from c3po_bench.feedback.synthesis import synthesize_tests
+
+        with self._alone():
+            return synthesize_tests(self.pieces, self.workshop)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of several processes one makes the data, the others then find all calls made."""
+        name = call_key(pieces=[p.digest() for p in self.pieces], model=self.workshop.subject.hash)
+        with alone_in(self.workshop.folder, f".synthesis-{name}.lock"):
+            self.workshop.reopen()
+            yield
 
     def judge(self, piece: Feedback) -> Judge:
         """The judge of a piece, opened once."""

@@ -64,15 +64,31 @@ class Material:
 def synthesize(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]:
     """The material of every piece; prompts first, so that one pass of the model answers them all."""
     started = time.perf_counter()
-    drafts = {piece.id: write_prompts(piece, workshop) for piece in pieces}
-    prompts = list(dict.fromkeys(e.prompt for examples in drafts.values() for e in examples))
-    answers = dict(zip(prompts, answer_prompts(prompts, workshop), strict=True))
+    drafts = [write_prompts(piece, workshop) for piece in pieces]
+    tested = test_answers(drafts, workshop)
+    rest = [e.prompt for examples in drafts for e in examples if e.prompt not in tested]
+    answers = tested | answer_prompts(rest, workshop)
     made = []
-    for piece in pieces:
-        answered = [replace(e, baseline=answers[e.prompt]) for e in drafts[piece.id]]
+    for piece, examples in zip(pieces, drafts, strict=True):
+        answered = [replace(e, baseline=answers[e.prompt]) for e in examples]
         made.append(Material(piece, tuple(revise(piece, answered, workshop))))
     seconds = (time.perf_counter() - started) / len(pieces)
     return [replace(material, seconds=seconds) for material in made]
+
+
+def synthesize_tests(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]:
+    """The test examples alone, without revisions: all that an arm needs which is not trained."""
+    drafts = [[e for e in write_prompts(piece, workshop) if e.split == "test"] for piece in pieces]
+    answers = test_answers(drafts, workshop)
+    return [
+        Material(piece, tuple(replace(e, baseline=answers[e.prompt]) for e in examples))
+        for piece, examples in zip(pieces, drafts, strict=True)
+    ]
+
+
+def test_answers(drafts: Sequence[Sequence[Example]], workshop: Workshop) -> dict[str, Answer]:
+    """The base model's answers to the test prompts of all pieces, which are batched by themselves."""
+    return answer_prompts([e.prompt for examples in drafts for e in examples if e.split == "test"], workshop)
 
 
 def write_prompts(piece: Feedback, workshop: Workshop) -> list[Example]:
@@ -120,8 +136,9 @@ def _split(scope: str, by_category: dict[str, list[str]], workshop: Workshop) ->
     return examples
 
 
-def answer_prompts(prompts: Sequence[str], workshop: Workshop) -> list[Answer]:
-    """What the model being tuned answers, batch by batch, from the ledger where it is known."""
+def answer_prompts(asked: Sequence[str], workshop: Workshop) -> dict[str, Answer]:
+    """What the model being tuned answers to each prompt, batch by batch, from the ledger where it is known."""
+    prompts = list(dict.fromkeys(asked))
     cfg, subject = workshop.cfg.answers, workshop.subject
     ledger = workshop.ledger(f"answers-{subject.hash}")
     settings = {k: v for k, v in asdict(cfg).items() if k != "batch"}
@@ -132,11 +149,11 @@ def answer_prompts(prompts: Sequence[str], workshop: Workshop) -> list[Answer]:
     if any(answer is None for answer in known):
         log.info("answering %d prompts with the base model", sum(a is None for a in known))
         ids = [prompt_ids(subject.tokenizer, prompt) for prompt in prompts]
-        return answer_all(
+        known = answer_all(
             subject.model, subject.tokenizer, ids, cfg, workshop.seed, known,
             lambda found: ledger.put((keys[i], answer.record()) for i, answer in found.items()),
         )  # fmt: skip
-    return [answer for answer in known if answer is not None]
+    return {prompt: answer for prompt, answer in zip(prompts, known, strict=True) if answer is not None}
 
 
 def revise(piece: Feedback, examples: Sequence[Example], workshop: Workshop) -> list[Example]:

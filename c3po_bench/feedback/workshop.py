@@ -99,6 +99,11 @@ class Workshop:
                 self._ledgers[stage] = Ledger(self.folder / "ledgers" / f"{stage}.jsonl")
             return self._ledgers[stage]
 
+    def reopen(self) -> None:
+        """Read the ledgers anew when they are next asked for: another process has added to them."""
+        with self._lock:
+            self._ledgers.clear()
+
     def count(self, name: str, n: int = 1) -> None:
         """Add to a count that ends in the result (gaps, duplicates, filtered revisions)."""
         with self._lock:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from c3po_bench.feedback.chat import completion_ids, prompt_ids
 from c3po_bench.feedback.synthesis import Example, Material
 from c3po_bench.feedback.training.recipes import Plan, make_plan
+from c3po_bench.feedback.training.together import Together
 from c3po_bench.feedback.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -42,15 +41,17 @@ def resolved(plan: Plan, workshop: Workshop) -> dict[str, Any]:
 
 
 def train_adapter(plan: Plan, materials: Sequence[Material], workshop: Workshop) -> Path:
-    """The folder of the trained adapter; trains it unless it is there, going on from the last checkpoint of a killed run."""
+    """The folder of the trained adapter; trains it unless it is there, going on from the last checkpoint of a killed run.
+
+    The ranks of one run train together; any other process waits and finds the adapter done.
+    """
     folder = adapter_folder(plan, materials, workshop)
-    folder.mkdir(parents=True, exist_ok=True)
-    start = None
+    together, start = Together(workshop.subject.model.device.type), None
     if plan.recipe.start:
         start = train_adapter(make_plan(plan.recipe.start, plan.cfg), materials, workshop)
-    with _alone(folder):
-        if not (folder / DONE).exists():
-            _train(plan, materials, workshop, folder, start)
+    with together.alone_in(folder):
+        if together.agree(lambda: not (folder / DONE).exists()):
+            _train(plan, materials, workshop, folder, start, together)
     return folder
 
 
@@ -59,7 +60,9 @@ def training_record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / DONE).read_text(encoding="utf-8"))
 
 
-def _train(plan: Plan, materials: Sequence[Material], workshop: Workshop, folder: Path, start: Path | None) -> None:
+def _train(
+    plan: Plan, materials: Sequence[Material], workshop: Workshop, folder: Path, start: Path | None, together: Together
+) -> None:
     from c3po_bench.feedback.training.runs import make_answer_trainer, make_pair_trainer, watch
     from c3po_bench.store.files import write_json
 
@@ -74,7 +77,8 @@ def _train(plan: Plan, materials: Sequence[Material], workshop: Workshop, folder
         last = _last_checkpoint(checkpoints)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
         validation = trainer.evaluate() if trainer.eval_dataset is not None else {}
-        trainer.model.save_pretrained(str(folder), selected_adapters=["default"])
+        if together.first:
+            trainer.model.save_pretrained(str(folder), selected_adapters=["default"])
         history = trainer.state.log_history
         trainer.model.unload()
     record = {
@@ -86,8 +90,11 @@ def _train(plan: Plan, materials: Sequence[Material], workshop: Workshop, folder
         "counts": counts,
         "plan": resolved(plan, workshop),
     }
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    write_json(folder / DONE, record)
+    if together.first:
+        for scratch in (checkpoints, checkpoints.with_name("pairs"), checkpoints.with_name("kept")):
+            shutil.rmtree(scratch, ignore_errors=True)
+        write_json(folder / DONE, record)
+    together.wait()
 
 
 def _curves(history: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
@@ -100,14 +107,6 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint: the trainer state is written last."""
     whole = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json")]
     return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time: a second one waits and finds the adapter done."""
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def pair_rows(examples: Sequence[Example], tokenizer: Any, workshop: Workshop) -> list[dict[str, list[int]]]:

@@ -60,9 +60,12 @@ class AnswerTrainer(Trainer):
         super().__init__(*args, data_collator=collate, **kwargs)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """The mean over the labelled tokens of the batch."""
+        """The mean over the labelled tokens of the batch, over all processes: each one's sum over the average count."""
         fields = token_fields(model, inputs["input_ids"], inputs["row_labels"], attention_mask=inputs["attention_mask"])
-        loss = -fields.log_probs.sum() / fields.mask.sum().clamp_min(1)
+        count: Any = fields.mask.sum().float()
+        if self.accelerator.num_processes > 1:
+            count = self.accelerator.reduce(count, reduction="mean")
+        loss = -fields.log_probs.sum() / count.clamp_min(1e-6)
         return (loss, {}) if return_outputs else loss
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:

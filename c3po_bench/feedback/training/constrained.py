@@ -78,18 +78,21 @@ class ConstrainedDPOTrainer(DPOTrainer):
             self.eval_dataset = self._attach_eval(self.eval_dataset, collator.eval_tables)
 
     def _lay_out(self, pairs: Dataset, tables: dict[str, list[Row]]) -> Dataset:
-        """The rows of the whole run, in order (`rows.schedule`); scopes of weight 0 are left out."""
+        """The rows of the whole run, in order (`rows.schedule`); scopes of weight 0 are left out.
+
+        The processes of a run take a batch's rows in turn, so together they see what one process would.
+        """
         args = self.args
-        per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        batch = args.per_device_train_batch_size * args.world_size
         if args.max_steps <= 0:
-            args.max_steps = math.ceil(args.num_train_epochs * len(pairs) / per_step)
+            args.max_steps = math.ceil(args.num_train_epochs * len(pairs) / (batch * args.gradient_accumulation_steps))
         weights = self.scope_weights()
         rows = schedule(
             len(pairs),
             {scope: len(tables[scope]) for scope in SCOPES if weights[scope]},
-            args.per_device_train_batch_size,
+            batch,
             args.constraint_batch_size,
-            args.max_steps * args.gradient_accumulation_steps * args.world_size,
+            args.max_steps * args.gradient_accumulation_steps,
             args.seed,
         )
         laid = pairs.select([row["pair"] for row in rows])
@@ -137,15 +140,14 @@ class ConstrainedDPOTrainer(DPOTrainer):
         head = PlainHead(model, self._pad, extra) if self.args.plain_head or with_pairs else model
         loss = super()._compute_loss(head, pairs, False)
         mode = "train" if model.training else "eval"
-        self._metrics[mode]["loss/pairs"].append(loss.item())
-        if keep:
-            log_probs, mask = self._constraint_values(model, keep, head)
-            for index, scope in enumerate(SCOPES):
-                rows = keep["scope"] == index
-                if rows.any():
-                    term = self._token_mean(log_probs[rows], mask[rows])
-                    self._metrics[mode][f"{scope}/{self.args.constraint}"].append(term.item())
-                    loss = loss + self.scope_weights()[scope] * term
+        self._metrics[mode]["loss/pairs"].append(self._mean(loss))
+        values, mask = self._constraint_values(model, keep, head) if keep else (loss.new_zeros(0), loss.new_zeros(0))
+        for index, scope in enumerate(SCOPES):
+            rows = keep["scope"] == index if keep else mask.bool()
+            if self._anywhere(rows):
+                term = self._token_mean(values[rows], mask[rows])
+                self._metrics[mode][f"{scope}/{self.args.constraint}"].append(self._mean(term))
+                loss = loss + self.scope_weights()[scope] * term
         return (loss, {}) if return_outputs else loss
 
     def _constraint_values(self, model: Any, keep: dict[str, Any], head: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,7 +194,20 @@ class ConstrainedDPOTrainer(DPOTrainer):
         count: Any = mask.sum()
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count.float(), reduction="mean")
-        return values.sum() / count.clamp_min(1)
+        return values.sum() / count.clamp_min(1e-6)
+
+    def _mean(self, loss: torch.Tensor) -> float:
+        """A loss averaged over the processes."""
+        several = self.accelerator.num_processes > 1
+        mean: Any = self.accelerator.reduce(loss.detach(), reduction="mean") if several else loss
+        return mean.item()
+
+    def _anywhere(self, rows: torch.Tensor) -> bool:
+        """Whether any process has such rows."""
+        here = rows.any()
+        if self.accelerator.num_processes > 1:
+            here = self.accelerator.reduce(here.float(), reduction="sum")  # type: ignore[assignment]
+        return bool(here)
 
 
 def _split(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
@@ -21,6 +20,7 @@ from c3po_bench.feedback.training.constrained import ConstrainedDPOConfig, Const
 from c3po_bench.feedback.training.precision import precision
 from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.feedback.training.rows import Row
+from c3po_bench.feedback.training.together import Together, share_of
 from c3po_bench.feedback.workshop import Workshop
 
 _EXPERTS = ("gate_up_proj", "down_proj")  # the fused expert weights of transformers 5
@@ -77,7 +77,8 @@ def _arguments(plan: Plan, workshop: Workshop, folder: Path, lr: float, steps: i
     train, device = plan.cfg.train, workshop.subject.model.device
     return {
         "output_dir": str(folder), "max_steps": steps or -1, "num_train_epochs": train.epochs, "learning_rate": lr,
-        "per_device_train_batch_size": batch, "gradient_accumulation_steps": train.accumulation,
+        "per_device_train_batch_size": share_of(batch, "feedback.train.batch"),
+        "gradient_accumulation_steps": train.accumulation,
         "lr_scheduler_type": train.scheduler, "warmup_steps": train.warmup, "max_grad_norm": train.max_grad_norm,
         "activation_checkpointing": train.gradient_checkpointing, "use_cpu": device.type == "cpu",
         "bf16": precision(train.precision, device.type) == "bfloat16",
@@ -120,6 +121,7 @@ def make_pair_trainer(
         for scope in ("near", "out")
         for split in ("train", "validation")
     }
+    together = Together(workshop.subject.model.device.type)
     args = ConstrainedDPOConfig(
         **_arguments(plan, workshop, folder, cfg.train.lr, cfg.train.steps, cfg.train.batch),
         beta=cfg.beta, loss_type=plan.loss_type, loss_weights=list(cfg.loss_weights) or None,
@@ -132,8 +134,8 @@ def make_pair_trainer(
     )  # fmt: skip
     trainer = ConstrainedDPOTrainer(
         model=model, args=args, processing_class=tokenizer, peft_config=lora_config(model, plan),
-        train_dataset=Dataset.from_list(pairs["train"]),
-        eval_dataset=Dataset.from_list(pairs["validation"]) if pairs["validation"] else None,
+        train_dataset=together.dataset(pairs["train"], folder.with_name("pairs")),
+        eval_dataset=together.dataset(kept, folder.with_name("kept")) if (kept := pairs["validation"]) else None,
         near=keep["near", "train"], out=keep["out", "train"],
         eval_near=keep["near", "validation"], eval_out=keep["out", "validation"],
     )  # fmt: skip
