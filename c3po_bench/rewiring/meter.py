@@ -65,14 +65,24 @@ def counter() -> Any:
     """Counts FLOPs as `torch.utils.flop_counter` does, with its formulas, but takes no operation apart.
 
     Its own mode does, and then another kernel runs, whose results differ in the last digits from those of the same
-    batch not counted. It also has no formula for the experts' grouped product, which is most of an MoE's work.
+    batch not counted. It also has no formula for the experts' grouped product, which is most of an MoE's work, nor for
+    attention on a CPU.
     """
     import torch
     import transformers.integrations.moe as _  # noqa: F401  registers its grouped product
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    grouped = {torch.ops.aten._grouped_mm, torch.ops.transformers.grouped_mm_fallback}
+    aten = torch.ops.aten
+    formulas = {
+        **flop_registry,
+        aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+            aten._scaled_dot_product_flash_attention_backward
+        ],
+        aten._grouped_mm: _grouped_flops,
+        torch.ops.transformers.grouped_mm_fallback: _grouped_flops,
+    }
 
     class Counter(TorchDispatchMode):
         """`total` FLOPs of what ran inside."""
@@ -81,17 +91,14 @@ def counter() -> Any:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
-            packet = func._overloadpacket
-            if packet in grouped:
-                self.total += _grouped_flops(*args[:2])
-            elif formula := flop_registry.get(packet):
+            if formula := formulas.get(func._overloadpacket):
                 self.total += formula(*args, **(kwargs or {}), out_val=out)
             return out
 
     return Counter()
 
 
-def _grouped_flops(left: Any, right: Any) -> int:
+def _grouped_flops(left: Any, right: Any, *_: Any, **__: Any) -> int:
     """Each row of `left` [rows, inner] (or column of `right`, where only `left` is stacked) meets one matrix."""
     if left.dim() == 3 and right.dim() == 2:
         return 2 * left.shape[-2] * right.numel()

@@ -1,0 +1,63 @@
+"""FLOPs are counted, not estimated: against counts made by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.meter import Meter, counter
+
+
+def layer_flops(config, tokens: int, keys: int) -> int:
+    """One OLMoE layer over `tokens` tokens that see `keys` columns: projections, attention, router, top-k experts."""
+    width = config.hidden_size
+    head = width // config.num_attention_heads
+    projections = 2 * width * head * (config.num_attention_heads + config.num_key_value_heads)
+    attention = 2 * keys * head * config.num_attention_heads
+    experts = config.num_experts_per_tok * 3 * width * config.intermediate_size
+    return 2 * tokens * (projections + attention + width * config.num_experts + experts)
+
+
+def test_reading_a_prompt(models):
+    model = models("olmoe")
+    config, meter = model.config, Meter()
+    engine = load_engine("suffix", model, [config.num_hidden_layers - 1])
+    prompt, answer = tuple(range(5, 26)), (7, 8, 9)
+    engine.read([Prompt(prompt, (answer,))], meter)
+    whole = len(prompt) + len(answer) - 1
+    expected = layer_flops(config, whole, whole) * (config.num_hidden_layers - 1)
+    expected += layer_flops(config, len(prompt), len(prompt))
+    assert meter.phases()["read"]["flops"] == expected
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+def test_experts_count_alike_in_every_implementation(models, implementation):
+    model = models("olmoe")
+    before = model.config._experts_implementation
+    model.set_experts_implementation(implementation)
+    ids = torch.arange(5, 17)[None]
+    try:
+        with torch.no_grad(), counter() as counted:
+            model(input_ids=ids, use_cache=False)
+    finally:
+        model.set_experts_implementation(before)
+    config = model.config
+    head = 2 * ids.numel() * config.hidden_size * config.vocab_size
+    assert counted.total == layer_flops(config, 12, 12) * config.num_hidden_layers + head
+
+
+def test_the_backward_pass_of_attention_and_experts_is_counted():
+    left = torch.randn(6, 8, requires_grad=True)
+    right, ends = torch.randn(3, 8, 4), torch.tensor([2, 4, 6], dtype=torch.int32)
+    with counter() as counted:
+        out = torch._grouped_mm(left, right, offs=ends)
+    assert counted.total == 2 * 6 * 8 * 4
+    with counter() as counted:
+        out.square().sum().backward()
+    assert counted.total == 2 * 6 * 8 * 4  # towards the rows only: the weights are frozen
+    query = torch.randn(1, 2, 5, 8, requires_grad=True)
+    with counter() as counted:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query).sum().backward()
+    assert counted.total == 7 * 2 * 2 * 5 * 5 * 8  # two products forward; backward these again and one more for each operand
