@@ -1,0 +1,59 @@
+"""Both engines on real questions of the embedded model: same predictions, scores and gradients.
+
+`C3PO_ENGINE_ITEMS=200` widens it; that takes half an hour, since the naive engine runs whole forward passes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+
+import pytest
+import torch
+
+from c3po_bench import harness
+from c3po_bench.config import Config, ModelConfig
+from c3po_bench.models.loading import load
+from c3po_bench.perf.questions import questions
+from c3po_bench.perf.suffix import Work
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.engines.base import Prompt
+
+ITEMS = int(os.environ.get("C3PO_ENGINE_ITEMS", "8"))
+ARMS = ["base", "mode_finding", "kernel_regression", "ngd", "oracle", "ngd_random_neighbors", "ngd_shuffled_labels"]
+
+
+@pytest.mark.slow
+def test_every_arm_scores_alike(data_root, tmp_path):
+    rows = {}
+    for engine in ("suffix", "naive"):
+        cfg = Config(name=engine, engine=engine, results_dir=str(tmp_path / engine), limit=ITEMS, arms=ARMS)
+        cfg.tracking.mode, cfg.data.root = "disabled", str(data_root)
+        cfg.tasks, cfg.references.tasks, cfg.references.limit = ["arc_easy"], ["openbookqa"], 60
+        rows[engine] = {run.arm: run.samples() for run in harness.run(cfg)}
+    for arm, fast in rows["suffix"].items():
+        slow = {row["doc_hash"]: row for row in rows["naive"][arm]}
+        assert len(fast) == len(slow) == ITEMS
+        for row in fast:
+            other = slow[row["doc_hash"]]
+            assert row["prediction"] == other["prediction"], (arm, row["doc_hash"])
+            assert row["loglikelihoods"] == pytest.approx(other["loglikelihoods"], abs=1e-4), (arm, row["doc_hash"])
+
+
+@pytest.mark.slow
+def test_gradients_are_the_same(data_root):
+    """In double precision all of them; in single, where two experts all but tie for a place, a batch's make-up decides."""
+    loaded = load(ModelConfig())
+    asked = questions(loaded, 32, data_root)
+    prompts = [Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.gold or 0],)) for q in asked]
+    for dtype in (torch.float32, torch.float64):
+        model = copy.deepcopy(loaded.model).to(dtype)
+        model.set_experts_implementation("eager")  # the grouped product knows no double precision
+        depth = len(model.model.layers)
+        found = []
+        for name in ("naive", "suffix"):
+            engine = load_engine(name, model, list(range(depth - 5, depth)))
+            found.append(torch.cat([Work(engine, prompts[i : i + 8], 2).step() for i in (0, 8, 16, 24)]))
+        errors = (found[0] - found[1]).flatten(1).norm(dim=1) / found[0].flatten(1).norm(dim=1)
+        assert errors.median() < 1e-5, (dtype, errors)
+        assert dtype == torch.float32 or errors.max() < 1e-5, errors
