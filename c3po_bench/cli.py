@@ -168,6 +168,8 @@ def guarded() -> int:
             sys.stderr.write("interrupted: run the same command again to go on where it stopped\n")
         return INTERRUPTED
     except Exception as error:
+        if str(error).startswith("Only one of --run, --multirun, --cfg"):  # Hydra's own check of its flags
+            return say("--cfg and --info show one composed config: leave out -m")
         if type(error).__module__.startswith("submitit"):  # a cell's failure, which is in its log and its state
             return OURS
         traceback.print_exc()

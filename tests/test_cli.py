@@ -57,6 +57,11 @@ def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path,
     assert "Traceback" not in done.stderr
 
 
+def test_showing_the_config_of_many_runs_is_refused(c3po):
+    done = c3po("-m", "+sweep=lr", "--cfg", "job")
+    assert done.returncode == 2 and done.stderr.strip() == "error: --cfg and --info show one composed config: leave out -m"
+
+
 def test_olmoe_without_a_hub_says_the_way_out(c3po, data_root, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     done = c3po("+experiment=olmoe_arc", f"data.root={data_root}", f"results_dir={tmp_path}", "tracking=disabled")
