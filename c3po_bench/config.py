@@ -16,8 +16,6 @@ from c3po_bench.options import option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
 from c3po_bench.tracking.config import TrackingConfig
 
-BACKENDS = ("rewiring", "feedback")
-
 
 @dataclass
 class BackendConfig:

@@ -38,7 +38,7 @@ def build_once(name: str, recipe: dict[str, str], build: Callable[[Path], None])
             return folder
         for orphan in root.glob(f".{folder.name}-*"):  # of a build that was killed: nobody else has the lock
             shutil.rmtree(orphan, ignore_errors=True)
-        log.info("building %s in %s (once; under a minute)", name, root)
+        log.info("building %s in %s (once)", name, root)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
         try:
             build(scratch)
