@@ -55,10 +55,6 @@ class Family:
         decoder = self.decoder_of(model)
         return decoder.embed_tokens(ids) * getattr(decoder, "embedding_multiplier", 1.0)
 
-    def head_logits(self, model: nn.Module, hidden: Tensor) -> Tensor:
-        """Vocabulary logits [..., vocabulary] of final, normed hidden states [..., hidden]."""
-        return attrgetter(self.head)(model)(hidden) / self.logits_divisor
-
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family

@@ -87,10 +87,17 @@ def test_another_pathway_changes_the_logits(tiny):
     assert (other - base).abs().max() > 1e-2
 
 
-def test_head_logits_are_the_models(tiny):
-    family = family_of(tiny)
-    hidden = family.decoder_of(tiny)(IDS).last_hidden_state
-    torch.testing.assert_close(family.head_logits(tiny, hidden), tiny(IDS).logits)
+def test_what_the_head_says_is_what_the_model_says(tiny):
+    from c3po_bench.rewiring.engines.head import target_log_probs
+
+    family, targets = family_of(tiny), IDS.flatten()
+    hidden = family.decoder_of(tiny)(IDS).last_hidden_state.flatten(0, 1)
+    logits = tiny(IDS).logits.flatten(0, 1)
+    found, hits = target_log_probs(family, tiny, hidden, targets, greedy=True)
+    torch.testing.assert_close(found, logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1))
+    assert hits.equal(logits.argmax(-1) == targets)
+    likeliest = logits.argmax(-1)
+    assert target_log_probs(family, tiny, hidden, likeliest, greedy=True)[1].all()
 
 
 def by_hand(model, family: Family, pathway: torch.Tensor, inner: torch.Tensor, layer: int) -> torch.Tensor:

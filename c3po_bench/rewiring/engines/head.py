@@ -20,17 +20,21 @@ ROWS = 512
 
 
 class _TargetLogProbs(torch.autograd.Function):
-    """log p(target) of hidden states [targets, width], float32 [targets]."""
+    """log p(target) of hidden states [targets, width], float32 [targets], and whether the target is the likeliest."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, divisor: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, divisor: float, greedy: bool
+    ) -> tuple[Tensor, Tensor]:
         """Logits in float32; the gradient, where asked for, in the head's dtype."""
-        chosen, gradients = [], []
+        chosen, likeliest, gradients = [], [], []
         for start in range(0, len(targets), ROWS):
             rows, wanted = hidden[start : start + ROWS], targets[start : start + ROWS, None]
             logits = torch.nn.functional.linear(rows, weight).float()
             if divisor != 1.0:
                 logits /= divisor
+            if greedy:
+                likeliest.append(logits.argmax(dim=-1) == wanted.squeeze(-1))
             total = logits.logsumexp(dim=-1, keepdim=True)
             chosen.append((logits.gather(-1, wanted) - total).squeeze(-1))
             if ctx.needs_input_grad[0]:
@@ -39,23 +43,23 @@ class _TargetLogProbs(torch.autograd.Function):
                 gradients.append(logits.to(weight.dtype) @ weight / divisor)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.cat(gradients))
-        return torch.cat(chosen)
+        hits = torch.cat(likeliest) if greedy else torch.zeros_like(targets, dtype=torch.bool)
+        ctx.mark_non_differentiable(hits)
+        return torch.cat(chosen), hits
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """The saved gradient, scaled by what comes from above."""
         (saved,) = ctx.saved_tensors
-        return (saved.float() * grads[0][:, None]).to(saved.dtype), None, None, None
+        return (saved.float() * grads[0][:, None]).to(saved.dtype), None, None, None, None
 
 
-def target_log_probs(family: Family, model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Log p(target) [targets], float32, of final normed hidden states [targets, width]; differentiable in `hidden`."""
-    return _TargetLogProbs.apply(hidden, targets, model.get_submodule(family.head).weight, family.logits_divisor)  # type: ignore[no-any-return]
+def target_log_probs(family: Family, model: Any, hidden: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
+    """What the head says of target tokens, from final normed hidden states [targets, width].
 
-
-@torch.no_grad()
-def greedy_tokens(family: Family, model: Any, hidden: Tensor) -> Tensor:
-    """The most likely next token [targets] of final normed hidden states [targets, width]."""
-    hidden = hidden.detach()
-    pieces = [family.head_logits(model, hidden[i : i + ROWS]).argmax(dim=-1) for i in range(0, len(hidden), ROWS)]
-    return torch.cat(pieces)
+    Returns:
+        log p(target) [targets], float32, differentiable in `hidden`, and whether no token is likelier, boolean
+        [targets] (all false unless `greedy`).
+    """
+    weight = model.get_submodule(family.head).weight
+    return _TargetLogProbs.apply(hidden, targets, weight, family.logits_divisor, greedy)  # type: ignore[no-any-return]

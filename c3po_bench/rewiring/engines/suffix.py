@@ -15,7 +15,7 @@ import torch
 from c3po_bench.rewiring.engines.attention import constant_prefix
 from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, like_sizes
 from c3po_bench.rewiring.engines.first_layer import FirstLayer
-from c3po_bench.rewiring.engines.head import greedy_tokens, target_log_probs
+from c3po_bench.rewiring.engines.head import target_log_probs
 from c3po_bench.rewiring.engines.packing import Tree, fill, pack, with_earlier
 from c3po_bench.rewiring.hook import override, record_routing
 
@@ -249,12 +249,10 @@ class SuffixRows(Batch):
         """Norm and head at the tokens that predict an answer token."""
         engine = self.engine
         wanted = engine.decoder.norm(hidden.flatten(0, 1)[self.flat_of_target])
-        chosen = target_log_probs(engine.family, engine.model, wanted, self.targets)
-        total = chosen.new_zeros(len(self.lengths)).index_add(0, self.row_of_target, chosen)
-        if not greedy:
-            return total, torch.zeros_like(total, dtype=torch.bool)
-        wrong = (greedy_tokens(engine.family, engine.model, wanted) != self.targets).float()
-        return total, wrong.new_zeros(len(self.lengths)).index_add(0, self.row_of_target, wrong) == 0
+        chosen, hits = target_log_probs(engine.family, engine.model, wanted, self.targets, greedy)
+        none = chosen.new_zeros(len(self.lengths))
+        missed = none.index_add(0, self.row_of_target, (~hits).to(none.dtype))
+        return none.index_add(0, self.row_of_target, chosen), missed == 0
 
 
 def _stack(parts: list[Tensor], width: int) -> Tensor:
