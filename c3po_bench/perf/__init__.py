@@ -7,6 +7,7 @@ PERFS = {
     "floor": "c3po_bench.perf.floor:run",
     "bank": "c3po_bench.perf.bank:run",
     "startup": "c3po_bench.perf.startup:run",
+    "growth": "c3po_bench.perf.growth:run",
     "feedback_step": "c3po_bench.feedback.perf_step:run",
 }
 """Comparisons by name: each `run(options) -> Iterator[dict]` yields a record a setting, the headline one last."""

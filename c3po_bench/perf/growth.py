@@ -1,0 +1,127 @@
+"""How cost grows: one thing at a time made larger, then all of them, against the formula of `docs/performance.md`.
+
+FLOPs are counted, seconds are of one run on this machine; `ratio` is counted over predicted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.meter import counter
+from c3po_bench.rewiring.pathway import Mixer, core_experts
+
+if TYPE_CHECKING:
+    from c3po_bench.perf.__main__ import Options
+
+
+@dataclass(frozen=True)
+class Size:
+    """One item's size: layers (of which the last `critical` are open), experts, prompt and answer tokens, and so on."""
+
+    layers: int = 8
+    critical: int = 3
+    experts: int = 16
+    core: int = 8
+    prompt: int = 48
+    answer: int = 4
+    choices: int = 4
+    neighbors: int = 3
+    steps: int = 2
+
+
+SMALL = Size()
+GROWN = {
+    "layers": 16, "critical": 5, "experts": 32, "core": 16, "prompt": 192, "answer": 12, "choices": 8, "neighbors": 9,
+    "steps": 6,
+}  # fmt: skip
+TOP_K, WIDTH, INNER, VOCABULARY = 4, 256, 128, 4096
+
+
+def run(options: Options) -> Iterator[dict[str, Any]]:
+    """The small size, each dimension grown alone, and all at once."""
+    yield compare("small", SMALL)
+    if not options.quick:
+        for name, value in GROWN.items():
+            yield compare(f"{name} {value}", replace(SMALL, **{name: value}))
+        yield compare("all of these", Size(**GROWN))
+
+
+def layer(size: Size, tokens: int, keys: int, more_experts: int = 0) -> int:
+    """FLOPs of one layer: projections, attention to `keys` tokens, router, top-k experts and `more_experts` for one token."""
+    experts = 3 * WIDTH * INNER * (TOP_K * tokens + more_experts)
+    return 2 * (tokens * (4 * WIDTH * WIDTH + 2 * keys * WIDTH + WIDTH * size.experts) + experts)
+
+
+def predicted(size: Size) -> dict[str, int]:
+    """FLOPs by phase: a test item read once, `steps` times forward and backward over the neighbors, scored once."""
+    branches, head = size.choices * (size.answer - 1), 2 * WIDTH * VOCABULARY
+    keys, below = size.prompt + branches, size.layers - size.critical
+    read = below * layer(size, keys, keys) + size.critical * layer(size, size.prompt, size.prompt)
+    more = size.core - TOP_K
+    step = (size.critical - 1) * layer(size, size.answer, size.prompt + size.answer, more) + size.answer * head
+    opened = layer(size, size.answer, size.prompt + size.answer, size.experts)
+    optimize = size.neighbors * (2 * size.steps * step + opened)
+    score = size.critical * layer(size, 1 + branches, size.prompt + branches) + size.choices * size.answer * head
+    return {"read": read, "optimize": optimize, "score": score}
+
+
+def compare(name: str, size: Size) -> dict[str, Any]:
+    """One size."""
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+
+    torch.manual_seed(0)
+    config = OlmoeConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=size.layers,
+        num_attention_heads=4, num_key_value_heads=4, num_experts=size.experts, num_experts_per_tok=TOP_K,
+    )  # fmt: skip
+    model = OlmoeForCausalLM(config).eval()
+    engine = load_engine("suffix", model, list(range(size.layers - size.critical, size.layers)))
+    generator = torch.Generator().manual_seed(0)
+
+    def prompt(choices: int) -> Prompt:
+        rows = torch.randint(5, VOCABULARY, (choices, size.prompt + size.answer), generator=generator).tolist()
+        return Prompt(tuple(rows[0][: size.prompt]), tuple(tuple(row[size.prompt :]) for row in rows))
+
+    asked, near = prompt(size.choices), [prompt(1) for _ in range(size.neighbors)]
+    known = engine.read(near)
+    flops, seconds = {}, {}
+
+    def measure(phase: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        with counter() as counted:
+            found = work()
+        seconds[phase], flops[phase] = time.perf_counter() - start, counted.total
+        return found
+
+    state = measure("read", lambda: engine.read_new([asked])[0])
+    own = engine.own_pathways([state])
+    mixer, core = Mixer(engine.family), core_experts(own, f"top:{size.core}", TOP_K)
+    rows, owner = engine.batch(known, [(i, 0) for i in range(len(near))]), torch.zeros(len(near), dtype=torch.long)
+
+    def descend() -> None:
+        for _ in range(size.steps):
+            pathway = own.clone().requires_grad_()
+            scores, _ = rows.score(mixer(pathway, own, core, "dense"), owner, greedy=False)
+            torch.autograd.grad(scores.sum(), pathway)
+
+    measure("optimize", descend)
+    answers = engine.batch([state], [(0, c) for c in range(size.choices)])
+    measure("score", lambda: answers.score(None))
+    expected = predicted(size)
+    return {
+        "name": "growth",
+        "setting": name,
+        "ratio": sum(flops.values()) / sum(expected.values()),
+        "max_abs_diff": 0.0,
+        "gflop": sum(flops.values()) / 1e9,
+        **{f"{phase}_ratio": flops[phase] / expected[phase] for phase in expected},
+        "optimize_over_read": flops["optimize"] / flops["read"],
+        "milliseconds": 1000 * sum(seconds.values()),
+    }

@@ -1,0 +1,46 @@
+"""Hot functions under pytest-benchmark: `pytest --benchmark-only tests/perf`. Skipped otherwise; nothing is asserted on time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from c3po_bench.analysis import paired
+from c3po_bench.models.tiny import tiny_model
+from c3po_bench.perf.suffix import Work
+from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.neighbors import nearest
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[Prompt]:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(5, 30, (32, 44), generator=generator).tolist()
+    return [Prompt(tuple(row[:40]), (tuple(row[40:]),)) for row in rows]
+
+
+@pytest.fixture(scope="module", params=["suffix", "naive"])
+def engine(request):
+    return load_engine(request.param, tiny_model("olmoe"), [0, 1])
+
+
+def test_reading(benchmark, engine, prompts):
+    benchmark(lambda: engine.read_new(prompts))
+
+
+def test_a_step_of_descent(benchmark, engine, prompts):
+    benchmark(Work(engine, prompts, 8).step)
+
+
+def test_retrieval(benchmark):
+    rows = torch.nn.functional.normalize(torch.randn(10_000, 384), dim=-1)
+    benchmark(lambda: nearest(MethodConfig(), rows[:16], rows))
+
+
+def test_the_paired_bootstrap(benchmark):
+    draw = np.random.default_rng(0)
+    arm, base = draw.integers(0, 2, (2, 1172))
+    benchmark(lambda: paired.paired_bootstrap(arm, base))
