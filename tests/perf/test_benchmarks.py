@@ -1,4 +1,4 @@
-"""Hot functions under pytest-benchmark: `pytest --benchmark-only tests/perf`. Skipped otherwise; nothing is asserted on time."""
+"""Hot functions under pytest-benchmark: `pytest --override-ini addopts= --benchmark-only tests/perf`. Skipped otherwise."""
 
 from __future__ import annotations
 
