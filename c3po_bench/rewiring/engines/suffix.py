@@ -135,11 +135,13 @@ class SuffixEngine(Engine):
                 entering.flatten(0, 1)[target : target + size] = low[source : source + size]
             self.run_layers(entering, rest, above.offset, above.back, cache)
         keys, values = ([t.transpose(1, 2).flatten(0, 1) for t in (c[i] for i in rest)] for c in (cache.keys, cache.values))
+        lasts = torch.tensor([len(p.context) - 1 for p in prompts])
+        at = [(torch.tensor(packed.lead) + lasts).to(self.device) for packed in (whole, above)]
+        routed = [logits[i][at[i >= self.first]].float().softmax(-1) for i in self.family.layers]
+        own = torch.stack(routed, dim=1).cpu()
         states = []
         for n, prompt in enumerate(prompts):
             last = len(prompt.context) - 1
-            at = {i: (whole if i < self.first else above).lead[n] + last for i in self.family.layers}
-            own = torch.stack([logits[i][at[i]].float().softmax(-1) for i in self.family.layers])
             earlier = slice(above.lead[n], above.lead[n] + last)
             spans = zip(whole.branches[n], prompt.continuations, strict=True)
             kept = {
@@ -148,7 +150,7 @@ class SuffixEngine(Engine):
                 "keys": [k[earlier].transpose(0, 1).contiguous() for k in keys],
                 "values": [v[earlier].transpose(0, 1).contiguous() for v in values],
             }
-            states.append(State(prompt, own.cpu(), kept))
+            states.append(State(prompt, own[n].clone(), kept))
         return states
 
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> SuffixBatch:
