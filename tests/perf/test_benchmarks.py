@@ -28,19 +28,20 @@ def engine(request):
 
 
 def test_reading(benchmark, engine, prompts):
-    benchmark(lambda: engine.read_new(prompts))
+    assert len(benchmark(lambda: engine.read_new(prompts))) == len(prompts)
 
 
 def test_a_step_of_descent(benchmark, engine, prompts):
-    benchmark(Work(engine, prompts, 8).step)
+    assert benchmark(Work(engine, prompts, 8).step).isfinite().all()
 
 
 def test_retrieval(benchmark):
     rows = torch.nn.functional.normalize(torch.randn(10_000, 384), dim=-1)
-    benchmark(lambda: nearest(MethodConfig(), rows[:16], rows))
+    assert benchmark(lambda: nearest(MethodConfig(), rows[:16], rows)).index.shape[0] == 16
 
 
 def test_the_paired_bootstrap(benchmark):
     draw = np.random.default_rng(0)
     arm, base = draw.integers(0, 2, (2, 1172))
-    benchmark(lambda: paired.paired_bootstrap(arm, base))
+    found = benchmark(lambda: paired.paired_bootstrap(arm, base))
+    assert found.low <= found.value <= found.high
