@@ -1,0 +1,90 @@
+"""`python -m c3po_bench.analysis.study STORE FOLDER`: publish a store as a study that anybody can check without a model.
+
+A study keeps of each run its result, its provenance and what statistics need of its samples, no text of any question
+or answer; the tables beside them are computed from exactly that, and `check` computes them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from c3po_bench.analysis.compare import compare
+from c3po_bench.analysis.measures import feedback_measures
+from c3po_bench.errors import UserError
+from c3po_bench.store.files import write_json, write_jsonl, write_text
+from c3po_bench.store.reader import Run, load_runs
+
+KEPT = (
+    "arm", "task", "doc_id", "doc_hash", "prompt_hash", "correct", "prediction", "scope", "feedback_id", "score", "drift",
+    "similarity", "degeneration",
+)  # fmt: skip
+DIGITS = 6
+
+
+def tables(runs: Sequence[Run]) -> dict[str, str]:
+    """CSV text by file name: the comparison and, where there is feedback, its measures by piece."""
+    frames = {"comparison.csv": compare(runs)}
+    if any(frames["comparison.csv"]["scope"]):
+        frames["feedback.csv"] = feedback_measures(runs, pieces=True)
+    return {name: frame.to_csv(index=False, float_format=f"%.{DIGITS}g") for name, frame in frames.items()}
+
+
+def publish(store: str | Path, folder: Path) -> None:
+    """Write the study of a store into `folder`; its README is for a person to write."""
+    for run in load_runs(store):
+        kept = folder / "runs" / run.run_id
+        write_jsonl(kept / "samples.jsonl", [{key: row[key] for key in KEPT if key in row} for row in run.samples()])
+        write_json(kept / "provenance.json", _public(run.provenance))
+        write_json(kept / "result.json", run.result)
+    for name, text in tables(load_runs(folder)).items():
+        write_text(folder / name, text)
+
+
+def _public(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Without what is somebody's machine: hardware, folders."""
+    command = re.sub(r"=[~/]\S+", "=DIR", provenance["command"])
+    return {key: value for key, value in provenance.items() if key != "hardware"} | {"command": command}
+
+
+def check(folder: Path) -> None:
+    """Compute a study's tables again from its runs.
+
+    Raises:
+        UserError: naming the first table that differs, and where.
+    """
+    for name, text in tables(load_runs(folder)).items():
+        path = folder / name
+        if not path.exists():
+            raise UserError(f"{path} is missing: python -m c3po_bench.analysis.study STORE {folder} writes it")
+        ours, theirs = (pd.read_csv(io.StringIO(t)) for t in (text, path.read_text(encoding="utf-8")))
+        try:
+            pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+        except AssertionError as error:
+            raise UserError(f"{path} is not what its runs say: {' '.join(str(error).split())}") from None
+
+
+def main() -> int:
+    """Publish, then check."""
+    parser = argparse.ArgumentParser(prog="python -m c3po_bench.analysis.study", description=__doc__)
+    parser.add_argument("store", help="results_dir of finished experiments")
+    parser.add_argument("folder", type=Path, help="the study's folder, such as results/NAME")
+    arguments = parser.parse_args()
+    try:
+        publish(arguments.store, arguments.folder)
+        check(arguments.folder)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Published studies say what their own runs say: `make results-check`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from c3po_bench.analysis.study import KEPT, check, publish
+from c3po_bench.errors import UserError
+from c3po_bench.store.files import read_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/comparison.csv"))
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_tables_are_what_the_runs_say(study):
+    check(study)
+    assert (study / "README.md").exists()
+    for samples in study.glob("runs/*/samples.jsonl"):
+        for row in read_jsonl(samples):
+            assert set(row) <= set(KEPT)  # no text of any question
+
+
+def test_a_changed_table_or_sample_is_found(tmp_path):
+    assert STUDIES
+    study = tmp_path / "study"
+    shutil.copytree(STUDIES[0], study)
+    table = study / "comparison.csv"
+    head, first, *rest = table.read_text(encoding="utf-8").splitlines()
+    table.write_text("\n".join([head, first.replace("base", "best"), *rest]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"comparison\.csv is not what its runs say"):
+        check(study)
+    table.unlink()
+    with pytest.raises(UserError, match="missing"):
+        check(study)
+
+
+def test_publishing_leaves_out_text_and_machines(tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(STUDIES[0], store)
+    run = next(store.glob("runs/*"))
+    provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    provenance |= {"hardware": {"host": "somebody"}, "command": "python -m c3po_bench data.root=/home/somebody/data limit=4"}
+    (run / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
+    samples = run / "samples.jsonl"
+    rows = [{**row, "question": "What does somebody ask?"} for row in read_jsonl(samples)]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    publish(store, tmp_path / "study")
+    check(tmp_path / "study")
+    assert "data.root=DIR limit=4" in (tmp_path / "study" / "runs" / run.name / "provenance.json").read_text(encoding="utf-8")
+    assert not [
+        path for path in (tmp_path / "study").rglob("*") if path.is_file() and "somebody" in path.read_text(encoding="utf-8")
+    ]
