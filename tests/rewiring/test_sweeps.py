@@ -71,6 +71,7 @@ def check_composition(sweep: str, experiments: list[str]) -> None:
         assert cfg.name == experiment and with_experiment == params, "the experiment brings its arms, the sweep its grid"
         only = composed(f"+experiment={experiment}")[0]
         assert cfg.arms == only.arms and cfg.tasks == only.tasks and cfg.model == only.model
+        assert cfg.limit == only.limit and cfg.references == only.references, "nothing of the quick sweep is left"
 
 
 @pytest.mark.parametrize("number", range(len(SWEEPS)))
