@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
     """Raised for anything the user can put right; the command line prints it in one line and exits with 2."""
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Run a command: 0, or 2 with one line on standard error where the user can mend it."""
+    try:
+        work()
+    except UserError as error:
+        sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
+        return 2
+    return 0
 
 
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from c3po_bench.analysis.compare import compare
 from c3po_bench.analysis.measures import feedback_measures
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, exit_status
 from c3po_bench.store.files import write_json, write_jsonl, write_text
 from c3po_bench.store.reader import Run, load_runs
 
@@ -77,13 +77,12 @@ def main() -> int:
     parser.add_argument("store", help="results_dir of finished experiments")
     parser.add_argument("folder", type=Path, help="the study's folder, such as results/NAME")
     arguments = parser.parse_args()
-    try:
+
+    def work() -> None:
         publish(arguments.store, arguments.folder)
         check(arguments.folder)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

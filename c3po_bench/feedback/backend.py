@@ -20,6 +20,7 @@ from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.scores import extra_metrics
 from c3po_bench.feedback.studio import studio_of
 from c3po_bench.feedback.training.recipes import check_values
+from c3po_bench.feedback.training.together import share_of
 from c3po_bench.feedback.voices import JOINT, MIX, VOICES, Voice, check_arms, plan_of, split_name
 from c3po_bench.store.memory import peak_resident
 
@@ -49,6 +50,8 @@ class FeedbackBackend:
         check_values(feedback)
         pieces = find(feedback.pieces, feedback.library)
         check_arms(list(cfg.arms), feedback, cfg.arm, len(pieces))
+        if any(plan_of(name, feedback, cfg.arm) for name in cfg.arms):
+            share_of(feedback.train.batch, "feedback.train.batch")
         for what, name, choices in (
             ("feedback.generator.kind", feedback.generator.kind, GENERATORS),
             ("feedback.reviser.kind", feedback.reviser.kind, ["auto", *REVISERS]),

@@ -62,7 +62,7 @@ class Material:
 
 
 def synthesize(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]:
-    """The material of every piece; prompts first, so that one pass of the model answers them all."""
+    """The material of every piece; prompts first, so that the model answers all pieces' together, those of the test first."""
     started = time.perf_counter()
     drafts = [write_prompts(piece, workshop) for piece in pieces]
     tested = test_answers(drafts, workshop)

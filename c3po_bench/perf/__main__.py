@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from c3po_bench.console import set_up_logging
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import exit_status, unknown
 from c3po_bench.perf import PERFS
 
 
@@ -55,14 +55,13 @@ def main() -> int:
     beside = Path("../shared/data")
     data = arguments.data or (beside if beside.is_dir() else None)
     set_up_logging("warning")
-    try:
+
+    def work() -> None:
         for record in measure(arguments.name, Options(arguments.rounds, data, arguments.quick)):
             sys.stdout.write((json.dumps(record) if arguments.json else line(record)) + "\n")
             sys.stdout.flush()
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

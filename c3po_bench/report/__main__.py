@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import exit_status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,13 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     from c3po_bench.report.build import write_report
 
-    try:
-        path = write_report(arguments.results_dir, arguments.output)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{path}\n")
-    return 0
+    return exit_status(lambda: sys.stdout.write(f"{write_report(arguments.results_dir, arguments.output)}\n"))
 
 
 if __name__ == "__main__":

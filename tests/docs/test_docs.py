@@ -83,6 +83,7 @@ def test_python_blocks_run(page, registries, tmp_path, monkeypatch):
     space: dict[str, object] = {"__name__": "docs"}
     for block in blocks(page, "python"):
         exec(compile(block["body"], name(page), "exec"), space)  # noqa: S102
+    assert len(space) > 2, "a block that defines nothing shows nothing"
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml", "json")], ids=name)

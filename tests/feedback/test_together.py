@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(tiny: Path, folder: Path, processes: int) -> None:
-    """`feedback_quick` on the random model, over one or more processes."""
+    """`feedback_quick` on the random model; with one constraint row a scope, the second process has none."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,7 +31,7 @@ def run(tiny: Path, folder: Path, processes: int) -> None:
         f"model.path={tiny}", "model.device=cpu", "arms=[scd_negatives,dpo,c3po,c3po_kl]", f"results_dir={folder}/out",
         f"feedback.cache_dir={folder}/cache", "tracking.mode=disabled", "batch_size=4", "feedback.n_in=16",
         "feedback.n_near=16", "feedback.n_out=16", "feedback.train.steps=4", "feedback.train.sft_steps=4",
-        "feedback.train.precision=float32", "feedback.train.constraint_batch=3", "feedback.answers.batch=4",
+        "feedback.train.precision=float32", "feedback.train.constraint_batch=1", "feedback.answers.batch=4",
         "feedback.train.lr=1e-3",
     ]  # fmt: skip
     done = subprocess.run(

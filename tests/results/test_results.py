@@ -44,7 +44,7 @@ def test_publishing_leaves_out_text_and_machines(tmp_path):
     shutil.copytree(STUDIES[0], store)
     run = next(store.glob("runs/*"))
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
-    provenance |= {"hardware": {"host": "somebody"}, "command": "python -m c3po_bench data.root=/home/somebody/data limit=4"}
+    provenance |= {"hardware": {"host": "somebody"}, "command": "python -m c3po_bench data.root=~/somebody limit=4"}
     (run / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
     samples = run / "samples.jsonl"
     rows = [{**row, "question": "What does somebody ask?"} for row in read_jsonl(samples)]

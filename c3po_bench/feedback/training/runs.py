@@ -81,6 +81,8 @@ def _arguments(plan: Plan, workshop: Workshop, folder: Path, lr: float, steps: i
         "gradient_accumulation_steps": train.accumulation,
         "lr_scheduler_type": train.scheduler, "warmup_steps": train.warmup, "max_grad_norm": train.max_grad_norm,
         "activation_checkpointing": train.gradient_checkpointing, "use_cpu": device.type == "cpu",
+        # a rank may have no constraint row, hence one forward less: forwards must not wait for each other
+        "ddp_broadcast_buffers": False, "ddp_find_unused_parameters": False,
         "bf16": precision(train.precision, device.type) == "bfloat16",
         "optim": "adamw_torch", "weight_decay": 0.0, "logging_steps": 1, "logging_strategy": "steps",
         "save_strategy": "steps", "save_steps": train.save_every, "save_total_limit": 1, "report_to": "none",

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import exit_status
 from c3po_bench.models import smollm
 from c3po_bench.models.smolmoe import build, shape
 from c3po_bench.tasks.taskset import TaskSet
@@ -79,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
-    try:
+
+    def work() -> None:
         tasks = TaskSet(options.task, data_root=options.data)
         smolmoe = build.checkpoint()
         arms = {"dense": (smollm.checkpoint(), None), "smolmoe": (smolmoe, None), "random": (smolmoe, options.seed)}
@@ -87,10 +88,8 @@ def main(argv: list[str] | None = None) -> int:
             for task, value in accuracy(folder, tasks, options.limit, seed=seed).items():
                 sys.stdout.write(f"{name:8} {task} acc {value:.3f} (n = {options.limit})\n")
                 sys.stdout.flush()
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":
