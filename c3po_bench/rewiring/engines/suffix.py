@@ -14,6 +14,7 @@ import torch
 
 from c3po_bench.rewiring.engines.attention import constant_prefix
 from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, like_sizes
+from c3po_bench.rewiring.engines.experts import few_rows
 from c3po_bench.rewiring.engines.first_layer import FirstLayer
 from c3po_bench.rewiring.engines.head import target_log_probs
 from c3po_bench.rewiring.engines.packing import Tree, fill, pack, with_earlier
@@ -243,7 +244,7 @@ class SuffixRows(Batch):
             return self._finish(self._run(hidden, range(start, engine.depth)), greedy)
 
     def _run(self, hidden: Tensor, span: range) -> Tensor:
-        with constant_prefix(self.engine.model, self.keys, self.values) as apart:
+        with few_rows(self.engine.model), constant_prefix(self.engine.model, self.keys, self.values) as apart:
             cache = None if apart else _Cache(self.keys, self.values)
             return self.engine.run_layers(hidden, span, self.positions, self.back, cache)
 

@@ -1,0 +1,116 @@
+"""Experts for a handful of tokens on a CPU.
+
+Rewiring asks some twenty core experts about a few rows each. A CPU's matrix product x W^T first packs W, which costs
+more than the product where x has few rows; W x^T packs nothing. And gathering rows for the experts and summing what
+they say are each other's transposes, so that neither needs a scatter in the backward pass. Same numbers as the model's
+own `grouped_mm`, by tests; measured 1.2 times a step at batch 1, 1.06 at batch 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "c3po_few_rows"
+FEW = 8
+"""Rows up to which W x^T is the faster way (measured: twice as fast at 3 rows, even at 8)."""
+
+
+@contextmanager
+def few_rows(model: Any) -> Iterator[None]:
+    """Within the block, experts of a model on a CPU that would run `grouped_mm` run `mix_experts`."""
+    config = model.config
+    if getattr(config, "_experts_implementation", None) != "grouped_mm" or next(model.parameters()).device.type != "cpu":
+        yield
+        return
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    ALL_EXPERTS_FUNCTIONS.register(NAME, mix_experts)
+    config._experts_implementation = NAME
+    try:
+        yield
+    finally:
+        config._experts_implementation = "grouped_mm"
+
+
+def linear(rows: Tensor, weight: Tensor) -> Tensor:
+    """X W^T of rows [n, in] and a weight [out, in], as `torch.nn.functional.linear`; quick for few rows too."""
+    if rows.device.type == "cpu" and len(rows) <= FEW and weight.is_contiguous():
+        return (weight @ rows.T).T
+    return rows @ weight.T
+
+
+def mix_experts(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """As transformers' experts functions: hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width]."""
+    if module.has_bias or module.has_post_expert_norm or not module.has_gate or module._is_expert_parallel:
+        from transformers.integrations.moe import grouped_mm_experts_forward
+
+        return grouped_mm_experts_forward(module, hidden, indices, weights)
+    tokens, k = indices.shape
+    order = indices.flatten().argsort()
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    counts = indices.flatten().bincount(minlength=module.num_experts).tolist()
+    up, down = (p if not module.is_transposed else p.transpose(1, 2) for p in (module.gate_up_proj, module.down_proj))
+    gathered = _Gather.apply(hidden, order // k, back)
+    inner = module._apply_gate(_Experts.apply(gathered, up, counts))
+    outer = _Experts.apply(inner * weights.flatten()[order, None], down, counts)
+    return _Sum.apply(outer, order // k, back, tokens)
+
+
+class _Gather(torch.autograd.Function):
+    """hidden [tokens, width] -> [pairs, width], pair i of token `token[i]`; `back` undoes the pairs' order."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, token: Tensor, back: Tensor) -> Tensor:
+        ctx.back, ctx.tokens = back, len(hidden)
+        return hidden.index_select(0, token)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _total(grads[0], ctx.back, ctx.tokens), None, None
+
+
+class _Sum(torch.autograd.Function):
+    """The transpose: [pairs, width] -> [tokens, width], each token the sum of its pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, pairs: Tensor, token: Tensor, back: Tensor, tokens: int) -> Tensor:
+        ctx.token = token
+        return _total(pairs, back, tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0].index_select(0, ctx.token), None, None, None
+
+
+def _total(pairs: Tensor, back: Tensor, tokens: int) -> Tensor:
+    return pairs.index_select(0, back).view(tokens, -1, pairs.shape[-1]).sum(dim=1)
+
+
+class _Experts(torch.autograd.Function):
+    """Pairs [n, in], sorted by expert, each times its expert's weight [experts, out, in]; `counts` pairs an expert."""
+
+    @staticmethod
+    def forward(ctx: Any, pairs: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+        ctx.weight, ctx.counts = weight, counts
+        return _each(pairs, weight, counts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _each(grads[0], ctx.weight.transpose(1, 2), ctx.counts), None, None
+
+
+def _each(pairs: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+    out = pairs.new_empty(len(pairs), weight.shape[1])
+    for rows, target, expert in zip(pairs.split(counts), out.split(counts), weight.unbind(), strict=True):
+        if 0 < len(rows) <= FEW:
+            target.copy_(linear(rows, expert))
+        elif len(rows):
+            torch.mm(rows, expert.T, out=target)
+    return out
