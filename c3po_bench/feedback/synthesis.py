@@ -92,12 +92,23 @@ def test_answers(drafts: Sequence[Sequence[Example]], workshop: Workshop) -> dic
 
 
 def write_prompts(piece: Feedback, workshop: Workshop) -> list[Example]:
-    """Prompts of all three scopes with their splits; a prompt that is in scope is never used as near scope."""
+    """Prompts of all three scopes with their splits, written once a workshop.
+
+    A call that fails now and works later would move prompts between splits, and gaps would be counted twice.
+    """
+    key = piece.digest()
+    if key not in workshop.written:
+        workshop.written[key] = _write(piece, workshop)
+    return list(workshop.written[key])
+
+
+def _write(piece: Feedback, workshop: Workshop) -> list[Example]:
+    """The prompts; one that is in scope is never used as near scope."""
     cfg = workshop.cfg
     generator = open_generator(workshop)
     categories = generator.categories(piece, cfg.n_categories)
     if not categories:
-        raise UserError(f"no categories for feedback piece {piece.id!r}: the generator answered nothing that is a list")
+        raise UserError(f"no categories for feedback piece {piece.id!r}: {_barren(workshop)}")
     inside = generator.prompts(piece, "in", _shares(categories, cfg.n_in))
     near = generator.prompts(piece, "near", _shares(categories, cfg.n_near))
     taken = {prompt for prompts in inside.values() for prompt in prompts}
@@ -107,10 +118,19 @@ def write_prompts(piece: Feedback, workshop: Workshop) -> list[Example]:
     examples = []
     for scope, by_category in (("in", inside), ("near", kept), ("out", {"general": general})):
         examples += _split(scope, by_category, workshop)
-    for scope in ("in", "near"):
+    for scope, written, wanted in (("in", inside, cfg.n_in), ("near", near, cfg.n_near)):
+        if wanted and not any(written.values()):
+            raise UserError(f"no {scope}-scope prompts for feedback piece {piece.id!r}: {_barren(workshop)}")
         if not any(e.scope == scope and e.split == "test" for e in examples):
             raise UserError(f"no {scope}-scope test prompts for piece {piece.id!r}: raise feedback.n_{scope}")
     return examples
+
+
+def _barren(workshop: Workshop) -> str:
+    """Why a generator wrote nothing, and what to do about it."""
+    if workshop.counts["failed_calls"]:
+        return "calls to the generator failed for good, see above; the same command asks them again"
+    return "the generator answered nothing that is a list: name a stronger model in feedback.generator.model"
 
 
 def _shares(categories: Sequence[str], total: int) -> dict[str, int]:

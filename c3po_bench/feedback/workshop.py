@@ -89,6 +89,7 @@ class Workshop:
         self.cfg, self.subject, self.seed = cfg, subject, seed
         self.folder = Path(cfg.cache_dir).expanduser() if cfg.cache_dir else cache_dir() / "feedback"
         self.counts: Counter[str] = Counter()
+        self.written: dict[str, list[Any]] = {}  # the prompts of each piece, with their splits
         self._ledgers: dict[str, Ledger] = {}
         self._lock = threading.Lock()
 

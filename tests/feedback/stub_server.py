@@ -14,13 +14,13 @@ Reply = Callable[[dict[str, Any], int], Any]
 
 
 class Stub:
-    """`reply(body, times asked before)` returns a text, an HTTP status, or one of ``hang`` and ``garbage``."""
+    """`reply(body, times asked before)` returns a text, an HTTP status, or one of ``hang``, ``cut`` and ``garbage``."""
 
     def __init__(self, reply: Reply) -> None:
         self.reply, self.asked, self.completed = reply, [], 0
         self.keys: list[str | None] = []
         self.lock = threading.Lock()
-        self.url = ""
+        self.url, self.said = "", "the stub says no"
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
@@ -35,13 +35,13 @@ class Stub:
             time.sleep(1.5)
             return
         if isinstance(answer, int):
-            status, raw = answer, b"{}"
-        elif answer != "garbage":
+            status, raw = answer, json.dumps({"detail": self.said}).encode()
+        elif answer not in ("garbage", "cut"):
             raw = json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
             with self.lock:
                 self.completed += 1
         handler.send_response(status)
-        handler.send_header("Content-Length", str(len(raw)))
+        handler.send_header("Content-Length", str(len(raw) + (answer == "cut")))
         if status == 429:
             handler.send_header("Retry-After", "0.01")
         handler.end_headers()

@@ -43,7 +43,7 @@ def ask(*texts: str) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": text}] for text in texts]
 
 
-@pytest.mark.parametrize("failure", [429, 500, "hang", "garbage"])
+@pytest.mark.parametrize("failure", [429, 500, "hang", "cut", "garbage"])
 def test_passing_failures_are_retried(tmp_path: Path, failure: Any):
     with serve(lambda body, before: failure if before == 0 else "fine") as stub:
         chat = open_chat(chat_config(stub.url), workshop(tmp_path))
@@ -51,7 +51,7 @@ def test_passing_failures_are_retried(tmp_path: Path, failure: Any):
         assert len(stub.asked) == 4
 
 
-@pytest.mark.parametrize("failure", [429, 500, "hang", "garbage"])
+@pytest.mark.parametrize("failure", [429, 500, "hang", "cut", "garbage"])
 def test_lasting_failures_are_counted_gaps_and_nothing_is_paid_twice(tmp_path: Path, failure: Any, caplog):
     down = True
 
@@ -63,6 +63,7 @@ def test_lasting_failures_are_counted_gaps_and_nothing_is_paid_twice(tmp_path: P
         assert open_chat(chat_config(stub.url), shop).complete("stage", ask("a", "bad", "b")) == ["fine", None, "fine"]
         assert shop.counts["failed_calls"] == 1
         assert "1 of 3 calls" in caplog.text and "left out" in caplog.text
+        assert ("concurrency=1" in caplog.text) == (failure == "hang")  # what a slow server needs
         down = False
         again = open_chat(chat_config(stub.url), workshop(tmp_path))
         assert again.complete("stage", ask("a", "bad", "b")) == ["fine"] * 3
@@ -76,7 +77,9 @@ def test_what_will_not_pass_ends_with_one_line(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(UserError, match="STUB_KEY") as caught:
             chat.complete("stage", ask("a"))
         assert len(stub.asked) == 1 and stub.keys == ["Bearer secret-value"]
-        assert "secret-value" not in str(caught.value)
+        assert "secret-value" not in str(caught.value) and stub.said not in str(caught.value)
+    with serve(lambda body, before: 400) as stub, pytest.raises(UserError, match=f"400.*{stub.said}.*check base_url"):
+        open_chat(chat_config(stub.url), workshop(tmp_path)).complete("stage", ask("a"))
     with pytest.raises(UserError, match="base_url"):
         open_chat(ChatConfig(kind="openai", model="x"), workshop(tmp_path))
 
@@ -104,6 +107,34 @@ def test_prompts_from_an_endpoint_keep_their_categories_and_are_cached(tmp_path:
         asked = len(stub.asked)
         assert write_prompts(PIECE, workshop(tmp_path, generator=chat_config(stub.url), **changes)) == examples
         assert len(stub.asked) == asked
+
+
+def test_prompts_stay_in_their_split_when_a_call_fails_first_and_works_later(tmp_path: Path):
+    down = True
+
+    def reply(body: dict[str, Any], before: int) -> Any:
+        return 500 if down and "situation is: home" in body["messages"][0]["content"] else listing(body, before)
+
+    with serve(reply) as stub:
+        chat = chat_config(stub.url, retries=0)
+        shop = workshop(tmp_path, generator=chat, n_in=8, n_near=8, n_out=4, n_categories=2)
+        examples = write_prompts(PIECE, shop)
+        down = False
+        assert write_prompts(PIECE, shop) == examples
+        assert {e.category for e in examples if e.scope == "in"} == {"work"}
+        assert shop.counts["missing_prompts"] == 8 and shop.counts["failed_calls"] == 2
+
+
+@pytest.mark.parametrize(("reply", "said"), [("I would rather not.", "stronger model"), (500, "failed for good")])
+def test_a_generator_that_writes_nothing_ends_with_the_reason(tmp_path: Path, reply: Any, said: str):
+    with serve(lambda body, before: reply) as stub, pytest.raises(UserError, match=f"no categories.*{said}"):
+        write_prompts(PIECE, workshop(tmp_path, generator=chat_config(stub.url, retries=0)))
+
+    def categories(body: dict[str, Any], before: int) -> Any:
+        return "1. work" if "kinds of situations" in body["messages"][0]["content"] else reply
+
+    with serve(categories) as stub, pytest.raises(UserError, match=f"no in-scope prompts.*{said}"):
+        write_prompts(PIECE, workshop(tmp_path / "other", generator=chat_config(stub.url, retries=0)))
 
 
 def test_parse_list_and_score():
@@ -135,6 +166,8 @@ def test_judge_averages_both_orders_and_reports_its_bias(tmp_path: Path):
         judge = open_judge("openai", shop)
         assert judge.scores([Case(PIECE, "p", "new", "old"), Case(PIECE, "broken", "new", "old")]) == [1.0, None]
         assert judge.report() == {"judge_position_bias": 0.0} and shop.counts["unparsed_judgements"] == 2
+        assert judge.scores([Case(PIECE, "broken", "new", "old")]) == [None]  # lm-eval asks first, the arm's end again
+        assert shop.counts["unparsed_judgements"] == 2 and len(stub.asked) == 4
 
 
 def test_rule_judge_counts_ties_as_the_paper(tmp_path: Path):

@@ -7,6 +7,7 @@ model) end the run with one line.
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
@@ -48,6 +49,7 @@ class EndpointChat:
             raise UserError(f"the endpoint {cfg.base_url} needs a model: set the chat's model")
         self.cfg, self.workshop = cfg, workshop
         self.calls = 0
+        self._said = False
         self._count = threading.Lock()
 
     def complete(self, stage: str, conversations: list[Conversation]) -> list[str | None]:
@@ -88,12 +90,20 @@ class EndpointChat:
                 text = self._post({**params, "messages": conversation})
             except PassingFailure as failure:
                 reason = str(failure)
+                self._say_once(reason)
                 if attempt < self.cfg.retries:
                     time.sleep(self._wait(attempt, failure.wait))
                 continue
             ledger.put({key: text})
             return None
         return reason
+
+    def _say_once(self, reason: str) -> None:
+        """The first failure is told at once: all attempts of a call may take many minutes."""
+        with self._count:
+            first, self._said = not self._said, True
+        if first:
+            log.warning("%s: %s; up to %d attempts a call", self.cfg.base_url, reason, self.cfg.retries + 1)
 
     def _wait(self, attempt: int, asked: float | None) -> float:
         wait = self.cfg.backoff * 2**attempt * random.uniform(0.5, 1.5)
@@ -114,7 +124,12 @@ class EndpointChat:
                 raw = response.read()
         except urllib.error.HTTPError as error:
             raise self._http_failure(error) from None
-        except (urllib.error.URLError, TimeoutError, ConnectionError, OSError) as error:
+        except TimeoutError:
+            raise PassingFailure(
+                f"no answer within {self.cfg.timeout:g} s; a slow server needs a larger timeout, a lower max_tokens, or, "
+                "where it answers one call at a time, concurrency=1"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:  # the latter: an answer that was cut off
             raise PassingFailure(str(getattr(error, "reason", error)) or type(error).__name__) from None
         try:
             text = json.loads(raw)["choices"][0]["message"]["content"]
@@ -129,5 +144,19 @@ class EndpointChat:
             wait = error.headers.get("Retry-After") if error.headers else None
             seconds = float(wait) if wait and wait.replace(".", "", 1).isdigit() else None
             return PassingFailure(f"HTTP {error.code}", seconds)
-        hint = f"put the key into ${self.cfg.api_key_env}" if error.code in (401, 403) else "check base_url and model"
-        return UserError(f"{self.cfg.base_url} answered HTTP {error.code} to model {self.cfg.model!r}: {hint}")
+        said = f"{self.cfg.base_url} answered HTTP {error.code} to model {self.cfg.model!r}"
+        if error.code in (401, 403):  # what the server says may quote the key
+            return UserError(f"{said}: put the key into ${self.cfg.api_key_env}")
+        reason = _reason(error)
+        return UserError(f"{said}{f' ({reason})' if reason else ''}: check base_url and model")
+
+
+def _reason(refusal: urllib.error.HTTPError) -> str:
+    """What a refusal says in one line: ``error.message`` of the protocol, ``detail`` of FastAPI servers, or nothing."""
+    try:
+        body = json.loads(refusal.read())
+        error = body.get("error", body)
+        said = error if isinstance(error, str) else error.get("message") or error.get("detail")
+    except (ValueError, AttributeError, OSError, http.client.HTTPException):
+        return ""
+    return " ".join(str(said or "").split())[:200]

@@ -24,23 +24,31 @@ def parse_score(text: str | None) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def _key(case: Case) -> tuple[str, ...]:
+    return case.piece.id, case.prompt, case.response, case.baseline
+
+
 class EndpointJudge:
     """g(x, y, baseline) = (score - 3) / 2 with the baseline first; the other order has its sign turned."""
 
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
         self.chat = open_chat(workshop.cfg.judge.chat, workshop)
+        self._known: dict[tuple[str, ...], float | None] = {}  # judged by this process: a gap is counted once
         self._second: list[float] = []  # by comparison: how much better the second answer came out, over both orders
 
     def scores(self, cases: Sequence[Case]) -> list[float | None]:
         """Scores in [-1, 1]; equal answers score 0 unasked, an order without a number leaves the other one."""
-        asked = [c for c in cases if c.response.strip() != c.baseline.strip()]
-        forward = [instructions.judge(c.piece, c.prompt, c.baseline, c.response) for c in asked]
-        backward = [instructions.judge(c.piece, c.prompt, c.response, c.baseline) for c in asked]
-        numbers = [parse_score(text) for text in self.chat.complete("judge", forward + backward)]
-        self.workshop.count("unparsed_judgements", sum(n is None for n in numbers))
-        pairs = iter(zip(numbers[: len(asked)], numbers[len(asked) :], strict=True))
-        return [0.0 if c.response.strip() == c.baseline.strip() else self._combine(*next(pairs)) for c in cases]
+        differing = {_key(c): c for c in cases if c.response.strip() != c.baseline.strip()}
+        asked = {key: c for key, c in differing.items() if key not in self._known}
+        if asked:
+            forward = [instructions.judge(c.piece, c.prompt, c.baseline, c.response) for c in asked.values()]
+            backward = [instructions.judge(c.piece, c.prompt, c.response, c.baseline) for c in asked.values()]
+            numbers = [parse_score(text) for text in self.chat.complete("judge", forward + backward)]
+            self.workshop.count("unparsed_judgements", sum(n is None for n in numbers))
+            pairs = zip(numbers[: len(asked)], numbers[len(asked) :], strict=True)
+            self._known |= {key: self._combine(*pair) for key, pair in zip(asked, pairs, strict=True)}
+        return [self._known[_key(c)] if _key(c) in differing else 0.0 for c in cases]
 
     def _combine(self, forward: int | None, backward: int | None) -> float | None:
         signed = [] if forward is None else [(forward - 3) / 2]
