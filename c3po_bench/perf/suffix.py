@@ -29,12 +29,14 @@ SMOLMOE_BATCHES = (1, 4, 16, 32)
 
 
 def run(options: Options) -> Iterator[dict[str, Any]]:
-    """OLMoE-shaped at batch 1, 8, 32; smolmoe 5-shot; smolmoe zero-shot last, at the default batch."""
+    """OLMoE-shaped, mixed dense and hard; smolmoe 5-shot; smolmoe zero-shot last, at the default batch."""
     shaped = olmoe_shaped()
     generator = torch.Generator().manual_seed(0)
     random = [Prompt(tuple(torch.randint(5, 12000, (128,), generator=generator).tolist()), ((7,),)) for _ in range(128)]
     for batch in (1,) if options.quick else (1, 8, 32):
         yield compare("olmoe-shaped", shaped, random, batch, options.rounds)
+    for batch in () if options.quick else (1, 32):
+        yield compare("olmoe-shaped, hard", shaped, random, batch, options.rounds, mixing="hard")
     del shaped
     loaded = smolmoe()
     for shots, name in ((5, "smolmoe 5-shot"), (0, "smolmoe zero-shot")):
@@ -65,8 +67,8 @@ def olmoe_shaped() -> Any:
 class Work:
     """NGD for `batch` items, each with three neighbors, on one engine."""
 
-    def __init__(self, engine: Any, prompts: list[Prompt], batch: int, neighbors: int = K):
-        self.engine, self.neighbors = engine, neighbors
+    def __init__(self, engine: Any, prompts: list[Prompt], batch: int, neighbors: int = K, mixing: str = "dense"):
+        self.engine, self.neighbors, self.mixing = engine, neighbors, mixing
         own_states = engine.read(prompts[:batch])
         neighbor_states = engine.read(prompts[batch : batch * (1 + neighbors)])
         self.own = engine.own_pathways(own_states)
@@ -77,7 +79,7 @@ class Work:
 
     def loss(self, pathway: torch.Tensor) -> torch.Tensor:
         """Mean token NLL over the neighbors [items]."""
-        mixture = self.mixer(pathway, self.own, self.core, "dense")
+        mixture = self.mixer(pathway, self.own, self.core, self.mixing)
         scores, _ = self.rows.score(mixture, self.owner, greedy=False)
         each = -scores / self.rows.lengths / self.neighbors
         return each.new_zeros(len(self.own)).index_add(0, self.owner, each)
@@ -94,14 +96,14 @@ class Work:
         return ngd(Problem(self.own, self.core, None, self.own[:0], self.loss, method, []))
 
 
-def compare(name: str, model: Any, prompts: list[Prompt], batch: int, rounds: int) -> dict[str, Any]:
+def compare(name: str, model: Any, prompts: list[Prompt], batch: int, rounds: int, mixing: str = "dense") -> dict[str, Any]:
     """One setting."""
     layers = list(range(model.config.num_hidden_layers - 5, model.config.num_hidden_layers))
     naive, suffix = load_engine("naive", model, layers), load_engine("suffix", model, layers)
-    one, many = Work(naive, prompts, 1), Work(suffix, prompts, batch)
-    row = Work(naive, prompts, 1, neighbors=1)
+    one, many = Work(naive, prompts, 1, mixing=mixing), Work(suffix, prompts, batch, mixing=mixing)
+    row = Work(naive, prompts, 1, neighbors=1, mixing=mixing)
     seconds = side_by_side(rounds, naive=one.step, naive_row=row.step, suffix=many.step)
-    alone = Work(suffix, prompts, 1)
+    alone = Work(suffix, prompts, 1, mixing=mixing)
     left, right = one.solve(10), alone.solve(10)
     each = seconds["suffix"] / batch
     return {
