@@ -51,7 +51,8 @@ class Studio:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Of several processes one makes the data, the others then find all calls made."""
+        """Of several processes one makes the data, with the bare model; the others then find all calls made."""
+        self.workshop.subject.release()
         name = call_key(pieces=[p.digest() for p in self.pieces], model=self.workshop.subject.hash)
         with alone_in(self.workshop.folder, f".synthesis-{name}.lock"):
             self.workshop.reopen()

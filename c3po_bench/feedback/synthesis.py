@@ -23,7 +23,7 @@ from c3po_bench.feedback.generators import open_generator
 from c3po_bench.feedback.ledger import call_key
 from c3po_bench.feedback.records import Feedback
 from c3po_bench.feedback.revisers import Draft, open_reviser
-from c3po_bench.feedback.workshop import Workshop
+from c3po_bench.feedback.workshop import Workshop, bare
 
 log = logging.getLogger(__name__)
 SCOPES = ("in", "near", "out")
@@ -170,7 +170,7 @@ def answer_prompts(asked: Sequence[str], workshop: Workshop) -> dict[str, Answer
         log.info("answering %d prompts with the base model", sum(a is None for a in known))
         ids = [prompt_ids(subject.tokenizer, prompt) for prompt in prompts]
         known = answer_all(
-            subject.model, subject.tokenizer, ids, cfg, workshop.seed, known,
+            bare(subject.model), subject.tokenizer, ids, cfg, workshop.seed, known,
             lambda found: ledger.put((keys[i], answer.record()) for i, answer in found.items()),
         )  # fmt: skip
     return {prompt: answer for prompt, answer in zip(prompts, known, strict=True) if answer is not None}

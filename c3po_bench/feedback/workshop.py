@@ -7,21 +7,24 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.ledger import Ledger
 from c3po_bench.models import cache_dir
+
+if TYPE_CHECKING:
+    from c3po_bench.models.loading import Loaded
 
 
 class Subject:
     """The model being tuned: loaded when first needed, always without adapters at rest."""
 
     def __init__(self, model_cfg: Any) -> None:
-        self._cfg, self._loaded = model_cfg, None
-        self._adapted: Any = None
+        self._cfg = model_cfg
+        self._loaded: Loaded | None = None
 
-    def _load(self) -> Any:
+    def _load(self) -> Loaded:
         if self._loaded is None:
             from c3po_bench.models.loading import load
 
@@ -45,22 +48,21 @@ class Subject:
 
     def release(self) -> None:
         """Take every adapter off the model."""
-        if self._adapted is not None:
-            self._adapted.unload()
-            self._adapted = None
+        if self._loaded is not None:
+            self._loaded.release()
 
     def forget(self) -> None:
         """Load the model anew when it is next needed, because its weights were changed."""
         from c3po_bench.models import loading
 
         loading._loaded.clear()
-        self._loaded = self._adapted = None
+        self._loaded = None
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Any]:
         """The bare model for a training, which unloads its adapter; a training that fails costs a new load."""
         self.release()
-        model = self.model
+        model = bare(self.model)
         try:
             yield model
         except BaseException:
@@ -68,18 +70,26 @@ class Subject:
             raise
         model.__dict__.pop("forward", None)  # TRL's fused head
         model.config.use_cache = True
-        model.eval()
+        bare(model).eval()
 
     def adapted(self, adapters: Mapping[str, Path]) -> Any:
         """The model with the named adapters on it (one active at a time); they stay until the next call or `release`."""
         from peft import PeftModel
 
         self.release()
+        loaded = self._load()
         (first, folder), *others = adapters.items()
-        self._adapted = PeftModel.from_pretrained(self.model, str(folder), adapter_name=first)
+        loaded.adapted = PeftModel.from_pretrained(bare(loaded.model), str(folder), adapter_name=first)
         for name, folder in others:
-            self._adapted.load_adapter(str(folder), adapter_name=name)
-        return self._adapted.eval()
+            loaded.adapted.load_adapter(str(folder), adapter_name=name)
+        return loaded.adapted.eval()
+
+
+def bare(model: Any) -> Any:
+    """`model`, which must have no adapter on it: what it says now is taken for the base model's."""
+    left = [name for name, _ in model.named_modules() if "lora_" in name]
+    assert not left, f"an adapter is still on the model: {left[0]}"
+    return model
 
 
 class Workshop:

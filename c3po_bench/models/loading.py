@@ -22,17 +22,27 @@ _loaded: dict[str, Loaded] = {}
 
 @dataclass
 class Loaded:
-    """A model ready to run: `hash` identifies its weights, `path` is where they came from."""
+    """A model ready to run: `hash` identifies its weights, `path` is where they came from.
+
+    `adapted` is the PEFT model whose layers are in `model` now, if any.
+    """
 
     model: Any
     tokenizer: Any
     name: str
     hash: str
     path: str
+    adapted: Any = None
+
+    def release(self) -> None:
+        """Take every adapter off the model."""
+        if self.adapted is not None:
+            self.adapted.unload()
+            self.adapted = None
 
 
 def load(cfg: ModelConfig) -> Loaded:
-    """The model that `cfg` names; the same object if this process has it already.
+    """The model that `cfg` names, without adapters; the same object if this process has it already.
 
     Raises:
         UserError: for an unknown kind or dtype, or weights that can't be had.
@@ -41,6 +51,7 @@ def load(cfg: ModelConfig) -> Loaded:
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = _load(cfg)
+    _loaded[key].release()
     return _loaded[key]
 
 
