@@ -14,7 +14,7 @@ from typing import Any
 
 from c3po_bench.feedback.chat import completion_ids, prompt_ids
 from c3po_bench.feedback.synthesis import Example, Material
-from c3po_bench.feedback.training.recipes import Plan, make_plan
+from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.feedback.training.together import Together
 from c3po_bench.feedback.workshop import Workshop
 
@@ -47,8 +47,8 @@ def train_adapter(plan: Plan, materials: Sequence[Material], workshop: Workshop)
     """
     folder = adapter_folder(plan, materials, workshop)
     together, start = Together(workshop.subject.model.device.type), None
-    if plan.recipe.start:
-        start = train_adapter(make_plan(plan.recipe.start, plan.cfg), materials, workshop)
+    if plan.start:
+        start = train_adapter(plan.start, materials, workshop)
     with together.alone_in(folder):
         if together.agree(lambda: not (folder / DONE).exists()):
             _train(plan, materials, workshop, folder, start, together)

@@ -89,6 +89,11 @@ class Plan:
         """The constraint: nll or kl."""
         return self.recipe.constraint or self.cfg.constraint
 
+    @property
+    def start(self) -> Plan | None:
+        """The plan of the adapter that training goes on from; None = from the base model."""
+        return Plan(self.recipe.start, RECIPES[self.recipe.start], self.cfg) if self.recipe.start else None
+
     def identity(self) -> dict[str, Any]:
         """Everything that can change the adapter, flat: also the columns of the ablation table."""
         cfg, recipe = self.cfg, self.recipe
@@ -102,8 +107,9 @@ class Plan:
         }  # fmt: skip
         if recipe.objective == "answers":
             more = {"lr": cfg.train.sft_lr, "steps": cfg.train.sft_steps, "near": recipe.near, "out": recipe.out}
-            return common | more
-        return common | {
+            return common | more | ({} if cfg.train.sft_steps else {"epochs": cfg.train.epochs})
+        start = self.start.identity() if self.start else {}
+        return common | {f"start_{key}": value for key, value in start.items()} | {
             "lr": cfg.train.lr, "steps": cfg.train.steps, "epochs": cfg.train.epochs if not cfg.train.steps else None,
             "beta": cfg.beta, "loss_type": ",".join(self.loss_type), "loss_weights": list(cfg.loss_weights),
             "lambda_near": self.lambda_near, "lambda_out": self.lambda_out, "constraint": self.constraint,
