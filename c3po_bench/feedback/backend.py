@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.feedback import instructions
 from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.generators import GENERATORS
 from c3po_bench.feedback.judges import JUDGES, judge_name
@@ -105,10 +106,20 @@ class FeedbackArm:
         if self.asks_feedback:
             shared |= {"answers": answers, "judges": [judge_name(feedback.judge.kind, p) for p in self.studio.pieces]}
             if "openai" in shared["judges"]:
-                shared["judge_model"] = feedback.judge.chat.model
+                shared["judge"] = self._judge_identity()
+        if self.voice.stored == "revised":
+            tests = [[e.revised, e.revised_finished] for m in self.studio.material for e in m.select("in", "test")]
+            shared["revisions"] = call_key(revisions=tests)
         if self.plan is None:
             return shared if self.asks_feedback or self.name != "base" else {}
         return shared | {"plan": self.plan.identity(), "train_data": [m.digest() for m in self.studio.material]}
+
+    def _judge_identity(self) -> dict[str, Any]:
+        """What decides a judge model's judgements: who it is, how it draws, and what it is asked."""
+        chat = self.cfg.feedback.judge.chat
+        fields = ("kind", "model", "base_url", "temperature", "top_p", "max_tokens")
+        asked = [instructions.judge(piece, "prompt", "first", "second") for piece in self.studio.pieces]
+        return {name: getattr(chat, name) for name in fields} | {"asked": call_key(asked=asked)}
 
     def settings(self) -> dict[str, Any]:
         """Flat columns for the ablation table."""

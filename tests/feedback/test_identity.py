@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from c3po_bench.feedback.config import FeedbackConfig
+from c3po_bench import harness
+from c3po_bench.config import Config
+from c3po_bench.feedback import instructions
+from c3po_bench.feedback.backend import FeedbackBackend
+from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
 from c3po_bench.feedback.training.recipes import make_plan
+from tests.feedback.test_arms import config
 
 
 def identity(arm: str, **train: Any) -> dict[str, Any]:
@@ -32,3 +38,46 @@ def test_whatever_trains_is_in_the_identity(arm: str, one: dict[str, Any], two: 
 def test_what_is_not_trained_by_is_not_in_the_identity():
     assert identity("c3po", sft_lr=1e-3) == identity("c3po", sft_lr=5e-5)
     assert identity("scd", sft_steps=5, epochs=5.0) == identity("scd", sft_steps=5, epochs=1.0)
+
+
+def arm_identity(cfg: Config) -> dict[str, Any]:
+    """Of the last arm."""
+    *_, arm = FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms()
+    return arm.identity()
+
+
+def test_the_ceiling_is_known_by_its_revisions(tiny: Path, tmp_path: Path):
+    cfg = config(tiny, tmp_path, ["revised"])
+    backend = FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend))
+    *_, arm = backend.arms()
+    rules, (first, *others) = arm.identity(), backend.studio.material
+    assert arm.identity() == rules
+    otherwise = [replace(e, revised=f"{e.revised}!") if e.revised else e for e in first.examples]
+    backend.studio.material[:] = [replace(first, examples=tuple(otherwise)), *others]
+    assert arm.identity() != rules
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"base_url": "http://b/v1"}, {"model": "n"}, {"temperature": 1.0}, {"top_p": 0.5}, {"max_tokens": 5}],
+    ids=str,
+)
+def test_a_run_is_known_by_its_judge(tiny: Path, tmp_path: Path, changes: dict[str, Any]):
+    cfg = config(tiny, tmp_path, ["in_context"])
+    cfg.feedback.judge.kind = "openai"
+    cfg.feedback.judge.chat = ChatConfig("openai", "m", "http://a/v1", temperature=0.0)
+    one = arm_identity(cfg)
+    cfg.feedback.judge.chat = replace(cfg.feedback.judge.chat, concurrency=1, retries=0)
+    assert arm_identity(cfg) == one
+    cfg.feedback.judge.chat = replace(cfg.feedback.judge.chat, **changes)
+    assert arm_identity(cfg) != one
+
+
+def test_a_run_is_known_by_what_its_judge_is_asked(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cfg = config(tiny, tmp_path, ["in_context"])
+    cfg.feedback.judge.kind = "openai"
+    cfg.feedback.judge.chat = ChatConfig("openai", "m", "http://a/v1", temperature=0.0)
+    one = arm_identity(cfg)
+    before = instructions.judge
+    monkeypatch.setattr(instructions, "judge", lambda *parts: [*before(*parts), {"role": "user", "content": "Be strict."}])
+    assert arm_identity(cfg) != one
