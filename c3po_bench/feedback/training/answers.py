@@ -31,14 +31,17 @@ class LaidOut(TorchDataset):
 
 
 def lay_out(inside: Sequence[Row], near: Sequence[Row], out: Sequence[Row], batch: int, batches: int, seed: int) -> LaidOut:
-    """Batches of `batch` in-scope rows, plus as many negatives where there are any: half near scope, half out of scope."""
-    sets = {"in": (inside, batch)}
-    if near and out:
-        sets |= {"near": (near, batch // 2), "out": (out, batch - batch // 2)}
-    elif near or out:
-        sets["negative"] = (near or out, batch)
-    walks = {name: walk(len(rows), f"{name}/{seed}") for name, (rows, _) in sets.items()}
-    laid = [rows[next(walks[name])] for _ in range(batches) for name, (rows, count) in sets.items() for _ in range(count)]
+    """Batches of `batch` in-scope rows, plus as many negatives where there are any: half near scope, half out of scope.
+
+    Where `batch` is odd, the odd negative is out of scope and near scope in turn.
+    """
+    sets = {"in": inside} | ({"near": near, "out": out} if near and out else {"negative": near or out})
+    walks = {name: walk(len(rows), f"{name}/{seed}") for name, rows in sets.items() if rows}
+    laid = []
+    for turn in range(batches):
+        close = (batch + turn % 2) // 2
+        counts = {"in": batch, "near": close, "out": batch - close, "negative": batch}
+        laid += [sets[name][next(steps)] for name, steps in walks.items() for _ in range(counts[name])]
     return LaidOut(laid)
 
 

@@ -105,8 +105,12 @@ class Plan:
             "warmup": cfg.train.warmup, "max_length": cfg.train.max_length, "max_grad_norm": cfg.train.max_grad_norm,
             "precision": cfg.train.precision, "constraint_batch": cfg.train.constraint_batch,
         }  # fmt: skip
+        if cfg.lora.dropout:
+            common["eval_every"] = cfg.train.eval_every  # an evaluation draws random numbers, too
         if recipe.objective == "answers":
             more = {"lr": cfg.train.sft_lr, "steps": cfg.train.sft_steps, "near": recipe.near, "out": recipe.out}
+            if recipe.near and recipe.out and cfg.train.batch % 2:
+                more["odd_negative"] = "in turn"
             return common | more | ({} if cfg.train.sft_steps else {"epochs": cfg.train.epochs})
         start = self.start.identity() if self.start else {}
         return common | {f"start_{key}": value for key, value in start.items()} | {
