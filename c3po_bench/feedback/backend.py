@@ -92,6 +92,7 @@ class FeedbackArm:
         self.plan: Plan | None = plan_of(name, self.cfg.feedback, self.cfg.arm)
         self.records: list[dict[str, Any]] = []
         self._seconds: dict[str, float] = {}
+        self._judged_before: Counter[str] = Counter()
 
     @property
     def asks_feedback(self) -> bool:
@@ -137,6 +138,7 @@ class FeedbackArm:
         from c3po_bench.feedback.lm import FeedbackLM
 
         subject = self.studio.workshop.subject
+        self._judged_before = Counter(self.studio.judged)
         model, adapters = subject.model, {}
         if self.plan is not None or self.voice.stored == "revised":
             material = self.studio.material
@@ -189,19 +191,26 @@ class FeedbackArm:
         return {"phases": phases, "peak_memory_bytes": peak_resident()}
 
     def report(self) -> dict[str, Any]:
-        """Counts of data and gaps, training curves (means over adapters), notes."""
-        counts = Counter(self.studio.workshop.counts)
+        """Counts of data and gaps, training and validation curves (means over adapters), notes.
+
+        Gaps are those of the data, which all arms share, of this arm's adapters and of the judgements on this arm.
+        """
+        gaps = self.studio.workshop.counts - self.studio.judged + (self.studio.judged - self._judged_before)
+        counts = Counter[str]()
         for record in self.records:
+            gaps.update(record["left_out"])
             counts.update(record["counts"])
-        curves = {}
+        counts.update(gaps)
         series = {"train_loss": [r["loss"] for r in self.records]}
-        for term in sorted({t for r in self.records for t in r["terms"]}):
-            series[f"train_{term.replace('/', '_')}"] = [r["terms"].get(term, []) for r in self.records]
+        for kind, field in (("train", "terms"), ("validation", "validation")):
+            for term in sorted({t for r in self.records for t in r[field]}):
+                series[f"{kind}_{term.replace('/', '_')}"] = [r[field].get(term, []) for r in self.records]
+        curves = {}
         for name, lines in series.items():
             if lines and all(lines):
                 curves[name] = [sum(step) / len(step) for step in zip(*lines, strict=False)]
         notes = [f"{name}: {value:+.3f}" for name, value in self.studio.judge_report().items()]
-        notes += [f"{name}: {n}" for name, n in sorted(self.studio.workshop.counts.items()) if n]
+        notes += [f"{name}: {n}" for name, n in sorted(gaps.items())]
         return {"counts": dict(counts), "curves": curves, "notes": notes}
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,6 +32,7 @@ class Studio:
         self.pieces = find(cfg.feedback.pieces, cfg.feedback.library)
         self.by_id: dict[str, Feedback] = {piece.id: piece for piece in self.pieces}
         self.workshop = Workshop(cfg.feedback, Subject(cfg.model), cfg.seed)
+        self.judged: Counter[str] = Counter()  # what went wrong with judgements, of all arms so far
         self._judges: dict[str, Judge] = {}
 
     @cached_property
@@ -68,11 +70,13 @@ class Studio:
     def scores(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
         """Signed scores of rows with ``feedback_id``, ``prompt``, ``response`` and ``baseline_response``."""
         found: list[float | None] = [None] * len(rows)
+        before = Counter(self.workshop.counts)
         for piece in self.pieces:
             mine = [i for i, row in enumerate(rows) if row["feedback_id"] == piece.id]
             cases = [Case(piece, rows[i]["prompt"], rows[i]["response"], rows[i]["baseline_response"]) for i in mine]
             for i, score in zip(mine, self.judge(piece).scores(cases) if cases else [], strict=True):
                 found[i] = score
+        self.judged += self.workshop.counts - before
         return found
 
     def score(self, doc: dict[str, Any], response: str) -> float:

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.feedback.chat import completion_ids, prompt_ids
-from c3po_bench.feedback.synthesis import Example, Material
+from c3po_bench.feedback.synthesis import Material
 from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.feedback.training.together import Together
 from c3po_bench.feedback.workshop import Workshop
 
 log = logging.getLogger(__name__)
 DONE = "training.json"
-VERSION = 1  # raise when training changes its numbers
+VERSION = 2  # raise when training changes its numbers
+TERMS = ("loss/pairs", "near/nll", "out/nll", "near/kl", "out/kl", "rewards/margins", "rewards/accuracies")
+VALIDATED = ("loss", *TERMS, "in_loss", "near_loss", "out_loss")
 
 
 def adapter_folder(plan: Plan, materials: Sequence[Material], workshop: Workshop) -> Path:
@@ -56,7 +57,7 @@ def train_adapter(plan: Plan, materials: Sequence[Material], workshop: Workshop)
 
 
 def training_record(folder: Path) -> dict[str, Any]:
-    """What was written down of a finished training: seconds, losses by step, last validation metrics, row counts."""
+    """What was written down of a finished training: seconds, losses and validation by step, rows, rows left out."""
     return json.loads((folder / DONE).read_text(encoding="utf-8"))
 
 
@@ -72,22 +73,24 @@ def _train(
     began = time.perf_counter()
     with workshop.subject.lent() as model, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL's and PEFT's calls into transformers
-        trainer, counts = make(plan, materials, workshop, model, checkpoints, start)
+        trainer, counts, left_out = make(plan, materials, workshop, model, checkpoints, start)
         watch(trainer, f"training {plan.name}")
         last = _last_checkpoint(checkpoints)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-        validation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        if trainer.eval_dataset is not None and trainer.state.global_step not in _validation(trainer)["step"]:
+            trainer.evaluate()
         if together.first:
             trainer.model.save_pretrained(str(folder), selected_adapters=["default"])
-        history = trainer.state.log_history
+        history, validation = trainer.state.log_history, _validation(trainer)
         trainer.model.unload()
     record = {
         "seconds": round(time.perf_counter() - began, 2),
         "resumed_from": last.name if last else None,
         "loss": [round(entry["loss"], 6) for entry in history if "loss" in entry],
         "terms": _curves(history),
-        "validation": {k.removeprefix("eval_"): v for k, v in validation.items() if isinstance(v, float)},
+        "validation": validation,
         "counts": counts,
+        "left_out": left_out,
         "plan": resolved(plan, workshop),
     }
     if together.first:
@@ -99,30 +102,21 @@ def _train(
 
 def _curves(history: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     """By term, its value at every logged step."""
-    terms = ("loss/pairs", "near/nll", "out/nll", "near/kl", "out/kl", "rewards/margins", "rewards/accuracies")
-    return {t: [round(e[t], 6) for e in history if t in e and "loss" in e] for t in terms if any(t in e for e in history)}
+    return {t: [round(e[t], 6) for e in history if t in e and "loss" in e] for t in TERMS if any(t in e for e in history)}
+
+
+def _validation(trainer: Any) -> dict[str, list[float]]:
+    """By term, its value at every evaluation so far; ``step`` says when these were."""
+    steps: dict[int, dict[str, float]] = {}
+    for entry in trainer.state.log_history:
+        found = {term: round(entry[f"eval_{term}"], 6) for term in VALIDATED if f"eval_{term}" in entry}
+        if found:
+            steps.setdefault(entry["step"], {}).update(found)
+    terms = {term: [values[term] for values in steps.values() if term in values] for term in VALIDATED}
+    return {"step": [float(step) for step in steps]} | {term: values for term, values in terms.items() if values}
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint: the trainer state is written last."""
     whole = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json")]
     return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def pair_rows(examples: Sequence[Example], tokenizer: Any, workshop: Workshop) -> list[dict[str, list[int]]]:
-    """Preference pairs as token ids: revised over baseline. Revisions that changed nothing are left out and counted."""
-    rows = []
-    for e in examples:
-        if e.revised is None or e.baseline is None:
-            continue
-        if e.revised == e.baseline.text:
-            workshop.count("unchanged_revisions")
-            continue
-        rows.append(
-            {
-                "prompt_ids": prompt_ids(tokenizer, e.prompt),
-                "chosen_ids": completion_ids(tokenizer, e.revised, e.revised_finished),
-                "rejected_ids": completion_ids(tokenizer, e.baseline.text, e.baseline.finished),
-            }
-        )
-    return rows

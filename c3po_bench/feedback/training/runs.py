@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 from c3po_bench.console import Progress
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.chat import completion_ids, prompt_ids
-from c3po_bench.feedback.synthesis import Material
-from c3po_bench.feedback.training.adapters import pair_rows
-from c3po_bench.feedback.training.answers import AnswerTrainer, lay_out
+from c3po_bench.feedback.synthesis import Example, Material
+from c3po_bench.feedback.training.answers import AnswerTrainer, LaidOut, lay_out
 from c3po_bench.feedback.training.constrained import ConstrainedDPOConfig, ConstrainedDPOTrainer
 from c3po_bench.feedback.training.precision import precision
 from c3po_bench.feedback.training.recipes import Plan
@@ -73,8 +73,11 @@ def _linear_names(model: Any, without: set[str]) -> list[str]:
     ]
 
 
-def _arguments(plan: Plan, workshop: Workshop, folder: Path, lr: float, steps: int, batch: int) -> dict[str, Any]:
+def _arguments(
+    plan: Plan, workshop: Workshop, folder: Path, lr: float, steps: int, batch: int, validated: bool
+) -> dict[str, Any]:
     train, device = plan.cfg.train, workshop.subject.model.device
+    every = train.eval_every if validated else 0
     return {
         "output_dir": str(folder), "max_steps": steps or -1, "num_train_epochs": train.epochs, "learning_rate": lr,
         "per_device_train_batch_size": share_of(batch, "feedback.train.batch"),
@@ -84,89 +87,132 @@ def _arguments(plan: Plan, workshop: Workshop, folder: Path, lr: float, steps: i
         # a rank may have no constraint row, hence one forward less: forwards must not wait for each other
         "ddp_broadcast_buffers": False, "ddp_find_unused_parameters": False,
         "bf16": precision(train.precision, device.type) == "bfloat16",
+        "eval_strategy": "steps" if every else "no", "eval_steps": every or None,
+        "per_device_eval_batch_size": train.batch,
         "optim": "adamw_torch", "weight_decay": 0.0, "logging_steps": 1, "logging_strategy": "steps",
         "save_strategy": "steps", "save_steps": train.save_every, "save_total_limit": 1, "report_to": "none",
         "seed": workshop.seed, "data_seed": workshop.seed, "disable_tqdm": True, "dataloader_pin_memory": False,
     }  # fmt: skip
 
 
-def _rows(materials: Sequence[Material], scope: str, split: str, tokenizer: Any) -> list[Row]:
-    """The base model's own answers in a scope, or the revised ones for ``in``."""
+def _fits(prompt: list[int], max_length: int, left_out: Counter[str]) -> bool:
+    """Whether anything of an answer to `prompt` is left to train on; counted where not."""
+    left_out["overlong_prompts"] += len(prompt) >= max_length
+    return len(prompt) < max_length
+
+
+def pair_rows(
+    examples: Sequence[Example], tokenizer: Any, max_length: int, left_out: Counter[str]
+) -> list[dict[str, list[int]]]:
+    """Preference pairs as token ids: revised over baseline. Revisions that changed nothing are left out and counted."""
     rows = []
-    for example in (e for m in materials for e in m.select(scope, split)):
-        answer = example.baseline
-        if scope == "in":
-            if example.revised is None:
-                continue
-            text, finished = example.revised, example.revised_finished
-        elif answer is not None and answer.text:
-            text, finished = answer.text, answer.finished
-        else:
+    for e in examples:
+        if e.revised is None or e.baseline is None:
             continue
-        rows.append(Row(prompt_ids(tokenizer, example.prompt), completion_ids(tokenizer, text, finished)))
+        if e.revised == e.baseline.text:
+            left_out["unchanged_revisions"] += 1
+            continue
+        prompt = prompt_ids(tokenizer, e.prompt)
+        if _fits(prompt, max_length, left_out):
+            chosen = completion_ids(tokenizer, e.revised, e.revised_finished)
+            rejected = completion_ids(tokenizer, e.baseline.text, e.baseline.finished)
+            rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+    return rows
+
+
+def answer_rows(examples: Sequence[Example], tokenizer: Any, max_length: int, left_out: Counter[str]) -> list[Row]:
+    """Answers to train on as token ids: the revised ones in scope, the base model's own elsewhere."""
+    rows = []
+    for e in examples:
+        text, finished = e.revised, e.revised_finished
+        if e.scope != "in":
+            text, finished = (e.baseline.text, e.baseline.finished) if e.baseline else (None, True)
+        if text is None or (e.scope != "in" and not text):
+            continue
+        prompt = prompt_ids(tokenizer, e.prompt)
+        if _fits(prompt, max_length, left_out):
+            rows.append(Row(prompt, completion_ids(tokenizer, text, finished)))
     return rows
 
 
 def make_pair_trainer(
     plan: Plan, materials: Sequence[Material], workshop: Workshop, model: Any, folder: Path, start: Path | None
-) -> tuple[Any, dict[str, int]]:
-    """The constrained DPO trainer. The reference is the base model, also where training starts from an adapter."""
-    cfg, tokenizer = plan.cfg, workshop.subject.tokenizer
-    pairs = {
-        split: pair_rows([e for m in materials for e in m.select("in", split)], tokenizer, workshop)
-        for split in ("train", "validation")
-    }
-    if not pairs["train"]:
-        raise UserError("no preference pair is left: every revision equals its baseline; take another piece")
+) -> tuple[Any, dict[str, int], dict[str, int]]:
+    """The constrained DPO trainer, its rows, and the rows left out.
+
+    The reference is the base model, also where training starts from an adapter.
+    """
+    cfg, tokenizer, left_out = plan.cfg, workshop.subject.tokenizer, Counter[str]()
+
+    def select(scope: str, split: str) -> list[Example]:
+        return [e for m in materials for e in m.select(scope, split)]
+
+    pairs, validation = (
+        pair_rows(select("in", split), tokenizer, cfg.train.max_length, left_out) for split in ("train", "validation")
+    )
+    if not pairs:
+        raise UserError(
+            "no preference pair is left: every revision equals its baseline, or its prompt fills "
+            f"feedback.train.max_length={cfg.train.max_length}; take another piece, or raise it"
+        )
     keep = {
-        (scope, split): _rows(materials, scope, split, tokenizer)
+        (scope, split): answer_rows(select(scope, split), tokenizer, cfg.train.max_length, left_out)
         for scope in ("near", "out")
         for split in ("train", "validation")
     }
     together = Together(workshop.subject.model.device.type)
     args = ConstrainedDPOConfig(
-        **_arguments(plan, workshop, folder, cfg.train.lr, cfg.train.steps, cfg.train.batch),
+        **_arguments(plan, workshop, folder, cfg.train.lr, cfg.train.steps, cfg.train.batch, bool(validation)),
         beta=cfg.beta, loss_type=plan.loss_type, loss_weights=list(cfg.loss_weights) or None,
         lambda_near=plan.lambda_near, lambda_out=plan.lambda_out, constraint=plan.constraint,
         kl_temperature=cfg.kl_temperature, constraint_batch_size=cfg.train.constraint_batch,
         single_forward=cfg.train.single_forward, plain_head=workshop.subject.model.device.type == "cpu",
         precompute_ref_log_probs=cfg.train.precompute_reference, precompute_ref_batch_size=4 * cfg.train.batch,
-        max_length=cfg.train.max_length, eval_strategy="steps" if cfg.train.eval_every else "no",
-        eval_steps=cfg.train.eval_every or None, per_device_eval_batch_size=cfg.train.batch,
+        max_length=cfg.train.max_length,
     )  # fmt: skip
     trainer = ConstrainedDPOTrainer(
         model=model, args=args, processing_class=tokenizer, peft_config=lora_config(model, plan),
-        train_dataset=together.dataset(pairs["train"], folder.with_name("pairs")),
-        eval_dataset=together.dataset(kept, folder.with_name("kept")) if (kept := pairs["validation"]) else None,
+        train_dataset=together.dataset(pairs, folder.with_name("pairs")),
+        eval_dataset=together.dataset(validation, folder.with_name("kept")) if validation else None,
         near=keep["near", "train"], out=keep["out", "train"],
         eval_near=keep["near", "validation"], eval_out=keep["out", "validation"],
     )  # fmt: skip
     if start is not None:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(start), device=str(model.device)))
-    counts = {"pairs": len(pairs["train"])} | {f"{s}_rows": len(keep[s, "train"]) for s in ("near", "out")}
-    return trainer, counts
+    counts = {"pairs": len(pairs)} | {f"{s}_rows": len(keep[s, "train"]) for s in ("near", "out")}
+    return trainer, counts, +left_out
 
 
 def make_answer_trainer(
     plan: Plan, materials: Sequence[Material], workshop: Workshop, model: Any, folder: Path, start: Path | None
-) -> tuple[Any, dict[str, int]]:
-    """The distillation trainer; each batch holds as many negatives as in-scope rows where the recipe has them."""
+) -> tuple[Any, dict[str, int], dict[str, int]]:
+    """The distillation trainer, its rows, and the rows left out.
+
+    Each batch holds as many negatives as in-scope rows where the recipe has them.
+    """
     del start
-    cfg, recipe, tokenizer = plan.cfg.train, plan.recipe, workshop.subject.tokenizer
-    inside = _rows(materials, "in", "train", tokenizer)
-    near = _rows(materials, "near", "train", tokenizer) if recipe.near else []
-    out = _rows(materials, "out", "train", tokenizer) if recipe.out else []
+    cfg, recipe, tokenizer, left_out = plan.cfg.train, plan.recipe, workshop.subject.tokenizer, Counter[str]()
+
+    def rows(scope: str, split: str) -> list[Row]:
+        examples = [e for m in materials for e in m.select(scope, split)]
+        return answer_rows(examples, tokenizer, cfg.max_length, left_out)
+
+    inside = rows("in", "train")
+    if not inside:
+        raise UserError(f"every in-scope prompt fills feedback.train.max_length={cfg.max_length}: raise it")
+    near = rows("near", "train") if recipe.near else []
+    out = rows("out", "train") if recipe.out else []
     batch = cfg.batch * (2 if near or out else 1)
     steps = cfg.sft_steps or max(1, round(cfg.epochs * len(inside) / (cfg.batch * cfg.accumulation)))
-    arguments = _arguments(plan, workshop, folder, cfg.sft_lr, steps, batch)
+    validation = {scope: LaidOut(found) for scope in ("in", "near", "out") if (found := rows(scope, "validation"))}
+    arguments = _arguments(plan, workshop, folder, cfg.sft_lr, steps, batch, bool(validation))
     set_seed(workshop.seed)
-    validation = _rows(materials, "in", "validation", tokenizer)
     trainer = AnswerTrainer(
         model=get_peft_model(model, lora_config(model, plan)),
-        args=TrainingArguments(**arguments, per_device_eval_batch_size=cfg.batch),
+        args=TrainingArguments(**arguments),
         train_dataset=lay_out(inside, near, out, cfg.batch, steps * cfg.accumulation, workshop.seed),
-        eval_dataset=lay_out(validation, [], [], len(validation), 1, 0) if validation else None,
+        eval_dataset=validation or None,
         processing_class=tokenizer,
         max_length=cfg.max_length,
     )
-    return trainer, {"in_rows": len(inside), "near_rows": len(near), "out_rows": len(out)}
+    return trainer, {"in_rows": len(inside), "near_rows": len(near), "out_rows": len(out)}, +left_out
