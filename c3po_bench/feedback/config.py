@@ -104,7 +104,7 @@ class TrainConfig:
     eval_every: int = option(0, "steps between evaluations on the validation split; 0 = at the end only")
     save_every: int = option(10, "steps between checkpoints (a killed run resumes from the last)")
     sft_lr: float = option(5e-5, "SCD arms and the warm start")
-    sft_steps: int = option(30, "optimizer steps of the SCD arms and the warm start")
+    sft_steps: int = option(30, "optimizer steps of the SCD arms and the warm start; 0 = `epochs` passes")
 
 
 @dataclass
