@@ -51,19 +51,23 @@ def nearest(method: MethodConfig, queries: Tensor, bank: Tensor) -> Neighborhood
 
 
 def random_draw(method: MethodConfig, queries: Tensor, bank: Tensor, seeds: list[int]) -> Neighborhood:
-    """The control: `k` references drawn at random, near-duplicates passed over; the draw depends on the item's seed only."""
+    """The control: as many references as were retrieved, with the retrieved ones' weights, drawn at random.
+
+    So nothing differs from `nearest` but which references they are. Near-duplicates are passed over; the draw depends
+    on the item's seed only.
+    """
+    found = nearest(method, queries, bank)
     similarity = queries @ bank.T
     duplicate = similarity > method.neighbors.max_similarity
-    count = min(method.neighbors.k, bank.shape[0])
+    count = found.index.shape[1]
     places = []
     for row, seed in enumerate(seeds):
         order = torch.randperm(bank.shape[0], generator=torch.Generator().manual_seed(seed)).to(queries.device)
         is_copy = duplicate[row][order].long()
         places.append(order[is_copy.argsort(stable=True)][:count])  # copies last: only where nothing else is left
     index = torch.stack(places)
-    drawn = similarity.gather(1, index)
-    mask = ~duplicate.gather(1, index)
-    return Neighborhood(index, drawn, kernel_weights(method.kernel, drawn, mask), duplicate.sum(-1))
+    weights = found.weights.masked_fill(duplicate.gather(1, index), 0.0)
+    return Neighborhood(index, similarity.gather(1, index), weights, found.dropped)
 
 
 def item_seed(seed: int, *parts: object) -> int:

@@ -74,3 +74,17 @@ def test_random_draw_is_even_and_never_a_near_duplicate():
     counts = np.bincount(used.numpy(), minlength=10)
     assert counts[0] == 0 and (counts[1:] > 80).all()
     assert ((found.weights > 0).sum(-1) == 3).all(), "a dropped duplicate is replaced, so the control has k neighbors"
+
+
+def test_the_control_has_as_many_neighbors_with_the_same_weights():
+    """Only which references they are differs: in an epsilon ball, too, and where a linear kernel gives some no weight."""
+    queries, bank = units(6, 0), units(40, 1)
+    seeds = [item_seed(0, i) for i in range(6)]
+    ball = method(kind="epsilon", epsilon=0.9, epsilon_most=40)
+    linear = method(k=30)
+    linear.kernel.name = "linear"
+    for choice in (ball, linear):
+        found, drawn = nearest(choice, queries, bank), random_draw(choice, queries, bank, seeds)
+        assert len(set((found.weights > 0).sum(-1).tolist())) > 1
+        torch.testing.assert_close(drawn.weights, found.weights)
+        assert not drawn.index.equal(found.index)

@@ -195,13 +195,17 @@ def test_learning_rate_schedules():
     assert [round(learning_rate(method, s), 4) for s in range(9)] == [0.1] * 3 + [0.05] * 3 + [0.025] * 3
 
 
-def test_random_pathway_is_as_far_as_ngd():
-    problem = make_problem(experts="top:4", learning_rate=0.05)
+@pytest.mark.parametrize("parameterization", ["logits", "probabilities"])
+def test_random_pathway_is_as_far_as_ngd(parameterization):
+    """In each layer, on the same simplex: what NGD may not move stays, the core's total weight too."""
+    problem = make_problem(experts="top:4", learning_rate=0.05, parameterization=parameterization)
     moved, random = ngd(problem).pathway, random_pathway(problem).pathway
-    far = (moved - problem.own).flatten(1).norm(dim=-1)
-    torch.testing.assert_close((random - problem.own).flatten(1).norm(dim=-1), far, atol=1e-4, rtol=1e-3)
+    far = (moved - problem.own).norm(dim=-1)
+    torch.testing.assert_close((random - problem.own).norm(dim=-1), far, atol=1e-4, rtol=1e-3)
     assert (random - moved).abs().max() > 0.01
     torch.testing.assert_close(random.sum(-1), torch.ones(3, 2))
+    if parameterization == "probabilities":
+        torch.testing.assert_close(random[~problem.core], problem.own[~problem.core])
 
 
 def test_temperature_sharpens():
