@@ -101,7 +101,7 @@ def build_bank(
     questions = [tokenizer.of_item(item) for item in candidates]
     digest = hashlib.sha256()
     for item in candidates:
-        digest.update(json.dumps([item.task, item.doc_id, item.question, item.pairs, item.gold]).encode())
+        digest.update(json.dumps([item.task, item.doc_id, item.question, item.pairs, item.gold, item.lengths]).encode())
     key = hashlib.sha256(f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|2".encode()).hexdigest()[:16]
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def _build(
         for i, (start, first) in zip(chunk, where, strict=True):
             question = questions[i]
             assert question.gold is not None
-            mine = scores[start : start + len(question.rows)]
+            mine = scores[start : start + len(question.rows)] / torch.tensor(items[i].lengths or 1.0)
             correct[i] = int(mine.argmax()) == question.gold
             right = states[first + question.rows[question.gold][0]]
             pathways[i] = right.own.numpy()

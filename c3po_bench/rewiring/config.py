@@ -54,7 +54,7 @@ class MethodConfig:
     )
     parameterization: str = option(
         "probabilities",
-        "what the optimizer moves: probabilities (clipped and renormalized after each step, paper eq. 1 read literally) "
+        "what the optimizer moves: probabilities (clipped and renormalized after each step, paper eq. 1) "
         "or logits (their softmax keeps to the simplex); open in the paper",
     )
     mixing: str = option(

@@ -12,12 +12,14 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from c3po_bench.console import Progress
+from c3po_bench.errors import UserError
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Recipe, Rewirer
 from c3po_bench.rewiring.surrogates import load_surrogate
@@ -63,6 +65,10 @@ def tune(backend: RewiringBackend) -> Tuning:
     items = [item for item in backend.reference_items[0] if item.doc_hash not in backend.test_hashes]
     drawn = sorted(items, key=lambda i: hashlib.sha256(f"{cfg.seed}:{i.task}:{i.doc_id}".encode()).digest())
     held_out = drawn[: min(HELD_OUT, len(items) // 5)]
+    if not held_out:
+        raise UserError(
+            f"method.tune=reference needs at least 5 references, of which it hides a fifth; there are {len(items)}"
+        )
     data = [[item.task, item.doc_id, item.pairs] for item in items]
     identity = [backend.model_hash, cfg.model.dtype, asdict(cfg.method), asdict(cfg.references), asdict(cfg.embedder), data]
     path = Path(cfg.results_dir) / "tuned" / f"{content_hash([*identity, cfg.seed])}.json"
@@ -89,7 +95,9 @@ def _search(backend: RewiringBackend, held_out: Sequence[Any]) -> dict[str, Any]
             for method in settings:
                 name = "base" if method is None else f"lr={method.learning_rate:g}, mixing={method.mixing}"
                 losses[name] = round(_loss(backend, bank, method, asked, golds), 6)
-                if method is not None and losses[name] <= min(v for k, v in losses.items() if k != "base"):
+                if method is not None and losses[name] < min(
+                    (v for k, v in losses.items() if k not in ("base", name)), default=inf
+                ):
                     best = method
                 progress("tuning on held-out references", len(losses), total)
             tried_mixings = len(losses) > 1 + len(RATES)
@@ -127,4 +135,4 @@ def _loss(
     for start in range(0, len(asked), cfg.batch_size):
         for answer, gold in zip(rewirer.answer(asked[start : start + cfg.batch_size]), golds[start:], strict=False):
             total -= float(torch.tensor([score for score, _ in answer.scores]).log_softmax(-1)[gold])
-    return total / max(1, len(asked))
+    return total / len(asked)

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Item:
-    """A labelled question, rendered. `pairs` are lm-eval's loglikelihood arguments, one for each choice."""
+    """A labelled question, rendered. `pairs` are lm-eval's loglikelihood arguments, one for each choice.
+
+    `lengths` is what the scoring rule divides each choice's log-likelihood by; empty where it divides by nothing.
+    """
 
     task: str
     doc_id: int
@@ -17,6 +20,7 @@ class Item:
     question: str
     pairs: tuple[tuple[str, str], ...]
     gold: int
+    lengths: tuple[float, ...] = ()
 
 
 def normalize(text: str) -> str:

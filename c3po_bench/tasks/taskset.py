@@ -150,7 +150,10 @@ class TaskSet:
             requests: list[Any] = made if isinstance(made, list) else [made]
             question = self.question_text(task, doc)
             pairs = tuple((str(request.args[0]), str(request.args[1])) for request in requests)
-            rendered.append(Item(task.task_name, doc_id, question_hash(question), question, pairs, self.gold(task, doc)))
+            normalized = rules.headline(task, self.rule) == "acc_norm"
+            lengths = tuple(self.choice_lengths(task, doc)) if normalized else ()
+            key = question_hash(question)
+            rendered.append(Item(task.task_name, doc_id, key, question, pairs, self.gold(task, doc), lengths))
         return rendered
 
 

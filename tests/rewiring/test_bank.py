@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,18 @@ def test_pathways_are_those_of_the_items(build, models):
     for i in (0, 6):
         (state,) = load_engine("naive", models("olmoe"), [4]).read([bank.questions[i].prompts[0]])
         np.testing.assert_allclose(bank.pathways[i], state.own.numpy(), atol=1e-5)
+
+
+def test_correct_is_what_the_scoring_rule_calls_so(build):
+    """Under `length_normalized` a reference is right where the log-likelihood over the length says so."""
+    plain = make_items(12)
+    normalized = [replace(item, lengths=tuple(float(len(word)) for _, word in item.pairs)) for item in plain]
+    kept = [build(items, only_correct=True).items for items in (plain, normalized)]
+    assert [i.doc_id for i in kept[0]] != [i.doc_id for i in kept[1]]
+    for item in normalized:
+        scores = [build.tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0] for pair in item.pairs]
+        right = max(range(3), key=lambda c: scores[c] / item.lengths[c]) == item.gold
+        assert right == (item in kept[1])
 
 
 def test_only_correct_keeps_what_the_model_answers(build, tokenizer, models):

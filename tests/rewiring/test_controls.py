@@ -84,6 +84,12 @@ def test_tuning_takes_the_best_on_held_out_references(experiment, monkeypatch):
     assert len(seen) == count, "the choice is made once"
 
 
+def test_too_few_references_to_hide_some_are_refused(experiment):
+    """With nothing held out every loss is zero, and the largest rate would win."""
+    with pytest.raises(UserError, match="at least 5 references"):
+        run(experiment(arms=["ngd"], method__tune="reference", references__limit=4))
+
+
 def test_untuned_runs_are_not_tuned_ones(experiment):
     tasks = tasks_of(experiment())
     names = []

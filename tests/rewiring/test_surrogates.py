@@ -91,7 +91,7 @@ def test_kernel_regression_by_hand(alpha):
 
 @pytest.mark.parametrize("search", ["grid", "binary"])
 def test_alpha_search_finds_the_least_loss(search):
-    """The quadratic's best alpha is known in closed form; golden section may leave an interval of 0.62^19."""
+    """The quadratic's best alpha is known in closed form; golden section may leave an interval of 0.62^17."""
     problem = make_problem(queries=5)
     mean = hand_mean(problem)
     fine = torch.linspace(0, 1, 1001)
@@ -101,14 +101,24 @@ def test_alpha_search_finds_the_least_loss(search):
     found = problem.loss(solution.pathway)
     expected = problem.loss(best[:, None, None] * problem.own + (1 - best[:, None, None]) * mean)
     assert (found - expected < 2e-3).all() and (found <= problem.loss(problem.own) + 1e-6).all()
-    assert solution.losses.shape == (21 if search == "grid" else 20, 5)
+    assert solution.losses.shape == (21, 5)
     assert (solution.losses.diff(dim=0) <= 0).all(), "the best loss so far never rises"
     assert len({round(float(a), 2) for a in best}) > 1, "the search should differ by query"
 
 
+@pytest.mark.parametrize("best", [0.0, 1.0])
+def test_binary_search_takes_an_end_that_is_best(best):
+    """And what it tried, never a point between that nobody evaluated."""
+    problem = make_problem()
+    end = best * problem.own + (1 - best) * hand_mean(problem)
+    narrow = replace(problem, loss=lambda w: ((w - end).flatten(1).norm(dim=1) > 1e-6).float())
+    torch.testing.assert_close(kernel_regression(narrow, search="binary").pathway, end)
+
+
 def test_alpha_stays_at_the_own_pathway_where_it_does_not_matter():
     problem = replace(make_problem(), loss=lambda w: w.sum((1, 2)) * 0)
-    torch.testing.assert_close(kernel_regression(problem).pathway, problem.own)
+    for search in ("grid", "binary"):
+        torch.testing.assert_close(kernel_regression(problem, search=search).pathway, problem.own)
 
 
 def test_kernel_regression_without_neighbors_keeps_the_own_pathway():

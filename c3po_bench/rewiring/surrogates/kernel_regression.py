@@ -52,18 +52,27 @@ def kernel_regression(problem: Problem, *, search: str = "grid", alpha: float = 
 
 
 def _golden_section(problem: Problem, at: Callable[[torch.Tensor], torch.Tensor], zero: torch.Tensor, points: int) -> Solution:
-    """Minimize over a in [0, 1], each query by itself."""
+    """Minimize over a in [0, 1], each query by itself: the best of the ends and of what was tried between them."""
     ratio = (5**0.5 - 1) / 2
     low, high = zero, zero + 1
+    tried, losses = [], []
+
+    def value(a: torch.Tensor) -> torch.Tensor:
+        tried.append(a)
+        losses.append(problem.loss(at(a)))
+        return losses[-1]
+
+    value(high)  # the own pathway first: ties stay there
+    value(low)
     inner, outer = high - ratio * (high - low), low + ratio * (high - low)
-    at_inner, at_outer = problem.loss(at(inner)), problem.loss(at(outer))
-    trace = [torch.minimum(at_inner, at_outer)]
-    for _ in range(max(0, points - 2)):
+    at_inner, at_outer = value(inner), value(outer)
+    for _ in range(max(0, points - 4)):
         left = at_inner < at_outer
         low, high = torch.where(left, low, inner), torch.where(left, outer, high)
         fresh = torch.where(left, high - ratio * (high - low), low + ratio * (high - low))
-        value = problem.loss(at(fresh))
+        found = value(fresh)
         inner, outer = torch.where(left, fresh, outer), torch.where(left, inner, fresh)
-        at_inner, at_outer = torch.where(left, value, at_outer), torch.where(left, at_inner, value)
-        trace.append(torch.minimum(trace[-1], torch.minimum(at_inner, at_outer)))
-    return Solution(at((low + high) / 2), torch.stack(trace))
+        at_inner, at_outer = torch.where(left, found, at_outer), torch.where(left, at_inner, found)
+    every = torch.stack(losses)
+    best = torch.stack(tried).gather(0, every.argmin(0, keepdim=True))[0]
+    return Solution(at(best), every.cummin(0).values)
