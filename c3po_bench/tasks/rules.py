@@ -39,8 +39,11 @@ class Layout:
     def order(self, doc: Mapping[str, Any]) -> list[int]:
         """Stock indices of the options in the order shown; drawn from seed and question, never the label."""
         order = list(range(len(self.fields.choices(doc))))
-        if self.permute or (self.rule == "letters" and isinstance(self.fields.target, int)):
+        shuffled = self.rule == "letters" and isinstance(self.fields.target, int)
+        if self.permute or shuffled:
             key = f"{self.seed}:{self.fields.task}:{normalize(self.fields.question(doc))}"
+            if self.permute and shuffled:  # another order than the one shown without `permute`
+                key += ":permuted"
             random.Random(key).shuffle(order)
         return order
 

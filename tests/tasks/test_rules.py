@@ -92,6 +92,13 @@ def test_letters_do_not_give_away_a_fixed_place(tiny_root: Path) -> None:
     assert len({_first(tasks, "sciq", i).gold for i in range(12)}) > 1
 
 
+def test_permuting_moves_options_that_letters_have_shuffled_already(tiny_root: Path) -> None:
+    shown = TaskSet(["sciq"], data_root=tiny_root, rule="letters")
+    mixed = TaskSet(["sciq"], data_root=tiny_root, rule="letters", permute_options=True)
+    changed = [_first(shown, "sciq", i).pairs != _first(mixed, "sciq", i).pairs for i in range(12)]
+    assert sum(changed) >= 8, "a permutation of four options repeats the old one in 1 of 24"
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_lm_eval_scores_as_we_predict(rule: str, tiny_root: Path) -> None:
     tasks = TaskSet([*tiny_tasks(), "facts_capitals"], data_root=tiny_root, rule=rule)
