@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,12 +51,16 @@ class Scores:
 
 
 def load_scores(run: Run) -> Scores:
-    """Read the scores of `run`. Raises UserError where rows lack a score: none is dropped silently."""
+    """Read the scores of `run`. Raises UserError where rows lack a score or an item has two: none is dropped silently."""
     columns = _columns(Path(run.path) / "samples.jsonl", run)
     correct = np.array([np.nan if c is None else float(c) for c in columns["correct"]], dtype=np.float64)
     if np.isnan(correct).any():
         missing = f"{int(np.isnan(correct).sum())} of {len(correct)}"
         raise UserError(f"run {run.run_id}: {missing} rows have no score; run the experiment again")
+    items = Counter(zip(columns["task"], columns["doc_id"], strict=True))
+    if len(items) < len(correct):
+        (name, number), times = items.most_common(1)[0]
+        raise UserError(f"run {run.run_id}: item {name}/{number} has {times} rows; delete the run and repeat the experiment")
     shared = zip(columns["cluster"], columns["feedback_id"], strict=True)
     groups = [feedback if cluster is None else cluster for cluster, feedback in shared]
     cluster = None

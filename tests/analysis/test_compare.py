@@ -151,6 +151,13 @@ def test_a_row_without_score_is_refused(tmp_path):
         compare(runs)
 
 
+def test_an_item_that_counts_twice_is_refused(tmp_path):
+    base, ngd = small(tmp_path)
+    (ngd.path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ngd.samples(), ngd.samples()[3]]))
+    with pytest.raises(UserError, match=rf"run {ngd.run_id}: item arc/3 has 2 rows"):
+        compare([base, ngd])
+
+
 def test_refusals_can_be_collected(tmp_path):
     runs = small(tmp_path)
     edit(runs[1], lambda row: row.update(prompt_hash="other"))
