@@ -260,6 +260,7 @@ def make_result(
         "backend": cfg.backend.name,
         "model": cfg.model.name,
         "tasks": list(tasks.load()),
+        "groups": tasks.groups,
         "comparison_key": content_hash(shared),
         "limit": cfg.limit,
         "seed": cfg.seed,

@@ -57,6 +57,7 @@ def test_every_run_folder_is_complete(finished):
         names = {p.name for p in run.path.iterdir()}
         assert {"config.yaml", "result.json", "samples.jsonl", "provenance.json", "log.txt"} <= names
         assert len(run.samples()) == 8 == run.result["cost"]["items"]
+        assert sorted(sum(run.result["groups"].values(), [])) == sorted(run.result["tasks"])
         assert run.result["cost"]["phases"]["score"]["flops"] > 0
     assert len({run.result["comparison_key"] for run in runs}) == 1
     (experiment,) = load_experiments(folder)
