@@ -1,4 +1,4 @@
-"""What each phase of an arm costs: seconds always, FLOPs counted on the first batch of each kind of work."""
+"""What each phase of an arm costs: seconds always, FLOPs counted on some batches of each kind of work."""
 
 from __future__ import annotations
 
@@ -9,35 +9,38 @@ from typing import Any
 
 from c3po_bench.store.memory import peak_resident
 
-SAMPLED = 1
+EVERY = 4
 
 
 class Meter:
     """Seconds and FLOPs by phase.
 
-    Counting FLOPs slows a forward down, so the first `SAMPLED` uses of each phase are counted and the rest are
-    taken to cost the same per unit of work.
+    Counting FLOPs slows a forward down, so one in `EVERY` uses of each phase is counted, from the first on, and the rest
+    are taken to cost the same per unit of work. The longest questions come first: the first use alone would overstate.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._units: dict[str, int] = {}
-        self._counted: dict[str, tuple[int, int, int]] = {}
+        self._uses: dict[str, int] = {}
+        self._counted: dict[str, tuple[int, int]] = {}
         self._added: dict[str, int] = {}
         self.credited = 0.0
 
     @contextmanager
     def phase(self, name: str, units: int = 1) -> Iterator[None]:
         """Measure the block as phase `name` doing `units` of work (say, items)."""
-        uses, flops, counted_units = self._counted.get(name, (0, 0, 0))
-        counting = counter() if uses < SAMPLED else None
+        uses = self._uses.get(name, 0)
+        self._uses[name] = uses + 1
+        counting = counter() if uses % EVERY == 0 else None
         start = time.perf_counter()
         if counting is None:
             yield
         else:
             with counting:
                 yield
-            self._counted[name] = (uses + 1, flops + counting.total, counted_units + units)
+            flops, counted = self._counted.get(name, (0, 0))
+            self._counted[name] = (flops + counting.total, counted + units)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self._units[name] = self._units.get(name, 0) + units
 
@@ -55,7 +58,7 @@ class Meter:
         """{phase: {"seconds", "flops"}}, the `cost.phases` of a result."""
         out: dict[str, dict[str, Any]] = {}
         for name, seconds in self.seconds.items():
-            _, flops, units = self._counted.get(name, (0, 0, 0))
+            flops, units = self._counted.get(name, (0, 0))
             scaled = round(flops * self._units[name] / units) if units else 0
             out[name] = {"seconds": seconds, "flops": scaled + self._added.get(name, 0)}
         return out

@@ -84,7 +84,7 @@ class Rewirer:
                 solution = self.recipe.solve(problem)
             mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
             details = self._details(questions, first, own, solution, near)
-        with self.meter.phase("score", len(questions)), torch.no_grad():
+        with self.meter.phase("score", int(batch.lengths.sum())), torch.no_grad():
             scores, greedy = batch.score(mixture, torch.tensor([s for s, _ in rows], device=self.engine.device))
         flat = iter(zip(scores.tolist(), greedy.tolist(), strict=True))
         return [Answer([next(flat) for _ in q.rows], details[i]) for i, q in enumerate(questions)]
@@ -112,7 +112,7 @@ class Rewirer:
         near = None
         if recipe.neighborhood in ("embedding", "random"):
             assert self.embedder is not None
-            with self.meter.phase("embed", len(questions)):
+            with self.meter.phase("embed", sum(len(q.text) for q in questions)):
                 vectors = torch.from_numpy(self.embedder([q.text for q in questions])).to(self.engine.device)[owner]
             with self.meter.phase("retrieve", len(questions)):
                 if recipe.neighborhood == "random":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from c3po_bench import harness
+from c3po_bench.rewiring import meter as meter_module
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.base import Prompt
 from c3po_bench.rewiring.meter import Meter, counter
@@ -61,3 +63,15 @@ def test_the_backward_pass_of_attention_and_experts_is_counted():
     with counter() as counted:
         torch.nn.functional.scaled_dot_product_attention(query, query, query).sum().backward()
     assert counted.total == 7 * 2 * 2 * 5 * 5 * 8  # two products forward; backward these again and one more for each operand
+
+
+def test_counted_batches_stand_for_all(experiment, data_root, monkeypatch, tmp_path):
+    """The longest questions come first: a cost is scaled by what is read and written, over early and late batches."""
+    found = []
+    for every in (meter_module.EVERY, 1):
+        monkeypatch.setattr(meter_module, "EVERY", every)
+        cfg = experiment(arms=["ngd"], tasks=["arc_easy"], limit=24, results_dir=str(tmp_path / str(every)))
+        cfg.data.root, cfg.references.only_correct = str(data_root), False
+        found.append(harness.run(cfg)[1].result["cost"]["phases"])
+    for phase in ("embed", "read", "score", "optimize"):
+        assert found[0][phase]["flops"] == pytest.approx(found[1][phase]["flops"], rel=0.35), phase
