@@ -6,11 +6,12 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from c3po_bench.errors import UserError
 from c3po_bench.store.files import Journal
 from c3po_bench.store.identity import content_hash
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from c3po_bench.tasks.taskset import TaskSet
 
 Progress = Callable[[str, int, int], None]
+PASSAGES = ("passage", "article", "paragraph")  # fields of a document that questions may share: BoolQ, RACE, MultiRC
 
 
 class ResumableLM(LM):
@@ -204,19 +206,22 @@ def score(
     rows = []
     for name, samples in results["samples"].items():
         local = {true: n for n, true in enumerate(doc_ids[name])} if doc_ids else None
+        by_filter: dict[int, list[dict[str, Any]]] = {}
         for sample in samples:
-            asked = local[sample["doc_id"]] if local else sample["doc_id"]
+            by_filter.setdefault(sample["doc_id"], []).append(sample)
+        for doc_id, filtered in by_filter.items():
+            asked = local[doc_id] if local else doc_id
             details = [journal.rows[key].get("details", {}) for key in lm.keys[name, asked]]
-            rows.append(_row(arm.name, tasks, name, sample, details))
+            rows.append(_row(arm.name, tasks, name, filtered, details))
     rows.sort(key=lambda row: (row["task"], row["doc_id"]))
     return rows, _totals(journal)
 
 
-def _row(arm: str, tasks: TaskSet, name: str, sample: dict[str, Any], details: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row of samples.jsonl."""
+def _row(arm: str, tasks: TaskSet, name: str, filtered: list[dict[str, Any]], details: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of samples.jsonl, from an item's samples under each filter of its task: the first filter's counts."""
     task = tasks.load()[name]
+    sample = filtered[0]
     doc, headline = sample["doc"], tasks.headline[name]
-    value = sample.get(headline)
     row: dict[str, Any] = {
         "arm": arm,
         "task": name,
@@ -225,8 +230,12 @@ def _row(arm: str, tasks: TaskSet, name: str, sample: dict[str, Any], details: l
         "prompt_hash": content_hash([list(map(str, a)) for a in sample["arguments"]], 16),
         "question": tasks.question_text(task, doc),
         "choices": tasks.choice_texts(task, doc),
-        "correct": float(value) if isinstance(value, int | float) else 0.0,
+        "correct": _value(name, headline, sample),
     }
+    if len(filtered) > 1:
+        row["filters"] = {other["filter"]: _value(name, headline, other) for other in filtered}
+    if passage := next((doc[field] for field in PASSAGES if doc.get(field)), None):
+        row["cluster"] = content_hash(passage, 16)
     if row["choices"] is not None:
         count = len(row["choices"])
         scores = [float(r[0]) for r in sample["filtered_resps"]][:count]
@@ -247,6 +256,17 @@ def _row(arm: str, tasks: TaskSet, name: str, sample: dict[str, Any], details: l
     for more in details:
         row |= more
     return row
+
+
+def _value(task: str, metric: str, sample: dict[str, Any]) -> float:
+    """The item's score; `UserError` where the metric scores whole corpora only (BLEU, perplexity)."""
+    value = sample.get(metric)
+    if not isinstance(value, SupportsFloat):
+        raise UserError(
+            f"task {task!r}: its headline metric {metric!r} gives no number for each item, and arms are compared item by "
+            "item; name a task whose first metric does (acc, exact_match)"
+        )
+    return float(value)
 
 
 def _nothing(_storage: Any) -> None:

@@ -56,7 +56,9 @@ class Sample(TypedDict, total=False):
     choices: list[str] | None
     gold: int | str | None
     prediction: int | str
-    correct: float  # 0 or 1 for multiple choice
+    correct: float  # 0 or 1 for multiple choice; under the task's first filter
+    filters: dict[str, float]  # the score under each filter, where the task has several (gsm8k)
+    cluster: str  # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
     loglikelihoods: list[float] | None
     neighbors: list[dict[str, Any]]  # id, similarity, question, answer
     losses: list[float]  # surrogate loss by step

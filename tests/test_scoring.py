@@ -1,0 +1,99 @@
+"""Scoring by lm-eval into rows: one row an item, with a number that arms can be compared by."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from lm_eval.api.model import LM
+
+from c3po_bench.chunks import make_chunks
+from c3po_bench.errors import UserError
+from c3po_bench.scoring import score
+from c3po_bench.store.files import Journal
+from c3po_bench.tasks.taskset import TaskSet
+
+GSM8K_LIKE = {
+    "output_type": "generate_until",
+    "doc_to_text": "Question: {{q}}\nAnswer:",
+    "doc_to_target": "{{a}}",
+    "generation_kwargs": {"until": ["\n"], "do_sample": False},
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    "filter_list": [
+        {"name": name, "filter": [{"function": "regex", "regex_pattern": pattern}, {"function": "take_first"}]}
+        for name, pattern in {"strict-match": "#### ([0-9]+)", "flexible-extract": "([0-9]+)"}.items()
+    ],
+}
+
+
+class Parrot(LM):
+    """Answers with the right number, every other time with the marks that the strict filter wants; likes choice 0."""
+
+    def generate_until(self, requests):  # noqa: ANN001, ANN201
+        answers = [sum(map(int, request.args[0].split("?")[0].split(" + ")[-2:])) for request in requests]
+        return [f"#### {a}" if a % 4 == 0 else f"It is {a}" for a in answers]
+
+    def loglikelihood(self, requests):  # noqa: ANN001, ANN201
+        return [(-float(request.idx), False) for request in requests]
+
+    def loglikelihood_rolling(self, requests):  # noqa: ANN001, ANN201
+        raise NotImplementedError
+
+
+class ParrotArm:
+    """The least that can be scored."""
+
+    name, reads_labels = "parrot", False
+
+    def lm(self) -> LM:
+        return Parrot()
+
+    def cost(self) -> dict:
+        return {"phases": {}, "peak_memory_bytes": 0}
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Rows of a task made of documents and a config."""
+
+    def run(docs: list[dict], **config) -> list[dict]:
+        (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "docs.jsonl")}}}
+        (tmp_path / "made.yaml").write_text(json.dumps({"task": "made", "test_split": "test", **data, **config}))
+        tasks = TaskSet([str(tmp_path / "made.yaml")])
+        chunks = make_chunks(tasks, 4, None)
+        journal = Journal(tmp_path / "journal.jsonl")
+        settings = {"chunks": chunks, "limit": None, "doc_ids": None, "seed": 0}
+        return score(ParrotArm(), tasks, journal, lambda *_: None, **settings)[0]  # pyright: ignore[reportArgumentType]
+
+    return run
+
+
+SUMS = [{"q": f"0 + {n} + {n}?", "a": str(2 * n)} for n in range(6)]
+
+
+def test_a_task_with_several_filters_counts_each_item_once_under_the_first(scored):
+    rows = scored(SUMS, **GSM8K_LIKE)
+    assert [row["doc_id"] for row in rows] == list(range(6))
+    strict = [float(2 * n % 4 == 0) for n in range(6)]
+    assert [row["correct"] for row in rows] == strict
+    assert [row["filters"] for row in rows] == [{"strict-match": s, "flexible-extract": 1.0} for s in strict]
+
+
+def test_one_filter_needs_no_list(scored):
+    rows = scored(SUMS, **{**GSM8K_LIKE, "filter_list": GSM8K_LIKE["filter_list"][1:]})
+    assert [row["correct"] for row in rows] == [1.0] * 6 and not any("filters" in row for row in rows)
+
+
+def test_a_metric_of_whole_corpora_is_refused_and_never_zero(scored):
+    with pytest.raises(UserError, match=r"task 'made': its headline metric 'bleu'"):
+        scored(SUMS, **{**GSM8K_LIKE, "metric_list": [{"metric": "bleu"}], "filter_list": None})
+
+
+def test_questions_that_share_a_passage_share_a_cluster(scored):
+    docs = [{"passage": f"passage {n // 2}", "q": f"question {n}", "c": ["yes", "no"], "a": n % 2} for n in range(6)]
+    asked = {"output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}", "doc_to_target": "a"}
+    clusters = [row["cluster"] for row in scored(docs, **asked)]
+    assert clusters[::2] == clusters[1::2] and len(set(clusters)) == 3
+    plain = [{name: value for name, value in doc.items() if name != "passage"} for doc in docs]
+    assert not any("cluster" in row for row in scored(plain, **asked))
