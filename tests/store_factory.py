@@ -142,6 +142,7 @@ def write_run(
     seconds: float = 12.0,
     provenance: dict[str, Any] | None = None,
     curves: dict[str, list[float]] | None = None,
+    groups: dict[str, list[str]] | None = None,
 ) -> FakeRun:
     """Write one finished run folder and return it."""
     settings = settings or {}
@@ -158,6 +159,7 @@ def write_run(
         "backend": backend,
         "model": "smolmoe",
         "tasks": sorted(by_task),
+        "groups": groups or {t: [t] for t in by_task},
         "comparison_key": key,
         "limit": None,
         "seed": seed,

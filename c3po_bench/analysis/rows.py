@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -9,10 +11,12 @@ import numpy as np
 from c3po_bench.analysis import paired
 from c3po_bench.analysis.power import difference_sd, minimum_detectable_effect
 from c3po_bench.analysis.scores import Scores
+from c3po_bench.errors import UserError
 
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
 
+log = logging.getLogger("c3po_bench")
 POOLED, MACRO = "all items", "mean of tasks"
 
 
@@ -30,20 +34,52 @@ class Columns(NamedTuple):
         return Columns(self.own[rows], base, control, clusters)
 
 
-def task_groups(run: Run, scores: Scores) -> dict[str, list[str]]:
-    """The benchmarks that the run was asked for, each with its tasks: ``{"facts": ["facts_animals", ...]}``.
+def asked_groups(run: Run) -> dict[str, list[str]]:
+    """The names that the run was asked for, each with its tasks: ``{"mmlu": ["mmlu_anatomy", ...]}``.
 
-    Tasks with a scope (feedback) measure different things and belong to none.
+    A run recorded without them is read by the names in its config. Raises UserError where it has no config either.
     """
+    groups = run.result.get("groups")
+    if groups is None:
+        groups = _groups_by_prefix(run)
+    files = (".yaml", ".yml")
+    return {Path(name).stem if name.endswith(files) else name: tasks for name, tasks in groups.items()}
+
+
+def _groups_by_prefix(run: Run) -> dict[str, list[str]]:
     try:
         asked = [str(name) for name in run.config.get("tasks") or []]
     except OSError:
-        asked = []
+        raise UserError(
+            f"run {run.run_id} does not say which tasks it was asked for: no groups in its result.json, and no config.yaml"
+        ) from None
     groups: dict[str, list[str]] = {}
+    for task in run.result["tasks"]:
+        parents = [name for name in asked if task == name or task.startswith(f"{name}_")]
+        if parents:
+            groups.setdefault(max(parents, key=len), []).append(task)
+    return groups
+
+
+def task_groups(run: Run, scores: Scores) -> dict[str, list[str]]:
+    """The benchmarks of a run, each with its tasks; a task that several names cover belongs to the largest.
+
+    Tasks with a scope (feedback) measure different things and belong to none.
+    """
+    asked = asked_groups(run)
+    groups: dict[str, list[str]] = {}
+    alone = []
     for task in scores.tasks:
-        if task not in scores.scope:
-            parents = [name for name in asked if task == name or task.startswith(f"{name}_")]
-            groups.setdefault(max(parents, key=len, default=task), []).append(task)
+        if task in scores.scope:
+            continue
+        holding = [name for name, tasks in asked.items() if task in tasks]
+        if not holding:
+            alone.append(task)
+        groups.setdefault(max(holding, key=lambda name: len(asked[name]), default=task), []).append(task)
+    if alone:
+        log.warning(
+            "run %s does not say what asked for %s: each counts as a benchmark of its own", run.run_id, ", ".join(alone)
+        )
     return groups
 
 

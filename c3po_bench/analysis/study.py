@@ -18,6 +18,7 @@ import pandas as pd
 
 from c3po_bench.analysis.compare import compare
 from c3po_bench.analysis.measures import feedback_measures
+from c3po_bench.analysis.rows import asked_groups
 from c3po_bench.errors import UserError, exit_status
 from c3po_bench.store.files import write_json, write_jsonl, write_text
 from c3po_bench.store.reader import Run, load_runs
@@ -43,7 +44,7 @@ def publish(store: str | Path, folder: Path) -> None:
         kept = folder / "runs" / run.run_id
         write_jsonl(kept / "samples.jsonl", [{key: row[key] for key in KEPT if key in row} for row in run.samples()])
         write_json(kept / "provenance.json", _public(run.provenance))
-        write_json(kept / "result.json", run.result)
+        write_json(kept / "result.json", run.result | {"groups": asked_groups(run)})
     for name, text in tables(load_runs(folder)).items():
         write_text(folder / name, text)
 

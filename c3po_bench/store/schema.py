@@ -32,6 +32,7 @@ class Result(TypedDict):
     backend: str
     model: str
     tasks: list[str]  # leaf tasks
+    groups: dict[str, list[str]]  # the leaf tasks of each name that was asked for
     comparison_key: str  # runs may be compared item by item only where this is equal
     limit: int | None
     seed: int

@@ -14,6 +14,7 @@ from c3po_bench.analysis.pairing import run_labels
 from c3po_bench.analysis.table import console_table, live_line, table_text
 from c3po_bench.analysis.verdict import verdict
 from c3po_bench.errors import UserError
+from c3po_bench.store.reader import load_runs
 from tests import store_factory as factory
 
 
@@ -209,6 +210,54 @@ def test_feedback_scopes_are_not_averaged(tmp_path):
     assert set(frame["level"]) == {"task"}
     assert set(frame["scope"]) == {"in", "near", "out"}
     assert "in scope" in verdict(frame)
+
+
+SUBJECTS = ["mmlu_abstract_algebra", "mmlu_anatomy", "mmlu_astronomy"]
+
+
+def asked(tmp_path, groups: dict[str, list[str]]) -> list[factory.FakeRun]:
+    """A base and an arm over the tasks of `groups`, ten items each."""
+    runs = []
+    for arm in ("base", "ngd"):
+        tasks = dict.fromkeys(task for tasks in groups.values() for task in tasks)
+        scores = {task: factory.scores_of(arm + task, 10, 0.5) for task in tasks}
+        rows = [row for task in tasks for row in factory.sample_rows(arm, task, scores[task], details=False)]
+        runs.append(factory.write_run(tmp_path, arm, rows, groups=groups))
+    return runs
+
+
+def levels_of(frame: pd.DataFrame) -> dict[str, str]:
+    rows = frame[frame["arm"] == "ngd"]
+    return {row["task"]: row["group"] or row["level"] for row in rows.to_dict("records")}
+
+
+def test_benchmarks_are_what_was_asked_for_whatever_their_tasks_are_called(tmp_path):
+    frame = compare(asked(tmp_path, {"mmlu_stem": SUBJECTS, "hellaswag": ["hellaswag"]}), draws=100)
+    assert levels_of(frame) == dict.fromkeys(SUBJECTS, "mmlu_stem") | {
+        "hellaswag": "task", "mmlu_stem": "group", "all items": "pooled", "mean of tasks": "macro"
+    }  # fmt: skip
+    rows = frame[frame["arm"] == "base"].set_index("task")
+    assert rows.loc["mean of tasks", "accuracy"] == pytest.approx(rows.loc[["mmlu_stem", "hellaswag"], "accuracy"].mean())
+
+
+def test_a_task_asked_for_twice_counts_once_with_the_larger_group(tmp_path):
+    frame = compare(asked(tmp_path, {"mmlu_anatomy": ["mmlu_anatomy"], "sets/mmlu.yaml": SUBJECTS}), draws=100)
+    assert levels_of(frame) == dict.fromkeys(SUBJECTS, "mmlu") | {"mmlu": "pooled"}
+
+
+def test_a_store_without_groups_is_read_by_its_config_or_refused(tmp_path, caplog):
+    runs = asked(tmp_path, {"mmlu": SUBJECTS})
+    for run in runs:
+        result = json.loads((run.path / "result.json").read_text())
+        (run.path / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k != "groups"}))
+        (run.path / "config.yaml").write_text("tasks: [mmlu]\n")
+    assert levels_of(compare(load_runs(tmp_path), draws=100))["mmlu"] == "pooled" and not caplog.records
+    (runs[0].path / "config.yaml").write_text("tasks: [mmlu_stem]\n")
+    assert "mmlu" not in levels_of(compare(load_runs(tmp_path), draws=100))
+    assert "does not say what asked for mmlu_abstract_algebra, mmlu_anatomy, mmlu_astronomy" in caplog.text
+    (runs[0].path / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"base-\w+ does not say which tasks it was asked for"):
+        compare(load_runs(tmp_path), draws=100)
 
 
 def made(arm: str, **numbers) -> dict:

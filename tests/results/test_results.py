@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from c3po_bench.analysis.study import KEPT, check, publish
 from c3po_bench.errors import UserError
 from c3po_bench.store.files import read_jsonl
+from c3po_bench.store.reader import load_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/comparison.csv"))
@@ -23,6 +25,19 @@ def test_tables_are_what_the_runs_say(study):
     for samples in study.glob("runs/*/samples.jsonl"):
         for row in read_jsonl(samples):
             assert set(row) <= set(KEPT)  # no text of any question
+
+
+def test_published_runs_say_what_was_asked_for():
+    for run in (run for study in STUDIES for run in load_runs(study)):
+        assert sorted(task for tasks in run.result["groups"].values() for task in tasks) == sorted(run.result["tasks"])
+
+
+def test_the_57_subjects_of_mmlu_are_one_benchmark_of_six():
+    frame = pd.read_csv(ROOT / "results" / "smolmoe_six" / "comparison.csv", keep_default_na=False)
+    assert set(frame.loc[frame["level"] == "group", "task"]) == {"mmlu"}
+    base = frame[frame["arm"] == "base"].set_index("task")["accuracy"].astype(float)
+    benchmarks = ["mmlu", "hellaswag", "arc_challenge", "arc_easy", "piqa", "winogrande"]
+    assert base["mean of tasks"] == pytest.approx(base[benchmarks].mean(), abs=1e-4)
 
 
 def test_a_changed_table_or_sample_is_found(tmp_path):
