@@ -10,6 +10,7 @@ from scipy.special import ndtri
 
 ALPHA = 0.05
 POWER = 0.8
+FEWEST = 6  # items that must change, all one way, before an exact two-sided test is below ALPHA
 
 
 def _reach(alpha: float, power: float) -> float:
@@ -31,6 +32,18 @@ def discordant_sd(discordant: float, effect: float = 0.0) -> float:
 def minimum_detectable_effect(sd: float, n: int, *, alpha: float = ALPHA, power: float = POWER) -> float:
     """The smallest mean difference that `n` paired items find with `power`; normal approximation."""
     return _reach(alpha, power) * sd / math.sqrt(n) if n > 0 else float("nan")
+
+
+def smallest_gain(shares: ArrayLike, items: int, *, binary: bool) -> float:
+    """The smallest difference that a test of these differences (of items, or of clusters) can be hoped to find.
+
+    NaN where nothing says: fewer right-or-wrong items than the exact test needs, or real values that did not change.
+    """
+    d = np.asarray(shares, dtype=np.float64)
+    effect = minimum_detectable_effect(difference_sd(d), len(d))
+    if binary:
+        return float(np.fmax(effect, FEWEST / items)) if items >= FEWEST else float("nan")
+    return effect if d.any() else float("nan")
 
 
 def required_items(effect: float, sd: float, *, alpha: float = ALPHA, power: float = POWER) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from c3po_bench.analysis import paired
-from c3po_bench.analysis.power import difference_sd, minimum_detectable_effect
+from c3po_bench.analysis.power import smallest_gain
 from c3po_bench.analysis.scores import Scores
 from c3po_bench.errors import UserError
 
@@ -108,6 +108,8 @@ def statistics_rows(
 def statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
     """Accuracy with its interval; against the base the paired difference, its tests and its power."""
     a, b, control, clusters = columns
+    if clusters is not None and len(np.unique(clusters)) == len(clusters):
+        clusters = None
     independent = clusters is None
     if independent and paired.is_binary(a):
         own = paired.wilson(float(a.sum()), len(a))
@@ -116,7 +118,7 @@ def statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {"n": len(a), "accuracy": own.value, "low": own.low, "high": own.high}
     if b is None:
         return row
-    gap = paired.paired_bootstrap(a, b, draws=draws, seed=seed, clusters=clusters)
+    gap = paired.paired_interval(a, b, draws=draws, seed=seed, clusters=clusters)
     fixed, broken = paired.fixed_broken(a, b)
     p_mcnemar = float(paired.mcnemar(fixed, broken)) if paired.is_binary(a, b) else float("nan")
     exact = independent and not np.isnan(p_mcnemar)
@@ -127,10 +129,10 @@ def statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
         "test": "mcnemar" if exact else "sign-flip",
         "fixed": fixed,
         "broken": broken,
-        "mde": minimum_detectable_effect(difference_sd(shares), len(shares)),
+        "mde": smallest_gain(shares, len(a), binary=not np.isnan(p_mcnemar)),
     }
     if control is not None:
-        over = paired.paired_bootstrap(a, control, draws=draws, seed=seed, clusters=clusters)
+        over = paired.paired_interval(a, control, draws=draws, seed=seed, clusters=clusters)
         row |= {"over_control": over.value, "over_control_low": over.low, "over_control_high": over.high}
     return row
 

@@ -24,8 +24,8 @@ from c3po_bench.store.files import write_json, write_jsonl, write_text
 from c3po_bench.store.reader import Run, load_runs
 
 KEPT = (
-    "arm", "task", "doc_id", "doc_hash", "prompt_hash", "correct", "prediction", "scope", "feedback_id", "score", "drift",
-    "similarity", "degeneration",
+    "arm", "task", "doc_id", "doc_hash", "prompt_hash", "correct", "prediction", "cluster", "scope", "feedback_id", "score",
+    "drift", "similarity", "degeneration",
 )  # fmt: skip
 DIGITS = 6
 

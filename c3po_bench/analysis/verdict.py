@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.compare import records
+from c3po_bench.analysis.power import ALPHA
 from c3po_bench.analysis.roles import CONTROLS, role, title
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
@@ -23,6 +24,13 @@ def points(value: float) -> str:
 def bracket(low: float, high: float) -> str:
     """An interval of accuracies in percentage points."""
     return f"[{low * 100:.1f}, {high * 100:.1f}]"
+
+
+def direction(row: dict[str, Any]) -> int:
+    """1 where a difference is shown to be above 0, -1 below, 0 where neither: interval and p must agree."""
+    if row["p"] >= ALPHA:
+        return 0
+    return int(row["diff_low"] > 0) - int(row["diff_high"] < 0)
 
 
 def verdict(frame: pd.DataFrame) -> str:
@@ -58,8 +66,8 @@ def _accuracy(rows: list[dict[str, Any]]) -> list[str]:
 def _sweep(runs: list[dict[str, Any]]) -> str:
     """One arm under many settings: how many hold after correction, and the best, which was picked afterwards."""
     best = runs[0]
-    beaten = sum(r["diff_low"] > 0 and r["p_holm"] < 0.05 for r in runs)
-    worse = sum(r["diff_high"] < 0 and r["p_holm"] < 0.05 for r in runs)
+    beaten = sum(r["diff_low"] > 0 and r["p_holm"] < ALPHA for r in runs)
+    worse = sum(r["diff_high"] < 0 and r["p_holm"] < ALPHA for r in runs)
     settings = best["label"][len(best["arm"]) :].strip(" ()")
     return (
         f"{title(best['arm'])} under {len(runs):,} settings: {beaten:,} beat base after correction for all of them, "
@@ -69,15 +77,17 @@ def _sweep(runs: list[dict[str, Any]]) -> str:
 
 def _method(row: dict[str, Any]) -> str:
     name, interval = _name(row), bracket(row["diff_low"], row["diff_high"])
-    if row["diff_low"] > 0:
+    shown = direction(row)
+    if shown > 0:
         said = f"{name} beats base by {points(row['difference'])} points {interval}{_holm(row)}"
         return f"{said}{_against_control(row)}."
-    if row["diff_high"] < 0:
+    if shown < 0:
         return f"{name} loses to base by {points(row['difference'])} points {interval}{_holm(row)}."
-    if row["fixed"] == 0 and row["broken"] == 0:
-        return f"{name} scores every item as base does."
     seen = "" if math.isnan(row["mde"]) else f"; {row['n']} items show gains from about {points(row['mde'])} on"
-    return f"{name} cannot be told from base: {_signed(row)}{seen}."
+    if row["fixed"] == 0 and row["broken"] == 0:
+        return f"{name} scores every item as base does{seen}."
+    outside = f", p {p_text(row['p'])}" if row["diff_low"] > 0 or row["diff_high"] < 0 else ""
+    return f"{name} cannot be told from base: {_signed(row)}{outside}{seen}."
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -89,7 +99,7 @@ def _holm(row: dict[str, Any]) -> str:
     p = row["p_holm"]
     if math.isnan(p):
         return ""
-    weight = "" if p < 0.05 else ", which does not hold after correction for the number of tests"
+    weight = "" if p < ALPHA else ", which does not hold after correction for the number of tests"
     return f" (Holm p {p_text(p)}{weight})"
 
 
@@ -126,7 +136,7 @@ def _feedback(rows: list[dict[str, Any]]) -> list[str]:
     sentences = []
     for scopes in runs.values():
         told = [f"{_signed(row)} {WHERE.get(scope, scope)}" for scope, row in scopes.items()]
-        leaks = any(scopes[s]["diff_low"] > 0 for s in ("near", "out") if s in scopes)
+        leaks = any(direction(scopes[s]) > 0 for s in ("near", "out") if s in scopes)
         tail = ": it leaks where it should not apply" if leaks else ""
         name = _name(next(iter(scopes.values())))
         sentences.append(f"{name} follows the feedback, against base, {', '.join(told)}{tail}.")

@@ -11,7 +11,7 @@ import pandas as pd
 from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.measures import MEASURES, SCOPES
 from c3po_bench.analysis.roles import CONTROLS, role, title
-from c3po_bench.analysis.verdict import bracket, p_text
+from c3po_bench.analysis.verdict import bracket, direction, p_text
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Row:
     cells: list[Cell]
 
 
+TONES = {1: "up", -1: "down", 0: ""}
 COLUMNS = [
     Column("Arm", numeric=False),
     Column("Task", numeric=False),
@@ -129,7 +130,7 @@ def _cells(row: dict[str, Any]) -> list[Cell]:
     settings = row["label"][len(row["arm"]) :].strip(" ()")
     notes = ", ".join(filter(None, [settings, "its own prompt" if row["prompt_differs"] else ""]))
     compared = _known(row["difference"])
-    tone = "up" if compared and row["diff_low"] > 0 else "down" if compared and row["diff_high"] < 0 else ""
+    tone = TONES[direction(row)]
     gap = f"{row['difference'] * 100:+.1f}" if compared else ""
     test = " ‡" if row["test"] == "sign-flip" else ""
     flops = row["flops_per_item"]

@@ -198,6 +198,29 @@ def test_items_that_share_a_passage_are_resampled_together(tmp_path):
     assert clustered["p"] > plain["p"]
 
 
+def test_passages_of_one_question_each_are_no_clusters(tmp_path):
+    runs = small(tmp_path)
+    plain = compare(runs, draws=500)
+    for run in runs:
+        edit(run, lambda row: row.update(cluster=f"passage {row['doc_id']}"))
+    pd.testing.assert_frame_equal(plain, compare(runs, draws=500))
+
+
+def test_five_fixed_and_none_broken_of_120_is_no_win(tmp_path):
+    base = np.zeros(120, dtype=int)
+    arm = base.copy()
+    arm[:5] = 1
+    runs = [
+        factory.write_run(tmp_path, name, factory.sample_rows(name, "arc", scores, details=False))
+        for name, scores in (("base", base), ("sft", arm))
+    ]
+    frame = compare(runs, draws=500)
+    row = frame.iloc[1]
+    assert (row["diff_low"], row["diff_high"]) == pytest.approx((0.0094, 0.0938), abs=1e-4)
+    assert row["p"] == 0.0625 and row["mde"] == pytest.approx(0.05, abs=0.005)
+    assert "SFT cannot be told from base" in verdict(frame)
+
+
 def test_rows_of_mixed_types_are_read_too(tmp_path):
     runs = small(tmp_path)
     before = compare(runs, draws=100)
@@ -270,7 +293,7 @@ def made(arm: str, **numbers) -> dict:
         "n": 1000,
         "accuracy": 0.5,
     }
-    row |= {"scope": "", "control": "", "mde": 0.02, "p_holm": 0.01, "fixed": 1, "broken": 1}
+    row |= {"scope": "", "control": "", "mde": 0.02, "p": 0.01, "p_holm": 0.01, "fixed": 1, "broken": 1}
     return {name: float("nan") for name in COLUMNS} | row | numbers
 
 
@@ -278,7 +301,9 @@ GAIN = {"difference": 0.021, "diff_low": 0.003, "diff_high": 0.039, "control": "
 NO_BETTER = {"over_control": 0.001, "over_control_low": -0.01, "over_control_high": 0.012}
 BETTER = {"over_control": 0.02, "over_control_low": 0.01, "over_control_high": 0.03, "p_holm": 0.2}
 LOSS = {"difference": -0.02, "diff_low": -0.03, "diff_high": -0.01}
-NOTHING = {"difference": -0.001, "diff_low": -0.01, "diff_high": 0.01}
+NOTHING = {"difference": -0.001, "diff_low": -0.01, "diff_high": 0.01, "p": 0.9}
+DISAGREE = {"n": 120, "difference": 0.042, "diff_low": 0.009, "diff_high": 0.094, "p": 0.0625, "fixed": 5, "broken": 0}
+SAME = {"n": 120, "difference": 0.0, "diff_low": -0.031, "diff_high": 0.031, "p": 1.0, "fixed": 0, "broken": 0, "mde": 0.05}
 CEILING = {"difference": 0.2, "diff_low": 0.1, "diff_high": 0.3}
 
 
@@ -299,6 +324,8 @@ CEILING = {"difference": 0.2, "diff_low": 0.1, "diff_high": 0.3}
             NOTHING,
             "Mode finding cannot be told from base: −0.1 points [-1.0, 1.0]; 1000 items show",
         ),
+        ("sft", DISAGREE, "SFT cannot be told from base: +4.2 points [0.9, 9.4], p 0.062; 120 items show"),
+        ("sft", SAME, "SFT scores every item as base does; 120 items show gains from about 5.0 on."),
         ("oracle", CEILING, "The ceiling, oracle, which may see the answer: +20.0 points"),
         ("base", {}, "Only the base has been run"),
     ],

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
@@ -110,6 +110,49 @@ def test_intervals_cover_the_truth_93_to_97_percent_of_the_time(rng):
     assert 0.93 <= coverage(shares, 0.5) <= 0.97
 
 
+def test_tango_gives_published_values_and_its_limits():
+    low, high = paired.tango(1, 7, 21)[1:]  # airway reactivity before and after transplantation (Bentur et al. 2009)
+    assert (low, high) == pytest.approx((-0.517, -0.026), abs=5e-4)
+    for fixed, broken, n in [(3, 11, 70), (0, 5, 40), (20, 4, 900)]:
+        interval, mirror = paired.tango(fixed, broken, n), paired.tango(broken, fixed, n)
+        assert interval == pytest.approx((-mirror.value, -mirror.high, -mirror.low), abs=1e-9)
+    assert paired.tango(0, 0, 120)[1:] == pytest.approx((-0.031, 0.031), abs=5e-4)  # nothing changed, yet not certain
+    assert paired.tango(40, 0, 40).high == 1.0 and np.isnan(paired.tango(0, 0, 0).low)
+
+
+@pytest.mark.parametrize(("fixed", "broken", "n"), [(5, 0, 120), (7, 3, 60), (1, 9, 250)])
+def test_tango_bounds_are_where_the_score_test_is_at_five_percent(fixed, broken, n):
+    def score(d):  # with the likeliest shares that differ by d found numerically
+        def unlikely(q):
+            same = 1 - 2 * q - d
+            return -(fixed * np.log(q + d) + broken * np.log(q) + (n - fixed - broken) * np.log(same))
+
+        q = optimize.minimize_scalar(unlikely, bounds=(max(0, -d) + 1e-12, (1 - d) / 2 - 1e-12), method="bounded",
+                                     options={"xatol": 1e-10}).x  # fmt: skip
+        return (fixed - broken - n * d) / np.sqrt(n * (2 * q + d - d * d))
+
+    _, low, high = paired.tango(fixed, broken, n)
+    assert (score(low), score(high)) == pytest.approx((1.96, -1.96), abs=0.001)
+
+
+def covered(n: int, fixed: float, broken: float, draws: int = 20_000) -> float:
+    """How often Tango's interval holds the truth."""
+    changed = np.random.default_rng(n).multinomial(n, [fixed, broken, 1 - fixed - broken], draws)[:, :2]
+    tables, counts = np.unique(changed, axis=0, return_counts=True)
+    held = [low <= fixed - broken <= high for _, low, high in (paired.tango(int(f), int(b), n) for f, b in tables)]
+    return float(np.average(held, weights=counts))
+
+
+@pytest.mark.parametrize("n", [60, 120, 400])
+@pytest.mark.parametrize(("fixed", "broken"), [(0.02, 0.0), (0.03, 0.01), (0.05, 0.02)])
+def test_tango_covers_where_few_items_change_and_the_bootstrap_does_not(n, fixed, broken):
+    assert covered(n, fixed, broken) >= 0.94
+    if n == 60:
+        differences = np.random.default_rng(0).choice([1.0, -1.0, 0.0], (1500, n), p=[fixed, broken, 1 - fixed - broken])
+        found = [paired.bootstrap(d, draws=1000, seed=i) for i, d in enumerate(differences)]
+        assert coverage(found, fixed - broken) < 0.93
+
+
 def test_clustered_intervals_cover_where_plain_ones_do_not(rng):
     clusters = np.repeat(np.arange(100), 6)
     plain, clustered = [], []
@@ -164,6 +207,19 @@ def test_power_agrees_with_statsmodels():
     assert power.minimum_detectable_effect(sd, n) == pytest.approx(effect, rel=0.001)
     with pytest.raises(ValueError, match="zero"):
         power.required_items(0.0, sd)
+
+
+def test_no_smaller_gain_is_promised_than_the_exact_test_can_call():
+    def promised(fixed, broken, items):
+        changes = np.repeat([1.0, -1.0, 0.0], [fixed, broken, items - fixed - broken])
+        return power.smallest_gain(changes, items, binary=True)
+
+    for fixed, broken in [(0, 0), (1, 1), (1, 0)]:
+        assert promised(fixed, broken, 120) == 6 / 120
+    assert paired.mcnemar(6, 0) < power.ALPHA <= paired.mcnemar(5, 0)
+    assert promised(12, 12, 120) > 6 / 120
+    assert np.isnan(promised(1, 0, 5)) and np.isnan(power.smallest_gain(np.zeros(9), 9, binary=False))
+    assert power.smallest_gain([0.1, 0.2, 0.3], 3, binary=False) == pytest.approx(2.8016 * 0.1 / np.sqrt(3), rel=1e-4)
 
 
 def test_minimum_detectable_effect_is_found_four_times_in_five(rng):

@@ -62,10 +62,11 @@ def test_publishing_leaves_out_text_and_machines(tmp_path):
     provenance |= {"hardware": {"host": "somebody"}, "command": "python -m c3po_bench data.root=~/somebody limit=4"}
     (run / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
     samples = run / "samples.jsonl"
-    rows = [{**row, "question": "What does somebody ask?"} for row in read_jsonl(samples)]
+    rows = [{**row, "question": "What does somebody ask?", "cluster": "1f"} for row in read_jsonl(samples)]
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     publish(store, tmp_path / "study")
     check(tmp_path / "study")
+    assert {row["cluster"] for row in read_jsonl(tmp_path / "study" / "runs" / run.name / "samples.jsonl")} == {"1f"}
     assert "data.root=DIR limit=4" in (tmp_path / "study" / "runs" / run.name / "provenance.json").read_text(encoding="utf-8")
     assert not [
         path for path in (tmp_path / "study").rglob("*") if path.is_file() and "somebody" in path.read_text(encoding="utf-8")
