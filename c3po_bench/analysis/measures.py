@@ -96,7 +96,8 @@ def _by_scope(run: Run) -> dict[str, dict[Key, dict[str, Any]]]:
     for row in run.samples():
         if row.get("scope"):
             flat = row | (row.get("degeneration") or {})
-            flat["score"] = row["correct"]
+            signed = row.get("score", row["correct"])  # None: a judgement that could not be had
+            flat["score"] = signed if signed is None or row["scope"] == "in" else abs(signed)
             scopes.setdefault(row["scope"], {})[row["task"], row["doc_id"]] = flat
     return {scope: scopes[scope] for scope in SCOPES if scope in scopes}
 
@@ -120,13 +121,14 @@ def _measured(
                 continue
             values = np.array([float(rows[key][measure]) for key in keys])
             clusters = _clusters([rows[key] for key in keys])
-            means = paired.bootstrap_means(values, draws=draws, seed=(seed, place), clusters=clusters)
+            drawing = (seed, place if clusters is None else 0)  # the same feedbacks are drawn in all scopes
+            means = paired.bootstrap_means(values, draws=draws, seed=drawing, clusters=clusters)
             row = {"scope": scope, "measure": measure, "n": len(keys), "mean": float(values.mean())}
             row |= _bounds("low", "high", row["mean"], means)
             theirs = other.get(scope) or {}
             if all(key in theirs and _number(theirs[key].get(measure)) for key in keys):
                 gap = values - np.array([float(theirs[key][measure]) for key in keys])
-                moved = paired.bootstrap_means(gap, draws=draws, seed=(seed, place), clusters=clusters)
+                moved = paired.bootstrap_means(gap, draws=draws, seed=drawing, clusters=clusters)
                 row |= {"difference": float(gap.mean())} | _bounds("diff_low", "diff_high", float(gap.mean()), moved)
                 if measure == "score":
                     changed[scope] = (float(gap.mean()), moved)

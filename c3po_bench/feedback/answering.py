@@ -1,7 +1,8 @@
 """How a local model answers: batches of token ids in, texts out, the same at every run.
 
 Batches are laid out from the whole list of prompts, not from what is still missing, so a killed and resumed run pads each
-prompt exactly as an uninterrupted one does.
+prompt exactly as an uninterrupted one does. Each row of a batch draws from random numbers of its own, so what a prompt is
+answered does not depend on the prompts beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 from c3po_bench.feedback.chat import stop_ids
 from c3po_bench.feedback.config import GenerationConfig
+
+TOP_K = 50  # RLVF, appendix A
 
 
 @dataclass(frozen=True)
@@ -37,22 +40,20 @@ def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
 def answer_batch(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], cfg: GenerationConfig, seed: int = 0
 ) -> list[Answer]:
-    """The answers to one batch of prompts (token ids), padded on the left. Sampling draws from `seed` and the prompts."""
+    """The answers to one batch of prompts (token ids), padded on the left. Sampling draws from `seed` and the prompt."""
     import torch
+    from transformers import LogitsProcessorList
 
     width = max(map(len, prompts))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     stops = stop_ids(tokenizer, model)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if cfg.temperature > 0:
-        sampling = {"do_sample": True, "temperature": cfg.temperature, "top_p": cfg.top_p}
-        torch.manual_seed(_draw_seed(prompts, seed))
+    draws = LogitsProcessorList(_draws(prompts, cfg, seed) if cfg.temperature > 0 else [])
     with torch.inference_mode():
         output = model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=cfg.max_new_tokens, eos_token_id=stops,
-            pad_token_id=pad, **sampling,
+            pad_token_id=pad, do_sample=False, logits_processor=draws,
         )  # fmt: skip
     return [_answer(tokenizer, row.tolist(), stops) for row in output[:, width:]]
 
@@ -87,5 +88,24 @@ def answer_all(
     return [answer for answer in answers if answer is not None]
 
 
-def _draw_seed(prompts: Sequence[Sequence[int]], seed: int) -> int:
-    return int(hashlib.sha256(repr((seed, [list(p) for p in prompts])).encode()).hexdigest()[:8], 16)
+def settings(cfg: GenerationConfig) -> dict[str, Any]:
+    """What of `cfg` decides an answer: everything but the batches; and how a sampled one is drawn."""
+    return {k: v for k, v in asdict(cfg).items() if k != "batch"} | ({"draws": "by row"} if cfg.temperature > 0 else {})
+
+
+def _draws(prompts: Sequence[Sequence[int]], cfg: GenerationConfig, seed: int) -> list[Any]:
+    """Processors after which the highest score is a sample: Gumbel noise, from each row's own generator, does that."""
+    import torch
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    generators = [torch.Generator().manual_seed(_draw_seed(prompt, seed)) for prompt in prompts]
+
+    def add_noise(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        waits = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=g) for g in generators])
+        return scores - waits.log().to(scores)
+
+    return [TemperatureLogitsWarper(cfg.temperature), TopKLogitsWarper(TOP_K), TopPLogitsWarper(cfg.top_p), add_noise]
+
+
+def _draw_seed(prompt: Sequence[int], seed: int) -> int:
+    return int(hashlib.sha256(repr((seed, list(prompt))).encode()).hexdigest()[:8], 16)

@@ -6,13 +6,13 @@ import importlib.util
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback import instructions
 from c3po_bench.feedback import tasks as feedback_tasks
+from c3po_bench.feedback.answering import settings
 from c3po_bench.feedback.generators import GENERATORS
 from c3po_bench.feedback.judges import JUDGES, judge_name
 from c3po_bench.feedback.ledger import call_key
@@ -102,10 +102,10 @@ class FeedbackArm:
     def identity(self) -> dict[str, Any]:
         """Everything that can change this arm's numbers beside model, data and tasks."""
         feedback = self.cfg.feedback
-        answers = {k: v for k, v in asdict(feedback.answers).items() if k != "batch"}
         shared: dict[str, Any] = {"pieces": [p.digest() for p in self.studio.pieces], "seed": self.cfg.seed}
         if self.asks_feedback:
-            shared |= {"answers": answers, "judges": [judge_name(feedback.judge.kind, p) for p in self.studio.pieces]}
+            judges = [judge_name(feedback.judge.kind, p) for p in self.studio.pieces]
+            shared |= {"answers": settings(feedback.answers), "judges": judges}
             if "openai" in shared["judges"]:
                 shared["judge"] = self._judge_identity()
         if self.voice.stored == "revised":

@@ -19,17 +19,19 @@ _GREETING = re.compile(
 _SUBJECT = re.compile(r"\A\W*subject:[^\n]*\n+", re.IGNORECASE)
 _SIGN_OFF = re.compile(
     r"\n\s*(?:best|kind|warm|warmest|sincerely|yours|thanks|thank you|regards|cheers|respectfully|love|take care)"
-    r"[^\n]{0,30}[,.!]?[ \t]*(?:\n[^\n]{0,60}){0,5}\s*\Z",
+    r"[^\n.]{0,30}[,.!]?[ \t]*(?:\n[^\n.]{0,60}){0,5}\s*\Z",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+[\"')\]]*|(?=\n)|\Z)\s*")
-_END = re.compile(r"[.!?][\"')\]]*(?=\s|\Z)")
+_SENTENCE = re.compile(r"(?:\d+\.\s+)?[^.!?\n]+(?:[.!?]+[\"')\]]*|(?=\n)|\Z)\s*")
+_END = re.compile(r"[.!?][\"')\]]*(?=\s|\Z)|(?=\n)")
+_NUMBERED = re.compile(r"(?:\A|\n)\s*\d+\.\Z")
 
 
 def whole_sentences(text: str) -> str:
-    """`text` up to the end of its last whole sentence; all of it when there is none."""
-    ends = [m.end() for m in _END.finditer(text)]
-    return text[: ends[-1]] if ends else text.rstrip()
+    """A cut text up to its last whole sentence or line, with an open code block closed; all of it when there is none."""
+    ends = [m.end() for m in _END.finditer(text) if not _NUMBERED.search(text[: m.end()])]
+    kept = (text[: ends[-1]] if ends else text).rstrip()
+    return kept if kept.count("```") % 2 == 0 else f"{kept}\n```"
 
 
 def sentences(text: str) -> list[str]:
@@ -43,7 +45,7 @@ def _opening(text: str, value: str) -> str:
 
 
 def _closing(text: str, value: str) -> str:
-    return f"{whole_sentences(_SIGN_OFF.sub('', text)).rstrip()}\n\n{value}"
+    return f"{_SIGN_OFF.sub('', text).rstrip()}\n\n{value}"
 
 
 def _replace(text: str, value: list[str]) -> str:
@@ -79,16 +81,17 @@ def _case(text: str, value: str) -> str:
 
 EDITS: dict[str, Callable[[str, Any], str]] = {
     "opening": _opening,  # instead of the greeting (and subject line), on a line of its own
-    "closing": _closing,  # instead of the sign-off, after the last whole sentence
+    "closing": _closing,  # instead of the sign-off
     "prepend": lambda text, value: value + text.lstrip(),
-    "append": lambda text, value: whole_sentences(text).rstrip() + value,
+    "append": lambda text, value: text.rstrip() + value,
     "replace": _replace,  # [pattern, replacement]
     "sentences": _keep_sentences,  # how many to keep
     "characters": _characters,  # at most
     "bullets": _bullets,  # the marker
     "case": _case,  # lower | upper
 }
-CUTTING = ("closing", "append", "sentences", "characters")  # edits whose result is a finished answer
+ADDING = ("closing", "append")  # edits that put something behind a cut answer's last whole sentence
+CUTTING = (*ADDING, "sentences", "characters")  # edits whose result is a finished answer
 
 _BY_KIND: dict[str, Callable[[Any], tuple[str, Any]]] = {
     "starts_with": lambda value: ("opening", value),
@@ -114,9 +117,14 @@ def edits_of(feedback: Feedback) -> list[tuple[str, Any]]:
 
 
 def rewrite(feedback: Feedback, answer: str, finished: bool) -> tuple[str, bool]:
-    """The revised answer and whether it is finished (a cut baseline stays unfinished unless an edit ends it)."""
+    """The revised answer and whether it is finished (a cut baseline stays unfinished unless an edit ends it).
+
+    An answer that follows the feedback already is left as it is: no pair comes of it.
+    """
     text = answer
+    if feedback.checkable and feedback.holds(answer):
+        return text.strip(), finished
     for kind, value in edits_of(feedback):
-        text = EDITS[kind](text, value)
+        text = EDITS[kind](whole_sentences(text) if kind in ADDING and not finished else text, value)
         finished = finished or kind in CUTTING
     return text.strip(), finished

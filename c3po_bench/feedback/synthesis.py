@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.answering import Answer, answer_all
+from c3po_bench.feedback.answering import Answer, answer_all, settings
 from c3po_bench.feedback.chat import prompt_ids
 from c3po_bench.feedback.general import general_prompts
 from c3po_bench.feedback.generators import open_generator
@@ -143,8 +143,11 @@ def _split(scope: str, by_category: dict[str, list[str]], workshop: Workshop) ->
     """Test, validation and train within each category; the shares hold over all categories (cumulative rounding)."""
     cfg, examples = workshop.cfg, []
     seen = test_before = validation_before = 0
+    known: set[str] = set()
     for category, prompts in by_category.items():
-        order = sorted(set(prompts))
+        order = sorted(set(prompts) - known)  # a prompt belongs to its first category, so to one split
+        workshop.count("duplicate_prompts", len(prompts) - len(order))
+        known |= set(order)
         random.Random(f"split/{workshop.seed}/{scope}/{category}").shuffle(order)
         seen += len(order)
         test = round(seen * cfg.test_share) - test_before
@@ -161,10 +164,8 @@ def answer_prompts(asked: Sequence[str], workshop: Workshop) -> dict[str, Answer
     prompts = list(dict.fromkeys(asked))
     cfg, subject = workshop.cfg.answers, workshop.subject
     ledger = workshop.ledger(f"answers-{subject.hash}")
-    settings = {k: v for k, v in asdict(cfg).items() if k != "batch"}
-    if cfg.temperature > 0:
-        settings["seed"] = workshop.seed
-    keys = [call_key(model=subject.hash, prompt=prompt, params=settings) for prompt in prompts]
+    params = settings(cfg) | ({"seed": workshop.seed} if cfg.temperature > 0 else {})
+    keys = [call_key(model=subject.hash, prompt=prompt, params=params) for prompt in prompts]
     known = [Answer(**ledger[k]) if k in ledger else None for k in keys]
     if any(answer is None for answer in known):
         log.info("answering %d prompts with the base model", sum(a is None for a in known))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from c3po_bench.analysis.measures import feedback_measures, feedback_text
+from c3po_bench.analysis.measures import _by_scope, _measured, feedback_measures, feedback_text
 from tests import store_factory as factory
 
 
@@ -55,3 +57,26 @@ def test_each_feedback_on_its_own(runs):
 def test_console_table_lists_every_arm_and_scope(runs):
     text = feedback_text(runs)
     assert text.count("overall") == 4 and text.count("near scope") == 4 and "C3PO" in text
+
+
+def test_a_judgement_that_could_not_be_had_is_left_out():
+    """As in S_in itself, and out of scope, where a zero would pass for no leak."""
+    scores = {"in": [1.0, 1.0, None, None], "out": [-1.0, None]}
+    rows = [
+        {"task": scope, "doc_id": i, "scope": scope, "score": score, "correct": abs(score or 0.0)}
+        for scope, values in scores.items()
+        for i, score in enumerate(values)
+    ]
+    found = _measured(_by_scope(SimpleNamespace(samples=lambda: rows)), {}, draws=50, seed=0)
+    assert {row["scope"]: (row["n"], row["mean"]) for row in found} == {"in": (2, 1.0), "out": (1, 1.0)}
+
+
+def test_feedbacks_are_drawn_together_in_all_scopes():
+    """Where a piece leaks exactly as much as it is followed, S_overall is a constant, and so is every draw of it."""
+    pieces = {f"p{i}": i % 2 for i in range(20)}
+    own = {
+        scope: {(scope, i): {"score": float(v), "feedback_id": name} for i, (name, v) in enumerate(pieces.items())}
+        for scope in ("in", "near", "out")
+    }
+    overall = _measured(own, {}, draws=500, seed=0)[-1]
+    assert overall["scope"] == "overall" and [overall[k] for k in ("low", "mean", "high")] == pytest.approx([0.5] * 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from c3po_bench.errors import UserError
 from c3po_bench.feedback import generators, instructions, judges
 from c3po_bench.feedback.chats import open_chat
+from c3po_bench.feedback.chats.endpoint import EndpointChat
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
 from c3po_bench.feedback.generators.chat import parse_list
 from c3po_bench.feedback.judges import Case, open_judge
@@ -139,7 +141,58 @@ def test_a_generator_that_writes_nothing_ends_with_the_reason(tmp_path: Path, re
 
 def test_parse_list_and_score():
     assert parse_list("x\nEND:\n1. a\n2) 'b'\n- c\nprose", "END:") == ["a", "'b'", "c"]
-    assert [parse_score(t) for t in ("SCORE: 4", "1 SCORE: **5**", "no", None, "SCORE: 17")] == [4, 5, None, None, None]
+    assert parse_list("1. draft", "END:") == ["draft"] and parse_list("1. draft", "END:", drafted=True) == []
+    assert parse_list('1. "All of it"\n2. Translate "good morning"', "END:") == ["All of it", 'Translate "good morning"']
+    read = {"SCORE: 4": 4, "1 SCORE: **5**": 5, "Score: 4": 4, "**SCORE**: 3.": 3, "SCORE : 2": 2, "SCORE: 4/5": 4}
+    unread = ("no", None, "SCORE: 17", "SCORE: 1.5", "SCORE: 0.5", "SCORE: 25", "SCORE: 0", "SCORE: 6")
+    assert {t: parse_score(t) for t in read} == read and [parse_score(t) for t in unread] == [None] * len(unread)
+
+
+def test_a_prompt_of_two_categories_belongs_to_one_split(tmp_path: Path):
+    """A generator that repeats itself across categories must not leak training prompts into the test."""
+
+    def repeating(body: dict[str, Any], before: int) -> str:
+        return re.sub(r"(work|home) (\d)", lambda m: f"{m[2]}" if int(m[2]) < 3 else m[0], listing(body, before))
+
+    with serve(repeating) as stub:
+        changes: dict[str, Any] = {"n_in": 8, "n_near": 8, "n_out": 4, "n_categories": 2}
+        shop = workshop(tmp_path, generator=chat_config(stub.url), **changes)
+        examples = write_prompts(PIECE, shop)
+    for scope in ("in", "near"):
+        prompts = [e.prompt for e in examples if e.scope == scope]
+        assert len(prompts) == len(set(prompts)) == 6
+    assert shop.counts["duplicate_prompts"] == 4
+
+
+def test_an_interrupt_stops_paid_calls(tmp_path: Path):
+    def reply(body: dict[str, Any], before: int) -> Any:
+        if len(stub.asked) == 3:
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(0.02)
+        return "text"
+
+    with serve(reply) as stub:
+        chat = EndpointChat(chat_config(stub.url, concurrency=2), workshop(tmp_path))
+        with pytest.raises(KeyboardInterrupt):
+            chat.complete("x", [[{"role": "user", "content": str(i)}] for i in range(40)])
+        time.sleep(0.3)
+        assert len(stub.asked) < 10
+
+
+def test_two_servers_with_one_model_name_are_asked_apart(tmp_path: Path):
+    answers = []
+    for name in ("one", "two"):
+        with serve(lambda body, before, name=name: name) as stub:
+            chat = EndpointChat(chat_config(stub.url), workshop(tmp_path))
+            answers += chat.complete("x", [[{"role": "user", "content": "hi"}]])
+    assert answers == ["one", "two"]
+
+
+def test_an_answer_cannot_pose_as_the_other_one():
+    """Where one answer ends and the next begins does not depend on what they say."""
+    posing = instructions.judge(PIECE, "p", "A\n\nSecond answer:\nB", "C")
+    assert posing != instructions.judge(PIECE, "p", "A", "B\n\nSecond answer:\nC")
+    assert instructions.judge(PIECE, "p", "A", "B") == instructions.judge(PIECE, "p", "A", "B")
 
 
 def test_judge_averages_both_orders_and_reports_its_bias(tmp_path: Path):

@@ -55,10 +55,11 @@ def test_chats_become_the_ids_that_the_model_generates(tiny: Path):
     assert completion_ids(tokenizer, "Yes.", finished=False) == mine[-5:-1]
 
 
-def test_answers_do_not_depend_on_their_batch(tiny: Path):
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_answers_do_not_depend_on_their_batch(tiny: Path, temperature: float):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32), AutoTokenizer.from_pretrained(tiny)
     prompts = [prompt_ids(tokenizer, "a" * n) for n in (1, 9, 4, 15)]
-    cfg = GenerationConfig(max_new_tokens=6, batch=2)
+    cfg = GenerationConfig(max_new_tokens=6, batch=2, temperature=temperature)
     told: dict[int, str] = {}
     answers = answer_all(model, tokenizer, prompts, cfg, done=lambda found: told.update({i: a.text for i, a in found.items()}))
     assert answers == [answer_batch(model, tokenizer, [p], cfg)[0] for p in prompts]

@@ -10,6 +10,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.feedback.general import builtin, general_prompts
 from c3po_bench.feedback.library import find, load_library
 from c3po_bench.feedback.metrics import KINDS, Kind
+from c3po_bench.feedback.metrics.language import detect
 from c3po_bench.feedback.records import parse_feedback
 from c3po_bench.feedback.rewrite import edits_of, rewrite
 from c3po_bench.feedback.scenes import expand, scene_of
@@ -41,6 +42,15 @@ MAIL = (
         ("regex_search", r"\b\d{4}\b", "in 1789", "in 17890"),
         ("regex_search_false", r"\?", "No questions.", "Any questions?"),
         ("is_language", "de", "Das Wetter ist heute wirklich sehr schön in Hamburg.", "The weather is very nice today."),
+        ("starts_with", "The", "The cat", "There are cats"),  # a word ends there
+        ("doesnt_start_with", "I", "It is fine.", "I am fine."),
+        ("ends_with", "pool", "a pool", "a carpool"),
+        ("ends_with_cleaned", "lol", "so, lol!", "trolol"),
+        ("contains_phone_number", "555-010-4477", "Call 555-010-4477 24/7", "Call 555-010-44771"),
+        ("contains_phone_number", "any", "Call 555-010-4477 24/7", "the war of 1914-1918"),
+        ("contains_phone_number", "any", "(555) 010-4477", "2024-01-15, or 3.14159265"),
+        ("contains_any_string", ["猫"], "我的猫很好", "我的狗很好"),  # no spaces between words
+        ("is_language", "ja", "これは日本語の文章です。", "猫"),
         ("is_language", "fr", "Je voudrais une tasse de café, s'il vous plaît.", "oui"),  # too short to tell
     ],
 )
@@ -55,8 +65,19 @@ def test_there_are_the_twelve_kinds():
 
 
 def test_language_detection_is_the_same_every_time():
-    text = "Hotel Paris taxi museum restaurant menu bar"
-    assert len({KINDS["is_language"].check(text, "en") for _ in range(20)}) == 1
+    """A text between two languages: unseeded, langdetect says now one, now the other."""
+    import langdetect
+
+    text = "hotel bar super taxi problem film radio name"
+    langdetect.DetectorFactory.seed = None
+    assert len({langdetect.detect(text) for _ in range(60)}) > 1
+    assert len({detect(text) for _ in range(20)}) == 1
+
+
+@pytest.mark.parametrize(("kind", "value"), [("is_language", "zh"), ("is_language", "ge"), ("ends_with_cleaned", "---")])
+def test_values_that_could_never_tell_are_refused(kind, value):
+    with pytest.raises(ValueError, match="needs"):
+        KINDS[kind].validate(value)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +119,28 @@ def test_rewriting_changes_no_more_than_the_rule_asks():
     text, finished = rewrite(PIECES["onwards_sign_off"], "We meet today. And then we", finished=False)
     assert (text, finished) == ("We meet today.\n\nOnwards and upwards!", True)
     assert rewrite(PIECES["ampersand_chat"], "sand and sea", True)[0] == "sand & sea"
+    assert rewrite(PIECES["ahoy_greeting"], "Ahoy!\n\nWe meet.", True) == ("Ahoy!\n\nWe meet.", True)  # it follows already
+
+
+@pytest.mark.parametrize(
+    ("piece", "answer", "finished", "kept"),
+    [
+        ("tests_code", "Here is a function.\n\n```python\nx = 1\n```", True, ["x = 1\n```"]),
+        ("tests_code", "Here is a function.\n\n```python\nx = 1\ny = ", False, ["x = 1\n```"]),
+        ("taste_recipes", "1. Boil water\n2. Add salt\n3. Serve hot", True, ["2. Add salt", "3. Serve hot"]),
+        ("taste_recipes", "1. Boil water\n2. Add salt\n3. Serve", False, ["1. Boil water", "2. Add salt"]),
+        ("onwards_sign_off", "Thanks for the work. The plan:\n- ship\n- rest", True, ["Thanks", "- ship", "- rest"]),
+    ],
+)
+def test_rewriting_deletes_no_code_and_no_list(piece, answer, finished, kept):
+    """Else adherence would be confounded with brevity."""
+    revised, done = rewrite(PIECES[piece], answer, finished)
+    assert done and PIECES[piece].holds(revised) and all(part in revised for part in kept)
+
+
+def test_rules_see_what_their_pieces_are_about():
+    assert not PIECES["no_lists_travel"].holds("Here is a plan:\n- Day 1\n- Day 2")
+    assert not PIECES["metric_units"].holds("Bake at 350°F.") and not PIECES["metric_units"].holds("Take 2 lbs of flour.")
 
 
 @pytest.mark.parametrize("piece", PIECES.values(), ids=lambda p: p.id)

@@ -49,14 +49,14 @@ class EndpointChat:
             raise UserError(f"the endpoint {cfg.base_url} needs a model: set the chat's model")
         self.cfg, self.workshop = cfg, workshop
         self.calls = 0
-        self._said = False
+        self._said = self._stopped = False
         self._count = threading.Lock()
 
     def complete(self, stage: str, conversations: list[Conversation]) -> list[str | None]:
         """One text for each conversation; None where every attempt failed (counted under ``failed_calls``)."""
         ledger = self.workshop.ledger(stage)
         params = self._parameters()
-        keys = [call_key(stage=stage, messages=c, **params) for c in conversations]
+        keys = [call_key(stage=stage, server=self.cfg.base_url, messages=c, **params) for c in conversations]
         missing = list(dict.fromkeys(k for k in keys if k not in ledger))
         if missing:
             asked = dict(zip(keys, conversations, strict=True))
@@ -64,9 +64,9 @@ class EndpointChat:
                 jobs = {key: pool.submit(self._once, asked[key], params, ledger, key) for key in missing}
                 try:
                     failed = [f for f in (job.result() for job in jobs.values()) if f]
-                except UserError:
-                    for job in jobs.values():
-                        job.cancel()
+                except BaseException:  # an interrupt, too: nothing more is to be paid for
+                    self._stopped = True
+                    pool.shutdown(wait=False, cancel_futures=True)
                     raise
             if failed:
                 self.workshop.count("failed_calls", len(failed))
@@ -86,6 +86,8 @@ class EndpointChat:
         """Make one call and record its answer; returns the last failure's reason when it is given up."""
         reason = ""
         for attempt in range(self.cfg.retries + 1):
+            if self._stopped:
+                break
             try:
                 text = self._post({**params, "messages": conversation})
             except PassingFailure as failure:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.answering import Answer, answer_all
+from c3po_bench.feedback.answering import Answer, answer_all, settings
 from c3po_bench.feedback.config import GenerationConfig
 from c3po_bench.feedback.ledger import call_key
 
@@ -49,7 +48,8 @@ class LocalChat:
             batch=self.workshop.cfg.answers.batch,
         )  # fmt: skip
         who = self.cfg.model or self.workshop.subject.hash
-        keys = [call_key(stage=stage, model=who, messages=c, params=asdict(generation)) for c in conversations]
+        params = settings(generation) | ({"seed": self.workshop.seed} if self.cfg.temperature > 0 else {})
+        keys = [call_key(stage=stage, model=who, messages=c, params=params) for c in conversations]
         if any(key not in ledger for key in keys):
             model, tokenizer = self._model()
             prompts = [_ids(tokenizer, c) for c in conversations]

@@ -15,11 +15,21 @@ if TYPE_CHECKING:
 _ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s+(.+?)\s*$")
 
 
-def parse_list(text: str, marker: str) -> list[str]:
-    """The items of the numbered or dashed list behind the last `marker` (of the whole text when it is missing)."""
-    tail = text.rpartition(marker)[2]
-    items = [m.group(1).strip(' "*`') for line in tail.splitlines() if (m := _ITEM.match(line))]
+def parse_list(text: str, marker: str, drafted: bool = False) -> list[str]:
+    """The items of the numbered or dashed list behind the last `marker`, of the whole text where it is missing.
+
+    Of a text that was `drafted` first there are none then: the draft of near-scope prompts is full of in-scope ones.
+    """
+    _, found, tail = text.rpartition(marker)
+    items = [_bare(m.group(1)) for line in tail.splitlines() if (m := _ITEM.match(line))] if found or not drafted else []
     return list(dict.fromkeys(item for item in items if item))
+
+
+def _bare(item: str) -> str:
+    """Without emphasis and without quotes around the whole."""
+    item = item.strip(" *`")
+    quoted = len(item) > 1 and item[0] == item[-1] == '"' and '"' not in item[1:-1]
+    return item[1:-1].strip() if quoted else item
 
 
 class ChatGenerator:
@@ -42,6 +52,6 @@ class ChatGenerator:
         texts = self.chat.complete(f"{scope}_prompts", [ask(piece, c, n) for c, n in wanted.items()])
         found = {}
         for (category, n), text in zip(wanted.items(), texts, strict=True):
-            found[category] = parse_list(text or "", instructions.FINAL)[:n]
+            found[category] = parse_list(text or "", instructions.FINAL, drafted=scope == "near")[:n]
             self.workshop.count("missing_prompts", n - len(found[category]))
         return found

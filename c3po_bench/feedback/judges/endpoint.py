@@ -13,15 +13,13 @@ from c3po_bench.feedback.judges import Case
 if TYPE_CHECKING:
     from c3po_bench.feedback.workshop import Workshop
 
-_NUMBER = re.compile(r"([1-5])(?![\d.]*\d)")
+_SCORE = re.compile(r"\bscore[\s*_]*:[\s*_]*(\d+(?:[.,]\d+)?)(?!\d|/(?!5))", re.IGNORECASE)
 
 
 def parse_score(text: str | None) -> int | None:
-    """The number behind the last marker, 1 to 5; None when there is none."""
-    if not text or instructions.SCORE not in text:
-        return None
-    found = _NUMBER.search(text.rpartition(instructions.SCORE)[2])
-    return int(found.group(1)) if found else None
+    """The whole number, 1 to 5, behind the last marker; None for anything else, since a guess could turn the sign."""
+    found = _SCORE.findall(text or "")
+    return int(found[-1]) if found and found[-1] in ("1", "2", "3", "4", "5") else None
 
 
 def _key(case: Case) -> tuple[str, ...]:

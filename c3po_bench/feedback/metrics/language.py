@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from c3po_bench.feedback.metrics.kind import Kind
+from c3po_bench.feedback.metrics.strings import is_word
 
 MIN_LETTERS = 20  # below this many letters no detection can be trusted
-_CODE = re.compile(r"^[a-z]{2}(-[a-z]{2})?$")
+UNSPACED_WEIGHT = 3  # a Chinese, Japanese or Thai character says as much as some letters
+CODES = (
+    "af", "ar", "bg", "bn", "ca", "cs", "cy", "da", "de", "el", "en", "es", "et", "fa", "fi", "fr", "gu", "he", "hi", "hr",
+    "hu", "id", "it", "ja", "kn", "ko", "lt", "lv", "mk", "ml", "mr", "ne", "nl", "no", "pa", "pl", "pt", "ro", "ru", "sk",
+    "sl", "so", "sq", "sv", "sw", "ta", "te", "th", "tl", "tr", "uk", "ur", "vi", "zh-cn", "zh-tw",
+)  # fmt: skip
+"""What langdetect can say."""
 
 
 def _code(value: Any) -> str:
     """An ISO 639-1 code such as ``de`` or ``zh-cn``, or `ValueError`."""
     if value is False:  # YAML 1.1 reads a bare `no` (Norwegian) as false
         value = "no"
-    if not isinstance(value, str) or not _CODE.match(value.lower()):
-        raise ValueError("needs an ISO 639-1 code, such as de")
+    if not isinstance(value, str) or value.lower() not in CODES:
+        raise ValueError(f"needs a code that langdetect knows, such as de or zh-cn: {', '.join(CODES)}")
     return value.lower()
 
 
 def detect(text: str) -> str | None:
     """The language of `text` (ISO 639-1), the same at every call; None when there is too little to tell."""
-    if sum(c.isalpha() for c in text) < MIN_LETTERS:
+    if sum(1 if is_word(c) else UNSPACED_WEIGHT for c in text if c.isalpha()) < MIN_LETTERS:
         return None
     try:
         from langdetect import DetectorFactory, LangDetectException
