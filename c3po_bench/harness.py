@@ -14,7 +14,7 @@ from c3po_bench.console import Progress, log_to, set_up_logging
 from c3po_bench.errors import UserError
 from c3po_bench.launch import ranks
 from c3po_bench.store.files import Journal, write_json, write_jsonl, write_text
-from c3po_bench.store.identity import content_hash, run_id
+from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.lock import Busy, alone_in
 from c3po_bench.store.reader import Run
 from c3po_bench.store.schema import SCHEMA_VERSION
@@ -114,6 +114,7 @@ def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, 
         "model": backend.model_hash,
         "dtype": cfg.model.dtype,
         "data": tasks.data_hashes(),
+        "requests": tasks.request_hashes(cfg.limit),
         "limit": cfg.limit,
         "shard": cfg.shard,
         "scoring": scoring,
@@ -127,6 +128,8 @@ def run_arm(cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dic
         Busy: if another process has the folder and `wait` is false.
     """
     identity = {"arm": arm.name, "backend": cfg.backend.name, **shared, **arm.identity()}
+    if cfg.plugins:
+        identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
     folder = store_dir(cfg) / "runs" / run_id(arm.name, identity)
     done = (folder / "result.json").exists
     if done():
@@ -209,7 +212,7 @@ def record_arm(
         "git_commit": provenance.git_commit(),
         "libraries": provenance.library_versions(),
         "model_hash": backend.model_hash,
-        "data_hashes": tasks.data_hashes(),
+        "data_hashes": shared["data"],
         "identity": identity,
         "seeds": {"seed": cfg.seed},
         "hardware": provenance.hardware(),

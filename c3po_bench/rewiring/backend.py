@@ -83,6 +83,17 @@ class RewiringBackend:
         """Candidate references and notes on where they came from."""
         return self.draw_references()
 
+    @cached_property
+    def reference_identity(self) -> dict[str, Any]:
+        """Which references there are, what they say (another data root may say other things), and what finds them."""
+        cfg = self.cfg
+        said = [[item.task, item.doc_id, item.question, item.pairs, item.gold] for item in self.reference_items[0]]
+        return {
+            "references": asdict(cfg.references),
+            "reference_items": content_hash(said, 16),
+            "embedder": [cfg.embedder.name, cfg.embedder.model],
+        }
+
     def draw_references(self, **changes: Any) -> tuple[list[Any], list[str]]:
         """The same references, rendered otherwise where `changes` (num_fewshot, permute_options) say so."""
         from c3po_bench.tasks.references import reference_items
@@ -175,7 +186,7 @@ class RewiringArm:
         if self.name != "base":
             found |= {"method": asdict(cfg.method), "options": arms.options(cfg, self.name), "seed": cfg.seed}
         if self.uses_bank or self.tuned:
-            found |= {"references": asdict(cfg.references), "embedder": asdict(cfg.embedder)}
+            found |= self.backend.reference_identity
         return found
 
     @property

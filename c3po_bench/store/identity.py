@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -16,3 +18,12 @@ def content_hash(data: Any, length: int = 12) -> str:
 def run_id(arm: str, identity: dict[str, Any]) -> str:
     """Name of a run folder."""
     return f"{arm}-{content_hash(identity)}"
+
+
+def source_hash(module: str) -> str:
+    """Hex digits over the source of an imported module; of a package, over all modules in it."""
+    found = sys.modules[module]
+    files = sorted(path for folder in getattr(found, "__path__", []) for path in Path(folder).rglob("*.py"))
+    if not files and found.__file__:
+        files = [Path(found.__file__)]
+    return content_hash([[path.name, path.read_text(encoding="utf-8")] for path in files], 16)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
+from c3po_bench.tasks.fields import compile_once
 from c3po_bench.tasks.items import Item, question_hash
 from c3po_bench.tasks.local_data import check_root, from_hub, localize
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks import TaskManager
+
+SCORED_BY = ("output_type", "generation_kwargs", "repeats", "filter_list", "process_results", "metric_list")
 
 
 class TaskSet:
@@ -91,6 +96,7 @@ class TaskSet:
         if not self._tasks and self.configs:
             from lm_eval.tasks import TaskManager
 
+            compile_once()
             builder = TaskManager(include_defaults=False)
             with quiet("lm_eval.api.task"):
                 for name, config in self.configs.items():
@@ -119,6 +125,31 @@ class TaskSet:
             hashes[name] = digest.hexdigest()
         return hashes
 
+    def request_hashes(self, limit: int | None = None) -> dict[str, str]:
+        """SHA-256 over what is asked of the first `limit` documents of each leaf task, and what counts as right.
+
+        That is every request as it is rendered, with its examples, the right answer, and how answers become scores.
+        """
+        hashes = {}
+        for name, task in self.load().items():
+            settings = [getattr(task.config, key, None) for key in SCORED_BY]
+            digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=_source).encode())
+            docs: Any = islice(task.eval_docs, limit)
+            for doc_id, doc in enumerate(docs):
+                asked = [request.args for request in self._requests(task, doc_id, doc)]
+                choice = task.OUTPUT_TYPE == "multiple_choice"
+                right = rules.layout_of(task).golds(doc) if choice else task.doc_to_target(doc)
+                digest.update(json.dumps([asked, right], sort_keys=True, default=str).encode())
+            hashes[name] = digest.hexdigest()
+        return hashes
+
+    @staticmethod
+    def _requests(task: ConfigurableTask, doc_id: int, doc: dict[str, Any]) -> list[Any]:
+        """lm-eval's own requests for a document."""
+        context = task.fewshot_context(doc, task.config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc))
+        made = task.construct_requests(doc, context, metadata=(task.task_name, doc_id, 1))
+        return made if isinstance(made, list) else [made]
+
     @staticmethod
     def question_text(task: ConfigurableTask, doc: Mapping[str, Any]) -> str:
         """The question alone: no examples, no options, never the label. Generation tasks: the prompt."""
@@ -145,9 +176,7 @@ class TaskSet:
         """Render multiple-choice documents through lm-eval itself: the pairs are exactly its requests."""
         rendered = []
         for doc_id, doc in docs:
-            context = task.fewshot_context(doc, self.num_fewshot, gen_prefix=task.doc_to_prefix(doc))
-            made = task.construct_requests(doc, context, metadata=(task.task_name, doc_id, 1))
-            requests: list[Any] = made if isinstance(made, list) else [made]
+            requests = self._requests(task, doc_id, doc)
             question = self.question_text(task, doc)
             pairs = tuple((str(request.args[0]), str(request.args[1])) for request in requests)
             normalized = rules.headline(task, self.rule) == "acc_norm"
@@ -155,6 +184,14 @@ class TaskSet:
             key = question_hash(question)
             rendered.append(Item(task.task_name, doc_id, key, question, pairs, self.gold(task, doc), lengths))
         return rendered
+
+
+def _source(value: Any) -> str:
+    """What stands for a function in a hash: its text; for anything else without JSON its type."""
+    try:
+        return inspect.getsource(value)
+    except (TypeError, OSError):
+        return type(value).__qualname__
 
 
 @contextmanager

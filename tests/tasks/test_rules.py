@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lm_eval
 import pytest
@@ -176,6 +177,17 @@ def test_too_few_examples_and_bad_rules_are_user_errors(tiny_root: Path) -> None
         TaskSet(["facts"], rule="leters")
     with pytest.raises(UserError, match="num_fewshot=-1"):
         TaskSet(["facts"], num_fewshot=-1)
+
+
+def test_templates_are_compiled_once(tiny_root: Path) -> None:
+    from lm_eval import utils
+
+    tasks = TaskSet(["arc_easy"], data_root=tiny_root)
+    first = tasks.request_hashes()
+    from_string: Any = utils.env.from_string
+    compiled = from_string.cache_info().misses
+    assert TaskSet(["arc_easy"], data_root=tiny_root).request_hashes() == first
+    assert from_string.cache_info().misses == compiled
 
 
 def test_question_texts_are_questions(tiny_root: Path) -> None:

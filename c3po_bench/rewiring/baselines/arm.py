@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +42,7 @@ class BaselineArm:
             "engine": cfg.engine,
             "options": self.options,
             "seed": cfg.seed,
-            "references": asdict(cfg.references),
-            "embedder": asdict(cfg.embedder),
+            **self.backend.reference_identity,
             "max_similarity": cfg.method.neighbors.max_similarity,
         }
 
