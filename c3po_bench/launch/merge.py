@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
-from c3po_bench.store.files import Journal, read_jsonl
+from c3po_bench.store.files import Journal, read_groups
 from c3po_bench.store.identity import run_id
 from c3po_bench.store.lock import alone_in
 from c3po_bench.store.reader import Run, load_experiments
@@ -84,7 +84,7 @@ def take_over(shard: Path, results_dir: Path) -> None:
     with alone_in(folder, ".lock-0"):
         journal = Journal(folder / "journal.jsonl")
         rows: Sequence[dict[str, Any]] = [
-            row for path in sorted(shard.glob("journal*.jsonl")) for row in read_jsonl(path) if row["key"] not in journal.rows
+            row for path in sorted(shard.glob("journal*.jsonl")) for row in read_groups(path) if row["key"] not in journal.rows
         ]
         if rows:
             journal.append([{name: value for name, value in row.items() if name != "of"} for row in rows])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from c3po_bench.launch import stop
-from c3po_bench.store.files import read_jsonl, write_text
+from c3po_bench.store.files import read_groups, write_text
 
 if TYPE_CHECKING:
     from c3po_bench.store.files import Journal
@@ -45,10 +45,10 @@ def journal_name() -> str:
 
 
 def adopt(journal: Journal, folder: Path) -> None:
-    """Let `journal` know what the other processes' journals hold."""
+    """Let `journal` know what the other processes' journals hold, in whole groups: a torn one is scored again as one."""
     for path in sorted(folder.glob("journal*.jsonl")):
         if path != journal.path:
-            for row in read_jsonl(path):
+            for row in read_groups(path):
                 journal.rows.setdefault(row["key"], row)
 
 

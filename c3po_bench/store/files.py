@@ -41,6 +41,18 @@ def read_jsonl(path: Path) -> Iterator[Any]:
             yield json.loads(line)
 
 
+def read_groups(path: Path) -> list[Any]:
+    """Rows of a journal, without a last group that a kill has cut short: what was appended together counts together."""
+    rows = list(read_jsonl(path))
+    start = 0
+    while start < len(rows):
+        end = start + rows[start].get("of", 1)
+        if end > len(rows):
+            break
+        start = end
+    return rows[:start]
+
+
 class Journal:
     """An append-only file of finished items, by key.
 
@@ -50,23 +62,12 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = self._whole(list(read_jsonl(path)))
+        rows = read_groups(path)
         self.rows: dict[str, Any] = {row["key"]: row for row in rows}
         whole = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for row in rows)
         if path.exists() and path.stat().st_size > whole:
             with open(path, "r+b") as file:
                 file.truncate(whole)
-
-    @staticmethod
-    def _whole(rows: list[Any]) -> list[Any]:
-        """Rows without a last group that lacks some of its rows."""
-        start = 0
-        while start < len(rows):
-            end = start + rows[start].get("of", 1)
-            if end > len(rows):
-                break
-            start = end
-        return rows[:start]
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add finished items; each row has a `key`. The first says how many were appended together (`of`)."""

@@ -10,6 +10,8 @@ import pytest
 
 from c3po_bench.chunks import Chunks, parse_shard
 from c3po_bench.errors import UserError
+from c3po_bench.launch import ranks
+from c3po_bench.store.files import Journal
 from tests.launch.conftest import CELL
 
 
@@ -64,3 +66,13 @@ def test_shares_are_disjoint_and_complete():
 def test_a_shard_that_cannot_be_read_says_how_to_write_it(text):
     with pytest.raises(UserError, match="shard=1/4"):
         parse_shard(text)
+
+
+def test_a_torn_group_of_another_rank_is_not_adopted(tmp_path):
+    theirs = Journal(tmp_path / "journal-1.jsonl")
+    theirs.append([{"key": "whole"}])
+    theirs.append([{"key": name} for name in "abcd"])
+    theirs.path.write_text("".join(theirs.path.read_text().splitlines(keepends=True)[:3]))
+    ours = Journal(tmp_path / "journal.jsonl")
+    ranks.adopt(ours, tmp_path)
+    assert set(ours.rows) == {"whole"}
