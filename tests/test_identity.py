@@ -146,3 +146,42 @@ def rolled(problem):
         SURROGATES.pop("rolled", None)
     assert found[0].run_id != found[1].run_id
     assert found[0].samples()[0]["loglikelihoods"] != found[1].samples()[0]["loglikelihoods"]
+
+
+IRRELEVANT = {"learning_rate": 0.5, "steps": 3, "mixing": "hard", "loss": "choice", "optimizer": "adam", "schedule": "fixed"}
+RELEVANT = {"layers": "last:1", "experts": "top:4", "position": "continuation", "final_mixing": "dense", "mass": "preserved"}
+
+
+def identities(cfg) -> dict[str, dict]:
+    from c3po_bench.rewiring.backend import RewiringBackend
+
+    return {arm.name: arm.identity() for arm in RewiringBackend(cfg, TaskSet(cfg.tasks)).arms()}
+
+
+def test_what_an_arm_does_not_read_is_no_part_of_its_name(experiment, tmp_path):
+    known = {"arms": ["ngd", "mode_finding", "routing_temperature"], "references__tasks": ["facts_foods"]}
+    plain, changed = experiment(**known), experiment(**known, results_dir=str(tmp_path / "other"))
+    for key, value in IRRELEVANT.items():
+        setattr(changed.method, key, value)
+    changed.method.neighbors.kind, changed.embedder.batch_size = "epsilon", 1
+    before, after = identities(plain), identities(changed)
+    assert before["ngd"] != after["ngd"]
+    for arm in ("base", "mode_finding", "routing_temperature"):
+        assert before[arm] == after[arm], arm
+    (_, _, *first), (_, _, *second) = run(plain), run(changed)
+    for one, two in zip(first, second, strict=True):
+        assert one.run_id == two.run_id and one.result["settings"] == two.result["settings"]
+        assert [r["loglikelihoods"] for r in one.samples()] == [r["loglikelihoods"] for r in two.samples()]
+    for key, value in RELEVANT.items():
+        other = experiment(**known)
+        setattr(other.method, key, value)
+        after = identities(other)
+        assert all(before[arm] != after[arm] for arm in known["arms"]), key
+    other = experiment(**known)
+    other.method.neighbors.k = 1
+    assert identities(other)["mode_finding"] != before["mode_finding"]
+
+
+def test_the_size_of_the_embedders_batches_is_no_part_of_a_name(experiment):
+    known = {"arms": ["ngd", "knn_vote"], "references__tasks": ["facts_foods"]}
+    assert identities(experiment(**known)) == identities(experiment(**known, embedder__batch_size=1))

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
+ROUTING = ("layers", "experts", "position", "final_mixing", "mass")
+READ = {"routing_temperature": ROUTING, "mode_finding": (*ROUTING, "k", "kernel", "bandwidth")}
+"""What of the method an arm reads, where that is not all of it: a sweep over other keys need not run it again."""
 
 
 class RewiringBackend:
@@ -180,13 +183,16 @@ class RewiringArm:
         self.reads_labels = name != "base" and arms.spec_of(name).neighborhood == "self"
 
     def identity(self) -> dict[str, Any]:
-        """All of the method for a surrogate, nothing of it for base."""
+        """What of the method the arm reads (nothing for base), and of the references."""
         cfg = self.backend.cfg
         found: dict[str, Any] = {"engine": cfg.engine}
         if self.name != "base":
             found |= {"method": asdict(cfg.method), "options": arms.options(cfg, self.name), "seed": cfg.seed}
         if self.uses_bank or self.tuned:
             found |= self.backend.reference_identity
+        if self.name in READ:
+            found["method"] = [self.settings().get(key) for key in READ[self.name]] + [cfg.method.kernel.degree]
+            found.pop("embedder", None)
         return found
 
     @property
@@ -265,11 +271,13 @@ def method_settings(cfg: Config, method: MethodConfig, arm: str, uses_bank: bool
         near = method.neighbors
         settings |= {
             "neighborhood": near.kind,
-            "k": near.k if near.kind == "knn" else None,
+            "k": near.k if near.kind == "knn" or arm in READ else None,
             "epsilon": near.epsilon if near.kind == "epsilon" else None,
             "kernel": method.kernel.name,
             "bandwidth": method.kernel.bandwidth,
             "embedder": cfg.embedder.model or cfg.embedder.name,
             "reference_size": cfg.references.limit,
         }
+    if arm in READ:
+        settings = {key: value for key, value in settings.items() if key in (*READ[arm], "reference_size")}
     return settings | {f"option_{k}": v for k, v in arms.options(cfg, arm).items()}
