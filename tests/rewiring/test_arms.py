@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from c3po_bench import harness
+from c3po_bench.chunks import Chunks, make_chunks
 from c3po_bench.errors import UserError
 from c3po_bench.harness import run
 from c3po_bench.rewiring import arms
@@ -61,10 +63,6 @@ def test_every_arm_moves_but_base(experiment, plain):
 def test_permuted_labels_change_the_oracle_alone(experiment, plain, monkeypatch):
     """The wall in front of the labels: what an arm answers does not depend on what is right."""
     before = plain(experiment)
-    original = TaskSet.gold
-
-    def wrong(task, doc):
-        return (original(task, doc) + 1) % 4
 
     def load(self):
         tasks = loaded(self)
@@ -91,11 +89,29 @@ def test_permuted_labels_change_the_oracle_alone(experiment, plain, monkeypatch)
             assert differ(after[name], before[name]) == 0, name
 
 
-def test_limit_batch_size_and_order_change_nothing(experiment, plain):
+def test_limit_and_batch_size_change_nothing(experiment, plain):
     before = plain(experiment)
     alone = scores(experiment(arms=REWIRINGS, batch_size=1, limit=2))
     for name in REWIRINGS:
         assert differ(alone[name], before[name]) < 2e-3, name
+
+
+def test_order_changes_nothing(experiment, plain, monkeypatch):
+    """The items in the opposite order, in other batches: the first come last."""
+    before, asked = plain(experiment), []
+
+    def backwards(tasks, size, limit):
+        forward = [item for chunk in make_chunks(tasks, size, limit).items for item in chunk]
+        chunks = Chunks([forward[::-1][start : start + 3] for start in range(0, len(forward), 3)])
+        asked.append((forward, [item for chunk in chunks.items for item in chunk]))
+        return chunks
+
+    monkeypatch.setattr(harness, "make_chunks", backwards)
+    found = scores(experiment(arms=REWIRINGS))
+    assert all(order == forward[::-1] != forward for forward, order in asked) and len(asked) == len(REWIRINGS)
+    for name in REWIRINGS:
+        assert found[name].keys() == before[name].keys()
+        assert differ(found[name], before[name]) < 2e-3, name
 
 
 def test_shards_put_together_are_the_whole(experiment, plain, tmp_path):
