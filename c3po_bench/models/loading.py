@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError, unknown
-from c3po_bench.models import deepseek
+from c3po_bench.models import cache_dir, deepseek
+from c3po_bench.models.built import file_hash
+from c3po_bench.store.files import write_text
+from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:
     from c3po_bench.config import ModelConfig
 
 KINDS = ("smolmoe", "smollm", "planted", "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")
+READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".safetensors", ".bin")
+"""Files of a model's folder that loading may read: config, tokenizer, code and weights."""
 _loaded: dict[str, Loaded] = {}
 
 
@@ -79,7 +85,7 @@ def _load(cfg: ModelConfig) -> Loaded:
     if cfg.experts != "auto":
         model.set_experts_implementation(cfg.experts)
     model.to(_device(cfg.device)).eval()
-    return Loaded(model, tokenizer, cfg.name, _hash(path, revision, model), str(path))
+    return Loaded(model, tokenizer, cfg.name, _hash(str(revision), model, _content(cfg, path, model)), str(path))
 
 
 def _source(cfg: ModelConfig) -> tuple[str, str | None]:
@@ -102,7 +108,7 @@ def _tiny(cfg: ModelConfig) -> Loaded:
 
     model: Any = tiny_model(cfg.path or "olmoe")
     model.to(_device(cfg.device))
-    return Loaded(model, tiny_tokenizer(), cfg.name, _hash(f"tiny-{cfg.path}", None, model), "tiny")
+    return Loaded(model, tiny_tokenizer(), cfg.name, _hash("None", model), "tiny")
 
 
 def _device(name: str) -> str:
@@ -115,11 +121,38 @@ def _device(name: str) -> str:
     return "cpu"
 
 
-def _hash(path: str, revision: str | None, model: Any) -> str:
-    """Identity of the weights: of the files where they are local and small, else of name, revision and a sample."""
-    digest = hashlib.sha256(f"{revision}|{model.config.to_json_string()}".encode())
-    for name, parameter in sorted(model.named_parameters()):
+def _hash(name: str, model: Any, content: str = "") -> str:
+    """Identity of a model: its config, 64 numbers of each tensor, and `content`.
+
+    `content` is of all files of a local folder, or the commit of a hub model. The models that the program makes itself,
+    from a recipe that it checks (embedded) or a seed (tiny), need none.
+    """
+    digest = hashlib.sha256(f"{name}|{model.config.to_json_string()}".encode())
+    for key, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().flatten()
         step = max(1, flat.numel() // 64)
-        digest.update(name.encode() + flat[::step][:64].float().cpu().numpy().tobytes())
+        digest.update(key.encode() + flat[::step][:64].float().cpu().numpy().tobytes())
+    digest.update(content.encode())
     return digest.hexdigest()[:16]
+
+
+def _content(cfg: ModelConfig, path: str, model: Any) -> str:
+    """What identifies the files behind a model of kind hf."""
+    if cfg.kind != "hf":
+        return ""
+    if not Path(path).is_dir():
+        return str(getattr(model.config, "_commit_hash", None))
+    files = sorted(file for file in Path(path).iterdir() if file.suffix in READ)
+    return content_hash([[file.name, _file_hash(file)] for file in files])
+
+
+def _file_hash(path: Path) -> str:
+    """SHA-256 of a file (a second or less a GB), kept in the cache until the file's size or time changes."""
+    found = path.stat()
+    kept = cache_dir() / "hashes" / content_hash([str(path.resolve()), found.st_size, found.st_mtime_ns], 24)
+    if kept.exists():
+        return kept.read_text(encoding="utf-8")
+    digest = file_hash(path)
+    with suppress(OSError):  # without a cache it is read each time
+        write_text(kept, digest)
+    return digest

@@ -1,0 +1,47 @@
+"""What a model is known by: a change anywhere in its folder makes it another model."""
+
+from __future__ import annotations
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from c3po_bench.config import ModelConfig
+from c3po_bench.models import loading
+from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A tiny model with its tokenizer, saved; the cache is empty."""
+    monkeypatch.setenv("C3PO_CACHE", str(tmp_path / "cache"))
+    tiny_model("olmoe").save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def hash_of(folder) -> str:
+    loading._loaded.clear()
+    return loading.load(ModelConfig(name="mine", kind="hf", path=str(folder), device="cpu")).hash
+
+
+def test_one_number_among_all_makes_another_model(folder):
+    before = hash_of(folder)
+    assert before == hash_of(folder)
+    weights = load_file(folder / "model.safetensors")
+    name = max(weights, key=lambda name: weights[name].numel())
+    weights[name].view(-1)[1] += 1.0  # between the 64 numbers that are looked at
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert hash_of(folder) != before
+
+
+def test_another_tokenizer_makes_another_model(folder):
+    before = hash_of(folder)
+    text = (folder / "tokenizer_config.json").read_text()
+    (folder / "tokenizer_config.json").write_text(text.replace("{", '{"note": "changed",', 1))
+    assert hash_of(folder) != before
+
+
+def test_a_file_is_read_once(folder, monkeypatch):
+    before = hash_of(folder)
+    monkeypatch.setattr(loading, "file_hash", lambda path: pytest.fail(f"{path} read again"))
+    assert hash_of(folder) == before
