@@ -97,6 +97,7 @@ def show(cfg: Config, runs: list[Any]) -> None:
     from rich.console import Console
 
     from c3po_bench.analysis.compare import compare
+    from c3po_bench.analysis.controls import compare_controls
     from c3po_bench.analysis.gap import gap_table, share_recovered
     from c3po_bench.analysis.measures import feedback_table
     from c3po_bench.analysis.table import console_table
@@ -109,7 +110,7 @@ def show(cfg: Config, runs: list[Any]) -> None:
         console.print(gap_table(share_recovered(runs)))
     if any(frame["scope"]):
         console.print(feedback_table(runs))
-    console.print(verdict(frame), highlight=False, markup=False)
+    console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
     console.print(f"results: {cfg.results_dir}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report:  python -m c3po_bench.report {cfg.results_dir}", highlight=False, markup=False, soft_wrap=True)
 

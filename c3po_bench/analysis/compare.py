@@ -46,10 +46,6 @@ COLUMNS = {
     "seconds_per_item": "float64",
     "flops_per_item": "float64",
     "prompt_differs": "bool",
-    "control": "str",  # the control arm that the next three are measured against
-    "over_control": "float64",
-    "over_control_low": "float64",
-    "over_control_high": "float64",
 }
 
 
@@ -68,7 +64,7 @@ def compare(
     """
     partners, labels = Partners(runs), run_labels(runs)
     groups: dict[str, dict[str, list[str]]] = {}  # by base run: its benchmarks and their tasks
-    kept: dict[str, Scores] = {}  # of bases and controls, which many runs are compared with
+    kept: dict[str, Scores] = {}  # of bases, which many runs are compared with
 
     def scores_of(run: Run) -> Scores:
         if run.run_id not in kept:
@@ -79,22 +75,21 @@ def compare(
     for run, loaded in zip(runs, read_ahead(load_scores, runs), strict=True):
         try:
             scores = loaded()
-            base, control = partners.base(run), partners.control(run)
+            base = partners.base(run)
             pair = align(run, base, scores, scores_of(base))
-            against = align(run, control, scores, scores_of(control)).base.correct if control else None
         except UserError as reason:
             if refused is None:
                 raise
             refused[run.run_id] = str(reason)
             continue
         own_base = run.run_id == base.run_id
-        columns = Columns(scores.correct, None if own_base else pair.base.correct, against, pair.base.cluster)
-        common = {"label": labels[run.run_id], "control": control.arm if control else ""} | _common(run, base)
+        columns = Columns(scores.correct, None if own_base else pair.base.correct, pair.base.cluster)
+        common = {"label": labels[run.run_id]} | _common(run, base)
         if base.run_id not in groups:
             groups[base.run_id] = task_groups(base, scores)
         found = statistics_rows(scores, columns, groups[base.run_id], draws=draws, seed=seed)
         rows += [common | row for row in found]
-    return _finish(rows)
+    return typed(rows, COLUMNS)
 
 
 def _common(run: Run, base: Run) -> dict[str, Any]:
@@ -121,17 +116,17 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of benchmarks and summaries, without the many tasks within a benchmark."""
-    return [row for row in rows if not row["group"]]
+    return [row for row in rows if not row.get("group")]
 
 
-def _finish(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The rows as a typed frame, with Holm's correction within the family of each level."""
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+def typed(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    """The rows as a frame of these columns, with Holm's correction within the family of each level."""
+    frame = pd.DataFrame(rows, columns=list(columns))
     families = [("pooled" if r["level"] == "pooled" else "task" if r.get("group") else "benchmark") for r in rows]
     for name in dict.fromkeys(families):
         family = [other == name for other in families]
         frame.loc[family, "p_holm"] = paired.holm(frame.loc[family, "p"].astype(float).to_numpy())
-    for name, kind in COLUMNS.items():
+    for name, kind in columns.items():
         column = frame[name]
         text = kind == "str"
         frame[name] = column.astype(object).where(column.notna(), "").astype("str") if text else column.astype(kind)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from c3po_bench.analysis.roles import BASE, controls_of
+from c3po_bench.analysis.roles import BASE, CONTROLS, controls_of
 from c3po_bench.analysis.scores import Scores
 from c3po_bench.errors import UserError
 
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
+
+
+RECORDED = ("arm", "backend", "model", "tasks", "limit", "scoring", "seed", "settings")  # where a run has no identity
 
 
 class Pair(NamedTuple):
@@ -61,12 +65,14 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 class Partners:
-    """Finds each run's base and control among `runs`: those with the same comparison key."""
+    """Finds each run's base among `runs`, one with the same comparison key, and its controls."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         """Index `runs` by comparison key and arm."""
         self.bases = [run for run in runs if run.arm == BASE]
+        self.arms = {run.arm for run in runs}
         self.by_key: dict[tuple[str, str], list[Run]] = {}
+        self.by_identity = {(identity(run, "arm"), run.arm): run for run in runs if run.arm in CONTROLS}
         for run in runs:
             self.by_key.setdefault((str(run.result.get("comparison_key")), run.arm), []).append(run)
 
@@ -83,19 +89,23 @@ class Partners:
         reason = difference(run, nearest)
         raise UserError(f"run {run.run_id} cannot be compared with {nearest.run_id}: {reason}")
 
-    def control(self, run: Run) -> Run | None:
-        """The control of `run`: the strictest kind there is, with the most similar settings."""
-        settings = run.result.get("settings") or {}
+    def controls(self, run: Run) -> list[Run]:
+        """The controls that ran beside `run`, the strictest first: alike in everything but the arm."""
+        names = [name for name in controls_of(run.arm) if name in self.arms]
+        keys = [(identity(run, "arm"), name) for name in names]
+        return [self.by_identity[key] for key in keys if key in self.by_identity]
 
-        def likeness(other: Run) -> int:
-            theirs = other.result.get("settings") or {}
-            return sum(theirs.get(key) == value for key, value in settings.items())
 
-        for name in controls_of(run.arm):
-            found = self.by_key.get((str(run.result.get("comparison_key")), name))
-            if found:
-                return max(found, key=likeness)
-        return None
+def identity(run: Run, *without: str) -> str:
+    """Everything that can change a run's numbers, as one key; `without` these parts, wherever they stand."""
+    whole = run.provenance.get("identity") or {name: run.result.get(name) for name in RECORDED}
+    return json.dumps(_without(whole, without), sort_keys=True, default=str)
+
+
+def _without(part: Any, names: tuple[str, ...]) -> Any:
+    if not isinstance(part, dict):
+        return part
+    return {name: _without(value, names) for name, value in part.items() if name not in names}
 
 
 def difference(run: Run, base: Run) -> str:

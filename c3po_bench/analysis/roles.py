@@ -27,18 +27,18 @@ TITLES = {
 
 
 class Control(NamedTuple):
-    """A control arm: what it replaces, of which arm, and what its gaining as much would mean."""
+    """A control arm: of which arm, what it does in words, and what a gain is not due to if the control has it, too."""
 
     of: str
     title: str
-    meaning: str
+    ingredient: str
 
 
 CONTROLS = {
-    "ngd_random_neighbors": Control("ngd", "random neighbors", "the gain is not retrieval"),
-    "ngd_shuffled_labels": Control("ngd", "shuffled labels", "the gain is not the neighbors' labels"),
-    "random_pathway": Control("ngd", "a random pathway", "the gain is not where the pathway moves"),
-    "ngd_permuted_options": Control("ngd", "neighbors with permuted options", "the gain is not the neighbors' answer letters"),
+    "ngd_random_neighbors": Control("ngd", "random neighbors", "retrieval"),
+    "ngd_shuffled_labels": Control("ngd", "shuffled labels", "the neighbors' labels"),
+    "random_pathway": Control("ngd", "a random pathway", "where the pathway moves"),
+    "ngd_permuted_options": Control("ngd", "neighbors with permuted options", "the neighbors' answer letters"),
 }
 
 

@@ -21,17 +21,16 @@ POOLED, MACRO = "all items", "mean of tasks"
 
 
 class Columns(NamedTuple):
-    """Scores of one run and of what it is compared with (None: nothing), each ``[items]``."""
+    """Scores of one run and of its base (None: it has none), each ``[items]``."""
 
     own: np.ndarray
     base: np.ndarray | None
-    control: np.ndarray | None
     clusters: np.ndarray | None
 
     def take(self, rows: np.ndarray) -> Columns:
         """The same of the items at `rows`."""
-        base, control, clusters = (None if c is None else c[rows] for c in self[1:])
-        return Columns(self.own[rows], base, control, clusters)
+        base, clusters = (None if c is None else c[rows] for c in self[1:])
+        return Columns(self.own[rows], base, clusters)
 
 
 def asked_groups(run: Run) -> dict[str, list[str]]:
@@ -107,7 +106,7 @@ def statistics_rows(
 
 def statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
     """Accuracy with its interval; against the base the paired difference, its tests and its power."""
-    a, b, control, clusters = columns
+    a, b, clusters = columns
     if clusters is not None and len(np.unique(clusters)) == len(clusters):
         clusters = None
     independent = clusters is None
@@ -131,9 +130,6 @@ def statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
         "broken": broken,
         "mde": smallest_gain(shares, len(a), binary=not np.isnan(p_mcnemar)),
     }
-    if control is not None:
-        over = paired.paired_interval(a, control, draws=draws, seed=seed, clusters=clusters)
-        row |= {"over_control": over.value, "over_control_low": over.low, "over_control_high": over.high}
     return row
 
 
@@ -150,8 +146,4 @@ def _macro(tasks: dict[str, Columns], *, draws: int, seed: int) -> dict[str, Any
     if gaps:
         gap = mean(gaps)
         row |= {"difference": gap.value, "diff_low": gap.low, "diff_high": gap.high}
-    over = {task: c.own - c.control for task, c in tasks.items() if c.control is not None}
-    if over:
-        gap = mean(over)
-        row |= {"over_control": gap.value, "over_control_low": gap.low, "over_control_high": gap.high}
     return row

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.compare import compare
+from c3po_bench.analysis.controls import compare_controls
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.rows import asked_groups
 from c3po_bench.errors import UserError, exit_status
@@ -31,8 +32,10 @@ DIGITS = 6
 
 
 def tables(runs: Sequence[Run]) -> dict[str, str]:
-    """CSV text by file name: the comparison and, where there is feedback, its measures by piece."""
+    """CSV text by file name: the comparison, that with controls and, where there is feedback, its measures by piece."""
     frames = {"comparison.csv": compare(runs)}
+    if len(controls := compare_controls(runs)):
+        frames["controls.csv"] = controls
     if any(frames["comparison.csv"]["scope"]):
         frames["feedback.csv"] = feedback_measures(runs, pieces=True)
     return {name: frame.to_csv(index=False, float_format=f"%.{DIGITS}g") for name, frame in frames.items()}

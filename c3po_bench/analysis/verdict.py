@@ -13,6 +13,7 @@ from c3po_bench.analysis.roles import CONTROLS, role, title
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
 MOST = 6  # sentences about methods before the rest is only counted
+MARGIN = 0.01  # a control gains as much where the difference to it is surely smaller, and than half of the arm's gain
 MANY = 3  # settings of one arm told one by one; more are summed up
 
 
@@ -33,12 +34,12 @@ def direction(row: dict[str, Any]) -> int:
     return int(row["diff_low"] > 0) - int(row["diff_high"] < 0)
 
 
-def verdict(frame: pd.DataFrame) -> str:
-    """Plain words over the rows of `compare`: what beat its base, what did not, what its controls say."""
+def verdict(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> str:
+    """Plain words over the rows of `compare` and `compare_controls`: what beat its base, and what its controls say."""
     if frame.empty:
         return "Nothing to compare yet: no finished run has a base run beside it."
-    rows = records(frame)
-    sentences = _feedback([r for r in rows if r["scope"]]) + _accuracy(summary_rows(rows))
+    rows, over = records(frame), [] if controls is None else records(controls)
+    sentences = _feedback([r for r in rows if r["scope"]]) + _accuracy(summary_rows(rows), over)
     return " ".join(sentences) or "Only the base has been run: there is nothing to compare it with."
 
 
@@ -49,7 +50,13 @@ def summary_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [r for r in alike if r["level"] == ("pooled" if r["run_id"] in several else "task")]
 
 
-def _accuracy(rows: list[dict[str, Any]]) -> list[str]:
+def _accuracy(rows: list[dict[str, Any]], over: list[dict[str, Any]]) -> list[str]:
+    own = {row["run_id"]: row for row in rows}
+
+    def against(row: dict[str, Any]) -> list[str]:
+        found = [o for o in over if (o["run_id"], o["task"]) == (row["run_id"], row["task"])]
+        return [_against_control(row, o, own.get(o["control_run_id"])) for o in found]
+
     compared = [r for r in rows if not math.isnan(r["difference"])]
     methods = sorted((r for r in compared if role(r["arm"]) == "method"), key=lambda r: -r["difference"])
     by_arm: dict[str, list[dict[str, Any]]] = {}
@@ -57,7 +64,7 @@ def _accuracy(rows: list[dict[str, Any]]) -> list[str]:
         by_arm.setdefault(row["arm"], []).append(row)
     sentences: list[str] = []
     for runs in by_arm.values():
-        sentences += [_method(r) for r in runs] if len(runs) <= MANY else [_sweep(runs)]
+        sentences += [_method(r, against(r)) for r in runs] if len(runs) <= MANY else [_sweep(runs)]
     if len(sentences) > MOST:
         sentences[MOST:] = [f"{len(sentences) - MOST} more arms gain less."]
     return sentences + [_ceiling(r) for r in compared if role(r["arm"]) == "ceiling"][:1]
@@ -75,12 +82,12 @@ def _sweep(runs: list[dict[str, Any]]) -> str:
     )
 
 
-def _method(row: dict[str, Any]) -> str:
+def _method(row: dict[str, Any], against: list[str]) -> str:
     name, interval = _name(row), bracket(row["diff_low"], row["diff_high"])
     shown = direction(row)
     if shown > 0:
         said = f"{name} beats base by {points(row['difference'])} points {interval}{_holm(row)}"
-        return f"{said}{_against_control(row)}."
+        return "; ".join([said, *against]) + "."
     if shown < 0:
         return f"{name} loses to base by {points(row['difference'])} points {interval}{_holm(row)}."
     seen = "" if math.isnan(row["mde"]) else f"; {row['n']} items show gains from about {points(row['mde'])} on"
@@ -108,15 +115,19 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
-def _against_control(row: dict[str, Any]) -> str:
-    control = CONTROLS.get(row["control"])
-    if control is None or math.isnan(row["over_control"]):
-        return ""
-    interval = bracket(row["over_control_low"], row["over_control_high"])
-    if row["over_control_low"] > 0:
-        return f", and beats {control.title} by {points(row['over_control'])} {interval}"
-    gap = f"{row['over_control'] * 100:.1f} {interval}"
-    return f"; {control.title} do as well (difference {gap}): {control.meaning}"
+def _against_control(row: dict[str, Any], over: dict[str, Any], control: dict[str, Any] | None) -> str:
+    """An arm that beats base against one control: `over` is their difference, `control` the control's own row."""
+    _, name, ingredient = CONTROLS[over["control"]]
+    gap = f"difference {_signed(over)}"
+    if (shown := direction(over)) != 0:
+        interval = bracket(over["diff_low"], over["diff_high"])
+        return f"{'beats' if shown > 0 else 'loses to'} {name} by {points(over['difference'])} {interval}{_holm(over)}"
+    margin = min(MARGIN, row["difference"] / 2)
+    if -margin <= over["diff_low"] and over["diff_high"] <= margin:
+        return f"with {name} it gains as much ({gap}): the gain is not {ingredient}"
+    if control and direction(control) > 0:
+        return f"with {name} it gains, too ({_signed(control)} over base; {gap}): the gain need not be {ingredient}"
+    return f"it cannot be told from {name} ({gap})"
 
 
 def _signed(row: dict[str, Any]) -> str:

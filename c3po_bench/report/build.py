@@ -13,6 +13,7 @@ import pandas as pd
 import c3po_bench
 from c3po_bench.analysis.ablation import ablation_table, axes, write_table
 from c3po_bench.analysis.compare import compare, records
+from c3po_bench.analysis.controls import compare_controls
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.paired import DRAWS
 from c3po_bench.analysis.roles import title
@@ -62,14 +63,15 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
     start = time.perf_counter()
     refused: dict[str, str] = {}
     compared = compare(runs, refused=refused)
+    controls = compare_controls(runs, refused=refused)
     table = ablation_table(runs, compared, results_dir)
     seeds = seed_agreement(runs) if len({run.result.get("seed") for run in runs}) > 1 else pd.DataFrame()
-    write_tables(output / "tables", runs, compared, table, seeds)
+    write_tables(output / "tables", runs, compared, controls, table, seeds)
     selection = select(runs, compared)
     figures = comparison_figures(selection.rows) + ablation_figures(table)
     explorer = explore(selection.runs, selection.rows)
     explorer.meta["first"] = _first_label(selection.rows)
-    html = _page(results_dir, experiments, runs, selection, compared, table, seeds, refused, figures, explorer)
+    html = _page(results_dir, experiments, runs, selection, compared, controls, table, seeds, refused, figures, explorer)
     output.mkdir(parents=True, exist_ok=True)
     path = output / "report.html"
     path.write_text(html, encoding="utf-8")
@@ -79,10 +81,17 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
 
 
 def write_tables(
-    folder: Path, runs: Sequence[Run], compared: pd.DataFrame, table: pd.DataFrame, seeds: pd.DataFrame
+    folder: Path,
+    runs: Sequence[Run],
+    compared: pd.DataFrame,
+    controls: pd.DataFrame,
+    table: pd.DataFrame,
+    seeds: pd.DataFrame,
 ) -> list[Path]:
-    """comparison, ablation and, where there are such runs, seeds and feedback; each as CSV and parquet."""
+    """comparison, ablation and, where there are such runs, controls, seeds and feedback; each as CSV and parquet."""
     written = write_table(compared, folder / "comparison") + write_table(table, folder / "ablation")
+    if len(controls):
+        written += write_table(controls, folder / "controls")
     if len(seeds):
         written += write_table(seeds, folder / "seeds")
     if any(compared["scope"]):
@@ -128,6 +137,7 @@ def _page(
     runs: Sequence[Run],
     selection: Selection,
     compared: pd.DataFrame,
+    controls: pd.DataFrame,
     table: pd.DataFrame,
     seeds: pd.DataFrame,
     refused: dict[str, str],
@@ -135,7 +145,7 @@ def _page(
     explorer: Explorer,
 ) -> str:
     varied = axes(table)
-    rows, shown = comparison_rows(selection.rows), levels(selection.rows)
+    rows, shown = comparison_rows(selection.rows, controls), levels(selection.rows)
     blocks = {"figures": {figure.name: figure.spec() for figure in figures}, "explorer": explorer.meta}
     if varied:
         blocks["ablation"] = ablation_rows(table, varied)
@@ -149,7 +159,7 @@ def _page(
         items=f"{len(explorer.index['items']):,}",
         run_count=f"{len(runs):,}",
         finished=max((str(run.provenance.get("finished") or "")[:10] for run in selection.runs), default=""),
-        verdict=sentences(verdict(compared)),
+        verdict=sentences(verdict(compared, controls)),
         selection_note=selection.note,
         refused=sorted(refused.items())[:20],
         draws=f"{DRAWS:,}",

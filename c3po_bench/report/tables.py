@@ -56,9 +56,13 @@ COLUMNS = [
 ]
 
 
-def comparison_rows(compared: pd.DataFrame) -> list[Row]:
-    """The rows of `compare`, ready to be shown."""
-    return [Row(row["task"], role(row["arm"]), _cells(row)) for row in records(compared)]
+def comparison_rows(compared: pd.DataFrame, controls: pd.DataFrame) -> list[Row]:
+    """The rows of `compare`, with those of `compare_controls` beside them, ready to be shown."""
+    over: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in records(controls):
+        over.setdefault((row["run_id"], row["task"]), []).append(row)
+    rows = records(compared)
+    return [Row(row["task"], role(row["arm"]), _cells(row, over.get((row["run_id"], row["task"]), []))) for row in rows]
 
 
 def levels(compared: pd.DataFrame) -> list[str]:
@@ -126,7 +130,7 @@ def marks(compared: pd.DataFrame) -> str:
     return " ".join(said)
 
 
-def _cells(row: dict[str, Any]) -> list[Cell]:
+def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
     settings = row["label"][len(row["arm"]) :].strip(" ()")
     notes = ", ".join(filter(None, [settings, "its own prompt" if row["prompt_differs"] else ""]))
     compared = _known(row["difference"])
@@ -142,19 +146,20 @@ def _cells(row: dict[str, Any]) -> list[Cell]:
         Cell(gap, _value(row["difference"]), bracket(row["diff_low"], row["diff_high"]) if compared else "", tone),
         Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}") if _known(row["p"]) else Cell(""),
         _changed(row),
-        _control(row),
+        _control(controls),
         Cell(f"{row['seconds_per_item']:.2g}" if _known(row["seconds_per_item"]) else "", _value(row["seconds_per_item"])),
         Cell(f"{flops / 1e9:,.3g}" if _known(flops) else "", _value(flops)),
     ]
 
 
-def _control(row: dict[str, Any]) -> Cell:
-    if not _known(row["over_control"]):
+def _control(found: list[dict[str, Any]]) -> Cell:
+    """The difference to the first control, and beside it those to the others."""
+    if not found:
         return Cell("")
-    tone = "up" if row["over_control_low"] > 0 else "down" if row["over_control_high"] < 0 else ""
-    interval = bracket(row["over_control_low"], row["over_control_high"])
-    name = CONTROLS[row["control"]].title if row["control"] in CONTROLS else row["control"]
-    return Cell(f"{row['over_control'] * 100:+.1f}", row["over_control"], f"{interval} {name}", tone)
+    said = [f"{bracket(row['diff_low'], row['diff_high'])} {CONTROLS[row['control']].title}" for row in found]
+    gaps = [f"{row['difference'] * 100:+.1f}" for row in found]
+    detail = "; ".join([said[0], *(f"{gap} {words}" for gap, words in zip(gaps[1:], said[1:], strict=True))])
+    return Cell(gaps[0], found[0]["difference"], detail, TONES[direction(found[0])])
 
 
 def _changed(row: dict[str, Any]) -> Cell:

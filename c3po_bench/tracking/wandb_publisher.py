@@ -14,6 +14,7 @@ import pandas as pd
 
 from c3po_bench.analysis.ablation import ALIASES, ablation_table, axes
 from c3po_bench.analysis.compare import compare, records
+from c3po_bench.analysis.controls import compare_controls
 from c3po_bench.analysis.pairing import Partners
 from c3po_bench.analysis.roles import BASE
 from c3po_bench.analysis.verdict import summary_rows, verdict
@@ -95,11 +96,12 @@ class _Publisher:
             self.done.runs.append(wandb_id(run))
         if show:
             ablation = ablation_table(self.runs, compared, self.results_dir)
+            said = verdict(compared, compare_controls(self.runs, refused={}))
         if due:
-            self._publish_analysis(analysis_id, compared, ablation)
+            self._publish_analysis(analysis_id, compared, said, ablation)
             self.state.put(analysis_id, whole)
             self.done.analysis = analysis_id
-        if show and self._dashboard(verdict(compared), axes(ablation), online):
+        if show and self._dashboard(said, axes(ablation), online):
             self.state.put("dashboard", whole)
         return self.done
 
@@ -198,7 +200,7 @@ class _Publisher:
                 artifact.add_file(str(run.path / name), name=name)
         target.log_artifact(artifact)
 
-    def _publish_analysis(self, run_id: str, compared: pd.DataFrame, ablation: pd.DataFrame) -> None:
+    def _publish_analysis(self, run_id: str, compared: pd.DataFrame, said: str, ablation: pd.DataFrame) -> None:
         started = self._start(
             run_id,
             name=f"analysis of {self.name}"[:128],
@@ -213,7 +215,7 @@ class _Publisher:
                     "ablation": _table(tables.ablation_table(ablation)),
                 }
             )
-            target.summary["verdict"] = verdict(compared)
+            target.summary["verdict"] = said
             self.entity = target.entity or self.entity
 
     def _dashboard(self, said: str, varied: list[str], save: bool) -> bool:

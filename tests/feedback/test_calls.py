@@ -171,10 +171,14 @@ def test_an_interrupt_stops_paid_calls(tmp_path: Path):
         time.sleep(0.02)
         return "text"
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     with serve(reply) as stub:
         chat = EndpointChat(chat_config(stub.url, concurrency=2), workshop(tmp_path))
-        with pytest.raises(KeyboardInterrupt):
-            chat.complete("x", [[{"role": "user", "content": str(i)}] for i in range(40)])
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                chat.complete("x", [[{"role": "user", "content": str(i)}] for i in range(40)])
+        finally:
+            signal.signal(signal.SIGINT, before)
         time.sleep(0.3)
         assert len(stub.asked) < 10
 
