@@ -84,6 +84,11 @@ class Subject:
             loaded.adapted.load_adapter(str(folder), adapter_name=name)
         return loaded.adapted.eval()
 
+    def unadapted(self) -> contextlib.AbstractContextManager[Any]:
+        """Within the block the model speaks as it did before any tuning, whatever adapter is on it."""
+        adapted = self._load().adapted
+        return contextlib.nullcontext() if adapted is None else adapted.disable_adapter()
+
 
 def bare(model: Any) -> Any:
     """`model`, which must have no adapter on it: what it says now is taken for the base model's."""

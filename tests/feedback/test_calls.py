@@ -183,6 +183,23 @@ def test_an_interrupt_stops_paid_calls(tmp_path: Path):
         assert len(stub.asked) < 10
 
 
+def test_a_call_that_is_refused_is_a_gap_once_others_are_answered(tmp_path: Path):
+    def reply(body: dict[str, Any], before: int) -> Any:
+        return 400 if "too long" in body["messages"][0]["content"] else "text"
+
+    def ask(chat: EndpointChat, *texts: str) -> list[str | None]:
+        return chat.complete("x", [[{"role": "user", "content": text}] for text in texts])
+
+    with serve(reply) as stub:
+        with pytest.raises(UserError, match="400"):  # nothing was ever answered: it is the settings
+            ask(EndpointChat(chat_config(stub.url), workshop(tmp_path)), "too long")
+        chat = EndpointChat(chat_config(stub.url, concurrency=1), workshop(tmp_path))
+        assert ask(chat, "a", "too long", "b") == ["text", None, "text"] and chat.workshop.counts["failed_calls"] == 1
+        again = EndpointChat(chat_config(stub.url), workshop(tmp_path))
+        assert ask(again, "too long", "a") == [None, "text"]
+        assert len(stub.asked) == 5  # one refusal each time, none tried twice
+
+
 def test_two_servers_with_one_model_name_are_asked_apart(tmp_path: Path):
     answers = []
     for name in ("one", "two"):

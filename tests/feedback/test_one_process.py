@@ -11,6 +11,9 @@ import pytest
 
 from c3po_bench import harness
 from c3po_bench.feedback import studio
+from c3po_bench.feedback.chats import open_chat
+from c3po_bench.feedback.config import ChatConfig
+from c3po_bench.feedback.workshop import Subject, Workshop
 from c3po_bench.models import loading
 from tests.feedback.test_arms import config
 
@@ -53,3 +56,19 @@ def test_a_model_is_loaded_without_the_adapter_that_was_left_on_it(tiny: Path, t
     assert any("lora_" in name for name, _ in loaded.model.named_modules())
     assert loading.load(config(tiny, tmp_path, []).model) is loaded
     assert not any("lora_" in name for name, _ in loaded.model.named_modules())
+
+
+def test_the_model_as_its_own_judge_speaks_without_the_adapter(tiny: Path, tmp_path: Path):
+    new_process()
+    cfg = config(tiny, tmp_path, ["base", "c3po"])
+    experiment(tiny, tmp_path, ["base", "c3po"], ["all-linear"], 12)
+    said = []
+    for name in ("adapted", "released"):
+        cfg.feedback.cache_dir = str(tmp_path / name)
+        subject = Subject(cfg.model)
+        subject._loaded = next(iter(loading._loaded.values()))
+        if name == "released":
+            subject.release()
+        chat = open_chat(ChatConfig(kind="transformers", max_tokens=8, temperature=0.0), Workshop(cfg.feedback, subject, 0))
+        said.append(chat.complete("x", [[{"role": "user", "content": "hello"}]]))
+    assert said[0] == said[1]

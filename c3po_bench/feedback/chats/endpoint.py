@@ -2,7 +2,7 @@
 
 Failures that may pass (429, 5xx, time-outs, broken connections, answers that are no JSON) are retried with exponential backoff
 and jitter, or after the server's Retry-After; then the call is a counted gap. Failures that will not pass (wrong key, unknown
-model) end the run with one line.
+model) end the run with one line; a call refused by a server that answers others (too long, filtered) is a gap.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class PassingFailure(Exception):
         self.wait = wait
 
 
+class Refused(Exception):
+    """One call that the server will not answer (too long, filtered), while it answers others."""
+
+
 class EndpointChat:
     """Calls ``POST {base_url}/chat/completions``; `calls` counts requests sent, `gaps` calls that were given up."""
 
@@ -49,7 +53,7 @@ class EndpointChat:
             raise UserError(f"the endpoint {cfg.base_url} needs a model: set the chat's model")
         self.cfg, self.workshop = cfg, workshop
         self.calls = 0
-        self._said = self._stopped = False
+        self._said = self._stopped = self._answered = False
         self._count = threading.Lock()
 
     def complete(self, stage: str, conversations: list[Conversation]) -> list[str | None]:
@@ -58,6 +62,7 @@ class EndpointChat:
         params = self._parameters()
         keys = [call_key(stage=stage, server=self.cfg.base_url, messages=c, **params) for c in conversations]
         missing = list(dict.fromkeys(k for k in keys if k not in ledger))
+        self._answered |= any(k in ledger for k in keys)
         if missing:
             asked = dict(zip(keys, conversations, strict=True))
             with ThreadPoolExecutor(max(1, min(self.cfg.concurrency, len(missing)))) as pool:
@@ -96,6 +101,10 @@ class EndpointChat:
                 if attempt < self.cfg.retries:
                     time.sleep(self._wait(attempt, failure.wait))
                 continue
+            except Refused as refusal:
+                self._say_once(str(refusal))
+                return str(refusal)
+            self._answered = True
             ledger.put({key: text})
             return None
         return reason
@@ -150,6 +159,8 @@ class EndpointChat:
         if error.code in (401, 403):  # what the server says may quote the key
             return UserError(f"{said}: put the key into ${self.cfg.api_key_env}")
         reason = _reason(error)
+        if error.code in (400, 413, 422) and self._answered:
+            return Refused(f"HTTP {error.code}{f' ({reason})' if reason else ''}")
         return UserError(f"{said}{f' ({reason})' if reason else ''}: check base_url and model")
 
 
