@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from c3po_bench.analysis.pairing import identity
+
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
 
+log = logging.getLogger("c3po_bench")
+DRAWN = ("seed", "reference_items", "train_data", "revisions")  # parts of a run's identity that its seed may decide
 COLUMNS = (
     "arm",
     "task",
@@ -32,21 +37,32 @@ def seed_agreement(runs: Sequence[Run]) -> pd.DataFrame:
 
     `accuracy` is the mean over seeds and `accuracy_sd` its standard deviation (n - 1); `agreement` the share
     of items on which two seeds give the same prediction, averaged over pairs of seeds; `unanimous` the share
-    on which all do. Only items that every seed answered are counted.
+    on which all do. Only items that every seed answered are counted. Runs are repetitions where all that makes
+    their identity is equal but the seed and what it draws; where one of their seeds ran twice, something else
+    differs, and they are left out.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        settings = {k: v for k, v in (run.result.get("settings") or {}).items() if k != "seed"}
-        same = [
-            run.arm,
-            run.result.get("model"),
-            run.result.get("scoring"),
-            run.result.get("limit"),
-            settings,
-        ]
-        groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(run)
-    rows = [row for group in groups.values() if len(group) > 1 for row in _group(group)]
+        groups.setdefault(_repeated(run), []).append(run)
+    rows: list[dict[str, Any]] = []
+    for group in groups.values():
+        seeds = {run.result.get("seed") for run in group}
+        if len(seeds) < 2:
+            continue
+        if len(seeds) < len(group):
+            log.warning("%s: several runs of one seed, whose data differ; left out where seeds are compared", group[0].arm)
+            continue
+        rows += _group(group)
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _repeated(run: Run) -> str:
+    """What a repetition under another seed has in common with `run`."""
+    drawn = DRAWN
+    if "seed" in ((run.provenance.get("identity") or {}).get("scoring") or {}):
+        drawn += ("requests",)  # examples or options are drawn, too
+    settings = {name: value for name, value in (run.result.get("settings") or {}).items() if name != "seed"}
+    return json.dumps([identity(run, *drawn), settings], sort_keys=True, default=str)
 
 
 def _group(runs: list[Run]) -> list[dict[str, Any]]:

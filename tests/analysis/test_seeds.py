@@ -1,0 +1,48 @@
+"""Runs that differ in nothing but their seed: which those are, and what is said of them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from c3po_bench.analysis.seeds import seed_agreement
+from tests import store_factory as factory
+
+
+def runs_of(root, *parts: dict) -> list[factory.FakeRun]:
+    """A run of NGD for each of `parts`, which go into its identity; the seed is in there, too."""
+    made = []
+    for number, part in enumerate(parts):
+        rows = factory.sample_rows("ngd", "arc", factory.scores_of("ngd", 20, 0.5, seed=number), details=False)
+        run = factory.write_run(root / str(number), "ngd", rows, seed=part["seed"])
+        run.provenance["identity"] = {"arm": "ngd", "method": {"tune": "none"}, **part}
+        made.append(run)
+    return made
+
+
+def test_what_a_seed_draws_differs_between_seeds(tmp_path):
+    scoring = [{"num_fewshot": 5, "seed": seed} for seed in (0, 1)]
+    drawn = [{"seed": s, "scoring": scoring[s], "requests": {"arc": s}, "reference_items": s, "train_data": s} for s in (0, 1)]
+    assert seed_agreement(runs_of(tmp_path, *drawn))["seeds"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"method": {"tune": "reference"}},
+        {"references": {"tasks": ["sciq"]}},
+        {"requests": {"arc": "with another prompt"}},
+    ],
+)
+def test_what_differs_in_more_than_its_seed_is_no_repetition(tmp_path, other):
+    assert seed_agreement(runs_of(tmp_path, {"seed": 0}, {"seed": 1, **other})).empty
+
+
+def test_two_runs_of_one_seed_are_not_two_seeds(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="c3po_bench"):
+        assert seed_agreement(runs_of(tmp_path, {"seed": 0}, {"seed": 0, "reference_items": 1})).empty
+        assert not caplog.records
+        twice = runs_of(tmp_path, {"seed": 0}, {"seed": 0, "reference_items": 1}, {"seed": 1})
+        assert seed_agreement(twice).empty
+    assert "of one seed" in caplog.text
