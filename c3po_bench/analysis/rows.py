@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,7 +66,9 @@ def task_groups(run: Run, scores: Scores) -> dict[str, list[str]]:
 
     Tasks with a scope (feedback) measure different things and belong to none.
     """
-    asked = asked_groups(run)
+    asked: dict[str, list[str]] = {}
+    with suppress(UserError):  # the warning below says it
+        asked = asked_groups(run)
     groups: dict[str, list[str]] = {}
     alone = []
     for task in scores.tasks:
@@ -76,9 +79,8 @@ def task_groups(run: Run, scores: Scores) -> dict[str, list[str]]:
             alone.append(task)
         groups.setdefault(max(holding, key=lambda name: len(asked[name]), default=task), []).append(task)
     if alone:
-        log.warning(
-            "run %s does not say what asked for %s: each counts as a benchmark of its own", run.run_id, ", ".join(alone)
-        )
+        named = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more tasks" if len(alone) > 3 else "")
+        log.warning("run %s does not say what asked for %s: each counts as a benchmark of its own", run.run_id, named)
     return groups
 
 

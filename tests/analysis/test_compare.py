@@ -11,6 +11,7 @@ import pytest
 
 from c3po_bench.analysis.compare import COLUMNS, compare
 from c3po_bench.analysis.pairing import run_labels
+from c3po_bench.analysis.study import publish
 from c3po_bench.analysis.table import console_table, live_line, table_text
 from c3po_bench.analysis.verdict import verdict
 from c3po_bench.errors import UserError
@@ -259,7 +260,7 @@ def test_a_task_asked_for_twice_counts_once_with_the_larger_group(tmp_path):
     assert levels_of(frame) == dict.fromkeys(SUBJECTS, "mmlu") | {"mmlu": "pooled"}
 
 
-def test_a_store_without_groups_is_read_by_its_config_or_refused(tmp_path, caplog):
+def test_a_store_without_groups_is_read_by_its_config_or_says_so(tmp_path, caplog):
     runs = asked(tmp_path, {"mmlu": SUBJECTS})
     for run in runs:
         result = json.loads((run.path / "result.json").read_text())
@@ -270,8 +271,11 @@ def test_a_store_without_groups_is_read_by_its_config_or_refused(tmp_path, caplo
     assert "mmlu" not in levels_of(compare(load_runs(tmp_path), draws=100))
     assert "does not say what asked for mmlu_abstract_algebra, mmlu_anatomy, mmlu_astronomy" in caplog.text
     (runs[0].path / "config.yaml").unlink()
+    caplog.clear()
+    assert "mmlu" not in levels_of(compare(load_runs(tmp_path), draws=100))
+    assert "does not say what asked for" in caplog.records[0].message and len(caplog.records) == 1
     with pytest.raises(UserError, match=r"base-\w+ does not say which tasks it was asked for"):
-        compare(load_runs(tmp_path), draws=100)
+        publish(tmp_path, tmp_path / "study")
 
 
 def made(arm: str, **numbers) -> dict:
