@@ -11,7 +11,7 @@ import numpy as np
 
 from c3po_bench.analysis import paired
 from c3po_bench.analysis.power import smallest_gain
-from c3po_bench.analysis.scores import Scores
+from c3po_bench.analysis.scores import MIN_CLUSTERS, Scores
 from c3po_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ class Columns(NamedTuple):
     clusters: np.ndarray | None
 
     def take(self, rows: np.ndarray) -> Columns:
-        """The same of the items at `rows`."""
+        """The same of the items at `rows`; with clusters only where items share them and they are many enough."""
         base, clusters = (None if c is None else c[rows] for c in self[1:])
+        if clusters is not None and not MIN_CLUSTERS <= len(np.unique(clusters)) < len(clusters):
+            clusters = None
         return Columns(self.own[rows], base, clusters)
 
 
@@ -109,8 +111,6 @@ def statistics_rows(
 def statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
     """Accuracy with its interval; against the base the paired difference, its tests and its power."""
     a, b, clusters = columns
-    if clusters is not None and len(np.unique(clusters)) == len(clusters):
-        clusters = None
     independent = clusters is None
     if independent and paired.is_binary(a):
         own = paired.wilson(float(a.sum()), len(a))

@@ -37,7 +37,7 @@ class Scores:
     doc_hash: NDArray[Any]
     prompt_hash: NDArray[Any]
     correct: NDArray[np.float64]
-    cluster: NDArray[Any] | None  # what items share, from MIN_CLUSTERS different ones on
+    cluster: NDArray[Any] | None  # what items share: a passage, a feedback; None where no row names any
     scope: dict[str, str]  # in | near | out by feedback task
 
     def rows(self, task: str) -> NDArray[np.intp]:
@@ -64,7 +64,7 @@ def load_scores(run: Run) -> Scores:
     shared = zip(columns["cluster"], columns["feedback_id"], strict=True)
     groups = [feedback if cluster is None else cluster for cluster, feedback in shared]
     cluster = None
-    if len({g for g in groups if g is not None}) >= MIN_CLUSTERS:
+    if any(g is not None for g in groups):
         cluster = np.array([str(i) if g is None else f"={g}" for i, g in enumerate(groups)])
     task, doc_id = np.array(columns["task"], dtype=str), np.array(columns["doc_id"])
     order = np.lexsort((doc_id, task))

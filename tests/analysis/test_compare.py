@@ -198,6 +198,25 @@ def test_passages_of_one_question_each_are_no_clusters(tmp_path):
     pd.testing.assert_frame_equal(plain, compare(runs, draws=500))
 
 
+def test_each_row_counts_its_own_passages(tmp_path):
+    def run(arm):
+        made = []
+        for task, size in (("boolq", 2), ("race", 8), ("arc", 0)):
+            rows = factory.sample_rows(arm, task, factory.scores_of(arm + task, 24, 0.5), details=False)
+            made += [row | {"cluster": f"{task} {row['doc_id'] // size}"} if size else row for row in rows]
+        return factory.write_run(tmp_path, arm, made)
+
+    def tests(frame):
+        return frame.iloc[len(frame) // 2 :].set_index("task")["test"].to_dict()
+
+    runs = [run("base"), run("ngd")]
+    alone = {"boolq": "sign-flip", "race": "mcnemar", "arc": "mcnemar"}  # 12, 3 and no passages
+    assert tests(compare(runs, draws=200)) == alone | {"all items": "sign-flip", "mean of tasks": ""}
+    for each in runs:
+        edit(each, lambda row: row.pop("cluster", None) if row["task"] == "boolq" else None)
+    assert tests(compare(runs, draws=200)) == alone | {"boolq": "mcnemar", "all items": "sign-flip", "mean of tasks": ""}
+
+
 def test_five_fixed_and_none_broken_of_120_is_no_win(tmp_path):
     base = np.zeros(120, dtype=int)
     arm = base.copy()
