@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from c3po_bench.analysis.roles import BASE, CONTROLS, controls_of
+from c3po_bench.analysis.roles import BASE, controls_of, role
 from c3po_bench.analysis.scores import Scores
 from c3po_bench.errors import UserError
 
@@ -72,7 +72,7 @@ class Partners:
         self.bases = [run for run in runs if run.arm == BASE]
         self.arms = {run.arm for run in runs}
         self.by_key: dict[tuple[str, str], list[Run]] = {}
-        self.by_identity = {(identity(run, "arm"), run.arm): run for run in runs if run.arm in CONTROLS}
+        self.by_identity = {(identity(run, "arm"), run.arm): run for run in runs if role(run.arm) == "control"}
         for run in runs:
             self.by_key.setdefault((str(run.result.get("comparison_key")), run.arm), []).append(run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 BASE = "base"
+THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
 CEILINGS = ("oracle", "planted_optimum", "revised")
 TITLES = {
     "c3po": "C3PO",
@@ -46,16 +47,22 @@ def role(arm: str) -> str:
     """One of base, control, ceiling, method."""
     if arm == BASE:
         return BASE
-    if arm in CONTROLS:
+    if method(arm) in CONTROLS:
         return "control"
-    return "ceiling" if arm in CEILINGS else "method"
+    return "ceiling" if method(arm) in CEILINGS else "method"
+
+
+def method(arm: str) -> str:
+    """The arm, or the last of a chain: what a model tuned before is rewired by."""
+    return arm.rpartition(THEN)[2]
 
 
 def controls_of(arm: str) -> list[str]:
-    """The names of the controls of `arm`, the strictest first."""
-    return [name for name, control in CONTROLS.items() if control.of == arm]
+    """The names of the controls of `arm`, the strictest first; those of a chain are tuned as it is."""
+    tuned = arm.removesuffix(method(arm))
+    return [tuned + name for name, control in CONTROLS.items() if control.of == method(arm)]
 
 
 def title(arm: str) -> str:
     """The arm's name as a reader says it."""
-    return TITLES.get(arm, arm.replace("_", " "))
+    return " then ".join(TITLES.get(part, part.replace("_", " ")) for part in arm.split(THEN))

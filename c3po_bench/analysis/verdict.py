@@ -9,7 +9,7 @@ import pandas as pd
 
 from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.power import ALPHA
-from c3po_bench.analysis.roles import CONTROLS, role, title
+from c3po_bench.analysis.roles import CONTROLS, method, role, title
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
 MOST = 6  # sentences about methods before the rest is only counted
@@ -117,7 +117,7 @@ def p_text(p: float) -> str:
 
 def _against_control(row: dict[str, Any], over: dict[str, Any], control: dict[str, Any] | None) -> str:
     """An arm that beats base against one control: `over` is their difference, `control` the control's own row."""
-    _, name, ingredient = CONTROLS[over["control"]]
+    _, name, ingredient = CONTROLS[method(over["control"])]
     gap = f"difference {_signed(over)}"
     if (shown := direction(over)) != 0:
         interval = bracket(over["diff_low"], over["diff_high"])

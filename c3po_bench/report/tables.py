@@ -10,7 +10,7 @@ import pandas as pd
 
 from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.measures import MEASURES, SCOPES
-from c3po_bench.analysis.roles import CONTROLS, role, title
+from c3po_bench.analysis.roles import CONTROLS, method, role, title
 from c3po_bench.analysis.verdict import bracket, direction, p_text
 
 
@@ -156,7 +156,7 @@ def _control(found: list[dict[str, Any]]) -> Cell:
     """The difference to the first control, and beside it those to the others."""
     if not found:
         return Cell("")
-    said = [f"{bracket(row['diff_low'], row['diff_high'])} {CONTROLS[row['control']].title}" for row in found]
+    said = [f"{bracket(row['diff_low'], row['diff_high'])} {CONTROLS[method(row['control'])].title}" for row in found]
     gaps = [f"{row['difference'] * 100:+.1f}" for row in found]
     detail = "; ".join([said[0], *(f"{gap} {words}" for gap, words in zip(gaps[1:], said[1:], strict=True))])
     return Cell(gaps[0], found[0]["difference"], detail, TONES[direction(found[0])])

@@ -9,6 +9,7 @@ import pytest
 from c3po_bench.analysis import compare, controls
 from c3po_bench.analysis.compare import POOLED
 from c3po_bench.analysis.controls import compare_controls
+from c3po_bench.analysis.roles import role, title
 from c3po_bench.analysis.verdict import verdict
 from c3po_bench.errors import UserError
 from tests import store_factory as factory
@@ -46,6 +47,13 @@ def test_every_control_that_ran_is_compared_with_its_arm(tmp_path):
     assert len(tests) == 4 and tests["p_holm"].min() == pytest.approx(min(1, 4 * tests["p"].min()))
     pooled = frame[frame["level"] == "pooled"]
     assert len(pooled) == 2 and pooled["p_holm"].min() == pytest.approx(min(1, 2 * pooled["p"].min()))
+
+
+def test_a_tuned_model_that_is_rewired_has_controls_that_are_tuned_too(tmp_path):
+    chain, control = "c3po_then_ngd", f"c3po_then_{RANDOM}"
+    frame = compare_controls([run(tmp_path, arm) for arm in ("base", "ngd", RANDOM, chain, control)], draws=100)
+    assert list(zip(frame["arm"], frame["control"], strict=True)) == [("ngd", RANDOM), (chain, control)]
+    assert role(control) == "control" and title(control) == "C3PO then NGD with random neighbors"
 
 
 def test_an_arm_is_compared_with_the_control_of_its_own_seed(tmp_path):
