@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from c3po_bench.backend import load_backend
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
+from c3po_bench.feedback.voices import VOICES
 from c3po_bench.feedback.voices import arm_names as feedback_names
+from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -45,6 +47,10 @@ def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]
             tuned.append(name)
         elif name in rewiring_names():
             rewired.append(name)
+        elif then and first in VOICES and second in rewiring_names():
+            raise UserError(
+                f"arm {name!r}: {first} tunes nothing to be rewired: start with a recipe, as c3po{THEN}ngd"
+            )
         elif then and first in feedback_names() and second in rewiring_names():
             chains.append((first, second))
         else:
@@ -103,8 +109,6 @@ class RewiredArm:
             cfg = self.backend._only(self.backend.cfg, [self.method])
             if self.tuned is not None:
                 cfg = replace(cfg, model=merged_model(self.tuned, cfg.model))
-            else:
-                self.backend.feedback.studio.workshop.subject.release()
             made = load_backend("rewiring")(cfg, self.backend.tasks)
             self._inner = next(arm for arm in made.arms() if arm.name == self.method)
         return self._inner
@@ -128,6 +132,7 @@ class RewiredArm:
         """The rewired model, which is asked feedback prompts by the same chat template as everybody."""
         from c3po_bench.feedback.echo import EchoLM
 
+        self._inner = None  # where it had to wait since `identity`, other arms have been at work on its model
         return EchoLM(self.inner.lm(), self.backend.feedback.studio)
 
     def cost(self) -> dict[str, Any]:
@@ -148,12 +153,15 @@ def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:
     from c3po_bench.store.files import write_text
 
     folder = arm.studio.workshop.folder / "merged" / arm.adapter_name()
-    if not (folder / "merged.json").exists():
-        log.info("merging the adapter of %s into the model", arm.name)
-        peft_model, adapters = arm.tuned_model()
-        tuned = peft_model.merge_and_unload(adapter_names=sorted(set(adapters.values())))
-        tuned.save_pretrained(folder)
-        arm.studio.workshop.subject.tokenizer.save_pretrained(folder)
-        arm.studio.workshop.subject.forget()
-        write_text(folder / "merged.json", json.dumps({"arm": arm.name, "model": arm.backend.model_hash}))
+    done = folder / "merged.json"
+    if not done.exists():
+        peft_model, adapters = arm.tuned_model()  # before the lock: the ranks of a run train together
+        with alone_in(folder):
+            if not done.exists():
+                log.info("merging the adapter of %s into the model", arm.name)
+                tuned = peft_model.merge_and_unload(adapter_names=sorted(set(adapters.values())))
+                tuned.save_pretrained(folder)
+                arm.studio.workshop.subject.tokenizer.save_pretrained(folder)
+                arm.studio.workshop.subject.forget()
+                write_text(done, json.dumps({"arm": arm.name, "model": arm.backend.model_hash}))
     return replace(model, name=f"{model.name}+{arm.name}", kind="hf", path=str(Path(folder)), revision=None)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from c3po_bench import harness
+from c3po_bench import both, harness
 from c3po_bench.both import BothBackend, divide
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.errors import UserError
@@ -52,6 +55,42 @@ def test_all_four_meet_on_one_base(moe: Path, tmp_path: Path):
         for arm in ("kernel_regression", "c3po_then_kernel_regression")
     )
     assert one != two  # the second is rewired on tuned weights
+
+
+def test_an_arm_that_had_to_wait_has_the_untouched_model(moe: Path, tmp_path: Path):
+    cfg = config(moe, tmp_path, ["base", "c3po", "kernel_regression", "c3po_then_kernel_regression"])
+    backend = BothBackend(cfg, harness.load_tasks(cfg, BothBackend))
+    _, tuned, waits, chain = backend.arms()
+    tokens = torch.arange(5, 15)[None]
+    bare = waits.inner.backend.loaded.model(tokens).logits
+    tuned.lm()
+    chain.lm()
+    waits.lm()
+    assert torch.equal(waits.inner.backend.loaded.model(tokens).logits, bare)
+    assert not torch.equal(chain.inner.backend.loaded.model(tokens).logits, bare)
+
+
+def test_two_processes_do_not_merge_into_one_folder_at_once(moe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cfg = config(moe, tmp_path, ["base", "c3po_then_kernel_regression"])
+    *_, chain = BothBackend(cfg, harness.load_tasks(cfg, BothBackend)).arms()
+    held: list[Path] = []
+
+    @contextlib.contextmanager
+    def other_process_first(folder: Path) -> Iterator[None]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "merged.json").write_text("{}")
+        held.append(folder)
+        yield
+
+    monkeypatch.setattr(both, "alone_in", other_process_first)
+    path = both.merged_model(chain.tuned, cfg.model).path
+    assert [str(folder) for folder in held] == [path] and [p.name for p in held[0].iterdir()] == ["merged.json"]
+
+
+@pytest.mark.parametrize("first", ["base", "in_context", "revised"])
+def test_a_chain_starts_with_something_tuned(first: str):
+    with pytest.raises(UserError, match="tunes nothing"):
+        divide([f"{first}_then_ngd"])
 
 
 def test_names_are_divided_and_checked(moe: Path, tmp_path: Path):
