@@ -48,9 +48,7 @@ def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]
         elif name in rewiring_names():
             rewired.append(name)
         elif then and first in VOICES and second in rewiring_names():
-            raise UserError(
-                f"arm {name!r}: {first} tunes nothing to be rewired: start with a recipe, as c3po{THEN}ngd"
-            )
+            raise UserError(f"arm {name!r}: {first} tunes nothing to be rewired: start with a recipe, as c3po{THEN}ngd")
         elif then and first in feedback_names() and second in rewiring_names():
             chains.append((first, second))
         else:

@@ -138,7 +138,10 @@ def feedback_arms() -> str:
         what = "preference pairs" if recipe.objective == "pairs" else "revised answers"
         rows.append([f"`{name}`", f"adapter: {what}; {', '.join(scopes)}", cell(recipe.source)])
     options = ", ".join(f"`{option}`" for option in OPTIONS)
-    return table(["arm", "kind", "source"], rows) + f"\n\nOptions of every adapter arm: {options}."
+    return (
+        table(["arm", "kind", "source"], rows)
+        + f"\n\nOptions of adapter arms: {options}. An arm refuses one that changes nothing about it."
+    )
 
 
 def feedback_kinds() -> str:

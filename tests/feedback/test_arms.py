@@ -19,6 +19,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.feedback.backend import FeedbackBackend
 from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
 from c3po_bench.feedback.scores import s_metrics
+from c3po_bench.feedback.training.recipes import make_plan
 from c3po_bench.feedback.voices import check_arms
 
 ARMS = ["base", "in_context", "in_context_cot", "dpo", "c3po_kl", "c3po_from_sft", "revised"]
@@ -106,11 +107,31 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
         (["c3po"], {"c3po": {"lamda_near": 1}}, "lambda_near"),
         (["c3po"], {"dpo": {"beta": 1}}, "dpo"),
         (["base"], {"base": {"beta": 1}}, "no options"),
+        (["dpo_nll"], {"dpo_nll": {"loss_type": ["ipo"]}}, "loss_type would change nothing"),
+        (["c3po_kl"], {"c3po_kl": {"constraint": "nll"}}, "constraint would change nothing"),
+        (["c3po_no_near"], {"c3po_no_near": {"lambda_near": 0.5}}, "lambda_near would change nothing"),
+        (["c3po"], {"c3po": {"kl_temperature": 2.0}}, "kl_temperature would change nothing"),
+        (["c3po"], {"c3po": {"sft_steps": 5}}, "sft_steps would change nothing"),
+        (["c3po"], {"c3po": {"epochs": 2.0}}, "epochs would change nothing"),
+        (["dpo"], {"dpo": {"constraint_batch": 5}}, "constraint_batch would change nothing"),
+        (["scd"], {"scd": {"beta": 0.5}}, "beta would change nothing"),
+        (["dpo_nll"], {"dpo_nll": {"loss_weights": [0.5]}}, "1 numbers for 2 losses"),
     ],
 )
 def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any], said: str):
     with pytest.raises(UserError, match=said):
         check_arms(arms, FeedbackConfig(), options, pieces=1)
+
+
+def test_options_that_change_something_are_taken():
+    for arm, options in {
+        "dpo_nll": {"loss_weights": [1.0, 0.5]},
+        "c3po": {"constraint": "kl", "kl_temperature": 2.0, "steps": 0, "epochs": 2.0},
+        "c3po_from_sft": {"sft_lr": 1e-3, "sft_steps": 0, "epochs": 2.0}, "scd": {"sft_steps": 0, "epochs": 2.0, "rank": 4},
+        "c3po_no_near": {"lambda_out": 0.5, "constraint_batch": 2},
+    }.items():  # fmt: skip
+        check_arms([arm], FeedbackConfig(), {arm: options}, pieces=1)
+        assert make_plan(arm, FeedbackConfig(), options).identity() != make_plan(arm, FeedbackConfig()).identity()
 
 
 def test_wrong_pieces_and_kinds_are_refused_before_anything_is_loaded(tiny: Path, tmp_path: Path):

@@ -140,7 +140,37 @@ def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None 
     except TypeError as error:
         raise UserError(f"arm.{name}: {error}") from None
     check_values(changed)
-    return Plan(name, RECIPES[name], changed)
+    plan = Plan(name, RECIPES[name], changed)
+    for key in values:
+        if key in _unread(plan):
+            raise UserError(
+                f"arm {name}: option {key} would change nothing: the arm fixes it or does not read it"
+            )
+    losses, weights = plan.loss_type, changed.loss_weights
+    if plan.recipe.objective == "pairs" and weights and len(weights) != len(losses):
+        raise UserError(f"arm {name}: loss_weights has {len(weights)} numbers for {len(losses)} losses ({', '.join(losses)})")
+    return plan
+
+
+def _unread(plan: Plan) -> set[str]:
+    """The options that change nothing about a plan."""
+    recipe, train = plan.recipe, plan.cfg.train
+    if recipe.objective == "answers":
+        return {*_TOP, "lr", "steps", "constraint_batch", "single_forward"} | ({"epochs"} if train.sft_steps else set())
+    kept = recipe.near or recipe.out
+    unread = {
+        "loss_type": recipe.loss_type is not None,
+        "constraint": recipe.constraint is not None or not kept,
+        "kl_temperature": plan.constraint != "kl" or not kept,
+        "lambda_near": not recipe.near,
+        "lambda_out": not recipe.out,
+        "constraint_batch": not kept,
+        "single_forward": not kept,
+        "sft_lr": recipe.start is None,
+        "sft_steps": recipe.start is None,
+        "epochs": train.steps and (recipe.start is None or train.sft_steps),
+    }
+    return {key for key, so in unread.items() if so}
 
 
 def check_values(cfg: FeedbackConfig) -> None:
@@ -152,8 +182,6 @@ def check_values(cfg: FeedbackConfig) -> None:
         raise unknown("feedback.constraint", cfg.constraint, CONSTRAINTS)
     if cfg.train.precision not in PRECISIONS:
         raise unknown("feedback.train.precision", cfg.train.precision, PRECISIONS)
-    if cfg.loss_weights and len(cfg.loss_weights) != len(cfg.loss_type):
-        raise UserError(f"feedback.loss_weights has {len(cfg.loss_weights)} numbers for {len(cfg.loss_type)} losses")
     for name, value in (("test_share", cfg.test_share), ("validation_share", cfg.validation_share)):
         if not 0 <= value < 1:
             raise UserError(f"feedback.{name}={value}: a share is at least 0 and below 1")
