@@ -7,16 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from c3po_bench import harness
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.errors import UserError
+from c3po_bench.feedback.answering import answer_all
 from c3po_bench.feedback.backend import FeedbackBackend
+from c3po_bench.feedback.chat import prompt_ids
 from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
 from c3po_bench.feedback.scores import s_metrics
 from c3po_bench.feedback.training.recipes import make_plan
@@ -68,15 +73,41 @@ def test_rows_say_what_was_compared(runs: dict[str, Any]):
     assert {row["scope"] for row in rows} == {"in", "near", "out"}
 
 
-def test_base_is_unmoved_and_tuning_drifts(runs: dict[str, Any]):
+def test_base_says_what_the_bare_model_says_and_tuning_drifts(runs: dict[str, Any], tiny: Path):
     def drifts(arm: str) -> list[float]:
         return [row["drift"] for row in runs[arm].samples() if "drift" in row]
 
-    assert set(drifts("base")) == {0.0}
     assert all(value > 0 for value in drifts("dpo") + drifts("in_context"))
     assert set(drifts("revised")) == {None}
     base = [row for row in runs["base"].samples() if "scope" in row]
-    assert all(row["response"] == row["baseline_response"] and row["score"] == 0 for row in base)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
+    prompts = [prompt_ids(tokenizer, row["prompt"]) for row in base]
+    answers = answer_all(model, tokenizer, prompts, GenerationConfig(max_new_tokens=8, batch=4))
+    for arm in runs:
+        told = [row["baseline_response"] for row in runs[arm].samples() if "scope" in row]
+        assert told == [answer.text for answer in answers], arm
+    assert [row["response"] for row in base] == [answer.text for answer in answers]
+    assert all(row["score"] == 0 for row in base)
+
+
+def test_a_mix_is_all_adapters_at_once(tiny: Path, tmp_path: Path):
+    cfg = config(tiny, tmp_path, ["dpo_mix"])
+    cfg.feedback.train = replace(cfg.feedback.train, lr=0.1)
+    *_, arm = FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms()
+    model, speaks = arm.tuned_model()
+    assert set(speaks.values()) == {"on_mix"}
+    alone = [name for name in model.peft_config if name != "on_mix"]
+    assert len(alone) == 2
+
+    def logits(names: str | list[str]) -> torch.Tensor:
+        model.base_model.set_adapter(names)
+        with torch.inference_mode():
+            return model(torch.arange(4, 40)[None]).logits
+
+    mix, together = logits("on_mix"), logits(alone)
+    torch.testing.assert_close(mix, together, atol=1e-5, rtol=1e-4)
+    for name in alone:
+        assert (mix - logits(name)).abs().max() > 0.01, name
 
 
 def test_the_ceiling_follows_and_does_not_leak(runs: dict[str, Any]):

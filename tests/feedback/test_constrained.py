@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from c3po_bench.feedback.training.constrained import ConstrainedDPOConfig, ConstrainedDPOTrainer
 from c3po_bench.feedback.training.rows import Row, schedule, walk
+from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
 
 def config(folder: Path, **changes: Any) -> ConstrainedDPOConfig:
@@ -78,12 +80,12 @@ def test_losses_are_the_official_ones(golden: Path, golden_cases: list[dict], tm
                 assert measured[key] == pytest.approx(value, abs=1e-4), key
 
 
-def tiny_trainer(tiny: Path, folder: Path, peft: bool = True, **changes: Any) -> ConstrainedDPOTrainer:
-    """A trainer on random rows of unequal sets."""
+def tiny_trainer(tiny: Path, folder: Path, peft: bool = True, most: int = 250, **changes: Any) -> ConstrainedDPOTrainer:
+    """A trainer on random rows (ids below `most`) of unequal sets."""
     generator = torch.Generator().manual_seed(0)
 
     def ids(n: int) -> list[int]:
-        return torch.randint(4, 250, (n,), generator=generator).tolist()
+        return torch.randint(4, most, (n,), generator=generator).tolist()
 
     pairs = [{"prompt_ids": ids(4 + i), "chosen_ids": ids(6), "rejected_ids": ids(5 + i)} for i in range(5)]
     near = [Row(ids(5), ids(3 + i)) for i in range(3)]
@@ -150,6 +152,26 @@ def test_kl_is_a_token_mean_and_zero_at_the_start(tiny: Path, tmp_path: Path):
     mean = trainer._token_mean(long, mask)
     assert mean > 0
     assert mean.item() == pytest.approx((short.sum() / (mask[:1].sum())).item(), rel=1e-5)  # twice the tokens, same value
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["plain head", "fused head"])
+def test_the_routers_auxiliary_loss_is_off(tmp_path: Path, plain: bool):
+    model = tiny_model("olmoe")
+    model.config.output_router_logits, model.config.router_aux_loss_coef = True, 0.5
+    model.save_pretrained(tmp_path / "moe")
+    tiny_tokenizer().save_pretrained(tmp_path / "moe")
+
+    def first(folder: str, **changes: Any) -> tuple[float, dict[str, list[float]]]:
+        trainer = tiny_trainer(tmp_path / "moe", tmp_path / folder, most=90, plain_head=plain, **changes)
+        trainer.model.train()
+        loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+        return loss.item(), trainer._metrics["train"]
+
+    loss, terms = first("off", lambda_near=0.1, lambda_out=0.2)
+    expected = terms["loss/pairs"][0] + 0.1 * terms["near/nll"][0] + 0.2 * terms["out/nll"][0]
+    assert terms["loss/pairs"][0] == pytest.approx(math.log(2), abs=1e-5)  # the policy is the reference
+    assert loss == pytest.approx(expected, abs=1e-5)
+    assert first("on", router_aux_loss_coef=0.5)[0] > loss + 0.1
 
 
 def test_schedule_walks_unequal_sets_at_their_own_pace():

@@ -143,9 +143,7 @@ def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None 
     plan = Plan(name, RECIPES[name], changed)
     for key in values:
         if key in _unread(plan):
-            raise UserError(
-                f"arm {name}: option {key} would change nothing: the arm fixes it or does not read it"
-            )
+            raise UserError(f"arm {name}: option {key} would change nothing: the arm fixes it or does not read it")
     losses, weights = plan.loss_type, changed.loss_weights
     if plan.recipe.objective == "pairs" and weights and len(weights) != len(losses):
         raise UserError(f"arm {name}: loss_weights has {len(weights)} numbers for {len(losses)} losses ({', '.join(losses)})")
