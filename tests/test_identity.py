@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def made(tmp_path, config: dict, shots: int = 0, example: str = "example") -> st
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("test", "validation")}
     task = {"dataset_path": "json", "dataset_kwargs": {"data_files": files}, **config}
-    (tmp_path / "made.yaml").write_text(json.dumps(task))
+    (tmp_path / "made.yaml").write_text(re.sub('"(!function [^"]*)"', r"\1", json.dumps(task)))
     return TaskSet([str(tmp_path / "made.yaml")], num_fewshot=shots).request_hashes(3)["made"]
 
 
@@ -107,6 +108,16 @@ def made(tmp_path, config: dict, shots: int = 0, example: str = "example") -> st
 )
 def test_another_prompt_answer_or_scoring_is_another_request(before, changed, tmp_path):
     assert made(tmp_path, before) == made(tmp_path, before) != made(tmp_path, before | changed)
+
+
+def test_a_helper_of_the_function_that_scores_is_part_of_the_request(tmp_path):
+    config, found = {**WRITTEN, "process_results": "!function utils.process_results"}, []
+    for best in (1, 2):
+        helper = f"def grade(text):\n    return len(text) * {best}\n"
+        scoring = "def process_results(doc, results):\n    return {'exact_match': grade(results[0])}\n"
+        (tmp_path / "utils.py").write_text(f"{helper}\n\n{scoring}")
+        found.append(made(tmp_path, config))
+    assert found[0] != found[1]
 
 
 def test_other_examples_before_the_question_are_another_request(tmp_path):
