@@ -69,8 +69,9 @@ def tune(backend: RewiringBackend) -> Tuning:
         raise UserError(
             f"method.tune=reference needs at least 5 references, of which it hides a fifth; there are {len(items)}"
         )
-    data = [[item.task, item.doc_id, item.pairs] for item in items]
-    identity = [backend.model_hash, cfg.model.dtype, asdict(cfg.method), asdict(cfg.references), asdict(cfg.embedder), data]
+    data = [[item.task, item.doc_id, item.question, item.pairs, item.gold, item.lengths] for item in items]
+    embedder = [cfg.embedder.name, cfg.embedder.model]
+    identity = [backend.model_hash, cfg.model.dtype, asdict(cfg.method), asdict(cfg.references), embedder, data]
     path = Path(cfg.results_dir) / "tuned" / f"{content_hash([*identity, cfg.seed])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
