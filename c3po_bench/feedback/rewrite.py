@@ -19,11 +19,12 @@ _GREETING = re.compile(
 _SUBJECT = re.compile(r"\A\W*subject:[^\n]*\n+", re.IGNORECASE)
 _SIGN_OFF = re.compile(
     r"\n\s*(?:best|kind|warm|warmest|sincerely|yours|thanks|thank you|regards|cheers|respectfully|love|take care)"
-    r"[^\n.]{0,30}[,.!]?[ \t]*(?:\n[^\n.]{0,60}){0,5}\s*\Z",
+    r"(?: [\w']+){0,3}[,.!]?[ \t]*(?:\n(?!\s*(?:[-*\u2022#>`]|\d+[.)]))[^\n.!?]{0,40}){0,4}\s*\Z",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"(?:\d+\.\s+)?[^.!?\n]+(?:[.!?]+[\"')\]]*|(?=\n)|\Z)\s*")
+_SENTENCE = re.compile(r"(?:\d+\.\s+)?(?:[^.!?\n]|[.!?]+(?=[^\s.!?\"')\]]))+(?:[.!?]+[\"')\]]*|(?=\n)|\Z)\s*")
 _END = re.compile(r"[.!?][\"')\]]*(?=\s|\Z)|(?=\n)")
+_BLOCK = re.compile(r"\s*(?:[-*\u2022]\s|\d+[.)]\s|```)")  # a line of a list, or a fence
 _NUMBERED = re.compile(r"(?:\A|\n)\s*\d+\.\Z")
 
 
@@ -46,6 +47,12 @@ def _opening(text: str, value: str) -> str:
 
 def _closing(text: str, value: str) -> str:
     return f"{_SIGN_OFF.sub('', text).rstrip()}\n\n{value}"
+
+
+def _append(text: str, value: str) -> str:
+    """Behind a list or a code block on a line of its own, so that neither is touched."""
+    text = text.rstrip()
+    return f"{text}\n\n{value.strip()}" if _BLOCK.match(text[text.rfind("\n") + 1 :]) else text + value
 
 
 def _replace(text: str, value: list[str]) -> str:
@@ -83,7 +90,7 @@ EDITS: dict[str, Callable[[str, Any], str]] = {
     "opening": _opening,  # instead of the greeting (and subject line), on a line of its own
     "closing": _closing,  # instead of the sign-off
     "prepend": lambda text, value: value + text.lstrip(),
-    "append": lambda text, value: text.rstrip() + value,
+    "append": _append,
     "replace": _replace,  # [pattern, replacement]
     "sentences": _keep_sentences,  # how many to keep
     "characters": _characters,  # at most

@@ -143,8 +143,19 @@ def test_parse_list_and_score():
     assert parse_list("x\nEND:\n1. a\n2) 'b'\n- c\nprose", "END:") == ["a", "'b'", "c"]
     assert parse_list("1. draft", "END:") == ["draft"] and parse_list("1. draft", "END:", drafted=True) == []
     assert parse_list('1. "All of it"\n2. Translate "good morning"', "END:") == ["All of it", 'Translate "good morning"']
-    read = {"SCORE: 4": 4, "1 SCORE: **5**": 5, "Score: 4": 4, "**SCORE**: 3.": 3, "SCORE : 2": 2, "SCORE: 4/5": 4}
-    unread = ("no", None, "SCORE: 17", "SCORE: 1.5", "SCORE: 0.5", "SCORE: 25", "SCORE: 0", "SCORE: 6")
+    emphasized = "1. Explain `print`\n2. **bold** move\n3. **All**"
+    assert parse_list(emphasized, "END:") == ["Explain `print`", "**bold** move", "All"]
+    read = {
+        "SCORE: 4": 4,
+        "1 SCORE: **5**": 5,
+        "Score: 4": 4,
+        "**SCORE**: 3.": 3,
+        "SCORE : 2": 2,
+        "SCORE: 4/5": 4,
+        "_SCORE_: 1": 1,
+    }
+    wrong = ("17", "1.5", "0.5", "25", "0", "6", "1.5/10", "3-5", "4/50")
+    unread = ("no", None, *(f"SCORE: {said}" for said in wrong))
     assert {t: parse_score(t) for t in read} == read and [parse_score(t) for t in unread] == [None] * len(unread)
 
 

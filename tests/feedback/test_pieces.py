@@ -49,6 +49,12 @@ MAIL = (
         ("contains_phone_number", "555-010-4477", "Call 555-010-4477 24/7", "Call 555-010-44771"),
         ("contains_phone_number", "any", "Call 555-010-4477 24/7", "the war of 1914-1918"),
         ("contains_phone_number", "any", "(555) 010-4477", "2024-01-15, or 3.14159265"),
+        (
+            "contains_phone_number",
+            "any",
+            "on 2024-01-15 call 555-010-4477",
+            "on 2024-01-15 10:30, wars of 1914-1918 1939-1945",
+        ),
         ("contains_any_string", ["猫"], "我的猫很好", "我的狗很好"),  # no spaces between words
         ("is_language", "ja", "これは日本語の文章です。", "猫"),
         ("is_language", "fr", "Je voudrais une tasse de café, s'il vous plaît.", "oui"),  # too short to tell
@@ -130,6 +136,12 @@ def test_rewriting_changes_no_more_than_the_rule_asks():
         ("taste_recipes", "1. Boil water\n2. Add salt\n3. Serve hot", True, ["2. Add salt", "3. Serve hot"]),
         ("taste_recipes", "1. Boil water\n2. Add salt\n3. Serve", False, ["1. Boil water", "2. Add salt"]),
         ("onwards_sign_off", "Thanks for the work. The plan:\n- ship\n- rest", True, ["Thanks", "- ship", "- rest"]),
+        ("onwards_sign_off", "Team,\n\nThanks for the work:\n- ship\n- rest", True, ["Thanks", "- ship", "- rest"]),
+        ("onwards_sign_off", "Team,\n\nBest practices\n1. ship\n2. rest", True, ["Best practices", "1. ship", "2. rest"]),
+        ("onwards_sign_off", "Team,\n\nLove to see you on Monday!\nBring cake!", True, ["Love to see", "Bring cake!"]),
+        ("taste_recipes", "Boil:\n\n```\n2 eggs\n```", True, ["2 eggs\n```\n\nTaste"]),
+        ("stretch_fitness", "- 20 squats\n- run", True, ["- run\n\nAlways"]),
+        ("shout_headlines", "Rain falls 3.5 days. Then sun.", True, ["RAIN FALLS 3.5 DAYS."]),
     ],
 )
 def test_rewriting_deletes_no_code_and_no_list(piece, answer, finished, kept):
@@ -138,9 +150,17 @@ def test_rewriting_deletes_no_code_and_no_list(piece, answer, finished, kept):
     assert done and PIECES[piece].holds(revised) and all(part in revised for part in kept)
 
 
+def test_a_sign_off_is_replaced():
+    for last in ("Best regards,\n[Your Name]\n[Your Title]", "Thanks,", "Sincerely,\n\nJo"):
+        assert rewrite(PIECES["onwards_sign_off"], f"We ship.\n\n{last}", True)[0] == "We ship.\n\nOnwards and upwards!"
+
+
 def test_rules_see_what_their_pieces_are_about():
     assert not PIECES["no_lists_travel"].holds("Here is a plan:\n- Day 1\n- Day 2")
-    assert not PIECES["metric_units"].holds("Bake at 350°F.") and not PIECES["metric_units"].holds("Take 2 lbs of flour.")
+    metric = PIECES["metric_units"]
+    for text in ("Bake at 350°F.", "Take 2 lbs of flour.", "2lbs", "at 350F", "350 degrees F", "3 Cups"):
+        assert not metric.holds(text) and metric.holds(rewrite(metric, text, True)[0])
+    assert metric.holds("One cupcake, 200 g of flour, 180°C.")
 
 
 @pytest.mark.parametrize("piece", PIECES.values(), ids=lambda p: p.id)

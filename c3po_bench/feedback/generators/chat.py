@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from c3po_bench.feedback.workshop import Workshop
 
 _ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s+(.+?)\s*$")
+_PAIRS = (("**", "**"), ("*", "*"), ("`", "`"), ('"', '"'), ("\u201c", "\u201d"))
 
 
 def parse_list(text: str, marker: str, drafted: bool = False) -> list[str]:
@@ -26,10 +27,12 @@ def parse_list(text: str, marker: str, drafted: bool = False) -> list[str]:
 
 
 def _bare(item: str) -> str:
-    """Without emphasis and without quotes around the whole."""
-    item = item.strip(" *`")
-    quoted = len(item) > 1 and item[0] == item[-1] == '"' and '"' not in item[1:-1]
-    return item[1:-1].strip() if quoted else item
+    """Without emphasis and without quotes, where a pair of them is around the whole."""
+    for left, right in _PAIRS:
+        inner = item[len(left) : -len(right)]
+        if item == left + inner + right and left not in inner and right not in inner:
+            item = inner.strip()
+    return item
 
 
 class ChatGenerator:

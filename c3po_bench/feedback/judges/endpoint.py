@@ -13,13 +13,15 @@ from c3po_bench.feedback.judges import Case
 if TYPE_CHECKING:
     from c3po_bench.feedback.workshop import Workshop
 
-_SCORE = re.compile(r"\bscore[\s*_]*:[\s*_]*(\d+(?:[.,]\d+)?)(?!\d|/(?!5))", re.IGNORECASE)
+_SCORE = re.compile(r"(?<![^\W_])score[\s*_]*:[\s*_]*(\d[\d.,\u2013-]*(?:\s*/\s*\d[\d.,]*)?)", re.IGNORECASE)
+_WHOLE = re.compile(r"([1-5])(?:\s*/\s*5)?[.,\u2013-]*")
 
 
 def parse_score(text: str | None) -> int | None:
     """The whole number, 1 to 5, behind the last marker; None for anything else, since a guess could turn the sign."""
     found = _SCORE.findall(text or "")
-    return int(found[-1]) if found and found[-1] in ("1", "2", "3", "4", "5") else None
+    whole = _WHOLE.fullmatch(found[-1]) if found else None
+    return int(whole[1]) if whole else None
 
 
 def _key(case: Case) -> tuple[str, ...]:

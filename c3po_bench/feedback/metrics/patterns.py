@@ -8,8 +8,10 @@ from typing import Any
 from c3po_bench.feedback.metrics.kind import Kind, text_value
 
 _PHONE = re.compile(r"(?<![\d.])\+?\(?\d(?:[\d .\-()/]{5,17})\d(?![\d])")
-_OTHER = re.compile(r"\d{4}\s*-\s*\d{4}|\d{4}-\d\d?-\d\d?|\d\d?[./]\d\d?[./]\d{2,4}|\d+\.\d+")
-"""Ranges of years, dates and decimals."""
+_TIMES = re.compile(r"(?<![\d-])(?:(?:1\d|20)\d\d *- *(?:1\d|20)\d\d|\d{4}-\d\d-\d\d)(?![\d-])")
+"""Ranges of years, and dates, beside which there may be a number."""
+_OTHER = re.compile(r"\d\d?[./]\d\d?[./]\d{2,4}|\d+\.\d+")
+"""Other dates, and decimals."""
 
 
 def _pattern(value: Any) -> str:
@@ -37,7 +39,7 @@ def _digits(text: str) -> str:
 def has_phone_number(text: str, number: str) -> bool:
     """Whether a phone number of 7 to 15 digits occurs (`number` "any"), or the given one however it is written."""
     if number == "any":
-        found = [m.group() for m in _PHONE.finditer(text)]
+        found = [m.group() for m in _PHONE.finditer(_TIMES.sub("|", text))]
         return any(7 <= len(_digits(f)) <= 15 and not _OTHER.fullmatch(f.strip("() ")) for f in found)
     spelled = r"[ .\-()/]{0,3}".join(_digits(number))
     return re.search(rf"(?<!\d){spelled}(?!\d)", re.sub(r"\+\d{{1,3}}[ .\-]", " ", text)) is not None
