@@ -114,21 +114,25 @@ def _measured(
     found: list[dict[str, Any]] = []
     drawn: dict[str, tuple[float, np.ndarray]] = {}
     changed: dict[str, tuple[float, np.ndarray]] = {}
+    names = sorted({_feedback(row) for rows in own.values() for row in rows.values()})
+    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / max(1, len(names))), size=draws)
     for place, (scope, rows) in enumerate(own.items()):
         for measure in MEASURES:
             keys = [key for key, row in rows.items() if _number(row.get(measure))]
             if not keys:
                 continue
             values = np.array([float(rows[key][measure]) for key in keys])
-            clusters = _clusters([rows[key] for key in keys])
-            drawing = (seed, place if clusters is None else 0)  # the same feedbacks are drawn in all scopes
-            means = paired.bootstrap_means(values, draws=draws, seed=drawing, clusters=clusters)
+            whose = np.searchsorted(names, [_feedback(rows[key]) for key in keys])
+            means = _means(values, whose, weights, (seed, place))
             row = {"scope": scope, "measure": measure, "n": len(keys), "mean": float(values.mean())}
             row |= _bounds("low", "high", row["mean"], means)
             theirs = other.get(scope) or {}
-            if all(key in theirs and _number(theirs[key].get(measure)) for key in keys):
-                gap = values - np.array([float(theirs[key][measure]) for key in keys])
-                moved = paired.bootstrap_means(gap, draws=draws, seed=drawing, clusters=clusters)
+            both = np.array([_number(theirs[key].get(measure)) if key in theirs else False for key in keys])
+            if both.any() and all(key in theirs for key in keys):
+                gap = values[both] - np.array(
+                    [float(theirs[key][measure]) for key, one in zip(keys, both, strict=True) if one]
+                )
+                moved = _means(gap, whose[both], weights, (seed, place))
                 row |= {"difference": float(gap.mean())} | _bounds("diff_low", "diff_high", float(gap.mean()), moved)
                 if measure == "score":
                     changed[scope] = (float(gap.mean()), moved)
@@ -157,9 +161,19 @@ def _bounds(low: str, high: str, value: float, means: np.ndarray) -> dict[str, A
     return {low: interval.low, high: interval.high}
 
 
-def _clusters(rows: Sequence[dict[str, Any]]) -> np.ndarray | None:
-    names = [str(row.get("feedback_id")) for row in rows]
-    return np.array(names) if len(set(names)) >= MIN_CLUSTERS else None
+def _means(values: np.ndarray, whose: np.ndarray, weights: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
+    """Bootstrap means over prompts, or, of ten feedbacks or more, over feedbacks.
+
+    `weights` says how often each feedback is drawn: ``[draws, feedbacks]``, the same for all scopes and measures.
+    """
+    if len(set(whose)) < MIN_CLUSTERS:
+        return paired.bootstrap_means(values, draws=len(weights), seed=seed)
+    sums = weights @ np.bincount(whose, weights=values, minlength=weights.shape[1])
+    return sums / np.maximum(1, weights @ np.bincount(whose, minlength=weights.shape[1]))
+
+
+def _feedback(row: dict[str, Any]) -> str:
+    return str(row.get("feedback_id"))
 
 
 def _number(value: Any) -> bool:

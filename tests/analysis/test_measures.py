@@ -73,10 +73,26 @@ def test_a_judgement_that_could_not_be_had_is_left_out():
 
 def test_feedbacks_are_drawn_together_in_all_scopes():
     """Where a piece leaks exactly as much as it is followed, S_overall is a constant, and so is every draw of it."""
-    pieces = {f"p{i}": i % 2 for i in range(20)}
-    own = {
-        scope: {(scope, i): {"score": float(v), "feedback_id": name} for i, (name, v) in enumerate(pieces.items())}
-        for scope in ("in", "near", "out")
-    }
-    overall = _measured(own, {}, draws=500, seed=0)[-1]
-    assert overall["scope"] == "overall" and [overall[k] for k in ("low", "mean", "high")] == pytest.approx([0.5] * 3)
+
+    def bounds(scope, leak):
+        own = {
+            name: {
+                (name, i): {"score": float(leak(v) if name != "in" else v), "feedback_id": f"p{i}"}
+                for i, v in enumerate(pieces)
+            }
+            for name in ("in", "near", "out")
+        }
+        row = next(row for row in _measured(own, {}, draws=500, seed=0) if row["scope"] == scope)
+        return [row[k] for k in ("low", "mean", "high")]
+
+    pieces = [i * 7 % 4 / 3 for i in range(20)]
+    assert bounds("overall", lambda v: v) == pytest.approx([0.5] * 3)
+    assert bounds("overall", lambda v: 1 - v) == pytest.approx(bounds("in", lambda v: 1 - v))  # S_overall is S_in then
+
+
+def test_a_gap_of_the_other_arm_costs_one_prompt_of_the_difference():
+    def rows(values):
+        return {"in": {("in", i): {"score": value, "feedback_id": "p"} for i, value in enumerate(values)}}
+
+    (row,) = _measured(rows([1.0, 1.0, 0.0]), rows([0.0, None, 0.0]), draws=50, seed=0)
+    assert (row["n"], row["difference"]) == (3, 0.5)
