@@ -114,8 +114,8 @@ def _measured(
     found: list[dict[str, Any]] = []
     drawn: dict[str, tuple[float, np.ndarray]] = {}
     changed: dict[str, tuple[float, np.ndarray]] = {}
-    names = sorted({_feedback(row) for rows in own.values() for row in rows.values()})
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / max(1, len(names))), size=draws)
+    names = sorted({_feedback(row) for rows in own.values() for row in rows.values()}) or [""]
+    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     for place, (scope, rows) in enumerate(own.items()):
         for measure in MEASURES:
             keys = [key for key, row in rows.items() if _number(row.get(measure))]

@@ -96,3 +96,7 @@ def test_a_gap_of_the_other_arm_costs_one_prompt_of_the_difference():
 
     (row,) = _measured(rows([1.0, 1.0, 0.0]), rows([0.0, None, 0.0]), draws=50, seed=0)
     assert (row["n"], row["difference"]) == (3, 0.5)
+
+
+def test_a_run_without_feedback_has_nothing_to_measure():
+    assert _measured({}, {}, draws=5, seed=0) == []
