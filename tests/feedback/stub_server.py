@@ -11,10 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Reply = Callable[[dict[str, Any], int], Any]
+LIMIT = "<limit>"
 
 
 class Stub:
-    """`reply(body, times asked before)` returns a text, an HTTP status, or one of ``hang``, ``cut`` and ``garbage``."""
+    """`reply(body, times asked before)` returns a text, an HTTP status, or one of ``hang``, ``cut`` and ``garbage``.
+
+    A text that ends with `LIMIT` is sent without it, as one that was cut at the token limit.
+    """
 
     def __init__(self, reply: Reply) -> None:
         self.reply, self.asked, self.completed = reply, [], 0
@@ -37,7 +41,9 @@ class Stub:
         if isinstance(answer, int):
             status, raw = answer, json.dumps({"detail": self.said}).encode()
         elif answer not in ("garbage", "cut"):
-            raw = json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
+            message = {"role": "assistant", "content": answer.removesuffix(LIMIT)}
+            reason = "length" if answer.endswith(LIMIT) else "stop"
+            raw = json.dumps({"choices": [{"message": message, "finish_reason": reason}]}).encode()
             with self.lock:
                 self.completed += 1
         handler.send_response(status)

@@ -17,7 +17,7 @@ import pytest
 
 from c3po_bench.errors import UserError
 from c3po_bench.feedback import generators, instructions, judges
-from c3po_bench.feedback.chats import open_chat
+from c3po_bench.feedback.chats import Reply, open_chat, recorded
 from c3po_bench.feedback.chats.endpoint import EndpointChat
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
 from c3po_bench.feedback.generators.chat import parse_list
@@ -25,9 +25,11 @@ from c3po_bench.feedback.judges import Case, open_judge
 from c3po_bench.feedback.judges.endpoint import parse_score
 from c3po_bench.feedback.ledger import Ledger, call_key
 from c3po_bench.feedback.library import find
+from c3po_bench.feedback.revisers import Draft
+from c3po_bench.feedback.revisers.critique import CritiqueReviser
 from c3po_bench.feedback.synthesis import write_prompts
 from c3po_bench.feedback.workshop import Workshop
-from tests.feedback.stub_server import serve
+from tests.feedback.stub_server import LIMIT, serve
 
 PIECE = find(["ahoy_greeting"])[0]
 
@@ -45,11 +47,15 @@ def ask(*texts: str) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": text}] for text in texts]
 
 
+def texts_of(replies: list[Reply | None]) -> list[str | None]:
+    return [reply and reply.text for reply in replies]
+
+
 @pytest.mark.parametrize("failure", [429, 500, "hang", "cut", "garbage"])
 def test_passing_failures_are_retried(tmp_path: Path, failure: Any):
     with serve(lambda body, before: failure if before == 0 else "fine") as stub:
         chat = open_chat(chat_config(stub.url), workshop(tmp_path))
-        assert chat.complete("stage", ask("a", "b")) == ["fine", "fine"]
+        assert texts_of(chat.complete("stage", ask("a", "b"))) == ["fine", "fine"]
         assert len(stub.asked) == 4
 
 
@@ -62,14 +68,38 @@ def test_lasting_failures_are_counted_gaps_and_nothing_is_paid_twice(tmp_path: P
 
     with serve(reply) as stub:
         shop = workshop(tmp_path)
-        assert open_chat(chat_config(stub.url), shop).complete("stage", ask("a", "bad", "b")) == ["fine", None, "fine"]
+        replies = open_chat(chat_config(stub.url), shop).complete("stage", ask("a", "bad", "b"))
+        assert texts_of(replies) == ["fine", None, "fine"]
         assert shop.counts["failed_calls"] == 1
         assert "1 of 3 calls" in caplog.text and "left out" in caplog.text
         assert ("concurrency=1" in caplog.text) == (failure == "hang")  # what a slow server needs
         down = False
         again = open_chat(chat_config(stub.url), workshop(tmp_path))
-        assert again.complete("stage", ask("a", "bad", "b")) == ["fine"] * 3
+        assert texts_of(again.complete("stage", ask("a", "bad", "b"))) == ["fine"] * 3
         assert stub.completed == 3  # the two answered calls were not made again
+
+
+def test_a_text_that_was_cut_is_remembered_as_cut(tmp_path: Path):
+    """A cut list loses its last item, a cut revision has no end; a ledger of texts alone is still read."""
+    shop = workshop(tmp_path, n_in=8, n_near=8, n_out=4, n_categories=2)
+    with serve(lambda body, before: f"{instructions.REVISED} Ahoy! We meet on{LIMIT}") as stub:
+        shop.cfg.reviser.writer = chat_config(stub.url)
+        for _ in range(2):  # the second time from the ledger
+            found = CritiqueReviser(shop).revise(PIECE, [Draft("p", "Hi. We meet on Monday.", True)])
+            assert found == [("Ahoy! We meet on", False)]
+            shop.reopen()
+
+    def cut(body: dict[str, Any], before: int) -> str:
+        return listing(body, before) + ("" if "kinds of situations" in str(body) else LIMIT)
+
+    with serve(cut) as stub:
+        shop.cfg.generator = chat_config(stub.url)
+        written = [e.prompt for e in write_prompts(PIECE, shop) if e.scope != "out"]
+    assert len(written) == 12 and not any(prompt.endswith("4") for prompt in written)
+    assert shop.counts["missing_prompts"] == 4
+    ledger = shop.ledger("old")
+    ledger.put({"a": "a text"})
+    assert recorded(ledger, "a") == Reply("a text", True) and recorded(ledger, "b") is None
 
 
 def test_what_will_not_pass_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -187,7 +217,7 @@ def test_an_interrupt_stops_paid_calls(tmp_path: Path):
         chat = EndpointChat(chat_config(stub.url, concurrency=2), workshop(tmp_path))
         try:
             with pytest.raises(KeyboardInterrupt):
-                chat.complete("x", [[{"role": "user", "content": str(i)}] for i in range(40)])
+                chat.complete("x", ask(*map(str, range(40))))
         finally:
             signal.signal(signal.SIGINT, before)
         time.sleep(0.3)
@@ -198,16 +228,16 @@ def test_a_call_that_is_refused_is_a_gap_once_others_are_answered(tmp_path: Path
     def reply(body: dict[str, Any], before: int) -> Any:
         return 400 if "too long" in body["messages"][0]["content"] else "text"
 
-    def ask(chat: EndpointChat, *texts: str) -> list[str | None]:
-        return chat.complete("x", [[{"role": "user", "content": text}] for text in texts])
+    def said(chat: EndpointChat, *texts: str) -> list[str | None]:
+        return texts_of(chat.complete("x", ask(*texts)))
 
     with serve(reply) as stub:
         with pytest.raises(UserError, match="400"):  # nothing was ever answered: it is the settings
-            ask(EndpointChat(chat_config(stub.url), workshop(tmp_path)), "too long")
+            said(EndpointChat(chat_config(stub.url), workshop(tmp_path)), "too long")
         chat = EndpointChat(chat_config(stub.url, concurrency=1), workshop(tmp_path))
-        assert ask(chat, "a", "too long", "b") == ["text", None, "text"] and chat.workshop.counts["failed_calls"] == 1
+        assert said(chat, "a", "too long", "b") == ["text", None, "text"] and chat.workshop.counts["failed_calls"] == 1
         again = EndpointChat(chat_config(stub.url), workshop(tmp_path))
-        assert ask(again, "too long", "a") == [None, "text"]
+        assert said(again, "too long", "a") == [None, "text"]
         assert len(stub.asked) == 5  # one refusal each time, none tried twice
 
 
@@ -216,7 +246,7 @@ def test_two_servers_with_one_model_name_are_asked_apart(tmp_path: Path):
     for name in ("one", "two"):
         with serve(lambda body, before, name=name: name) as stub:
             chat = EndpointChat(chat_config(stub.url), workshop(tmp_path))
-            answers += chat.complete("x", [[{"role": "user", "content": "hi"}]])
+            answers += texts_of(chat.complete("x", ask("hi")))
     assert answers == ["one", "two"]
 
 
@@ -276,13 +306,13 @@ def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: 
     script = textwrap.dedent("""
         import sys
         from types import SimpleNamespace
-        from c3po_bench.feedback.chats import open_chat
+        from c3po_bench.feedback.chats import Reply, open_chat, recorded
         from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
         from c3po_bench.feedback.workshop import Workshop
         config = ChatConfig(kind="openai", model="stub", base_url=sys.argv[1], concurrency=2, backoff=0.01)
         shop = Workshop(FeedbackConfig(cache_dir=sys.argv[2]), SimpleNamespace(hash="none"), 0)
         asked = [[{"role": "user", "content": f"call {i}"}] for i in range(20)]
-        sys.stdout.write(",".join(open_chat(config, shop).complete("stage", asked)))
+        sys.stdout.write(",".join(reply.text for reply in open_chat(config, shop).complete("stage", asked)))
     """)
 
     def slow(body: dict[str, Any], before: int) -> str:

@@ -1,18 +1,19 @@
 """Who writes free text: a chat model behind an endpoint, or a local one.
 
-A chat is a class with ``complete(stage, conversations) -> list[str | None]`` (None = a counted gap). A new one is one
+A chat is a class with ``complete(stage, conversations) -> list[Reply | None]`` (None = a counted gap). A new one is one
 file here and one line of `CHATS`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from c3po_bench.errors import unknown
 
 if TYPE_CHECKING:
     from c3po_bench.feedback.config import ChatConfig
+    from c3po_bench.feedback.ledger import Ledger
     from c3po_bench.feedback.workshop import Workshop
 
 CHATS = {
@@ -23,11 +24,26 @@ CHATS = {
 Conversation = list[dict[str, str]]  # [{"role": "user", "content": ...}, ...]
 
 
+class Reply(NamedTuple):
+    """What a chat said; `finished` is false where it was cut at the token limit."""
+
+    text: str
+    finished: bool = True
+
+
+def recorded(ledger: Ledger, key: str) -> Reply | None:
+    """The reply that a ledger holds under `key`; of a plain text, as once written, nobody knows that it was cut."""
+    value = ledger.get(key)
+    if value is None:
+        return None
+    return Reply(value) if isinstance(value, str) else Reply(**value)
+
+
 class Chat(Protocol):
     """Answers conversations, remembering every answer in a ledger."""
 
-    def complete(self, stage: str, conversations: list[Conversation]) -> list[str | None]:
-        """One text for each conversation, in order."""
+    def complete(self, stage: str, conversations: list[Conversation]) -> list[Reply | None]:
+        """One reply for each conversation, in order."""
         ...
 
 

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
+from c3po_bench.feedback.chats import Reply, recorded
 from c3po_bench.feedback.ledger import call_key
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT = 60.0  # seconds
+CUT = ("length", "content_filter")  # finish reasons of texts that stop in the middle
 
 
 class PassingFailure(Exception):
@@ -56,8 +58,8 @@ class EndpointChat:
         self._said = self._stopped = self._answered = False
         self._count = threading.Lock()
 
-    def complete(self, stage: str, conversations: list[Conversation]) -> list[str | None]:
-        """One text for each conversation; None where every attempt failed (counted under ``failed_calls``)."""
+    def complete(self, stage: str, conversations: list[Conversation]) -> list[Reply | None]:
+        """One reply for each conversation; None where every attempt failed (counted under ``failed_calls``)."""
         ledger = self.workshop.ledger(stage)
         params = self._parameters()
         keys = [call_key(stage=stage, server=self.cfg.base_url, messages=c, **params) for c in conversations]
@@ -79,7 +81,7 @@ class EndpointChat:
                     "%s: %d of %d calls to %s failed after %d attempts and are left out (last: %s)",
                     stage, len(failed), len(missing), self.cfg.base_url, self.cfg.retries + 1, failed[-1],
                 )  # fmt: skip
-        return [ledger.get(key) for key in keys]
+        return [recorded(ledger, key) for key in keys]
 
     def _parameters(self) -> dict[str, Any]:
         cfg = self.cfg
@@ -94,7 +96,7 @@ class EndpointChat:
             if self._stopped:
                 break
             try:
-                text = self._post({**params, "messages": conversation})
+                reply = self._post({**params, "messages": conversation})
             except PassingFailure as failure:
                 reason = str(failure)
                 self._say_once(reason)
@@ -105,7 +107,7 @@ class EndpointChat:
                 self._say_once(str(refusal))
                 return str(refusal)
             self._answered = True
-            ledger.put({key: text})
+            ledger.put({key: reply._asdict()})
             return None
         return reason
 
@@ -120,8 +122,8 @@ class EndpointChat:
         wait = self.cfg.backoff * 2**attempt * random.uniform(0.5, 1.5)
         return min(LONGEST_WAIT, wait if asked is None else max(asked, 0.0))
 
-    def _post(self, body: dict[str, Any]) -> str:
-        """The text of one completion."""
+    def _post(self, body: dict[str, Any]) -> Reply:
+        """One completion."""
         headers = {"Content-Type": "application/json"}
         key = os.environ.get(self.cfg.api_key_env)
         if key:
@@ -143,12 +145,13 @@ class EndpointChat:
         except (OSError, http.client.HTTPException) as error:  # the latter: an answer that was cut off
             raise PassingFailure(str(getattr(error, "reason", error)) or type(error).__name__) from None
         try:
-            text = json.loads(raw)["choices"][0]["message"]["content"]
+            choice = json.loads(raw)["choices"][0]
+            text = choice["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
             raise PassingFailure(f"malformed answer {raw[:60]!r}") from None
         if not isinstance(text, str):
             raise PassingFailure("an answer without text")
-        return text
+        return Reply(text, choice.get("finish_reason") not in CUT)
 
     def _http_failure(self, error: urllib.error.HTTPError) -> Exception:
         if error.code in (408, 409, 425, 429) or error.code >= 500:

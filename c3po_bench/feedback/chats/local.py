@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.answering import Answer, answer_all, settings
+from c3po_bench.feedback.chats import Reply, recorded
 from c3po_bench.feedback.config import GenerationConfig
 from c3po_bench.feedback.ledger import call_key
 
@@ -41,8 +42,8 @@ class LocalChat:
         assert self._loaded is not None
         return self._loaded
 
-    def complete(self, stage: str, conversations: list[Conversation]) -> list[str | None]:
-        """One text for each conversation."""
+    def complete(self, stage: str, conversations: list[Conversation]) -> list[Reply | None]:
+        """One reply for each conversation."""
         ledger = self.workshop.ledger(stage)
         generation = GenerationConfig(
             max_new_tokens=self.cfg.max_tokens, temperature=self.cfg.temperature, top_p=self.cfg.top_p,
@@ -54,13 +55,13 @@ class LocalChat:
         if any(key not in ledger for key in keys):
             model, tokenizer = self._model()
             prompts = [_ids(tokenizer, c) for c in conversations]
-            known = [Answer(ledger[k], True, 0) if k in ledger else None for k in keys]
+            known = [Answer(r.text, r.finished, 0) if (r := recorded(ledger, k)) else None for k in keys]
             with contextlib.nullcontext() if self.cfg.model else self.workshop.subject.unadapted():
                 answer_all(
                     model, tokenizer, prompts, generation, self.workshop.seed, known,
-                    lambda found: ledger.put((keys[i], answer.text) for i, answer in found.items()),
+                    lambda found: ledger.put((keys[i], Reply(a.text, a.finished)._asdict()) for i, a in found.items()),
                 )  # fmt: skip
-        return [ledger.get(key) for key in keys]
+        return [recorded(ledger, key) for key in keys]
 
 
 def _ids(tokenizer: Any, conversation: Conversation) -> list[int]:

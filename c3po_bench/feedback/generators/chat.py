@@ -9,6 +9,7 @@ from c3po_bench.feedback import instructions
 from c3po_bench.feedback.chats import open_chat
 
 if TYPE_CHECKING:
+    from c3po_bench.feedback.chats import Reply
     from c3po_bench.feedback.records import Feedback
     from c3po_bench.feedback.workshop import Workshop
 
@@ -35,6 +36,14 @@ def _bare(item: str) -> str:
     return item
 
 
+def _listed(reply: Reply | None, drafted: bool = False) -> list[str]:
+    """The items of a reply; the last one of a reply that was cut is no whole item."""
+    if reply is None:
+        return []
+    items = parse_list(reply.text, instructions.FINAL, drafted)
+    return items if reply.finished else items[:-1]
+
+
 class ChatGenerator:
     """Asks for categories, then for in-scope and near-scope prompts."""
 
@@ -44,17 +53,16 @@ class ChatGenerator:
 
     def categories(self, piece: Feedback, n: int) -> list[str]:
         """One call."""
-        text = self.chat.complete("categories", [instructions.categories(piece, n)])[0]
-        found = parse_list(text or "", instructions.FINAL)[:n]
+        found = _listed(self.chat.complete("categories", [instructions.categories(piece, n)])[0])[:n]
         self.workshop.count("missing_categories", n - len(found))
         return found
 
     def prompts(self, piece: Feedback, scope: str, wanted: dict[str, int]) -> dict[str, list[str]]:
         """One call a category; a short list stays with its own category and is counted under ``missing_prompts``."""
         ask = instructions.in_scope if scope == "in" else instructions.near_scope
-        texts = self.chat.complete(f"{scope}_prompts", [ask(piece, c, n) for c, n in wanted.items()])
+        replies = self.chat.complete(f"{scope}_prompts", [ask(piece, c, n) for c, n in wanted.items()])
         found = {}
-        for (category, n), text in zip(wanted.items(), texts, strict=True):
-            found[category] = parse_list(text or "", instructions.FINAL, drafted=scope == "near")[:n]
+        for (category, n), reply in zip(wanted.items(), replies, strict=True):
+            found[category] = _listed(reply, drafted=scope == "near")[:n]
             self.workshop.count("missing_prompts", n - len(found[category]))
         return found

@@ -44,7 +44,8 @@ class EndpointJudge:
         if asked:
             forward = [instructions.judge(c.piece, c.prompt, c.baseline, c.response) for c in asked.values()]
             backward = [instructions.judge(c.piece, c.prompt, c.response, c.baseline) for c in asked.values()]
-            numbers = [parse_score(text) for text in self.chat.complete("judge", forward + backward)]
+            replies = self.chat.complete("judge", forward + backward)
+            numbers = [parse_score(reply.text if reply else None) for reply in replies]
             self.workshop.count("unparsed_judgements", sum(n is None for n in numbers))
             pairs = zip(numbers[: len(asked)], numbers[len(asked) :], strict=True)
             self._known |= {key: self._combine(*pair) for key, pair in zip(asked, pairs, strict=True)}

@@ -22,14 +22,14 @@ class CritiqueReviser:
         self.chat = open_chat(workshop.cfg.reviser.writer, workshop)
 
     def revise(self, piece: Feedback, drafts: Sequence[Draft]) -> list[tuple[str, bool] | None]:
-        """A gap where the call failed or the answer lacks the marker (``unparsed_revisions``)."""
+        """A gap where the call failed or the answer lacks the marker (``unparsed_revisions``); a cut revision stays cut."""
         asked = [instructions.critique(piece, d.prompt, d.answer) for d in drafts]
         revised: list[tuple[str, bool] | None] = []
-        for text in self.chat.complete("revisions", asked):
-            _, marker, tail = (text or "").rpartition(instructions.REVISED)
-            if marker and tail.strip():
-                revised.append((tail.strip(), True))
+        for reply in self.chat.complete("revisions", asked):
+            _, marker, tail = (reply.text if reply else "").rpartition(instructions.REVISED)
+            if reply and marker and tail.strip():
+                revised.append((tail.strip(), reply.finished))
             else:
-                self.workshop.count("unparsed_revisions", int(text is not None))
+                self.workshop.count("unparsed_revisions", int(reply is not None))
                 revised.append(None)
         return revised
