@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from c3po_bench.errors import UserError
+from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.general import builtin, general_prompts
 from c3po_bench.feedback.library import find, load_library
 from c3po_bench.feedback.metrics import KINDS, Kind
@@ -14,6 +15,8 @@ from c3po_bench.feedback.metrics.language import detect
 from c3po_bench.feedback.records import parse_feedback
 from c3po_bench.feedback.rewrite import edits_of, rewrite
 from c3po_bench.feedback.scenes import expand, scene_of
+from c3po_bench.feedback.synthesis import write_prompts
+from c3po_bench.feedback.workshop import Workshop
 
 PIECES = load_library()
 MAIL = (
@@ -170,6 +173,14 @@ def test_every_piece_has_prompts_offline_and_scopes_do_not_overlap(piece):
     assert min(map(len, prompts.values())) >= 90
     assert not set(prompts["in"]) & set(prompts["near"])
     assert not any("{" in p for p in prompts["in"] + prompts["near"])
+
+
+def test_a_scene_with_too_few_prompts_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    shop = Workshop(FeedbackConfig(cache_dir=str(tmp_path), n_in=9999, n_near=8, n_out=4), None, seed=0)
+    for _ in range(2):
+        written = [e for e in write_prompts(PIECES["ahoy_greeting"], shop) if e.scope == "in"]
+        assert shop.counts["missing_prompts"] == 9999 - len(written) > 0
+    assert caplog.text.count("asked for") == 1 and "9999 in-scope" in caplog.text
 
 
 def test_general_set():
