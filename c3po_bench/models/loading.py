@@ -142,7 +142,12 @@ def _content(cfg: ModelConfig, path: str, model: Any) -> str:
         return ""
     if not Path(path).is_dir():
         return str(getattr(model.config, "_commit_hash", None))
-    files = sorted(file for file in Path(path).iterdir() if file.suffix in READ)
+    return folder_hash(Path(path))
+
+
+def folder_hash(folder: Path) -> str:
+    """What identifies the model in a folder: the files that loading may read."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in READ)
     return content_hash([[file.name, _file_hash(file)] for file in files])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from c3po_bench.errors import UserError
 from c3po_bench.feedback import generators, instructions, judges
@@ -222,6 +224,36 @@ def test_an_interrupt_stops_paid_calls(tmp_path: Path):
             signal.signal(signal.SIGINT, before)
         time.sleep(0.3)
         assert len(stub.asked) < 10
+        assert texts_of(chat.complete("x", ask("39"))) == ["text"]  # whoever caught the interrupt may ask again
+
+
+def test_what_ends_the_run_does_not_wait_for_retries(tmp_path: Path):
+    with serve(lambda body, before: 500 if "slow" in str(body) else time.sleep(0.2) or 401) as stub:
+        chat = EndpointChat(chat_config(stub.url, backoff=20.0), workshop(tmp_path))
+        started = time.monotonic()
+        with pytest.raises(UserError, match="401"):
+            chat.complete("x", ask("wrong", "slow"))
+        assert time.monotonic() - started < 5 and len(stub.asked) == 2
+
+
+def test_a_local_model_is_known_by_its_files(tiny: Path, tmp_path: Path):
+    """Another place is the same model, other weights at the same place are not."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    shop = Workshop(FeedbackConfig(cache_dir=str(tmp_path / "cache")), SimpleNamespace(model=SimpleNamespace(device="cpu")), 0)
+
+    def known() -> int:
+        chat = open_chat(ChatConfig(kind="transformers", model=str(folder), max_tokens=2, temperature=0.0), shop)
+        chat.complete("x", ask("hi"))
+        return len(shop.ledger("x"))
+
+    assert known() == 1
+    folder = folder.rename(tmp_path / "moved")
+    assert known() == 1
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    next(model.parameters()).data += 0.5
+    model.save_pretrained(folder)
+    assert known() == 2
 
 
 def test_a_call_that_is_refused_is_a_gap_once_others_are_answered(tmp_path: Path):

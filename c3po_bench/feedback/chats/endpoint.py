@@ -13,7 +13,6 @@ import logging
 import os
 import random
 import threading
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +54,8 @@ class EndpointChat:
             raise UserError(f"the endpoint {cfg.base_url} needs a model: set the chat's model")
         self.cfg, self.workshop = cfg, workshop
         self.calls = 0
-        self._said = self._stopped = self._answered = False
+        self._said = self._answered = False
+        self._stop = threading.Event()
         self._count = threading.Lock()
 
     def complete(self, stage: str, conversations: list[Conversation]) -> list[Reply | None]:
@@ -67,12 +67,13 @@ class EndpointChat:
         self._answered |= any(k in ledger for k in keys)
         if missing:
             asked = dict(zip(keys, conversations, strict=True))
+            self._stop.clear()
             with ThreadPoolExecutor(max(1, min(self.cfg.concurrency, len(missing)))) as pool:
                 jobs = {key: pool.submit(self._once, asked[key], params, ledger, key) for key in missing}
                 try:
                     failed = [f for f in (job.result() for job in jobs.values()) if f]
                 except BaseException:  # an interrupt, too: nothing more is to be paid for
-                    self._stopped = True
+                    self._stop.set()
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
             if failed:
@@ -93,7 +94,7 @@ class EndpointChat:
         """Make one call and record its answer; returns the last failure's reason when it is given up."""
         reason = ""
         for attempt in range(self.cfg.retries + 1):
-            if self._stopped:
+            if self._stop.is_set():
                 break
             try:
                 reply = self._post({**params, "messages": conversation})
@@ -101,7 +102,7 @@ class EndpointChat:
                 reason = str(failure)
                 self._say_once(reason)
                 if attempt < self.cfg.retries:
-                    time.sleep(self._wait(attempt, failure.wait))
+                    self._stop.wait(self._wait(attempt, failure.wait))
                 continue
             except Refused as refusal:
                 self._say_once(str(refusal))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
@@ -10,6 +12,7 @@ from c3po_bench.feedback.answering import Answer, answer_all, settings
 from c3po_bench.feedback.chats import Reply, recorded
 from c3po_bench.feedback.config import GenerationConfig
 from c3po_bench.feedback.ledger import call_key
+from c3po_bench.models.loading import folder_hash
 
 if TYPE_CHECKING:
     from c3po_bench.feedback.chats import Conversation
@@ -42,6 +45,14 @@ class LocalChat:
         assert self._loaded is not None
         return self._loaded
 
+    @cached_property
+    def _who(self) -> str:
+        """What identifies the model: the files of a folder, wherever it is; the name of one from the hub."""
+        if not self.cfg.model:
+            return self.workshop.subject.hash
+        folder = Path(self.cfg.model)
+        return folder_hash(folder) if folder.is_dir() else self.cfg.model
+
     def complete(self, stage: str, conversations: list[Conversation]) -> list[Reply | None]:
         """One reply for each conversation."""
         ledger = self.workshop.ledger(stage)
@@ -49,9 +60,8 @@ class LocalChat:
             max_new_tokens=self.cfg.max_tokens, temperature=self.cfg.temperature, top_p=self.cfg.top_p,
             batch=self.workshop.cfg.answers.batch,
         )  # fmt: skip
-        who = self.cfg.model or self.workshop.subject.hash
         params = settings(generation) | ({"seed": self.workshop.seed} if self.cfg.temperature > 0 else {})
-        keys = [call_key(stage=stage, model=who, messages=c, params=params) for c in conversations]
+        keys = [call_key(stage=stage, model=self._who, messages=c, params=params) for c in conversations]
         if any(key not in ledger for key in keys):
             model, tokenizer = self._model()
             prompts = [_ids(tokenizer, c) for c in conversations]
