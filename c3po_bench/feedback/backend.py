@@ -68,8 +68,8 @@ class FeedbackBackend:
         def load() -> Any:
             return studio_of(cfg).tests
 
-        def scorer(doc: dict[str, Any], response: str) -> float:
-            return studio_of(cfg).score(doc, response)
+        def scorer(rows: Sequence[dict[str, Any]]) -> list[float | None]:
+            return studio_of(cfg).scores(rows)
 
         made = feedback_tasks.task_configs(load, scorer, cfg.feedback, list(feedback_tasks.SCOPE_OF))
         return {feedback_tasks.GROUP: made, **{name: {name: config} for name, config in made.items()}}

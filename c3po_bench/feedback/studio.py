@@ -79,11 +79,6 @@ class Studio:
         self.judged += self.workshop.counts - before
         return found
 
-    def score(self, doc: dict[str, Any], response: str) -> float:
-        """One signed score for lm-eval; a judgement that could not be had counts 0 and is counted."""
-        value = self.scores([{**doc, "response": response}])[0]
-        return 0.0 if value is None else value
-
     def judge_report(self) -> dict[str, float]:
         """What the judges have to say of themselves."""
         return {name: value for judge in self._judges.values() for name, value in judge.report().items()}

@@ -21,14 +21,22 @@ GROUP = "feedback"
 TASKS = {"in": "in_scope", "near": "near_scope", "out": "out_of_scope"}
 SCOPE_OF = {task: scope for scope, task in TASKS.items()}
 METRIC = "score"
-Scorer = Callable[[dict[str, Any], str], float]
+Scorer = Callable[[Sequence[dict[str, Any]]], list[float | None]]
+"""Signed scores of rows (documents with a ``response``); None where a judgement could not be had."""
 
 
 class FeedbackTask(ConfigurableTask):
     """Puts the id of a document's piece into the request, beside lm-eval's own generation settings."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        self._scorer: Scorer = config["scorer"]
+        super().__init__(config={key: value for key, value in config.items() if key not in ("class", "scorer")})
+
+    def apply_filters(self) -> Any:
+        """lm-eval's; then all answers are judged at once, for a judge's calls run side by side and are remembered."""
+        kept = super().apply_filters()
+        self._scorer([_row(i.doc, answer) for i in self.instances for answer in i.filtered_resps.values()])
+        return kept
 
     def construct_requests(self, doc: dict, ctx: Any, **kwargs: Any) -> Instance:  # type: ignore[override]
         """One request; the answering model must know whose feedback it is."""
@@ -50,6 +58,10 @@ def documents(materials: Sequence[Material], scope: str) -> list[dict[str, Any]]
         }
         for piece_id, e in (found for turn in turns for found in turn if found is not None)
     ]  # fmt: skip
+
+
+def _row(doc: dict[str, Any], response: str) -> dict[str, Any]:
+    return {**doc, "response": response}
 
 
 def _prompt(doc: dict[str, Any]) -> str:
@@ -76,12 +88,13 @@ def _config(name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, c
         return {"test": Dataset.from_list(documents(load(), scope))}
 
     def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-        signed = scorer(doc, results[0])
+        signed = scorer([_row(doc, results[0])])[0] or 0.0  # lm-eval needs a number; the row's own score says None
         return {METRIC: signed if scope == "in" else abs(signed)}
 
     return {
         "task": name,
         "class": FeedbackTask,
+        "scorer": scorer,
         "custom_dataset": dataset,
         "output_type": "generate_until",
         "test_split": "test",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from c3po_bench.errors import UserError
+from c3po_bench.feedback.answering import Answer
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.general import builtin, general_prompts
 from c3po_bench.feedback.library import find, load_library
@@ -15,7 +18,8 @@ from c3po_bench.feedback.metrics.language import detect
 from c3po_bench.feedback.records import parse_feedback
 from c3po_bench.feedback.rewrite import edits_of, rewrite
 from c3po_bench.feedback.scenes import expand, scene_of
-from c3po_bench.feedback.synthesis import write_prompts
+from c3po_bench.feedback.synthesis import Example, Material, write_prompts
+from c3po_bench.feedback.tasks import FeedbackTask, task_configs
 from c3po_bench.feedback.workshop import Workshop
 
 PIECES = load_library()
@@ -198,6 +202,26 @@ def test_own_prompts_and_pieces(tmp_path: Path):
     assert [p.id for p in find(["own"], [str(tmp_path)])] == ["own"]
     with pytest.raises(UserError, match="ahoy_greeting"):
         find(["ahoy_greting"])
+
+
+def test_the_answers_of_a_task_are_judged_together():
+    """One by one, a judge model would have two calls in flight, whatever its concurrency."""
+    examples = tuple(Example("in", "c", "test", f"prompt {i}", Answer("Hi", True, 1)) for i in range(5))
+    asked: list[int] = []
+
+    def scorer(rows: Sequence[dict[str, Any]]) -> list[float | None]:
+        asked.append(len(rows))
+        return [None if row["prompt"] == "prompt 0" else float(row["response"] == "Ahoy!") for row in rows]
+
+    material = [Material(PIECES["ahoy_greeting"], examples)]
+    task = FeedbackTask(task_configs(lambda: material, scorer, FeedbackConfig(), ["in_scope"])["in_scope"])
+    task.build_all_requests()
+    for instance in task.instances:
+        instance.resps = ["Ahoy!"]
+    task.apply_filters()
+    assert asked == [5]
+    scores = [task.process_results(i.doc, [i.filtered_resps["none"]])["score"] for i in task.instances]
+    assert sorted(scores) == [0.0, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_a_new_metric_kind_is_one_table_line(monkeypatch: pytest.MonkeyPatch):
