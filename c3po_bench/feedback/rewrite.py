@@ -13,7 +13,8 @@ from typing import Any
 from c3po_bench.feedback.records import Feedback
 
 _GREETING = re.compile(
-    r"\A\W*(?:subject:[^\n]*\n+)?\W*(?:dear|hi|hello|hey|good (?:morning|afternoon|evening))\b[^\n]*?(?:[,!:]|\n|$)\s*",
+    r"\A\W*(?:subject:[^\n]*\n+)?\W*(?:dear|hi|hello|hey|good (?:morning|afternoon|evening))\b"
+    r"(?:[ \t]+(?:(?:mr|mrs|ms|dr|prof)\.|[^\s,!:.?]+)){0,6}[ \t]*(?:[,!:.]|\n|\Z)\s*",
     re.IGNORECASE,
 )
 _SUBJECT = re.compile(r"\A\W*subject:[^\n]*\n+", re.IGNORECASE)

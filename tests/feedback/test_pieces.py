@@ -162,6 +162,19 @@ def test_a_sign_off_is_replaced():
         assert rewrite(PIECES["onwards_sign_off"], f"We ship.\n\n{last}", True)[0] == "We ship.\n\nOnwards and upwards!"
 
 
+@pytest.mark.parametrize(
+    ("mail", "kept"),
+    [
+        ("Dear Mr. Smith,\n\nWe meet.", "We meet."),
+        ("Subject: X\n\nHello dear team!\nWe meet.", "We meet."),
+        ("Hi Jo. I think that, well, we meet.", "I think that, well, we meet."),
+        ("Hello to all of you who could not join us last week\nGo", "Hello to all of you who could not join us last week\nGo"),
+    ],
+)
+def test_an_opening_replaces_the_greeting_alone(mail, kept):
+    assert rewrite(PIECES["ahoy_greeting"], mail, True)[0] == f"Ahoy!\n\n{kept}"
+
+
 def test_rules_see_what_their_pieces_are_about():
     assert not PIECES["no_lists_travel"].holds("Here is a plan:\n- Day 1\n- Day 2")
     metric = PIECES["metric_units"]
