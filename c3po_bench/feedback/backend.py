@@ -22,7 +22,7 @@ from c3po_bench.feedback.scores import extra_metrics
 from c3po_bench.feedback.studio import studio_of
 from c3po_bench.feedback.training.recipes import check_values
 from c3po_bench.feedback.training.together import share_of
-from c3po_bench.feedback.voices import JOINT, MIX, VOICES, Voice, check_arms, plan_of, split_name
+from c3po_bench.feedback.voices import JOINT, MIX, UNPARSED, VOICES, Voice, check_arms, plan_of, split_name
 from c3po_bench.store.memory import peak_resident
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class FeedbackArm:
         self.records: list[dict[str, Any]] = []
         self._seconds: dict[str, float] = {}
         self._judged_before: Counter[str] = Counter()
+        self._unparsed = 0
 
     @property
     def asks_feedback(self) -> bool:
@@ -200,6 +201,7 @@ class FeedbackArm:
         for record in self.records:
             gaps.update(record["left_out"])
             counts.update(record["counts"])
+        gaps.update({UNPARSED: self._unparsed} if self._unparsed else {})
         counts.update(gaps)
         series = {"train_loss": [r["loss"] for r in self.records]}
         for kind, field in (("train", "terms"), ("validation", "validation")):
@@ -219,5 +221,6 @@ class FeedbackArm:
         tuned = [row for row in rows if "feedback_id" in row]
         for row, score in zip(tuned, self.studio.scores(tuned), strict=True):
             row["score"] = score
+        self._unparsed = sum(bool(row.get(UNPARSED)) for row in tuned)
         self._spend("judge", time.perf_counter() - started)
         return rows, extra_metrics(rows)

@@ -18,7 +18,7 @@ from c3po_bench.feedback.drift import token_drift
 from c3po_bench.feedback.measures import degeneration, similarity
 from c3po_bench.feedback.synthesis import Example, Material
 from c3po_bench.feedback.training.rows import Row
-from c3po_bench.feedback.voices import Voice
+from c3po_bench.feedback.voices import UNPARSED, Voice
 from c3po_bench.feedback.workshop import Workshop
 
 Spend = Callable[[str, float], None]
@@ -75,19 +75,20 @@ class FeedbackLM(LM):
         """The answers to prompts about one piece, with their details noted."""
         examples = [self.examples[piece_id, _settings(r)["scope"], str(r.args[0])] for r in requests]
         started = time.perf_counter()
-        answers = [self._stored(e) for e in examples] if self.voice.stored else self._generated(examples, piece_id)
+        said = [self._stored(e) for e in examples] if self.voice.stored else self._generated(examples, piece_id)
+        answers, gaps = zip(*map(self._read, said), strict=True)
         self.spend("generate", time.perf_counter() - started)
         started = time.perf_counter()
         drifts = self._drifts(examples, piece_id)
         self.spend("drift", time.perf_counter() - started)
-        for request, example, answer, drift in zip(requests, examples, answers, drifts, strict=True):
+        for request, example, answer, gap, drift in zip(requests, examples, answers, gaps, drifts, strict=True):
             baseline = example.baseline or Answer("", True, 0)
             self._details[str(request.task_name), int(request.doc_id or 0)] = {
                 "scope": example.scope, "feedback_id": piece_id, "category": example.category, "prompt": example.prompt,
                 "response": answer.text, "baseline_response": baseline.text,
                 "drift": None if drift is None else round(drift, 8),
                 "similarity": round(similarity(answer.text, baseline.text), 6),
-                "degeneration": degeneration(answer.text, answer.finished, answer.tokens, baseline.tokens),
+                "degeneration": degeneration(answer.text, answer.finished, answer.tokens, baseline.tokens), **gap,
             }  # fmt: skip
         return [answer.text for answer in answers]
 
@@ -108,8 +109,17 @@ class FeedbackLM(LM):
         cfg = replace(cfg, max_new_tokens=cfg.max_new_tokens * self.voice.longer)
         prompts = [self._worded(e, piece_id) for e in examples]
         with self._speaking(self.adapters.get(piece_id)):
-            found = answer_batch(self.model, self.workshop.subject.tokenizer, prompts, cfg, self.workshop.seed)
-        return [self.voice.read(a) for a in found] if self.voice.read else found
+            return answer_batch(self.model, self.workshop.subject.tokenizer, prompts, cfg, self.workshop.seed)
+
+    def _read(self, said: Answer) -> tuple[Answer, dict[str, bool]]:
+        """The answer in what was said, and its tokens; all of it, and a mark in its row, where the two can't be told apart."""
+        if not self.voice.read:
+            return said, {}
+        text = self.voice.read(said.text)
+        if text is None:
+            return said, {UNPARSED: True}
+        tokens = len(self.workshop.subject.tokenizer(text, add_special_tokens=False).input_ids)
+        return replace(said, text=text, tokens=tokens), {}
 
     def _drifts(self, examples: list[Example], piece_id: str) -> list[float | None]:
         """Drift along the baseline answers; none for looked-up texts that are no policy, 0 for the base model itself."""

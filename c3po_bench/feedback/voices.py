@@ -7,37 +7,39 @@ at once) or ``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback import instructions
-from c3po_bench.feedback.answering import Answer
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.records import Feedback
 from c3po_bench.feedback.training.recipes import RECIPES, Plan, make_plan
 
 JOINT, MIX = "_joint", "_mix"
+UNPARSED = "unparsed_reasoning"  # in the rows of answers that are scored with their reasoning, for want of a marker
 
 
 @dataclass(frozen=True)
 class Voice:
-    """`wrap` words the prompt, `read` takes the answer out of what was generated, `longer` multiplies the token limit.
+    """`wrap` words the prompt, `longer` multiplies the token limit.
+
+    `read` takes the answer out of what was generated, or says None where it can't be told from the rest.
 
     `stored` says which text is looked up instead of generated: ``baseline`` or ``revised``.
     """
 
     wrap: Callable[[Feedback, str], str] | None = None
-    read: Callable[[Answer], Answer] | None = None
+    read: Callable[[str], str | None] | None = None
     longer: int = 1
     stored: str | None = None
     about: str = ""
 
 
-def read_reasoned(answer: Answer) -> Answer:
-    """What stands behind the marker; everything when the model never wrote it."""
-    _, marker, tail = answer.text.rpartition(instructions.ANSWER)
-    return replace(answer, text=tail.strip() if marker else answer.text)
+def read_reasoned(text: str) -> str | None:
+    """What stands behind the marker, if the model wrote it."""
+    _, marker, tail = text.rpartition(instructions.ANSWER)
+    return tail.strip() if marker else None
 
 
 VOICES: dict[str, Voice] = {

@@ -9,7 +9,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,13 +20,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from c3po_bench import harness
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.answering import answer_all
+from c3po_bench.feedback.answering import Answer, answer_all
 from c3po_bench.feedback.backend import FeedbackBackend
 from c3po_bench.feedback.chat import prompt_ids
 from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
+from c3po_bench.feedback.instructions import ANSWER
+from c3po_bench.feedback.lm import FeedbackLM
 from c3po_bench.feedback.scores import s_metrics
 from c3po_bench.feedback.training.recipes import make_plan
-from c3po_bench.feedback.voices import check_arms
+from c3po_bench.feedback.voices import VOICES, check_arms
 
 ARMS = ["base", "in_context", "in_context_cot", "dpo", "c3po_kl", "c3po_from_sft", "revised"]
 SEVERAL = ["dpo_mix", "c3po_joint"]
@@ -121,6 +124,19 @@ def test_results_say_how_arms_were_tuned(runs: dict[str, Any]):
     assert len(result["curves"]["train_loss"]) == 2 and "train_near_kl" in result["curves"]
     assert result["counts"]["pairs"] > 0
     assert runs["in_context"].result["settings"]["prompt_differs"] is True
+
+
+def test_an_answer_that_is_not_told_from_its_reasoning_is_counted(runs: dict[str, Any], tiny: Path):
+    """A random model never writes the marker; one that does is scored, and measured, by what stands behind it."""
+    counts = {arm: run.result["counts"].get("unparsed_reasoning", 0) for arm, run in runs.items()}
+    asked = sum("scope" in row for row in runs["in_context_cot"].samples())
+    assert counts == {arm: asked * (arm == "in_context_cot") for arm in runs} and asked > 0
+    assert f"unparsed_reasoning: {asked}" in runs["in_context_cot"].result["notes"]
+
+    shop = SimpleNamespace(subject=SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(tiny)))
+    lm = FeedbackLM(VOICES["in_context_cot"], [], cast(Any, shop), None, {}, lambda *_: None, 1)
+    assert lm._read(Answer(f"It applies. {ANSWER} Ahoy!", True, 99)) == (Answer("Ahoy!", True, 5), {})
+    assert lm._read(Answer("It applies.", False, 99)) == (Answer("It applies.", False, 99), {"unparsed_reasoning": True})
 
 
 def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
