@@ -64,7 +64,7 @@ class Material:
 def synthesize(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]:
     """The material of every piece; prompts first, so that the model answers all pieces' together, those of the test first."""
     started = time.perf_counter()
-    drafts = [write_prompts(piece, workshop) for piece in pieces]
+    drafts = write_all(pieces, workshop)
     tested = test_answers(drafts, workshop)
     rest = [e.prompt for examples in drafts for e in examples if e.prompt not in tested]
     answers = tested | answer_prompts(rest, workshop)
@@ -78,7 +78,7 @@ def synthesize(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]
 
 def synthesize_tests(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]:
     """The test examples alone, without revisions: all that an arm needs which is not trained."""
-    drafts = [[e for e in write_prompts(piece, workshop) if e.split == "test"] for piece in pieces]
+    drafts = [[e for e in examples if e.split == "test"] for examples in write_all(pieces, workshop)]
     answers = test_answers(drafts, workshop)
     return [
         Material(piece, tuple(replace(e, baseline=answers[e.prompt]) for e in examples))
@@ -89,6 +89,30 @@ def synthesize_tests(pieces: Sequence[Feedback], workshop: Workshop) -> list[Mat
 def test_answers(drafts: Sequence[Sequence[Example]], workshop: Workshop) -> dict[str, Answer]:
     """The base model's answers to the test prompts of all pieces, which are batched by themselves."""
     return answer_prompts([e.prompt for examples in drafts for e in examples if e.split == "test"], workshop)
+
+
+def write_all(pieces: Sequence[Feedback], workshop: Workshop) -> list[list[Example]]:
+    """The prompts of every piece, made to agree: adapters may be trained on several pieces, or answer for several.
+
+    What is in scope of one piece is a negative of none, and a prompt of two pieces is in the split of the first.
+    """
+    key = "/".join(["all", *(piece.digest() for piece in pieces)])
+    if key not in workshop.written:
+        workshop.written[key] = _agree(pieces, workshop)
+    return list(workshop.written[key])
+
+
+def _agree(pieces: Sequence[Feedback], workshop: Workshop) -> list[list[Example]]:
+    drafts = [write_prompts(piece, workshop) for piece in pieces]
+    inside = {e.prompt for examples in drafts for e in examples if e.scope == "in"}
+    splits: dict[str, str] = {}
+    agreed = []
+    for piece, examples in zip(pieces, drafts, strict=True):
+        kept = [e for e in examples if e.scope == "in" or e.prompt not in inside]
+        workshop.count("duplicate_prompts", len(examples) - len(kept))
+        agreed.append([replace(e, split=splits.setdefault(e.prompt, e.split)) for e in kept])
+        _check_tested(piece, agreed[-1])
+    return agreed
 
 
 def write_prompts(piece: Feedback, workshop: Workshop) -> list[Example]:
@@ -121,9 +145,14 @@ def _write(piece: Feedback, workshop: Workshop) -> list[Example]:
     for scope, written, wanted in (("in", inside, cfg.n_in), ("near", near, cfg.n_near)):
         if wanted and not any(written.values()):
             raise UserError(f"no {scope}-scope prompts for feedback piece {piece.id!r}: {_barren(workshop)}")
+    _check_tested(piece, examples)
+    return examples
+
+
+def _check_tested(piece: Feedback, examples: Sequence[Example]) -> None:
+    for scope in ("in", "near"):
         if not any(e.scope == scope and e.split == "test" for e in examples):
             raise UserError(f"no {scope}-scope test prompts for piece {piece.id!r}: raise feedback.n_{scope}")
-    return examples
 
 
 def _barren(workshop: Workshop) -> str:

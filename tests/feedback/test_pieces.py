@@ -18,7 +18,7 @@ from c3po_bench.feedback.metrics.language import detect
 from c3po_bench.feedback.records import parse_feedback
 from c3po_bench.feedback.rewrite import edits_of, rewrite
 from c3po_bench.feedback.scenes import expand, scene_of
-from c3po_bench.feedback.synthesis import Example, Material, write_prompts
+from c3po_bench.feedback.synthesis import Example, Material, write_all, write_prompts
 from c3po_bench.feedback.tasks import FeedbackTask, task_configs
 from c3po_bench.feedback.workshop import Workshop
 
@@ -198,6 +198,32 @@ def test_a_scene_with_too_few_prompts_says_so_once(tmp_path: Path, caplog: pytes
         written = [e for e in write_prompts(PIECES["ahoy_greeting"], shop) if e.scope == "in"]
         assert shop.counts["missing_prompts"] == 9999 - len(written) > 0
     assert caplog.text.count("asked for") == 1 and "9999 in-scope" in caplog.text
+
+
+def test_several_pieces_agree_on_scopes_and_splits(tmp_path: Path):
+    """Else a joint adapter is trained on what it is tested on, and told to keep what another piece changes."""
+    slots = {"a": {"who": "Ann", "others": ["Ben", "Cem", "Dee"]}, "b": {"who": "Ben", "others": ["Eva", "Dee", "Ann", "Cem"]}}
+    record = {"content": "c", "domain": "d", "effect": "e", "scene": "email"}
+    pieces = [parse_feedback({**record, "id": name, "slots": own}) for name, own in slots.items()]
+    shop = Workshop(FeedbackConfig(cache_dir=str(tmp_path), n_in=80, n_near=80, n_out=8), None, seed=0)
+    alone = [write_prompts(piece, shop) for piece in pieces]
+    assert conflicts(alone) == (True, True)
+    for _ in range(2):
+        together = write_all(pieces, shop)
+        assert conflicts(together) == (False, False)
+        assert shop.counts["duplicate_prompts"] == sum(map(len, alone)) - sum(map(len, together)) > 0
+    other = [PIECES[name] for name in ("ahoy_greeting", "no_advice_money", "lower_case_chat")]
+    assert write_all(other, shop) == [write_prompts(piece, shop) for piece in other]  # these never met
+
+
+def conflicts(drafts: list[list[Example]]) -> tuple[bool, bool]:
+    """Whether a prompt in scope is near scope elsewhere, and whether one has two splits."""
+    every = [e for examples in drafts for e in examples]
+    inside = {e.prompt for e in every if e.scope == "in"}
+    return (
+        any(e.scope != "in" and e.prompt in inside for e in every),
+        len({(e.prompt, e.split) for e in every}) > len({e.prompt for e in every}),
+    )
 
 
 def test_general_set():
