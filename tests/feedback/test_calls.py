@@ -185,8 +185,11 @@ def test_parse_list_and_score():
         "SCORE : 2": 2,
         "SCORE: 4/5": 4,
         "_SCORE_: 1": 1,
+        "`SCORE`: [4]": 4,
+        "SCORE: 2 (out of 5).\n\n1. It": 2,
+        "SCORE: 5 - the second": 5,
     }
-    wrong = ("17", "1.5", "0.5", "25", "0", "6", "1.5/10", "3-5", "4/50")
+    wrong = ("17", "1.5", "0.5", "25", "0", "6", "1.5/10", "3-5", "4/50", "4 (out of 10)", "5 or 1", "4%", "-4")
     unread = ("no", None, *(f"SCORE: {said}" for said in wrong))
     assert {t: parse_score(t) for t in read} == read and [parse_score(t) for t in unread] == [None] * len(unread)
 

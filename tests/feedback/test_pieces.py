@@ -63,7 +63,15 @@ MAIL = (
             "on 2024-01-15 10:30, wars of 1914-1918 1939-1945",
         ),
         ("contains_any_string", ["猫"], "我的猫很好", "我的狗很好"),  # no spaces between words
+        ("contains_any_string", ["고양이"], "고양이가 좋다", "강아지가 좋다"),  # a particle joins the word
+        ("contains_any_string", ["Python"], "我爱Python语言", "我爱Pythons语言"),
+        ("contains_any_string", ["lol"], "so _lol_", "so lol2"),
+        ("contains_phone_number", "any", "01.23.45.67.89", "2024/01/15, 01-15-2024 or 192.168.100.100"),
+        ("contains_phone_number", "555-010-4477", "call +15550104477", "call 75550104477"),
+        ("contains_phone_number", "555-010-4477", "call 555\u2011010\u20134477", "call 555, 010, 4477"),
         ("is_language", "ja", "これは日本語の文章です。", "猫"),
+        ("is_language", "zh-cn", "我的猫很好。", "我的猫"),
+        ("is_language", "ko", "좋은 아침입니다.", "아침"),
         ("is_language", "fr", "Je voudrais une tasse de café, s'il vous plaît.", "oui"),  # too short to tell
     ],
 )

@@ -13,14 +13,16 @@ from c3po_bench.feedback.judges import Case
 if TYPE_CHECKING:
     from c3po_bench.feedback.workshop import Workshop
 
-_SCORE = re.compile(r"(?<![^\W_])score[\s*_]*:[\s*_]*(\d[\d.,\u2013-]*(?:\s*/\s*\d[\d.,]*)?)", re.IGNORECASE)
-_WHOLE = re.compile(r"([1-5])(?:\s*/\s*5)?[.,\u2013-]*")
+_MARKER = re.compile(r"(?<![^\W_])score[\s*_`]*:[\s*_`\"(\[]*(?=[-+]?\d)", re.IGNORECASE)
+_WHOLE = re.compile(  # neither 15 nor 1.5, on no other scale (4/10), and no range (4-5)
+    r"([1-5])(?![\w%]|[.,]\d)(?!\W{0,3}(?:/|of|out of) *(?!5\b)\d)(?! *(?:[-\u2013 ]|or|to) *\d)", re.IGNORECASE
+)
 
 
 def parse_score(text: str | None) -> int | None:
     """The whole number, 1 to 5, behind the last marker; None for anything else, since a guess could turn the sign."""
-    found = _SCORE.findall(text or "")
-    whole = _WHOLE.fullmatch(found[-1]) if found else None
+    *before, said = _MARKER.split(text or "")
+    whole = _WHOLE.match(said) if before else None
     return int(whole[1]) if whole else None
 
 

@@ -8,7 +8,7 @@ from c3po_bench.feedback.metrics.kind import Kind
 from c3po_bench.feedback.metrics.strings import is_word
 
 MIN_LETTERS = 20  # below this many letters no detection can be trusted
-UNSPACED_WEIGHT = 3  # a Chinese, Japanese or Thai character says as much as some letters
+UNSPACED_WEIGHT = 4  # a Chinese, Japanese, Korean or Thai character says as much as some letters
 CODES = (
     "af", "ar", "bg", "bn", "ca", "cs", "cy", "da", "de", "el", "en", "es", "et", "fa", "fi", "fr", "gu", "he", "hi", "hr",
     "hu", "id", "it", "ja", "kn", "ko", "lt", "lv", "mk", "ml", "mr", "ne", "nl", "no", "pa", "pl", "pt", "ro", "ru", "sk",

@@ -10,8 +10,8 @@ from c3po_bench.feedback.metrics.kind import Kind, text_value
 _PHONE = re.compile(r"(?<![\d.])\+?\(?\d(?:[\d .\-()/]{5,17})\d(?![\d])")
 _TIMES = re.compile(r"(?<![\d-])(?:(?:1\d|20)\d\d *- *(?:1\d|20)\d\d|\d{4}-\d\d-\d\d)(?![\d-])")
 """Ranges of years, and dates, beside which there may be a number."""
-_OTHER = re.compile(r"\d\d?[./]\d\d?[./]\d{2,4}|\d+\.\d+")
-"""Other dates, and decimals."""
+_OTHER = re.compile(r"\d\d?[./-]\d\d?[./-]\d{2,4}|\d{4}[./]\d\d?[./]\d\d?|\d+\.\d+|\d{1,3}(?:\.\d{1,3}){3}")
+"""Other dates, decimals, and network addresses."""
 
 
 def _pattern(value: Any) -> str:
@@ -41,8 +41,8 @@ def has_phone_number(text: str, number: str) -> bool:
     if number == "any":
         found = [m.group() for m in _PHONE.finditer(_TIMES.sub("|", text))]
         return any(7 <= len(_digits(f)) <= 15 and not _OTHER.fullmatch(f.strip("() ")) for f in found)
-    spelled = r"[ .\-()/]{0,3}".join(_digits(number))
-    return re.search(rf"(?<!\d){spelled}(?!\d)", re.sub(r"\+\d{{1,3}}[ .\-]", " ", text)) is not None
+    spelled = r"[\s.\-\u2011\u2013()/]{0,3}".join(_digits(number))
+    return re.search(rf"(?<!\d)(?:\+\d{{1,3}})?{spelled}(?!\d)", text) is not None
 
 
 FOUND = Kind(lambda text, pattern: re.search(pattern, text, re.IGNORECASE) is not None, _pattern)

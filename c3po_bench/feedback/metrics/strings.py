@@ -6,21 +6,22 @@ import re
 
 from c3po_bench.feedback.metrics.kind import Kind, text_list
 
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORD = re.compile(rf"[^\W_{_UNSPACED}]")
 
 
 def is_word(character: str) -> bool:
-    """A letter or digit of a script that puts spaces between words (not Chinese, Japanese, Thai ...)."""
-    return character.isalnum() and not _UNSPACED.match(character)
+    """A letter or digit of a script that parts words by spaces: not Chinese, Japanese, Thai, or Korean with its particles."""
+    return _WORD.match(character) is not None
 
 
 def contains(text: str, needle: str) -> bool:
     """Whether `needle` occurs in `text`; where it begins or ends with a letter or digit, it does so at a word's edge."""
     pattern = re.escape(needle)
     if is_word(needle[0]):
-        pattern = r"(?<!\w)" + pattern
+        pattern = f"(?<!{_WORD.pattern}){pattern}"
     if is_word(needle[-1]):
-        pattern += r"(?!\w)"
+        pattern += f"(?!{_WORD.pattern})"
     return re.search(pattern, text, re.IGNORECASE) is not None
 
 
