@@ -168,6 +168,8 @@ def guarded() -> int:
         else:
             sys.stderr.write("interrupted: run the same command again to go on where it stopped\n")
         return INTERRUPTED
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        return say(f"{error.filename}: {error.strerror}; results_dir and name say what is written where")
     except Exception as error:
         if str(error).startswith("Only one of --run, --multirun, --cfg"):  # Hydra's own check of its flags
             return say("--cfg and --info show one composed config: leave out -m")

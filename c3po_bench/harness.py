@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.backend import load_backend
+from c3po_bench.checks import check_ranges
 from c3po_bench.chunks import make_chunks, parse_shard
 from c3po_bench.console import Progress, log_to, set_up_logging
 from c3po_bench.errors import UserError
@@ -33,6 +34,7 @@ def run(cfg: Config) -> list[Run]:
     Raises:
         UserError: for anything in the config, the data or the model that the user can mend.
     """
+    check_ranges(cfg)
     set_up(cfg)
     kind = load_backend(cfg.backend.name)
     kind.check(cfg)

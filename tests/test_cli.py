@@ -47,6 +47,14 @@ def test_a_wrong_config_is_one_line_with_the_nearest_choice(c3po, override):
         ("+arm.kernel_regression.alfa=1", "'alpha'"),
         ("arm.kernel_regression.alfa=1", "'alpha'"),
         ("shard=3", "i/n"),
+        ("limit=0", "limit=0"),
+        ("batch_size=-3", "batch_size=-3"),
+        ("method.neighbors.k=0", "at least 1"),
+        ("method.learning_rate=nan", "method.learning_rate=nan"),
+        ("method.experts=tp:20", "top:20"),
+        ("name=../../x", "not a path"),
+        ("tracking.mode=onlne", "'online'"),
+        ("model.device=foo", "model.device=foo"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path, override, expected):

@@ -82,9 +82,7 @@ def _load(cfg: ModelConfig) -> Loaded:
             f"model {path} can't be loaded from {where} ({str(error).splitlines()[0][:120]}): connect to the hub, "
             "give model.path=FOLDER, or use model=smolmoe, which needs neither"
         ) from error
-    if cfg.experts != "auto":
-        model.set_experts_implementation(cfg.experts)
-    model.to(_device(cfg.device)).eval()
+    _place(model, cfg)
     return Loaded(model, tokenizer, cfg.name, _hash(str(revision), model, _content(cfg, path, model)), str(path))
 
 
@@ -107,8 +105,19 @@ def _tiny(cfg: ModelConfig) -> Loaded:
     from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
     model: Any = tiny_model(cfg.path or "olmoe")
-    model.to(_device(cfg.device))
+    _place(model, cfg)
     return Loaded(model, tiny_tokenizer(), cfg.name, _hash("None", model), "tiny")
+
+
+def _place(model: Any, cfg: ModelConfig) -> None:
+    """Experts and device as the config says, or `UserError` where this machine does not have them."""
+    try:
+        if cfg.experts != "auto":
+            model.set_experts_implementation(cfg.experts)
+        model.to(_device(cfg.device)).eval()
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+        said = str(error).strip().splitlines()[0][:120]
+        raise UserError(f"model.device={cfg.device} or model.experts={cfg.experts} can't be had here: {said}") from error
 
 
 def _device(name: str) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from c3po_bench.rewiring.config import MethodConfig
 
+_CORE = r"all|top:([1-9]\d*)"
+UNREADABLE = "method.experts={!r} can't be read: use top:20 or all"
 _PART = re.compile(r"(last|first|middle):(\d+)")
 
 
@@ -62,9 +64,9 @@ def core_experts(own: Tensor, spec: str, top_k: int) -> Tensor:
     experts = own.shape[-1]
     if spec == "all":
         return own.new_ones(own.shape).bool()
-    match = re.fullmatch(r"top:(\d+)", str(spec))
-    if not match:
-        raise UserError(f"method.experts={spec!r} can't be read: use top:20 or all")
+    match = re.fullmatch(_CORE, str(spec))
+    if not match or not match[1]:
+        raise UserError(UNREADABLE.format(spec))
     count = min(experts, max(top_k, int(match[1])))
     chosen = own.topk(count, dim=-1).indices
     return own.new_zeros(own.shape).scatter(-1, chosen, 1.0).bool()
@@ -110,6 +112,8 @@ def check_method(method: MethodConfig) -> None:
     """One-line errors for options with a fixed set of values."""
     from c3po_bench.errors import unknown
 
+    if not re.fullmatch(_CORE, str(method.experts)):
+        raise UserError(UNREADABLE.format(method.experts))
     choices = {
         "position": ("last", "continuation"),
         "parameterization": ("logits", "probabilities"),
