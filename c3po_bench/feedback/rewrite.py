@@ -26,6 +26,7 @@ _SIGN_OFF = re.compile(
 _SENTENCE = re.compile(r"(?:\d+\.\s+)?(?:[^.!?\n]|[.!?]+(?=[^\s.!?\"')\]]))+(?:[.!?]+[\"')\]]*|(?=\n)|\Z)\s*")
 _END = re.compile(r"[.!?][\"')\]]*(?=\s|\Z)|(?=\n)")
 _BLOCK = re.compile(r"\s*(?:[-*\u2022]\s|\d+[.)]\s|```)")  # a line of a list, or a fence
+_OPENED = re.compile(r"```[\w+-]*\n```\Z")  # a code block without code
 _NUMBERED = re.compile(r"(?:\A|\n)\s*\d+\.\Z")
 
 
@@ -33,7 +34,11 @@ def whole_sentences(text: str) -> str:
     """A cut text up to its last whole sentence or line, with an open code block closed; all of it when there is none."""
     ends = [m.end() for m in _END.finditer(text) if not _NUMBERED.search(text[: m.end()])]
     kept = (text[: ends[-1]] if ends else text).rstrip()
-    return kept if kept.count("```") % 2 == 0 else f"{kept}\n```"
+    return kept if _closed(kept) else _OPENED.sub("", f"{kept}\n```").rstrip()
+
+
+def _closed(text: str) -> bool:
+    return text.count("```") % 2 == 0
 
 
 def sentences(text: str) -> list[str]:
@@ -61,22 +66,26 @@ def _replace(text: str, value: list[str]) -> str:
     return re.sub(pattern, replacement, text, flags=re.IGNORECASE | re.MULTILINE)
 
 
+def _beginnings(text: str) -> list[str]:
+    """`text` up to the end of each sentence or line, where no code block is open: lists stay lists."""
+    found = [text[: m.end()].strip() for m in _SENTENCE.finditer(text)]
+    return [begun for begun in found if _closed(begun) and any(c.isalnum() for c in begun)]
+
+
 def _keep_sentences(text: str, value: int) -> str:
-    return " ".join(sentences(text)[:value])
+    return next(iter(_beginnings(text)[value - 1 :]), text)
 
 
 def _characters(text: str, value: int) -> str:
     """The first whole sentences that fit into `value` characters; a sentence too long is cut at a word."""
-    kept = ""
-    for sentence in sentences(text):
-        if len(kept) + len(sentence) + 1 > value:
-            break
-        kept = f"{kept} {sentence}".strip()
-    return kept or text[: value - 1].rsplit(" ", 1)[0].rstrip(" ,;:") + "."
+    fitting = [begun for begun in _beginnings(text) if len(begun) <= value]
+    return fitting[-1] if fitting else text[: value - 1].rsplit(" ", 1)[0].rstrip(" ,;:") + "."
 
 
 def _bullets(text: str, value: str) -> str:
-    """Each sentence on its own line after the marker; ``1.`` counts."""
+    """Each sentence on its own line after the marker; ``1.`` counts. Code can't be told in sentences and is left alone."""
+    if "```" in text:
+        return text
     items = [re.sub(r"^(?:[-*\u2022]|\d+[.)])\s+", "", s) for s in sentences(text)]
     items = [s for s in items if any(c.isalpha() for c in s)]
     marks = (f"{i}." for i in range(1, len(items) + 1)) if value == "1." else (value for _ in items)

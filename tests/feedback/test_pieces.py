@@ -183,6 +183,20 @@ def test_an_opening_replaces_the_greeting_alone(mail, kept):
     assert rewrite(PIECES["ahoy_greeting"], mail, True)[0] == f"Ahoy!\n\n{kept}"
 
 
+def test_shortening_keeps_lines_and_opens_no_code_block():
+    listed = "We need these things from the shop today:\n\n- milk\n- bread\n- eggs\n\n" + "And much more. " * 20
+    assert rewrite(PIECES["short_council"], listed, True)[0].startswith(
+        "We need these things from the shop today:\n\n- milk\n- bread"
+    )
+    code = "This is how you greet everybody in Python.\n\n```python\nprint(1)\n```\n\nIt prints. " + "And so on and on. " * 20
+    assert "```python\nprint(1)\n```\n\nIt prints." in rewrite(PIECES["short_council"], code, True)[0]
+    long = code.replace("print(1)\n", "print(1)\n" * 30)
+    assert rewrite(PIECES["short_council"], long, True)[0] == "This is how you greet everybody in Python."
+    assert rewrite(PIECES["tests_code"], "Like this:\n\n```python\nx = f(", False)[0] == "Like this:\n\nRemember to test it."
+    assert rewrite(PIECES["bullets_meeting"], code, True)[0] == code.strip()  # and then left out, for it is no list
+    assert rewrite(PIECES["shout_headlines"], "It costs 3.50. Buy", True)[0] == "IT COSTS 3.50."
+
+
 def test_rules_see_what_their_pieces_are_about():
     assert not PIECES["no_lists_travel"].holds("Here is a plan:\n- Day 1\n- Day 2")
     metric = PIECES["metric_units"]
