@@ -276,6 +276,25 @@ def test_a_call_that_is_refused_is_a_gap_once_others_are_answered(tmp_path: Path
         assert len(stub.asked) == 5  # one refusal each time, none tried twice
 
 
+def test_which_call_comes_first_does_not_decide_whether_a_refusal_ends_the_run(tmp_path: Path):
+    def reply(body: dict[str, Any], before: int) -> Any:
+        return 400 if "too long" in str(body) else 401 if "wrong" in str(body) else 500 if "slow" in str(body) else "text"
+
+    with serve(reply) as stub:
+        chat = EndpointChat(chat_config(stub.url, concurrency=1), workshop(tmp_path))
+        assert texts_of(chat.complete("x", ask("too long", "a"))) == [None, "text"]
+        useless = EndpointChat(chat_config(stub.url, concurrency=1), workshop(tmp_path))
+        before = len(stub.asked)
+        with pytest.raises(UserError, match="400"):
+            useless.complete("x", ask(*(f"too long {i}" for i in range(99))))
+        assert len(stub.asked) - before < 12  # not all of them, where the settings are wrong
+        chat = EndpointChat(chat_config(stub.url, backoff=20.0), workshop(tmp_path))
+        started = time.monotonic()
+        with pytest.raises(UserError, match="401"):
+            chat.complete("x", ask("slow", "wrong"))
+        assert time.monotonic() - started < 5
+
+
 def test_two_servers_with_one_model_name_are_asked_apart(tmp_path: Path):
     answers = []
     for name in ("one", "two"):

@@ -2,7 +2,7 @@
 
 Failures that may pass (429, 5xx, time-outs, broken connections, answers that are no JSON) are retried with exponential backoff
 and jitter, or after the server's Retry-After; then the call is a counted gap. Failures that will not pass (wrong key, unknown
-model) end the run with one line; a call refused by a server that answers others (too long, filtered) is a gap.
+model) end the run with one line; a call refused by a server that answers others (too long, filtered) is a gap, too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT = 60.0  # seconds
+PATIENCE = 8  # refused calls, and none answered, after which it is the settings that are wrong
 CUT = ("length", "content_filter")  # finish reasons of texts that stop in the middle
 
 
@@ -55,6 +56,7 @@ class EndpointChat:
         self.cfg, self.workshop = cfg, workshop
         self.calls = 0
         self._said = self._answered = False
+        self._refused = 0
         self._stop = threading.Event()
         self._count = threading.Lock()
 
@@ -72,6 +74,8 @@ class EndpointChat:
                 jobs = {key: pool.submit(self._once, asked[key], params, ledger, key) for key in missing}
                 try:
                     failed = [f for f in (job.result() for job in jobs.values()) if f]
+                    if failed and self._refused and not self._answered:
+                        raise self._unusable(failed[-1])
                 except BaseException:  # an interrupt, too: nothing more is to be paid for
                     self._stop.set()
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -106,7 +110,14 @@ class EndpointChat:
                 continue
             except Refused as refusal:
                 self._say_once(str(refusal))
+                self._refused += 1
+                if self._refused >= PATIENCE and not self._answered:
+                    self._stop.set()
+                    raise self._unusable(str(refusal)) from None
                 return str(refusal)
+            except UserError:
+                self._stop.set()
+                raise
             self._answered = True
             ledger.put({key: reply._asdict()})
             return None
@@ -159,13 +170,15 @@ class EndpointChat:
             wait = error.headers.get("Retry-After") if error.headers else None
             seconds = float(wait) if wait and wait.replace(".", "", 1).isdigit() else None
             return PassingFailure(f"HTTP {error.code}", seconds)
-        said = f"{self.cfg.base_url} answered HTTP {error.code} to model {self.cfg.model!r}"
+        said = f"HTTP {error.code} to model {self.cfg.model!r}"
         if error.code in (401, 403):  # what the server says may quote the key
-            return UserError(f"{said}: put the key into ${self.cfg.api_key_env}")
+            return UserError(f"{self.cfg.base_url} answered {said}: put the key into ${self.cfg.api_key_env}")
         reason = _reason(error)
-        if error.code in (400, 413, 422) and self._answered:
-            return Refused(f"HTTP {error.code}{f' ({reason})' if reason else ''}")
-        return UserError(f"{said}{f' ({reason})' if reason else ''}: check base_url and model")
+        said += f" ({reason})" if reason else ""
+        return Refused(said) if error.code in (400, 413, 422) else self._unusable(said)
+
+    def _unusable(self, said: str) -> UserError:
+        return UserError(f"{self.cfg.base_url} answered {said}: check base_url and model")
 
 
 def _reason(refusal: urllib.error.HTTPError) -> str:
