@@ -175,6 +175,7 @@ def test_parse_list_and_score():
     assert parse_list("x\nEND:\n1. a\n2) 'b'\n- c\nprose", "END:") == ["a", "'b'", "c"]
     assert parse_list("1. draft", "END:") == ["draft"] and parse_list("1. draft", "END:", drafted=True) == []
     assert parse_list('1. "All of it"\n2. Translate "good morning"', "END:") == ["All of it", 'Translate "good morning"']
+    assert parse_list("1. draft\n**End**:\n1. a", "END:", drafted=True) == ["a"]
     emphasized = "1. Explain `print`\n2. **bold** move\n3. **All**"
     assert parse_list(emphasized, "END:") == ["Explain `print`", "**bold** move", "All"]
     read = {
