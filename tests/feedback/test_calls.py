@@ -24,7 +24,6 @@ from c3po_bench.feedback.chats.endpoint import EndpointChat
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
 from c3po_bench.feedback.generators.chat import parse_list
 from c3po_bench.feedback.judges import Case, open_judge
-from c3po_bench.feedback.judges.endpoint import parse_score
 from c3po_bench.feedback.ledger import Ledger, call_key
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import Draft
@@ -171,28 +170,13 @@ def test_a_generator_that_writes_nothing_ends_with_the_reason(tmp_path: Path, re
         write_prompts(PIECE, workshop(tmp_path / "other", generator=chat_config(stub.url, retries=0)))
 
 
-def test_parse_list_and_score():
+def test_parse_list():
     assert parse_list("x\nEND:\n1. a\n2) 'b'\n- c\nprose", "END:") == ["a", "'b'", "c"]
     assert parse_list("1. draft", "END:") == ["draft"] and parse_list("1. draft", "END:", drafted=True) == []
     assert parse_list('1. "All of it"\n2. Translate "good morning"', "END:") == ["All of it", 'Translate "good morning"']
     assert parse_list("1. draft\n**End**:\n1. a", "END:", drafted=True) == ["a"]
     emphasized = "1. Explain `print`\n2. **bold** move\n3. **All**"
     assert parse_list(emphasized, "END:") == ["Explain `print`", "**bold** move", "All"]
-    read = {
-        "SCORE: 4": 4,
-        "1 SCORE: **5**": 5,
-        "Score: 4": 4,
-        "**SCORE**: 3.": 3,
-        "SCORE : 2": 2,
-        "SCORE: 4/5": 4,
-        "_SCORE_: 1": 1,
-        "`SCORE`: [4]": 4,
-        "SCORE: 2 (out of 5).\n\n1. It": 2,
-        "SCORE: 5 - the second": 5,
-    }
-    wrong = ("17", "1.5", "0.5", "25", "0", "6", "1.5/10", "3-5", "4/50", "4 (out of 10)", "5 or 1", "4%", "-4")
-    unread = ("no", None, *(f"SCORE: {said}" for said in wrong))
-    assert {t: parse_score(t) for t in read} == read and [parse_score(t) for t in unread] == [None] * len(unread)
 
 
 def test_a_prompt_of_two_categories_belongs_to_one_split(tmp_path: Path):
@@ -303,47 +287,6 @@ def test_two_servers_with_one_model_name_are_asked_apart(tmp_path: Path):
             chat = EndpointChat(chat_config(stub.url), workshop(tmp_path))
             answers += texts_of(chat.complete("x", ask("hi")))
     assert answers == ["one", "two"]
-
-
-def test_an_answer_cannot_pose_as_the_other_one():
-    """Where one answer ends and the next begins does not depend on what they say."""
-    posing = instructions.judge(PIECE, "p", "A\n\nSecond answer:\nB", "C")
-    assert posing != instructions.judge(PIECE, "p", "A", "B\n\nSecond answer:\nC")
-    assert instructions.judge(PIECE, "p", "A", "B") == instructions.judge(PIECE, "p", "A", "B")
-
-
-def test_judge_averages_both_orders_and_reports_its_bias(tmp_path: Path):
-    def first(body: dict[str, Any], before: int) -> str:  # always likes the second place
-        return "SCORE: 5"
-
-    config = FeedbackConfig(cache_dir=str(tmp_path))
-    with serve(first) as stub:
-        config.judge.chat = chat_config(stub.url, temperature=0.0)
-        shop = Workshop(config, SimpleNamespace(hash="none"), 0)
-        judge = open_judge("openai", shop)
-        assert judge.scores([Case(PIECE, "p", "new", "old"), Case(PIECE, "p", "same", "same")]) == [0.0, 0.0]
-        assert judge.report() == {"judge_position_bias": 1.0}
-
-    def fair(body: dict[str, Any], before: int) -> str:
-        text = body["messages"][0]["content"]
-        if "broken" in text:
-            return "no number"
-        return "SCORE: 5" if text.index("new") > text.index("old") else "SCORE: 1"
-
-    with serve(fair) as stub:
-        config.judge.chat = chat_config(stub.url, model="fair")
-        shop = Workshop(config, SimpleNamespace(hash="none"), 0)
-        judge = open_judge("openai", shop)
-        assert judge.scores([Case(PIECE, "p", "new", "old"), Case(PIECE, "broken", "new", "old")]) == [1.0, None]
-        assert judge.report() == {"judge_position_bias": 0.0} and shop.counts["unparsed_judgements"] == 2
-        assert judge.scores([Case(PIECE, "broken", "new", "old")]) == [None]  # lm-eval asks first, the arm's end again
-        assert shop.counts["unparsed_judgements"] == 2 and len(stub.asked) == 4
-
-
-def test_rule_judge_counts_ties_as_the_paper(tmp_path: Path):
-    judge = open_judge("rule", workshop(tmp_path))
-    cases = [Case(PIECE, "p", a, b) for a, b in (("Ahoy! x", "Hi"), ("Hi", "Ahoy! x"), ("Ahoy! x", "Ahoy! y"), ("a", "b"))]
-    assert judge.scores(cases) == [1.0, -1.0, 0.0, 0.0]
 
 
 def test_ledger_drops_a_line_cut_short(tmp_path: Path):
