@@ -69,7 +69,7 @@ def counter() -> Any:
 
     Its own mode does, and then another kernel runs, whose results differ in the last digits from those of the same
     batch not counted. It also has no formula for the experts' grouped product, which is most of an MoE's work, nor for
-    attention on a CPU.
+    attention on a CPU, nor for products with packed weights.
     """
     import torch
     import transformers.integrations.moe as _  # noqa: F401  registers its grouped product
@@ -85,6 +85,7 @@ def counter() -> Any:
         ],
         aten._grouped_mm: _grouped_flops,
         torch.ops.transformers.grouped_mm_fallback: _grouped_flops,
+        torch.ops.mkldnn._linear_pointwise: _packed_flops,
     }
 
     class Counter(TorchDispatchMode):
@@ -106,6 +107,11 @@ def _grouped_flops(left: Any, right: Any, *_: Any, **__: Any) -> int:
     if left.dim() == 3 and right.dim() == 2:
         return 2 * left.shape[-2] * right.numel()
     return 2 * left.numel() * right.shape[-1]
+
+
+def _packed_flops(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """Rows [n, in] meet a weight [out, in] (`engines/packed.py`)."""
+    return 2 * rows.numel() * weight.shape[0]
 
 
 def peak_memory() -> int:

@@ -12,8 +12,11 @@ from c3po_bench.rewiring.hook import experts_of
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-@pytest.mark.parametrize("tokens", [1, 3, 40])  # rows of an expert: fewer than FEW, and more
-def test_values_and_gradients_are_the_models_own(models, kind, tokens):
+@pytest.mark.parametrize("tokens", [1, 3, 40])  # a few rows an expert, and more
+@pytest.mark.parametrize("packed", [True, False])
+def test_values_and_gradients_are_the_models_own(models, kind, tokens, packed, monkeypatch):
+    if not packed:
+        monkeypatch.setattr(ours, "packed", lambda *_: None)
     model = models(kind)
     family = family_of(model)
     experts = experts_of(family, model, family.layers[-1])
@@ -46,9 +49,3 @@ def test_another_way_that_was_asked_for_is_left_alone(models):
             assert model.config._experts_implementation == "eager"
     finally:
         model.set_experts_implementation("grouped_mm")
-
-
-@pytest.mark.parametrize("rows", [1, ours.FEW, ours.FEW + 1])
-def test_linear(rows):
-    x, weight = torch.randn(rows, 6), torch.randn(5, 6)
-    torch.testing.assert_close(ours.linear(x, weight), torch.nn.functional.linear(x, weight))

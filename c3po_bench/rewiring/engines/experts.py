@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.rewiring.engines.packed import packed, product
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "c3po_few_rows"
-FEW = 8
-"""Rows up to which W x^T is the faster way (measured: twice as fast at 3 rows, even at 8)."""
 
 
 @contextmanager
@@ -39,13 +39,6 @@ def few_rows(model: Any) -> Iterator[None]:
         config._experts_implementation = "grouped_mm"
 
 
-def linear(rows: Tensor, weight: Tensor) -> Tensor:
-    """X W^T of rows [n, in] and a weight [out, in], as `torch.nn.functional.linear`; quick for few rows too."""
-    if rows.device.type == "cpu" and len(rows) <= FEW and weight.is_contiguous():
-        return (weight @ rows.T).T
-    return rows @ weight.T
-
-
 def mix_experts(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """As transformers' experts functions: hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width]."""
     if module.has_bias or module.has_post_expert_norm or not module.has_gate or module._is_expert_parallel:
@@ -56,10 +49,9 @@ def mix_experts(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -
     order = indices.flatten().argsort()
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
     counts = indices.flatten().bincount(minlength=module.num_experts).tolist()
-    up, down = (p if not module.is_transposed else p.transpose(1, 2) for p in (module.gate_up_proj, module.down_proj))
     gathered = _Gather.apply(hidden, order // k, back)
-    inner = module._apply_gate(_Experts.apply(gathered, up, counts))
-    outer = _Experts.apply(inner * weights.flatten()[order, None], down, counts)
+    inner = module._apply_gate(_Experts.apply(gathered, module.gate_up_proj, counts, module.is_transposed))
+    outer = _Experts.apply(inner * weights.flatten()[order, None], module.down_proj, counts, module.is_transposed)
     return _Sum.apply(outer, order // k, back, tokens)
 
 
@@ -94,23 +86,27 @@ def _total(pairs: Tensor, back: Tensor, tokens: int) -> Tensor:
 
 
 class _Experts(torch.autograd.Function):
-    """Pairs [n, in], sorted by expert, each times its expert's weight [experts, out, in]; `counts` pairs an expert."""
+    """Pairs [n, in], sorted by expert, each times its expert's weight [experts, out, in]; `counts` pairs an expert.
+
+    `transposed`: the weights are [experts, in, out].
+    """
 
     @staticmethod
-    def forward(ctx: Any, pairs: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
-        ctx.weight, ctx.counts = weight, counts
-        return _each(pairs, weight, counts)
+    def forward(ctx: Any, pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool) -> Tensor:
+        ctx.weight, ctx.counts, ctx.transposed = weight, counts, transposed
+        return _each(pairs, weight, counts, transposed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _each(grads[0], ctx.weight.transpose(1, 2), ctx.counts), None, None
+        return _each(grads[0], ctx.weight, ctx.counts, not ctx.transposed), None, None, None
 
 
-def _each(pairs: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
-    out = pairs.new_empty(len(pairs), weight.shape[1])
-    for rows, target, expert in zip(pairs.split(counts), out.split(counts), weight.unbind(), strict=True):
-        if 0 < len(rows) <= FEW:
-            target.copy_(linear(rows, expert))
-        elif len(rows):
-            torch.mm(rows, expert.T, out=target)
-    return out
+def _each(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool) -> Tensor:
+    copies = packed(weight, transposed)
+    matrices = (weight.transpose(1, 2) if transposed else weight).unbind()
+    found = [
+        product(rows, matrices[expert], copies and copies[expert])
+        for expert, rows in enumerate(pairs.split(counts))
+        if len(rows)
+    ]
+    return torch.cat(found)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.rewiring.engines.experts import linear
+from c3po_bench.rewiring.engines.packed import packed, product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +30,10 @@ class _TargetLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Logits in float32; the gradient, where asked for, in the head's dtype."""
         chosen, likeliest, gradients = [], [], []
+        copy, back = packed(weight), packed(weight, transposed=True) if ctx.needs_input_grad[0] else None
         for start in range(0, len(targets), ROWS):
             rows, wanted = hidden[start : start + ROWS], targets[start : start + ROWS, None]
-            logits = linear(rows, weight).float()
+            logits = product(rows, weight, copy and copy[0]).float()
             if divisor != 1.0:
                 logits /= divisor
             if greedy:
@@ -42,7 +43,8 @@ class _TargetLogProbs(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 logits.sub_(total).exp_().neg_()
                 logits.scatter_add_(-1, wanted, logits.new_ones(wanted.shape))
-                gradients.append(logits.to(weight.dtype) @ weight / divisor)
+                into = logits.to(weight.dtype)
+                gradients.append(product(into, weight.T, back and back[0]) / divisor)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.cat(gradients))
         hits = torch.cat(likeliest) if greedy else torch.zeros_like(targets, dtype=torch.bool)

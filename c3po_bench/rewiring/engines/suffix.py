@@ -17,6 +17,7 @@ from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, like_
 from c3po_bench.rewiring.engines.experts import few_rows
 from c3po_bench.rewiring.engines.first_layer import FirstLayer
 from c3po_bench.rewiring.engines.head import target_log_probs
+from c3po_bench.rewiring.engines.packed import packed_linears
 from c3po_bench.rewiring.engines.packing import Tree, fill, pack, with_earlier
 from c3po_bench.rewiring.hook import override, record_routing
 
@@ -244,7 +245,8 @@ class SuffixRows(Batch):
             return self._finish(self._run(hidden, range(start, engine.depth)), greedy)
 
     def _run(self, hidden: Tensor, span: range) -> Tensor:
-        with few_rows(self.engine.model), constant_prefix(self.engine.model, self.keys, self.values) as apart:
+        model, layers = self.engine.model, self.engine.decoder.layers[span.start : span.stop]
+        with few_rows(model), packed_linears(layers), constant_prefix(model, self.keys, self.values) as apart:
             cache = None if apart else _Cache(self.keys, self.values)
             return self.engine.run_layers(hidden, span, self.positions, self.back, cache)
 

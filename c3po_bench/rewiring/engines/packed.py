@@ -1,0 +1,116 @@
+"""Products with constant weights on a CPU: oneDNN's, with each weight put once in the order in which they read it.
+
+A CPU's matrix product rearranges the weight at every call, which costs as much as the product itself where few rows
+meet it. Measured with a few to sixty rows: 1.4 to 2.4 times the rate of `torch.mm`, and 1.15 times with four hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MEMORY = 1 << 30
+"""Bytes that copies of weights may take: what does not fit is multiplied as it is."""
+ROWS = 32
+"""Rows that the order of a copy is made for (measured: as good for 3 and for 400)."""
+FEW = 8
+"""Rows up to which W X^T is the faster way without a copy (measured: twice as fast at 3 rows, even at 8)."""
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """Of one parameter in one direction, and what they were made from: it is kept, so that its place stays its own."""
+
+    source: Tensor
+    version: int
+    matrices: list[Tensor]
+
+    def of(self, parameter: Tensor) -> bool:
+        """Whether `parameter` still is what it was."""
+        return self.source.data_ptr() == parameter.data_ptr() and self.version == parameter._version
+
+
+_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> {transposed: _Copies}
+
+
+def packed(parameter: Tensor, transposed: bool = False) -> list[Tensor] | None:
+    """Copies of a parameter's matrices ([out, in], or [n, out, in]), to be given to `product`; made at first use.
+
+    None where there is nothing to gain or no room: another device or dtype than float32 on a CPU, a torch without
+    oneDNN, copies of more than `MEMORY` bytes in all. A parameter given other values, in place or by way of `.data`, is
+    copied anew; only an in-place change of `.data` itself goes unseen.
+    """
+    if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return None
+    mine = _copies.setdefault(parameter, {})
+    if transposed in mine and mine[transposed].of(parameter):
+        return mine[transposed].matrices
+    mine.pop(transposed, None)
+    if _held() + parameter.numel() * parameter.element_size() > MEMORY:
+        return None
+    source = parameter.detach()
+    matrices = source.reshape(-1, *source.shape[-2:])
+    copies = [
+        torch.ops.mkldnn._reorder_linear_weight(matrix.T if transposed else matrix, ROWS) for matrix in matrices.unbind()
+    ]
+    mine[transposed] = _Copies(source, parameter._version, copies)
+    return copies
+
+
+def product(rows: Tensor, weight: Tensor, copy: Tensor | None) -> Tensor:
+    """X W^T of rows [n, in] and a weight [out, in], by way of its copy if there is one. Gives no gradient of itself.
+
+    Without a copy few rows are multiplied as W X^T, for which nothing is rearranged.
+    """
+    if copy is not None:
+        return torch.ops.mkldnn._linear_pointwise(rows, copy, None, "none", [], "")
+    if rows.device.type == "cpu" and len(rows) <= FEW and weight.is_contiguous():
+        return (weight @ rows.T).T
+    return rows @ weight.T
+
+
+@contextmanager
+def packed_linears(module: Any) -> Iterator[None]:
+    """Within the block, bias-free linear layers inside `module` whose weights are frozen multiply with copies."""
+    changed = []
+    for layer in module.modules():
+        if type(layer) is torch.nn.Linear and layer.bias is None and not layer.weight.requires_grad and packed(layer.weight):
+            layer.forward = partial(_Linear.apply, layer.weight)
+            changed.append(layer)
+    try:
+        yield
+    finally:
+        for layer in changed:
+            del layer.forward
+
+
+class _Linear(torch.autograd.Function):
+    """Of a frozen weight [out, in] and what comes in [..., in]."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, hidden: Tensor) -> Tensor:
+        ctx.weight = weight
+        return _with_copy(hidden, weight, False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return None, _with_copy(grads[0], ctx.weight, True)
+
+
+def _with_copy(hidden: Tensor, parameter: Tensor, transposed: bool) -> Tensor:
+    copies = packed(parameter, transposed)
+    weight = parameter.T if transposed else parameter
+    return product(hidden.flatten(0, -2), weight, copies[0] if copies else None).view(*hidden.shape[:-1], -1)
+
+
+def _held() -> int:
+    return sum(p.numel() * p.element_size() * len(made) for p, made in _copies.items())

@@ -1,0 +1,81 @@
+"""Products with packed weights: the same numbers, never those of a weight that has changed, and never without bound."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from c3po_bench.rewiring.engines import packed as ours
+from c3po_bench.rewiring.meter import counter
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+def frozen(*shape: int) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.randn(*shape), requires_grad=False)
+
+
+@pytest.mark.parametrize("rows", [1, ours.FEW, ours.FEW + 1, 70])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products(rows, transposed):
+    weight = frozen(3, 5, 6)
+    for matrix, copy in zip(weight.transpose(1, 2) if transposed else weight, ours.packed(weight, transposed), strict=True):
+        x = torch.randn(rows, matrix.shape[1])
+        expected = torch.nn.functional.linear(x, matrix)
+        torch.testing.assert_close(ours.product(x, matrix, copy), expected)
+        torch.testing.assert_close(ours.product(x, matrix, None), expected)
+
+
+def test_a_copy_is_made_once_and_anew_when_the_weight_changes():
+    weight, x = frozen(4, 6), torch.randn(2, 6)
+    first = ours.packed(weight)
+    assert ours.packed(weight) is first
+    with torch.no_grad():
+        weight += 1
+    torch.testing.assert_close(ours.product(x, weight, ours.packed(weight)[0]), x @ weight.T)
+    own = weight.data
+    for _ in range(3):  # a value that is let go must not be taken for the next at the same place
+        weight.data = torch.randn(4, 6)
+        torch.testing.assert_close(ours.product(x, weight, ours.packed(weight)[0]), x @ weight.T)
+    weight.data = own
+    torch.testing.assert_close(ours.product(x, weight, ours.packed(weight)[0]), x @ weight.T)
+
+
+def test_copies_go_with_their_weight_and_stay_within_the_limit(monkeypatch):
+    gc.collect()
+    before = ours._held()
+    weight, other = frozen(8, 8), frozen(8, 8)
+    monkeypatch.setattr(ours, "MEMORY", before + 300)
+    assert ours.packed(weight) and ours._held() == before + 256
+    assert ours.packed(other) is None and ours.packed(weight, transposed=True) is None
+    del weight
+    assert ours._held() == before
+    assert ours.packed(other)
+
+
+@pytest.mark.parametrize("weight", [frozen(4, 6).bfloat16(), torch.empty(4, 6, device="meta")])
+def test_other_weights_are_left_alone(weight):
+    assert ours.packed(weight) is None
+
+
+def test_linear_layers_of_a_block():
+    torch.manual_seed(0)
+    block = torch.nn.Sequential(*(torch.nn.Linear(6, 6, bias=bias) for bias in (False, True, False)))
+    for layer in block[:2]:
+        layer.weight.requires_grad_(False)
+    x = torch.randn(2, 3, 6, requires_grad=True)
+    (expected,) = torch.autograd.grad(block(x).square().sum(), x)
+    with pytest.raises(ZeroDivisionError), ours.packed_linears(block):
+        assert ["forward" in vars(layer) for layer in block] == [True, False, False]  # has a bias, is being trained
+        torch.testing.assert_close(torch.autograd.grad(block(x).square().sum(), x)[0], expected)
+        _ = 1 / 0
+    assert not any("forward" in vars(layer) for layer in block)
+
+
+def test_flops_are_counted():
+    weight = frozen(5, 6)
+    with counter() as counted:
+        ours.product(torch.randn(3, 6), weight, ours.packed(weight)[0])
+    assert counted.total == 2 * 3 * 5 * 6
