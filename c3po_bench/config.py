@@ -74,7 +74,7 @@ class Config:
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: str = option("suffix", "suffix (fast) or naive (whole forward passes: the definition)")
-    batch_size: int = option(16, "items scored or optimized at once; changes speed, not results")
+    batch_size: int = option(32, "items scored or optimized at once; changes speed, not results")
     bank_gb: float = option(
         8.0, "most disk for what the engine keeps of references (keys, values); beyond it they are read again"
     )

@@ -17,6 +17,7 @@ from c3po_bench.launch import ranks
 from c3po_bench.store.files import Journal, write_json, write_jsonl, write_text
 from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.lock import Busy, alone_in
+from c3po_bench.store.memory import keep_freed_memory
 from c3po_bench.store.reader import Run
 from c3po_bench.store.schema import SCHEMA_VERSION
 
@@ -75,7 +76,8 @@ def tell(runs: list[Run]) -> None:
 
 
 def set_up(cfg: Config) -> None:
-    """Logging, threads, plugins."""
+    """Memory, logging, threads, plugins."""
+    keep_freed_memory()
     set_up_logging(cfg.log_level if ranks.rank() == 0 else "warning")
     for name in cfg.plugins:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 from c3po_bench.console import set_up_logging
 from c3po_bench.errors import exit_status, unknown
 from c3po_bench.perf import PERFS
+from c3po_bench.store.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def main() -> int:
     beside = Path("../shared/data")
     data = arguments.data or (beside if beside.is_dir() else None)
     set_up_logging("warning")
+    keep_freed_memory()
 
     def work() -> None:
         for record in measure(arguments.name, Options(arguments.rounds, data, arguments.quick)):

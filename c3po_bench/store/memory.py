@@ -1,14 +1,34 @@
-"""Peak resident memory of this process, without what it inherited from the one that started it."""
+"""Memory of this process: the most that was resident, and how it is kept."""
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
 
+KEPT_BYTES = 1 << 30
+LARGE_BYTES = 1 << 28
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep up to `KEPT_BYTES` of freed memory, and take blocks below `LARGE_BYTES` from it; no-op elsewhere.
+
+    By default every tensor of some megabytes is given back and asked for anew, page by page: a quarter of the time of
+    an optimization step (13,000 page faults).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(_MMAP_THRESHOLD, LARGE_BYTES)
+
 
 def peak_resident() -> int:
-    """Bytes. Linux's `ru_maxrss` starts at the parent's peak, so the kernel's own high-water mark is read there."""
+    """Bytes, without what was inherited from the process that started this one.
+
+    Linux's `ru_maxrss` starts at the parent's peak, so the kernel's own high-water mark is read there.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():

@@ -105,7 +105,7 @@ def _each(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool) ->
     copies = packed(weight, transposed)
     matrices = (weight.transpose(1, 2) if transposed else weight).unbind()
     found = [
-        product(rows, matrices[expert], copies and copies[expert])
+        product(rows, matrices[expert], copies[expert] if copies else None)
         for expert, rows in enumerate(pairs.split(counts))
         if len(rows)
     ]

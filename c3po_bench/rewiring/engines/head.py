@@ -30,10 +30,11 @@ class _TargetLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Logits in float32; the gradient, where asked for, in the head's dtype."""
         chosen, likeliest, gradients = [], [], []
-        copy, back = packed(weight), packed(weight, transposed=True) if ctx.needs_input_grad[0] else None
+        (copy,) = packed(weight) or [None]
+        (back,) = (packed(weight, transposed=True) if ctx.needs_input_grad[0] else None) or [None]
         for start in range(0, len(targets), ROWS):
             rows, wanted = hidden[start : start + ROWS], targets[start : start + ROWS, None]
-            logits = product(rows, weight, copy and copy[0]).float()
+            logits = product(rows, weight, copy).float()
             if divisor != 1.0:
                 logits /= divisor
             if greedy:
@@ -41,10 +42,9 @@ class _TargetLogProbs(torch.autograd.Function):
             total = logits.logsumexp(dim=-1, keepdim=True)
             chosen.append((logits.gather(-1, wanted) - total).squeeze(-1))
             if ctx.needs_input_grad[0]:
-                logits.sub_(total).exp_().neg_()
-                logits.scatter_add_(-1, wanted, logits.new_ones(wanted.shape))
-                into = logits.to(weight.dtype)
-                gradients.append(product(into, weight.T, back and back[0]) / divisor)
+                likely = logits.softmax(dim=-1).to(weight.dtype)
+                expected = product(likely, weight.T, back)
+                gradients.append((weight[wanted.squeeze(-1)] - expected) / divisor)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.cat(gradients))
         hits = torch.cat(likeliest) if greedy else torch.zeros_like(targets, dtype=torch.bool)

@@ -42,7 +42,7 @@ class _Copies:
 _copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> {transposed: _Copies}
 
 
-def packed(parameter: Tensor, transposed: bool = False) -> list[Tensor] | None:
+def packed(parameter: Any, transposed: bool = False) -> list[Tensor] | None:
     """Copies of a parameter's matrices ([out, in], or [n, out, in]), to be given to `product`; made at first use.
 
     None where there is nothing to gain or no room: another device or dtype than float32 on a CPU, a torch without
@@ -51,7 +51,7 @@ def packed(parameter: Tensor, transposed: bool = False) -> list[Tensor] | None:
     """
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return None
-    mine = _copies.setdefault(parameter, {})
+    mine: dict[bool, _Copies] = _copies.setdefault(parameter, {})  # pyright: ignore[reportAssignmentType]
     if transposed in mine and mine[transposed].of(parameter):
         return mine[transposed].matrices
     mine.pop(transposed, None)
