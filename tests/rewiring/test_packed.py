@@ -24,8 +24,8 @@ def test_products(rows, transposed):
     for matrix, copy in zip(weight.transpose(1, 2) if transposed else weight, ours.packed(weight, transposed), strict=True):
         x = torch.randn(rows, matrix.shape[1])
         expected = torch.nn.functional.linear(x, matrix)
-        torch.testing.assert_close(ours.product(x, matrix, copy), expected)
-        torch.testing.assert_close(ours.product(x, matrix, None), expected)
+        torch.testing.assert_close(ours.with_copy(x, copy), expected)
+        torch.testing.assert_close(ours.product(x, matrix), expected)
 
 
 def test_a_copy_is_made_once_and_anew_when_the_weight_changes():
@@ -34,13 +34,13 @@ def test_a_copy_is_made_once_and_anew_when_the_weight_changes():
     assert ours.packed(weight) is first
     with torch.no_grad():
         weight += 1
-    torch.testing.assert_close(ours.product(x, weight, ours.packed(weight)[0]), x @ weight.T)
+    torch.testing.assert_close(ours.times(x, weight), x @ weight.T)
     own = weight.data
     for _ in range(3):  # a value that is let go must not be taken for the next at the same place
         weight.data = torch.randn(4, 6)
-        torch.testing.assert_close(ours.product(x, weight, ours.packed(weight)[0]), x @ weight.T)
+        torch.testing.assert_close(ours.times(x, weight), x @ weight.T)
     weight.data = own
-    torch.testing.assert_close(ours.product(x, weight, ours.packed(weight)[0]), x @ weight.T)
+    torch.testing.assert_close(ours.times(x, weight), x @ weight.T)
 
 
 def test_copies_go_with_their_weight_and_stay_within_the_limit(monkeypatch):
@@ -77,5 +77,5 @@ def test_linear_layers_of_a_block():
 def test_flops_are_counted():
     weight = frozen(5, 6)
     with counter() as counted:
-        ours.product(torch.randn(3, 6), weight, ours.packed(weight)[0])
+        ours.times(torch.randn(3, 6), weight)
     assert counted.total == 2 * 3 * 5 * 6

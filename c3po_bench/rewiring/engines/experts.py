@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.rewiring.engines.packed import packed, product
+from c3po_bench.rewiring.engines.packed import packed, product, with_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,10 +103,9 @@ class _Experts(torch.autograd.Function):
 
 def _each(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool) -> Tensor:
     copies = packed(weight, transposed)
-    matrices = (weight.transpose(1, 2) if transposed else weight).unbind()
-    found = [
-        product(rows, matrices[expert], copies[expert] if copies else None)
-        for expert, rows in enumerate(pairs.split(counts))
-        if len(rows)
-    ]
-    return torch.cat(found)
+    asked = [expert for expert, count in enumerate(counts) if count]
+    shares = pairs.split([counts[expert] for expert in asked])
+    if copies:
+        return torch.cat([with_copy(rows, copies[expert]) for expert, rows in zip(asked, shares, strict=True)])
+    matrices = weight.transpose(1, 2) if transposed else weight
+    return torch.cat([product(rows, matrices[expert]) for expert, rows in zip(asked, shares, strict=True)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.rewiring.engines.packed import packed, product
+from c3po_bench.rewiring.engines.packed import times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +30,9 @@ class _TargetLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Logits in float32; the gradient, where asked for, in the head's dtype."""
         chosen, likeliest, gradients = [], [], []
-        (copy,) = packed(weight) or [None]
-        (back,) = (packed(weight, transposed=True) if ctx.needs_input_grad[0] else None) or [None]
         for start in range(0, len(targets), ROWS):
             rows, wanted = hidden[start : start + ROWS], targets[start : start + ROWS, None]
-            logits = product(rows, weight, copy).float()
+            logits = times(rows, weight).float()
             if divisor != 1.0:
                 logits /= divisor
             if greedy:
@@ -43,7 +41,7 @@ class _TargetLogProbs(torch.autograd.Function):
             chosen.append((logits.gather(-1, wanted) - total).squeeze(-1))
             if ctx.needs_input_grad[0]:
                 likely = logits.softmax(dim=-1).to(weight.dtype)
-                expected = product(likely, weight.T, back)
+                expected = times(likely, weight, transposed=True)
                 gradients.append((weight[wanted.squeeze(-1)] - expected) / divisor)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.cat(gradients))

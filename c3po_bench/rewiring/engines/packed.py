@@ -66,16 +66,22 @@ def packed(parameter: Any, transposed: bool = False) -> list[Tensor] | None:
     return copies
 
 
-def product(rows: Tensor, weight: Tensor, copy: Tensor | None) -> Tensor:
-    """X W^T of rows [n, in] and a weight [out, in], by way of its copy if there is one. Gives no gradient of itself.
+def with_copy(rows: Tensor, copy: Tensor) -> Tensor:
+    """X W^T of rows [n, in] and a copy of a weight [out, in]. Gives no gradient."""
+    return torch.ops.mkldnn._linear_pointwise.default(rows, copy, None, "none", [], "")
 
-    Without a copy few rows are multiplied as W X^T, for which nothing is rearranged.
-    """
-    if copy is not None:
-        return torch.ops.mkldnn._linear_pointwise(rows, copy, None, "none", [], "")
+
+def product(rows: Tensor, weight: Tensor) -> Tensor:
+    """X W^T of rows [n, in] and a weight [out, in] without a copy: few rows as W X^T, for which nothing is rearranged."""
     if rows.device.type == "cpu" and len(rows) <= FEW and weight.is_contiguous():
         return (weight @ rows.T).T
     return rows @ weight.T
+
+
+def times(rows: Tensor, parameter: Tensor, transposed: bool = False) -> Tensor:
+    """X W^T of rows [n, in] and a parameter [out, in] (`transposed`: [in, out]), with a copy of it if there is one."""
+    copies = packed(parameter, transposed)
+    return with_copy(rows, copies[0]) if copies else product(rows, parameter.T if transposed else parameter)
 
 
 @contextmanager
@@ -99,17 +105,11 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, hidden: Tensor) -> Tensor:
         ctx.weight = weight
-        return _with_copy(hidden, weight, False)
+        return times(hidden.flatten(0, -2), weight).view(*hidden.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return None, _with_copy(grads[0], ctx.weight, True)
-
-
-def _with_copy(hidden: Tensor, parameter: Tensor, transposed: bool) -> Tensor:
-    copies = packed(parameter, transposed)
-    weight = parameter.T if transposed else parameter
-    return product(hidden.flatten(0, -2), weight, copies[0] if copies else None).view(*hidden.shape[:-1], -1)
+        return None, times(grads[0].flatten(0, -2), ctx.weight, transposed=True).view(*grads[0].shape[:-1], -1)
 
 
 def _held() -> int:
