@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 from contextlib import suppress
@@ -112,7 +113,8 @@ def show(cfg: Config, runs: list[Any]) -> None:
         console.print(feedback_table(runs))
     console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
     console.print(f"results: {cfg.results_dir}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report:  python -m c3po_bench.report {cfg.results_dir}", highlight=False, markup=False, soft_wrap=True)
+    report = f"python -m c3po_bench.report {shlex.quote(cfg.results_dir)}"
+    console.print(f"report:  {report}", highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> int:

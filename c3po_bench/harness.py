@@ -44,7 +44,7 @@ def run(cfg: Config) -> list[Run]:
     shared = shared_identity(cfg, tasks, backend)
     done: dict[str, Run] = {}
     names, busy = [], []
-    for arm in backend.arms():
+    for arm in list(backend.arms()):  # all first: bad options of the last one are refused before anything is scored
         names.append(arm.name)
         try:
             done[arm.name] = run_arm(cfg, arm, tasks, backend, shared, wait=ranks.world() > 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -118,6 +119,8 @@ class ResumableLM(LM):
         asked = [self._stripped(requests[p], keyed[item], n) for n, item in enumerate(chunk) for p in groups[item]]
         flat = iter(getattr(lm, kind)(asked))
         answers = [[next(flat) for _ in groups[item]] for item in chunk]
+        if kind != "generate_until":
+            self._check_numbers(chunk, answers)
         after = self.arm.cost()
         credited = after.get("credited_seconds", 0.0) - before.get("credited_seconds", 0.0)
         seconds = (time.perf_counter() - start + credited) / len(chunk)
@@ -130,6 +133,15 @@ class ResumableLM(LM):
             rows.append(row)
         rows[0]["phases"] = _difference(after["phases"], before["phases"])
         self.journal.append(rows)
+
+    def _check_numbers(self, chunk: list[tuple[str, int]], answers: list[list[Any]]) -> None:
+        """Refuse log-likelihoods that are not numbers: they would be ranked as if they were, and stay in the journal."""
+        for item, found in zip(chunk, answers, strict=True):
+            if any(math.isnan(answer[0] if isinstance(answer, tuple | list) else answer) for answer in found):
+                raise UserError(
+                    f"{self.arm.name}: item {self._true_id(item)} of task {item[0]} has a log-likelihood that is not a "
+                    "number (NaN); try model.dtype=float32, or smaller steps if the arm takes any"
+                )
 
     def _stripped(self, request: Instance, key: str, number: int) -> Instance:
         """The request without its document; items are numbered within the chunk."""

@@ -55,14 +55,19 @@ def test_a_wrong_config_is_one_line_with_the_nearest_choice(c3po, override):
         ("name=../../x", "not a path"),
         ("tracking.mode=onlne", "'online'"),
         ("model.device=foo", "model.device=foo"),
+        ("method.kernel.name=gausian", "'gaussian'"),
+        ("method.kernel.bandwidth=-1", "median"),
+        ("references.tasks=[fact]", "'facts'"),
+        ("arms=[knn_vote] arm.knn_vote.k=0", "arm.knn_vote.k=0"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path, override, expected):
-    done = c3po(*tiny, f"results_dir={tmp_path}", "log_level=error", override)
+    done = c3po(*tiny, f"results_dir={tmp_path}", "log_level=error", *override.split())
     assert done.returncode == 2, done.stderr
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: ") and expected in line
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*")), "something was scored before"
 
 
 def test_showing_the_config_of_many_runs_is_refused(c3po):

@@ -34,7 +34,7 @@ class Parrot(LM):
         return [f"#### {a}" if a % 4 == 0 else f"It is {a}" for a in answers]
 
     def loglikelihood(self, requests):  # noqa: ANN001, ANN201
-        return [(-float(request.idx), False) for request in requests]
+        return [(float("nan") if "broken" in request.args[0] else -float(request.idx), False) for request in requests]
 
     def loglikelihood_rolling(self, requests):  # noqa: ANN001, ANN201
         raise NotImplementedError
@@ -88,6 +88,14 @@ def test_one_filter_needs_no_list(scored):
 def test_a_metric_of_whole_corpora_is_refused_and_never_zero(scored):
     with pytest.raises(UserError, match=r"task 'made': its headline metric 'bleu'"):
         scored(SUMS, **{**GSM8K_LIKE, "metric_list": [{"metric": "bleu"}], "filter_list": None})
+
+
+def test_a_log_likelihood_that_is_no_number_is_refused_and_not_kept(scored, tmp_path):
+    docs = [{"q": f"question {n}" + " broken" * (n == 1), "c": ["yes", "no"], "a": 0} for n in range(3)]
+    asked = {"output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}", "doc_to_target": "a"}
+    with pytest.raises(UserError, match="parrot: item 1 of task made has a log-likelihood that is not a number"):
+        scored(docs, **asked)
+    assert not Journal(tmp_path / "journal.jsonl").rows
 
 
 def test_questions_that_share_a_passage_share_a_cluster(scored):

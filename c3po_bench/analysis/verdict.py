@@ -40,7 +40,7 @@ def verdict(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> str:
         return "Nothing to compare yet: no finished run has a base run beside it."
     rows, over = records(frame), [] if controls is None else records(controls)
     sentences = _feedback([r for r in rows if r["scope"]]) + _accuracy(summary_rows(rows), over)
-    return " ".join(sentences) or "Only the base has been run: there is nothing to compare it with."
+    return " ".join(sentences) or "Nothing stands beside base: no other arm was run, or none can be compared with it."
 
 
 def summary_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

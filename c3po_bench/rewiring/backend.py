@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.console import Progress
+from c3po_bench.errors import unknown
 from c3po_bench.models.families import family_of
 from c3po_bench.models.loading import load
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.bank import ReferenceBank, build_bank
-from c3po_bench.rewiring.embedders import load_embedder
-from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.embedders import check_embedder, load_embedder
+from c3po_bench.rewiring.engines import ENGINES, load_engine
+from c3po_bench.rewiring.kernels import check_kernel
 from c3po_bench.rewiring.meter import Meter, peak_memory
 from c3po_bench.rewiring.pathway import check_method, critical_layers
 from c3po_bench.rewiring.questions import Tokenizer
@@ -46,11 +48,17 @@ class RewiringBackend:
         self.model_hash = self.loaded.hash
         self.layers = critical_layers(cfg.method.layers, list(family_of(self.loaded.model).layers))
         arms.check_tasks(cfg, tasks)
+        if any(name in arms.BASELINES or arms.needs_bank(name) for name in cfg.arms):
+            _ = self.reference_items  # an unknown task among them is refused before anything is scored
 
     @staticmethod
     def check(cfg: Config) -> None:
         """Unknown arms, options and choices."""
+        if cfg.engine not in ENGINES:
+            raise unknown("engine", cfg.engine, ENGINES)
         check_method(cfg.method)
+        check_kernel(cfg.method.kernel)
+        check_embedder(cfg.embedder)
         arms.check_arms(cfg)
 
     def arms(self) -> Iterator[Any]:

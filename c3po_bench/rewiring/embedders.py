@@ -112,10 +112,15 @@ EMBEDDERS: dict[str, Callable[[EmbedderConfig, Any], Embedder]] = {
 }
 
 
-def load_embedder(cfg: EmbedderConfig, loaded: Any) -> Embedder:
-    """The embedder that `cfg` names; `loaded` is the evaluated model."""
+def check_embedder(cfg: EmbedderConfig) -> None:
+    """`UserError` for an unknown name."""
     if cfg.name not in EMBEDDERS:
         raise unknown("embedder", cfg.name, EMBEDDERS)
+
+
+def load_embedder(cfg: EmbedderConfig, loaded: Any) -> Embedder:
+    """The embedder that `cfg` names; `loaded` is the evaluated model."""
+    check_embedder(cfg)
     return EMBEDDERS[cfg.name](cfg, loaded)
 
 

@@ -56,23 +56,29 @@ KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
 }
 
 
-def kernel_weights(cfg: KernelConfig, similarity: Tensor, mask: Tensor) -> Tensor:
-    """Weights [queries, k] of neighbors with cosine `similarity` [queries, k]; 0 where `mask` is false.
+def check_kernel(cfg: KernelConfig) -> None:
+    """Refuse an unknown kernel or a bandwidth that is neither `median` nor a positive number.
 
     Raises:
-        UserError: for an unknown kernel or a bandwidth that is neither `median` nor a positive number.
+        UserError: in one line.
     """
     if cfg.name not in KERNELS:
         raise unknown("method.kernel.name", cfg.name, KERNELS)
+    try:
+        fits = cfg.bandwidth == "median" or 0 < float(cfg.bandwidth) < math.inf
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UserError(f"method.kernel.bandwidth={cfg.bandwidth}: use median or a positive number")
+
+
+def kernel_weights(cfg: KernelConfig, similarity: Tensor, mask: Tensor) -> Tensor:
+    """Weights [queries, k] of neighbors with cosine `similarity` [queries, k]; 0 where `mask` is false."""
+    check_kernel(cfg)
     distance = (2 - 2 * similarity).clamp_min(0.0).sqrt()
     if cfg.bandwidth == "median":
         known = distance.masked_fill(~mask, float("nan"))
         bandwidth = known.nanmedian(dim=-1, keepdim=True).values.nan_to_num(1.0).clamp_min(1e-6)
     else:
-        try:
-            bandwidth = distance.new_tensor(float(cfg.bandwidth))
-        except ValueError:
-            bandwidth = distance.new_tensor(0.0)
-        if not 0 < bandwidth < float("inf"):
-            raise UserError(f"method.kernel.bandwidth={cfg.bandwidth}: use median or a positive number")
+        bandwidth = distance.new_tensor(float(cfg.bandwidth))
     return KERNELS[cfg.name](distance, similarity, bandwidth, cfg.degree).masked_fill(~mask, 0.0)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from c3po_bench.errors import UserError
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file so that it either is there, complete, or is not."""
@@ -31,14 +33,30 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Rows of a JSON-lines file; a last line cut short by a kill is left out."""
+    """Rows of a JSON-lines file; a last line cut short by a kill is left out.
+
+    Raises:
+        UserError: for a line within the file that is no JSON.
+    """
     if not path.exists():
         return
     with open(path, encoding="utf-8") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if not line.endswith("\n"):
                 return
-            yield json.loads(line)
+            yield parsed(line, f"{path}, line {number}")
+
+
+def parsed(text: str, where: str) -> Any:
+    """JSON read from a store.
+
+    Raises:
+        UserError: where it is damaged.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where} is damaged ({error}): put it back, or delete it to have it made again") from error
 
 
 def read_groups(path: Path) -> list[Any]:

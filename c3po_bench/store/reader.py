@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from c3po_bench.errors import UserError
-from c3po_bench.store.files import read_jsonl
+from c3po_bench.store.files import parsed, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Run:
     @cached_property
     def result(self) -> dict[str, Any]:
         """result.json; see `store.schema.Result`."""
-        return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        return _json(self.path / "result.json")
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -33,7 +32,7 @@ class Run:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """provenance.json; see `store.schema.Provenance`."""
-        return json.loads((self.path / "provenance.json").read_text(encoding="utf-8"))
+        return _json(self.path / "provenance.json")
 
     @property
     def run_id(self) -> str:
@@ -47,7 +46,13 @@ class Run:
 
     def samples(self) -> list[dict[str, Any]]:
         """Rows of samples.jsonl; see `store.schema.Sample`."""
+        if not (self.path / "samples.jsonl").exists():
+            raise UserError(f"{self.path} has a result but no samples.jsonl: put it back, or delete the folder and run again")
         return list(read_jsonl(self.path / "samples.jsonl"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return parsed(path.read_text(encoding="utf-8"), str(path))
 
 
 def load_runs(results_dir: str | Path) -> list[Run]:
@@ -65,5 +70,5 @@ def load_runs(results_dir: str | Path) -> list[Run]:
 def load_experiments(results_dir: str | Path) -> list[dict[str, Any]]:
     """The experiments recorded in a store, oldest first: name, config, command and run ids (base first)."""
     files = sorted((Path(results_dir) / "experiments").glob("*.json"))
-    found = [json.loads(f.read_text(encoding="utf-8")) for f in files]
+    found = [_json(f) for f in files]
     return sorted(found, key=lambda e: e.get("created", ""))

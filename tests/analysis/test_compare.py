@@ -333,7 +333,7 @@ CEILING = {"difference": 0.2, "diff_low": 0.1, "diff_high": 0.3}
         ("sft", DISAGREE, "SFT cannot be told from base: +4.2 points [0.9, 9.4], p 0.062; 120 items show"),
         ("sft", SAME, "SFT scores every item as base does; 120 items show gains from about 5.0 on."),
         ("oracle", CEILING, "The ceiling, oracle, which may see the answer: +20.0 points"),
-        ("base", {}, "Only the base has been run"),
+        ("base", {}, "Nothing stands beside base"),
     ],
 )
 def test_verdict_in_plain_words(arm, numbers, said):

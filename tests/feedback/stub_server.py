@@ -57,20 +57,26 @@ class Stub:
 @contextlib.contextmanager
 def serve(reply: Reply) -> Iterator[Stub]:
     stub = Stub(reply)
+    with listening(stub.handle) as stub.url:
+        yield stub
+
+
+@contextlib.contextmanager
+def listening(handle: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """A server on a free port that gives each POST to `handle`; its address, as a client is told it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             with contextlib.suppress(ConnectionError):
-                stub.handle(self)
+                handle(self)
 
         def log_message(self, *_: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    stub.url = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield stub
+        yield f"http://127.0.0.1:{server.server_port}/v1"
     finally:
         server.shutdown()
         server.server_close()

@@ -19,13 +19,14 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.feedback.stub_server import listening
 
 NEEDED = ("fastapi", "uvicorn", "pydantic", "openai", "starlette", "rich")  # transformers[serving]
 WORDS = """
@@ -150,24 +151,12 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 @pytest.fixture
 def counted(server: str) -> Iterator[Counted]:
     found = Counted(server)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            found.handle(self)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{proxy.server_port}/v1"
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    try:
-        yield found
-    finally:
-        if found.client and found.client.poll() is None:
-            found.client.kill()
-        proxy.shutdown()
-        proxy.server_close()
+    with listening(found.handle) as found.url:
+        try:
+            yield found
+        finally:
+            if found.client and found.client.poll() is None:
+                found.client.kill()
 
 
 def start(counted: Counted, model: Path, folder: Path, kill_at: int | None = None) -> tuple[int, str]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from c3po_bench.errors import UserError
 from c3po_bench.store.files import Journal, read_jsonl, write_json
 from c3po_bench.store.identity import content_hash, run_id
+from c3po_bench.store.reader import Run, load_experiments
 
 
 def test_a_journal_goes_on_after_a_torn_last_line(tmp_path):
@@ -39,3 +43,20 @@ def test_whole_files_leave_nothing_beside_them(tmp_path):
 def test_a_run_is_named_by_content_not_by_order_of_keys():
     assert run_id("ngd", {"a": 1, "b": [2]}) == run_id("ngd", {"b": [2], "a": 1})
     assert content_hash({"a": 1}) != content_hash({"a": 2})
+
+
+def test_damage_is_said_in_one_line_with_its_place(tmp_path):
+    journal, run = tmp_path / "journal.jsonl", Run(tmp_path / "run")
+    journal.write_text('{"key": "a"}\n{"key": \n{"key": "c"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"journal\.jsonl, line 2 is damaged"):
+        Journal(journal)
+    run.path.mkdir()
+    (run.path / "result.json").write_text('{"arm": ', encoding="utf-8")
+    with pytest.raises(UserError, match=r"result\.json is damaged"):
+        _ = run.result
+    with pytest.raises(UserError, match=r"no samples\.jsonl"):
+        run.samples()
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "e.json").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"e\.json is damaged"):
+        load_experiments(tmp_path)

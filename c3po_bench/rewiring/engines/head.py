@@ -1,7 +1,7 @@
 """The head and its loss: log-probabilities of target tokens without keeping a vocabulary-wide gradient.
 
 The head is often larger than all critical layers together. Its gradient with respect to the hidden state needs only
-softmax(logits) @ W, so it is formed in the forward pass, in place, and the logits are let go.
+softmax(logits) @ W, so it is formed in the forward pass and the logits are let go.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ class _TargetLogProbs(torch.autograd.Function):
                 logits /= divisor
             if greedy:
                 likeliest.append(logits.argmax(dim=-1) == wanted.squeeze(-1))
-            total = logits.logsumexp(dim=-1, keepdim=True)
-            chosen.append((logits.gather(-1, wanted) - total).squeeze(-1))
+            log_probs = logits.log_softmax(dim=-1)
+            chosen.append(log_probs.gather(-1, wanted).squeeze(-1))
             if ctx.needs_input_grad[0]:
-                likely = logits.softmax(dim=-1).to(weight.dtype)
-                expected = times(likely, weight, transposed=True)
+                expected = times(log_probs.exp_().to(weight.dtype), weight, transposed=True)
                 gradients.append((weight[wanted.squeeze(-1)] - expected) / divisor)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.cat(gradients))
