@@ -85,8 +85,9 @@ def counter() -> Any:
         ],
         aten._grouped_mm: _grouped_flops,
         torch.ops.transformers.grouped_mm_fallback: _grouped_flops,
-        torch.ops.mkldnn._linear_pointwise: _packed_flops,
     }
+    if torch.backends.mkldnn.is_available():
+        formulas[torch.ops.mkldnn._linear_pointwise] = _packed_flops
 
     class Counter(TorchDispatchMode):
         """`total` FLOPs of what ran inside."""

@@ -74,6 +74,12 @@ def test_linear_layers_of_a_block():
     assert not any("forward" in vars(layer) for layer in block)
 
 
+def test_rows_need_not_lie_in_order():
+    weight = frozen(4, 6)
+    for rows in (torch.randn(1, 6).expand(12, 6), torch.randn(6, 12).T, torch.randn(12, 12)[:, ::2]):
+        torch.testing.assert_close(ours.times(rows, weight), rows @ weight.T)
+
+
 def test_flops_are_counted():
     weight = frozen(5, 6)
     with counter() as counted:

@@ -1,9 +1,8 @@
 """Experts for a handful of tokens on a CPU.
 
-Rewiring asks some twenty core experts about a few rows each. A CPU's matrix product x W^T first packs W, which costs
-more than the product where x has few rows; W x^T packs nothing. And gathering rows for the experts and summing what
-they say are each other's transposes, so that neither needs a scatter in the backward pass. Same numbers as the model's
-own `grouped_mm`, by tests; measured 1.2 times a step at batch 1, 1.06 at batch 16.
+Rewiring asks some twenty core experts about a few rows each, step after step: their weights are packed once (`packed`).
+And gathering rows for the experts and summing what they say are each other's transposes, so that neither needs a scatter
+in the backward pass. Same numbers as the model's own `grouped_mm`, by tests.
 """
 
 from __future__ import annotations
