@@ -16,6 +16,7 @@ TITLES = {
     "dpo": "DPO",
     "dpo_nll": "DPO + NLL",
     "icl": "ICL",
+    "kernel_regression_random_neighbors": "kernel regression with random neighbors",
     "in_context_cot": "in context, chain of thought",
     "ngd": "NGD",
     "ngd_permuted_options": "NGD with permuted options",
@@ -37,6 +38,7 @@ class Control(NamedTuple):
 
 CONTROLS = {
     "ngd_random_neighbors": Control("ngd", "random neighbors", "retrieval"),
+    "kernel_regression_random_neighbors": Control("kernel_regression", "random neighbors", "retrieval"),
     "ngd_shuffled_labels": Control("ngd", "shuffled labels", "the neighbors' labels"),
     "random_pathway": Control("ngd", "a random pathway", "where the pathway moves"),
     "ngd_permuted_options": Control("ngd", "neighbors with permuted options", "the neighbors' answer letters"),

@@ -46,6 +46,9 @@ ARMS: dict[str, ArmSpec] = {
     "ngd_permuted_options": ArmSpec(
         "ngd", options="permuted", kind="control", about="ngd with the neighbors' options in another order"
     ),
+    "kernel_regression_random_neighbors": ArmSpec(
+        "kernel_regression", "random", kind="control", about="kernel regression over references drawn at random"
+    ),
     "random_pathway": ArmSpec("random_pathway", kind="control", about="a random move as far as ngd's"),
     "routing_temperature": ArmSpec("routing_temperature", "none", kind="baseline", about="own routing, sharpened"),
 }
@@ -85,12 +88,14 @@ def learns_a_rate(name: str) -> bool:
 
 
 def options(cfg: Config, name: str) -> dict[str, Any]:
-    """The arm's options: its function's defaults with `arm.NAME` over them."""
+    """The arm's options: its function's defaults with `arm.NAME` over them; a control has those of the arm it is of, too."""
     given = dict(cfg.arm.get(name, {}))
     if name == "base":
         if given:
             raise UserError("arm.base takes no options")
         return {}
+    if name in ARMS and ARMS[name].kind == "control" and ARMS[name].surrogate != name:
+        given = dict(cfg.arm.get(ARMS[name].surrogate, {})) | given
     return checked_options(name, baseline(name) if name in BASELINES else load_surrogate(spec_of(name).surrogate), given)
 
 
