@@ -199,7 +199,8 @@ def score(
 
     lm = ResumableLM(arm, tasks, journal, progress, chunks, doc_ids)
     evaluate: Any = lm_eval.simple_evaluate
-    lm_eval.evaluator.add_env_info = _nothing  # it runs `pip list` for every arm; provenance.json has what matters
+    # `pip list` and git for every arm, aloud where there is no repository; provenance.json has what matters
+    lm_eval.evaluator.add_env_info = lm_eval.evaluator.get_git_commit_hash = _nothing
     results = evaluate(
         lm,
         tasks=[task for name, task in tasks.load().items() if doc_ids is None or name in doc_ids],
@@ -281,8 +282,8 @@ def _value(task: str, metric: str, sample: dict[str, Any]) -> float:
     return float(value)
 
 
-def _nothing(_storage: Any) -> None:
-    """In place of lm-eval's environment report."""
+def _nothing(*_: Any) -> None:
+    """In place of lm-eval's environment report and commit."""
 
 
 def _totals(journal: Journal) -> dict[str, Any]:
