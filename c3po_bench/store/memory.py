@@ -15,7 +15,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> None:
     """Have glibc keep up to `KEPT_BYTES` of freed memory, and take blocks below `LARGE_BYTES` from it; no-op elsewhere.
 
-    By default every tensor of some megabytes is given back and asked for anew, page by page: a quarter of the time of
+    By default every tensor of some megabytes is given back and asked for anew, page by page: a fifth of the time of
     an optimization step (13,000 page faults).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

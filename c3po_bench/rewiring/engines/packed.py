@@ -43,7 +43,7 @@ _copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> {tr
 
 
 def packed(parameter: Any, transposed: bool = False) -> list[Tensor] | None:
-    """Copies of a parameter's matrices ([out, in], or [n, out, in]), to be given to `product`; made at first use.
+    """Copies of a parameter's matrices ([out, in], or [n, out, in]), to be given to `with_copy`; made at first use.
 
     None where there is nothing to gain or no room: another device or dtype than float32 on a CPU, a torch without
     oneDNN, copies of more than `MEMORY` bytes in all. A parameter given other values, in place or by way of `.data`, is
