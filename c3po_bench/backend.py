@@ -46,7 +46,8 @@ class Arm(Protocol):
     def cost(self) -> dict[str, Any]:
         """{"phases": {name: {"seconds", "flops"}}, "peak_memory_bytes"} so far.
 
-        `credited_seconds`, optional, is work that an earlier arm did for this one: it is added to the clock's.
+        `credited_seconds`, optional, is work that an earlier arm did for this one: it is added to the clock's. Work that
+        all arms share counts negative.
         """
         ...
 

@@ -149,7 +149,7 @@ class FeedbackArm:
             model, adapters = self.tuned_model()
         else:
             subject.release()
-        return FeedbackLM(self.voice, material, self.studio.workshop, model, adapters, self._spend, self.cfg.batch_size)
+        return FeedbackLM(self.voice, material, self.studio, model, adapters, self._spend, self.cfg.batch_size)
 
     def adapter_name(self) -> str:
         """A folder name for this arm's adapters on this model and data."""
@@ -185,11 +185,14 @@ class FeedbackArm:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
 
     def cost(self) -> dict[str, Any]:
-        """Seconds by phase; training counts in full also where the adapter came from the cache."""
-        phases = {name: {"seconds": seconds, "flops": 0} for name, seconds in self._seconds.items()}
+        """Seconds by phase; training counts in full also where the adapter came from the cache, the shared data for no arm."""
+        from c3po_bench.feedback.lm import BASELINES
+
+        phases = {name: {"seconds": seconds, "flops": 0} for name, seconds in self._seconds.items() if name != BASELINES}
         if self.records:
             phases["train"] = {"seconds": sum(r["seconds"] for r in self.records), "flops": 0}
-        return {"phases": phases, "peak_memory_bytes": peak_resident()}
+        shared = self._seconds.get(BASELINES, 0.0)
+        return {"phases": phases, "peak_memory_bytes": peak_resident(), "credited_seconds": -shared}
 
     def report(self) -> dict[str, Any]:
         """Counts of data and gaps, training and validation curves (means over adapters), notes.

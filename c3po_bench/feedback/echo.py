@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -11,6 +12,7 @@ from c3po_bench.feedback.answering import Answer
 from c3po_bench.feedback.chat import turn_end_ids
 from c3po_bench.feedback.measures import degeneration, similarity
 from c3po_bench.feedback.studio import Studio
+from c3po_bench.feedback.tasks import settings_of
 
 
 class EchoLM(LM):
@@ -38,7 +40,9 @@ class EchoLM(LM):
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """The inner LM's answers to the chats."""
         texts = self.inner.generate_until([self._as_chat(request) for request in requests])
-        return [self._noted(request, text.strip()) for request, text in zip(requests, texts, strict=True)]
+        asked = [str(request.args[0]) for request in requests if "feedback" in settings_of(request)]
+        told = self.studio.baselines(asked)
+        return [self._noted(request, text.strip(), told) for request, text in zip(requests, texts, strict=True)]
 
     def pop_details(self) -> dict[tuple[str, int], dict[str, Any]]:
         """The inner LM's, with the feedback rows' own."""
@@ -49,8 +53,7 @@ class EchoLM(LM):
         return details
 
     def _as_chat(self, request: Instance) -> Instance:
-        arguments: Any = request.args
-        prompt, settings = arguments
+        prompt, settings = str(request.args[0]), settings_of(request)
         if "feedback" not in settings:
             return request
         tokenizer = self.studio.workshop.subject.tokenizer
@@ -65,12 +68,10 @@ class EchoLM(LM):
             metadata=(request.task_name, request.doc_id, request.repeats),
         )  # fmt: skip
 
-    def _noted(self, request: Instance, text: str) -> str:
-        arguments: Any = request.args
-        prompt, settings = arguments
+    def _noted(self, request: Instance, text: str, told: Mapping[str, Answer]) -> str:
+        prompt, settings = str(request.args[0]), settings_of(request)
         if "feedback" in settings:
-            example = self.examples[settings["feedback"], settings["scope"], prompt]
-            baseline = example.baseline or Answer("", True, 0)
+            example, baseline = self.examples[settings["feedback"], settings["scope"], prompt], told[prompt]
             tokens = len(self.studio.workshop.subject.tokenizer(text, add_special_tokens=False).input_ids)
             finished = tokens < int(settings.get("max_gen_toks", 0))
             self._details[str(request.task_name), int(request.doc_id or 0)] = {

@@ -16,12 +16,15 @@ from c3po_bench.feedback.answering import Answer, answer_batch
 from c3po_bench.feedback.chat import completion_ids, prompt_ids
 from c3po_bench.feedback.drift import token_drift
 from c3po_bench.feedback.measures import degeneration, similarity
+from c3po_bench.feedback.studio import Studio
 from c3po_bench.feedback.synthesis import Example, Material
+from c3po_bench.feedback.tasks import settings_of
 from c3po_bench.feedback.training.rows import Row
 from c3po_bench.feedback.voices import UNPARSED, Voice
-from c3po_bench.feedback.workshop import Workshop
 
 Spend = Callable[[str, float], None]
+BASELINES = "baselines"
+"""The phase in which the base model's answers are written, which all arms share and none is charged for."""
 
 
 class FeedbackLM(LM):
@@ -33,11 +36,12 @@ class FeedbackLM(LM):
     """
 
     def __init__(
-        self, voice: Voice, materials: list[Material], workshop: Workshop, model: Any, adapters: Mapping[str, str],
+        self, voice: Voice, materials: list[Material], studio: Studio, model: Any, adapters: Mapping[str, str],
         spend: Spend, batch_size: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.voice, self.workshop, self.model, self.adapters = voice, workshop, model, dict(adapters)
+        self.voice, self.studio, self.model, self.adapters = voice, studio, model, dict(adapters)
+        self.workshop = studio.workshop
         self.spend, self.batch_size = spend, batch_size
         self.pieces = {m.piece.id: m.piece for m in materials}
         self.examples: dict[tuple[str, str, str], Example] = {
@@ -59,30 +63,37 @@ class FeedbackLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The answers, in order."""
         del disable_tqdm
-        if any("feedback" not in _settings(request) for request in requests):
+        if any("feedback" not in settings_of(request) for request in requests):
             return self._by_adapter("generate_until", requests)
         answers: list[str] = [""] * len(requests)
         groups = defaultdict(list)
         for position, request in enumerate(requests):
-            groups[_settings(request)["feedback"]].append(position)
+            groups[settings_of(request)["feedback"]].append(position)
+        started = time.perf_counter()
+        told = self.studio.baselines([str(request.args[0]) for request in requests])
+        self.spend(BASELINES, time.perf_counter() - started)
         for piece_id, positions in groups.items():
-            found = self._answer([requests[p] for p in positions], piece_id)
+            found = self._answer([requests[p] for p in positions], piece_id, told)
             for position, text in zip(positions, found, strict=True):
                 answers[position] = text
         return answers
 
-    def _answer(self, requests: list[Instance], piece_id: str) -> list[str]:
-        """The answers to prompts about one piece, with their details noted."""
-        examples = [self.examples[piece_id, _settings(r)["scope"], str(r.args[0])] for r in requests]
+    def _answer(self, requests: list[Instance], piece_id: str, told: Mapping[str, Answer]) -> list[str]:
+        """The answers to prompts about one piece, with their details noted; `told` is what the base model answers."""
+        examples = [self.examples[piece_id, settings_of(r)["scope"], str(r.args[0])] for r in requests]
+        baselines = [told[e.prompt] for e in examples]
         started = time.perf_counter()
-        said = [self._stored(e) for e in examples] if self.voice.stored else self._generated(examples, piece_id)
+        if self.voice.stored:
+            said = [self._stored(*pair) for pair in zip(examples, baselines, strict=True)]
+        else:
+            said = self._generated(examples, piece_id)
         answers, gaps = zip(*map(self._read, said), strict=True)
         self.spend("generate", time.perf_counter() - started)
         started = time.perf_counter()
-        drifts = self._drifts(examples, piece_id)
+        drifts = self._drifts(examples, baselines, piece_id)
         self.spend("drift", time.perf_counter() - started)
-        for request, example, answer, gap, drift in zip(requests, examples, answers, gaps, drifts, strict=True):
-            baseline = example.baseline or Answer("", True, 0)
+        rows = zip(requests, examples, baselines, answers, gaps, drifts, strict=True)
+        for request, example, baseline, answer, gap, drift in rows:
             self._details[str(request.task_name), int(request.doc_id or 0)] = {
                 "scope": example.scope, "feedback_id": piece_id, "category": example.category, "prompt": example.prompt,
                 "response": answer.text, "baseline_response": baseline.text,
@@ -92,8 +103,7 @@ class FeedbackLM(LM):
             }  # fmt: skip
         return [answer.text for answer in answers]
 
-    def _stored(self, example: Example) -> Answer:
-        baseline = example.baseline or Answer("", True, 0)
+    def _stored(self, example: Example, baseline: Answer) -> Answer:
         if self.voice.stored == "revised" and example.revised is not None:
             tokens = len(self.workshop.subject.tokenizer(example.revised, add_special_tokens=False).input_ids)
             return Answer(example.revised, example.revised_finished, tokens)
@@ -121,14 +131,14 @@ class FeedbackLM(LM):
         tokens = len(self.workshop.subject.tokenizer(text, add_special_tokens=False).input_ids)
         return replace(said, text=text, tokens=tokens), {}
 
-    def _drifts(self, examples: list[Example], piece_id: str) -> list[float | None]:
+    def _drifts(self, examples: list[Example], baselines: list[Answer], piece_id: str) -> list[float | None]:
         """Drift along the baseline answers; none for looked-up texts that are no policy, 0 for the base model itself."""
         if self.voice.stored == "baseline":
             return [0.0] * len(examples)
         if self.voice.stored or self.voice.read:
             return [None] * len(examples)
         tokenizer = self.workshop.subject.tokenizer
-        kept = [completion_ids(tokenizer, e.baseline.text, e.baseline.finished) if e.baseline else [] for e in examples]
+        kept = [completion_ids(tokenizer, baseline.text, baseline.finished) for baseline in baselines]
         base = [Row(prompt_ids(tokenizer, e.prompt), ids) for e, ids in zip(examples, kept, strict=True)]
         policy = [Row(self._worded(e, piece_id), ids) for e, ids in zip(examples, kept, strict=True)]
         return token_drift(
@@ -182,9 +192,3 @@ class FeedbackLM(LM):
             with quiet("lm_eval.models.huggingface"):
                 self._stock = made(pretrained=self.model, tokenizer=subject.tokenizer, batch_size=self.batch_size)
         return self._stock
-
-
-def _settings(request: Instance) -> dict[str, Any]:
-    """The generation settings of a request, with the piece's id and scope on feedback tasks."""
-    arguments: Any = request.args
-    return arguments[1]

@@ -19,6 +19,7 @@ from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from c3po_bench.config import Config
+    from c3po_bench.feedback.answering import Answer
     from c3po_bench.feedback.synthesis import Material
 
 _open: dict[str, Studio] = {}
@@ -45,11 +46,21 @@ class Studio:
 
     @cached_property
     def tests(self) -> list[Material]:
-        """The test examples of every piece: what tasks and untrained arms need, made sooner."""
-        from c3po_bench.feedback.synthesis import synthesize_tests
+        """The test prompts of every piece, unanswered: what tasks and untrained arms need, made sooner."""
+        from c3po_bench.feedback.synthesis import write_tests
 
         with self._alone():
-            return synthesize_tests(self.pieces, self.workshop)
+            return write_tests(self.pieces, self.workshop)
+
+    def baselines(self, prompts: Sequence[str]) -> dict[str, Answer]:
+        """The base model's answers to test prompts, written (in batches of these prompts) when they are first asked for."""
+        from c3po_bench.feedback.synthesis import answer_prompts, known_answers
+
+        known = known_answers(prompts, self.workshop)
+        if all(prompt in known for prompt in prompts):
+            return known
+        with self._alone():
+            return answer_prompts(prompts, self.workshop)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -68,12 +79,14 @@ class Studio:
         return self._judges[name]
 
     def scores(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
-        """Signed scores of rows with ``feedback_id``, ``prompt``, ``response`` and ``baseline_response``."""
+        """Signed scores of rows with ``feedback_id``, ``prompt``, ``response`` and, where known, ``baseline_response``."""
         found: list[float | None] = [None] * len(rows)
+        told = self.baselines([row["prompt"] for row in rows if "baseline_response" not in row])
+        against = [row["baseline_response"] if "baseline_response" in row else told[row["prompt"]].text for row in rows]
         before = Counter(self.workshop.counts)
         for piece in self.pieces:
             mine = [i for i, row in enumerate(rows) if row["feedback_id"] == piece.id]
-            cases = [Case(piece, rows[i]["prompt"], rows[i]["response"], rows[i]["baseline_response"]) for i in mine]
+            cases = [Case(piece, rows[i]["prompt"], rows[i]["response"], against[i]) for i in mine]
             for i, score in zip(mine, self.judge(piece).scores(cases) if cases else [], strict=True):
                 found[i] = score
         self.judged += self.workshop.counts - before

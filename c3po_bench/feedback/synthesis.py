@@ -20,7 +20,7 @@ from c3po_bench.feedback.answering import Answer, answer_all, settings
 from c3po_bench.feedback.chat import prompt_ids
 from c3po_bench.feedback.general import general_prompts
 from c3po_bench.feedback.generators import open_generator
-from c3po_bench.feedback.ledger import call_key
+from c3po_bench.feedback.ledger import Ledger, call_key
 from c3po_bench.feedback.records import Feedback
 from c3po_bench.feedback.revisers import Draft, open_reviser
 from c3po_bench.feedback.workshop import Workshop, bare
@@ -65,7 +65,7 @@ def synthesize(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]
     """The material of every piece; prompts first, so that the model answers all pieces' together, those of the test first."""
     started = time.perf_counter()
     drafts = write_all(pieces, workshop)
-    tested = test_answers(drafts, workshop)
+    tested = answer_prompts([e.prompt for examples in drafts for e in examples if e.split == "test"], workshop)
     rest = [e.prompt for examples in drafts for e in examples if e.prompt not in tested]
     answers = tested | answer_prompts(rest, workshop)
     made = []
@@ -76,19 +76,10 @@ def synthesize(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]
     return [replace(material, seconds=seconds) for material in made]
 
 
-def synthesize_tests(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]:
-    """The test examples alone, without revisions: all that an arm needs which is not trained."""
-    drafts = [[e for e in examples if e.split == "test"] for examples in write_all(pieces, workshop)]
-    answers = test_answers(drafts, workshop)
-    return [
-        Material(piece, tuple(replace(e, baseline=answers[e.prompt]) for e in examples))
-        for piece, examples in zip(pieces, drafts, strict=True)
-    ]
-
-
-def test_answers(drafts: Sequence[Sequence[Example]], workshop: Workshop) -> dict[str, Answer]:
-    """The base model's answers to the test prompts of all pieces, which are batched by themselves."""
-    return answer_prompts([e.prompt for examples in drafts for e in examples if e.split == "test"], workshop)
+def write_tests(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]:
+    """The test examples alone, unanswered: all that tasks need, and arms that are not trained."""
+    drafts = zip(pieces, write_all(pieces, workshop), strict=True)
+    return [Material(piece, tuple(e for e in examples if e.split == "test")) for piece, examples in drafts]
 
 
 def write_all(pieces: Sequence[Feedback], workshop: Workshop) -> list[list[Example]]:
@@ -191,19 +182,33 @@ def _split(scope: str, by_category: dict[str, list[str]], workshop: Workshop) ->
 def answer_prompts(asked: Sequence[str], workshop: Workshop) -> dict[str, Answer]:
     """What the model being tuned answers to each prompt, batch by batch, from the ledger where it is known."""
     prompts = list(dict.fromkeys(asked))
-    cfg, subject = workshop.cfg.answers, workshop.subject
-    ledger = workshop.ledger(f"answers-{subject.hash}")
+    known = known_answers(prompts, workshop)
+    if len(known) == len(prompts):
+        return known
+    log.info("answering %d prompts with the base model", len(prompts) - len(known))
+    subject, ledger = workshop.subject, _answers(workshop)
+    answers = answer_all(
+        bare(subject.model), subject.tokenizer, [prompt_ids(subject.tokenizer, prompt) for prompt in prompts],
+        workshop.cfg.answers, workshop.seed, [known.get(prompt) for prompt in prompts],
+        lambda found: ledger.put((_answer_key(prompts[i], workshop), answer.record()) for i, answer in found.items()),
+    )  # fmt: skip
+    return dict(zip(prompts, answers, strict=True))
+
+
+def known_answers(prompts: Sequence[str], workshop: Workshop) -> dict[str, Answer]:
+    """Those answers of `answer_prompts` that are in the ledger."""
+    ledger, keys = _answers(workshop), {prompt: _answer_key(prompt, workshop) for prompt in prompts}
+    return {prompt: Answer(**ledger[key]) for prompt, key in keys.items() if key in ledger}
+
+
+def _answers(workshop: Workshop) -> Ledger:
+    return workshop.ledger(f"answers-{workshop.subject.hash}")
+
+
+def _answer_key(prompt: str, workshop: Workshop) -> str:
+    cfg = workshop.cfg.answers
     params = settings(cfg) | ({"seed": workshop.seed} if cfg.temperature > 0 else {})
-    keys = [call_key(model=subject.hash, prompt=prompt, params=params) for prompt in prompts]
-    known = [Answer(**ledger[k]) if k in ledger else None for k in keys]
-    if any(answer is None for answer in known):
-        log.info("answering %d prompts with the base model", sum(a is None for a in known))
-        ids = [prompt_ids(subject.tokenizer, prompt) for prompt in prompts]
-        known = answer_all(
-            bare(subject.model), subject.tokenizer, ids, cfg, workshop.seed, known,
-            lambda found: ledger.put((keys[i], answer.record()) for i, answer in found.items()),
-        )  # fmt: skip
-    return {prompt: answer for prompt, answer in zip(prompts, known, strict=True) if answer is not None}
+    return call_key(model=workshop.subject.hash, prompt=prompt, params=params)
 
 
 def revise(piece: Feedback, examples: Sequence[Example], workshop: Workshop) -> list[Example]:

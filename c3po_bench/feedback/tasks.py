@@ -1,8 +1,8 @@
 """The task group `feedback`: in_scope, near_scope and out_of_scope, as lm-eval ``generate_until`` tasks.
 
-A document is a synthesized test prompt with the base model's answer. Its score compares the answer with that
-baseline: signed in scope (S_in), absolute elsewhere (S_near, S_out), so that everywhere a larger number means more of
-the feedback's effect.
+A document is a synthesized test prompt. Its score compares the answer with the base model's, the baseline, which is
+written when an arm first needs it: signed in scope (S_in), absolute elsewhere (S_near, S_out), so that everywhere a
+larger number means more of the feedback's effect.
 """
 
 from __future__ import annotations
@@ -47,14 +47,18 @@ class FeedbackTask(ConfigurableTask):
         return request
 
 
+def settings_of(request: Instance) -> dict[str, Any]:
+    """The generation settings of a request, with the piece's id and scope on feedback tasks."""
+    arguments: Any = request.args
+    return arguments[1]
+
+
 def documents(materials: Sequence[Material], scope: str) -> list[dict[str, Any]]:
     """The test documents of a scope, one piece after the other in turn, so that `limit` leaves every piece its share."""
     turns = itertools.zip_longest(*([(m.piece.id, e) for e in m.select(scope, "test")] for m in materials))
     return [
         {
             "feedback_id": piece_id, "scope": scope, "category": e.category, "prompt": e.prompt,
-            "baseline_response": e.baseline.text if e.baseline else "",
-            "baseline_finished": bool(e.baseline and e.baseline.finished),
         }
         for piece_id, e in (found for turn in turns for found in turn if found is not None)
     ]  # fmt: skip
@@ -68,14 +72,14 @@ def _prompt(doc: dict[str, Any]) -> str:
     return doc["prompt"]
 
 
-def _baseline(doc: dict[str, Any]) -> str:
-    return doc["baseline_response"]
+def _no_target(_doc: dict[str, Any]) -> str:
+    return ""
 
 
 def task_configs(
     load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig, names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """lm-eval configs of the named tasks. The data (`load`) is made when a task is first loaded."""
+    """lm-eval configs of the named tasks. The prompts (`load`) are written when a task is first loaded."""
     return {name: _config(name, load, scorer, cfg) for name in names}
 
 
@@ -99,7 +103,7 @@ def _config(name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, c
         "output_type": "generate_until",
         "test_split": "test",
         "doc_to_text": _prompt,
-        "doc_to_target": _baseline,
+        "doc_to_target": _no_target,
         "generation_kwargs": {
             "until": [], "max_gen_toks": cfg.answers.max_new_tokens, "do_sample": cfg.answers.temperature > 0,
             "temperature": cfg.answers.temperature,

@@ -43,7 +43,7 @@ main()
 def run(options: Options) -> Iterator[dict[str, Any]]:
     """Seconds; `ratio` is of the bound that we hold ourselves to.
 
-    Feedback twice: with the base model's answers to the test prompts still to be written, and with them known.
+    Items are scored one by one. Feedback twice: with the base model's answer still to be written, and with it known.
     """
     rounds = 1 if options.quick else options.rounds
     yield record("--help", statistics.median(_help() for _ in range(rounds)), 0.6)

@@ -93,6 +93,15 @@ def test_base_says_what_the_bare_model_says_and_tuning_drifts(runs: dict[str, An
     assert all(row["score"] == 0 for row in base)
 
 
+def test_only_prompts_that_are_asked_are_answered(tiny: Path, tmp_path: Path):
+    """The rest of the data is made when an arm is trained; the shared baselines are charged to no arm."""
+    found = harness.run(config(tiny, tmp_path, ["base", "in_context"], limit=1))
+    (ledger,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
+    asked = {row["prompt"] for row in found[0].samples()}
+    assert len(ledger.read_text().splitlines()) == len(asked) == 3
+    assert all("baselines" not in run.result["cost"]["phases"] for run in found)
+
+
 def test_a_mix_is_all_adapters_at_once(tiny: Path, tmp_path: Path):
     cfg = config(tiny, tmp_path, ["dpo_mix"])
     cfg.feedback.train = replace(cfg.feedback.train, lr=0.1)
@@ -134,7 +143,8 @@ def test_an_answer_that_is_not_told_from_its_reasoning_is_counted(runs: dict[str
     assert f"unparsed_reasoning: {asked}" in runs["in_context_cot"].result["notes"]
 
     shop = SimpleNamespace(subject=SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(tiny)))
-    lm = FeedbackLM(VOICES["in_context_cot"], [], cast(Any, shop), None, {}, lambda *_: None, 1)
+    studio = cast(Any, SimpleNamespace(workshop=shop))
+    lm = FeedbackLM(VOICES["in_context_cot"], [], studio, None, {}, lambda *_: None, 1)
     assert lm._read(Answer(f"It applies. {ANSWER} Ahoy!", True, 99)) == (Answer("Ahoy!", True, 5), {})
     assert lm._read(Answer("It applies.", False, 99)) == (Answer("It applies.", False, 99), {"unparsed_reasoning": True})
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.answering import Answer
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.general import builtin, general_prompts
 from c3po_bench.feedback.library import find, load_library
@@ -267,7 +266,7 @@ def test_own_prompts_and_pieces(tmp_path: Path):
 
 def test_the_answers_of_a_task_are_judged_together():
     """One by one, a judge model would have two calls in flight, whatever its concurrency."""
-    examples = tuple(Example("in", "c", "test", f"prompt {i}", Answer("Hi", True, 1)) for i in range(5))
+    examples = tuple(Example("in", "c", "test", f"prompt {i}") for i in range(5))
     asked: list[int] = []
 
     def scorer(rows: Sequence[dict[str, Any]]) -> list[float | None]:
