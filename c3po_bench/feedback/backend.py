@@ -23,6 +23,7 @@ from c3po_bench.feedback.studio import studio_of
 from c3po_bench.feedback.training.recipes import check_values
 from c3po_bench.feedback.training.together import share_of
 from c3po_bench.feedback.voices import JOINT, MIX, UNPARSED, VOICES, Voice, check_arms, plan_of, split_name
+from c3po_bench.store.identity import content_hash
 from c3po_bench.store.memory import peak_resident
 
 if TYPE_CHECKING:
@@ -219,11 +220,15 @@ class FeedbackArm:
         return {"counts": dict(counts), "curves": curves, "notes": notes}
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-        """Signed scores into the rows, and the S metrics, drift and degeneration into the result."""
+        """Signed scores into the rows, and the S metrics, drift and degeneration into the result.
+
+        A row's `doc_hash` then covers the baseline answer too: rows that were scored against others are not comparable.
+        """
         started = time.perf_counter()
         tuned = [row for row in rows if "feedback_id" in row]
         for row, score in zip(tuned, self.studio.scores(tuned), strict=True):
             row["score"] = score
+            row["doc_hash"] = content_hash([row["doc_hash"], row["baseline_response"]], 16)
         self._unparsed = sum(bool(row.get(UNPARSED)) for row in tuned)
         self._spend("judge", time.perf_counter() - started)
         return rows, extra_metrics(rows)

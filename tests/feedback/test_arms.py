@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +20,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from c3po_bench import harness
+from c3po_bench.analysis.compare import compare
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.errors import UserError
+from c3po_bench.feedback import studio
 from c3po_bench.feedback.answering import Answer, answer_all
 from c3po_bench.feedback.backend import FeedbackBackend
 from c3po_bench.feedback.chat import prompt_ids
@@ -100,6 +104,26 @@ def test_only_prompts_that_are_asked_are_answered(tiny: Path, tmp_path: Path):
     asked = {row["prompt"] for row in found[0].samples()}
     assert len(ledger.read_text().splitlines()) == len(asked) == 3
     assert all("baselines" not in run.result["cost"]["phases"] for run in found)
+
+
+def test_answers_scored_against_other_baselines_are_not_compared(tiny: Path, tmp_path: Path):
+    """As when the cache was lost between two arms, and the base model answered anew on another machine."""
+    cfg = config(tiny, tmp_path, ["base", "in_context"], limit=1)
+    base, other = harness.run(cfg)
+    rows = other.samples()
+    assert [row["doc_hash"] for row in rows] == [row["doc_hash"] for row in base.samples()]
+    assert len(compare([base, other])) > 0
+    (tmp_path / "cache" / "ledgers").rename(tmp_path / "lost")
+    for path in (tmp_path / "lost").glob("answers-*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        changed = [{**line, "value": {**line["value"], "text": "something else"}} for line in lines]
+        (tmp_path / "cache" / "ledgers").mkdir(exist_ok=True)
+        (tmp_path / "cache" / "ledgers" / path.name).write_text("".join(json.dumps(line) + "\n" for line in changed))
+    shutil.rmtree(other.path)
+    studio._open.clear()
+    base, other = harness.run(cfg)
+    with pytest.raises(UserError, match="items differ in content"):
+        compare([base, other])
 
 
 def test_a_mix_is_all_adapters_at_once(tiny: Path, tmp_path: Path):
