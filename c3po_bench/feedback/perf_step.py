@@ -75,7 +75,7 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
     from peft import LoraConfig
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from c3po_bench.feedback.training.constrained import ConstrainedDPOConfig, ConstrainedDPOTrainer
+    from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedDPOConfig, ConstrainedDPOTrainer
     from c3po_bench.feedback.training.rows import Row
     from c3po_bench.models.tiny import tiny_tokenizer
 
@@ -93,10 +93,11 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
     prompt, answer = widths
     pairs = [{"prompt_ids": ids(prompt), "chosen_ids": ids(answer + 2), "rejected_ids": ids(answer)} for _ in range(PAIRS)]
     kept = {scope: [Row(ids(prompt), ids(answer)) for _ in range(KEPT)] for scope in ("near", "out")}
+    plain: dict[str, Any] = {CHECKPOINTING: False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
     args = ConstrainedDPOConfig(
         output_dir=scratch, beta=BETA, lambda_near=LAMBDA_NEAR, lambda_out=LAMBDA_OUT, constraint_batch_size=KEPT,
         per_device_train_batch_size=PAIRS, max_steps=1, precompute_ref_log_probs=True, use_cpu=True, bf16=False,
-        activation_checkpointing=False, report_to="none", save_strategy="no", disable_tqdm=True,
+        **plain,
     )  # fmt: skip
     return ConstrainedDPOTrainer(
         model=LlamaForCausalLM(config), args=args, processing_class=tiny_tokenizer(),

@@ -32,6 +32,7 @@ class Family:
     logits_divisor_key: str | None = None  # config key: the head's logits are divided by it
     decoder: str = "model"  # path of the decoder within the model
     head: str = "lm_head"
+    since: str = "5.10"  # the transformers that first has the family in this form
 
     layers: tuple[int, ...] = ()  # indices of the decoder layers that are Mixture-of-Experts
     num_experts: int = 0
@@ -69,8 +70,9 @@ FAMILIES: dict[str, Family] = {
             router="block_sparse_moe.router",
             renormalises=True,
             logits_divisor_key="logits_scaling",
+            since="5.21",
         ),
-        Family("deepseek_v2", renormalises=False, scale_key="routed_scaling_factor"),
+        Family("deepseek_v2", renormalises=False, scale_key="routed_scaling_factor", since="5.13"),
     )
 }
 """Families by `config.model_type`. DeepSeekMoE-16B is loaded as `qwen2_moe`: see `models.deepseek`."""
@@ -80,7 +82,7 @@ def family_of(model: nn.Module) -> Family:
     """The family of a causal language model, with its numbers filled in.
 
     Raises:
-        UserError: when the model is dense, or its family isn't in the table.
+        UserError: when the model is dense, its family isn't in the table, or transformers is too old for it.
     """
     config: Any = model.config
     kind = config.model_type
@@ -93,6 +95,7 @@ def family_of(model: nn.Module) -> Family:
             )
         raise UserError(f"model_type {kind!r} isn't a known Mixture-of-Experts family: {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
+    _check_version(family)
     layers = tuple(i for i, layer in enumerate(family.decoder_of(model).layers) if _has(layer, family.router))
     if not layers:
         raise UserError(f"no layer of this {kind} model has a router: rewiring has nothing to change")
@@ -110,6 +113,15 @@ def family_of(model: nn.Module) -> Family:
         groups=config.n_group if limited else 1,
         kept_groups=config.topk_group if limited else 1,
     )
+
+
+def _check_version(family: Family) -> None:
+    import transformers
+    from packaging.version import Version
+
+    found, needed = transformers.__version__, family.since
+    if Version(found) < Version(needed):
+        raise UserError(f"{family.model_type} models need transformers>={needed}, this is {found}: upgrade transformers")
 
 
 def _number(config: Any, key: str | None) -> float:

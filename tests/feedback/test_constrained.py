@@ -12,7 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from c3po_bench.feedback.training.constrained import ConstrainedDPOConfig, ConstrainedDPOTrainer
+from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedDPOConfig, ConstrainedDPOTrainer
 from c3po_bench.feedback.training.rows import Row, schedule, walk
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
@@ -21,7 +21,7 @@ def config(folder: Path, **changes: Any) -> ConstrainedDPOConfig:
     """A config that writes to `folder` only."""
     values: dict[str, Any] = {
         "output_dir": str(folder), "bf16": False, "report_to": "none", "use_cpu": True, "per_device_train_batch_size": 2,
-        "max_steps": 2, "save_strategy": "no", "activation_checkpointing": False, "logging_steps": 1, "learning_rate": 1e-3,
+        "max_steps": 2, "save_strategy": "no", CHECKPOINTING: False, "logging_steps": 1, "learning_rate": 1e-3,
         "disable_tqdm": True,
     }  # fmt: skip
     return ConstrainedDPOConfig(**{**values, **changes})

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from c3po_bench.feedback.training.constrained import ConstrainedDPOConfig, ConstrainedDPOTrainer
+from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedDPOConfig, ConstrainedDPOTrainer
 
 ARMS, FIRST, SPREAD = 12, 100, 2.0  # arms are the tokens FIRST ... FIRST + ARMS - 1
 BETTER, WORSE = 6.0, 4.0
@@ -58,7 +58,7 @@ def test_dpo_finds_the_optimum_of_the_theory(tiny: Path, tmp_path: Path, beta: f
     args = ConstrainedDPOConfig(
         output_dir=str(tmp_path), beta=beta, learning_rate=0.02, max_steps=80, per_device_train_batch_size=256,
         lr_scheduler_type="linear", bf16=False, use_cpu=True, report_to="none", save_strategy="no", max_grad_norm=0.0,
-        activation_checkpointing=False, disable_tqdm=True, logging_strategy="no", optim="adamw_torch",
+        disable_tqdm=True, **{CHECKPOINTING: False}, logging_strategy="no", optim="adamw_torch",
     )  # fmt: skip
     model, reference = bandit(tiny), bandit(tiny)
     assert torch.allclose(policy(model), bell(WORSE), atol=1e-5)

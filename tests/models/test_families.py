@@ -197,6 +197,14 @@ def test_dense_and_unknown_models_are_refused_in_one_line():
         family_of(model)
 
 
+def test_a_family_that_transformers_has_in_another_form_is_refused(monkeypatch):
+    model = tiny_model("granitemoe")
+    monkeypatch.setattr("transformers.__version__", "5.20.2")
+    with pytest.raises(UserError, match=r"granitemoe models need transformers>=5\.21, this is 5\.20\.2"):
+        family_of(model)
+    family_of(tiny_model("olmoe"))
+
+
 def test_tiny_models_are_the_same_for_the_same_seed():
     before = torch.random.get_rng_state()
     first, second, other = tiny_model("olmoe"), tiny_model("olmoe"), tiny_model("olmoe", seed=1)

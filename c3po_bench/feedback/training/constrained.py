@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from accelerate.utils import is_peft_model
 from datasets import Dataset
+from packaging.version import Version
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import use_adapter
 
@@ -25,6 +27,9 @@ from c3po_bench.errors import unknown
 from c3po_bench.feedback.training.heads import IGNORED, PlainHead, labelled_logits, token_fields
 from c3po_bench.feedback.training.recipes import CONSTRAINTS
 from c3po_bench.feedback.training.rows import SCOPES, ConstrainedCollator, Row, schedule
+
+CHECKPOINTING = f"{'activation' if Version(transformers.__version__) >= Version('5.18') else 'gradient'}_checkpointing"
+"""What transformers' arguments call it; TRL's are on by default."""
 
 
 @dataclass

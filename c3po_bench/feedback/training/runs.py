@@ -16,7 +16,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.feedback.chat import completion_ids, prompt_ids
 from c3po_bench.feedback.synthesis import Example, Material
 from c3po_bench.feedback.training.answers import AnswerTrainer, LaidOut, lay_out
-from c3po_bench.feedback.training.constrained import ConstrainedDPOConfig, ConstrainedDPOTrainer
+from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedDPOConfig, ConstrainedDPOTrainer
 from c3po_bench.feedback.training.precision import precision
 from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.feedback.training.rows import Row
@@ -83,7 +83,7 @@ def _arguments(
         "per_device_train_batch_size": share_of(batch, "feedback.train.batch"),
         "gradient_accumulation_steps": train.accumulation,
         "lr_scheduler_type": train.scheduler, "warmup_steps": train.warmup, "max_grad_norm": train.max_grad_norm,
-        "activation_checkpointing": train.gradient_checkpointing, "use_cpu": device.type == "cpu",
+        CHECKPOINTING: train.gradient_checkpointing, "use_cpu": device.type == "cpu",
         # a rank may have no constraint row, hence one forward less: forwards must not wait for each other
         "ddp_broadcast_buffers": False, "ddp_find_unused_parameters": False,
         "bf16": precision(train.precision, device.type) == "bfloat16",

@@ -40,7 +40,8 @@ def few_rows(model: Any) -> Iterator[None]:
 
 def mix_experts(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """As transformers' experts functions: hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width]."""
-    if module.has_bias or module.has_post_expert_norm or not module.has_gate or module._is_expert_parallel:
+    odd = any(getattr(module, name, False) for name in ("has_bias", "has_post_expert_norm", "_is_expert_parallel"))
+    if odd or not module.has_gate:
         from transformers.integrations.moe import grouped_mm_experts_forward
 
         return grouped_mm_experts_forward(module, hidden, indices, weights)
@@ -50,7 +51,8 @@ def mix_experts(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -
     counts = indices.flatten().bincount(minlength=module.num_experts).tolist()
     gathered = _Gather.apply(hidden, order // k, back)
     inner = module._apply_gate(_Experts.apply(gathered, module.gate_up_proj, counts, module.is_transposed))
-    outer = _Experts.apply(inner * weights.flatten()[order, None], module.down_proj, counts, module.is_transposed)
+    weighed = (inner * weights.flatten()[order, None]).to(inner.dtype)  # some routers give float32 weights in any dtype
+    outer = _Experts.apply(weighed, module.down_proj, counts, module.is_transposed)
     return _Sum.apply(outer, order // k, back, tokens)
 
 
