@@ -33,6 +33,7 @@ class Meter:
         uses = self._uses.get(name, 0)
         self._uses[name] = uses + 1
         counting = counter() if uses % EVERY == 0 else None
+        settle()
         start = time.perf_counter()
         if counting is None:
             yield
@@ -41,6 +42,7 @@ class Meter:
                 yield
             flops, counted = self._counted.get(name, (0, 0))
             self._counted[name] = (flops + counting.total, counted + units)
+        settle()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self._units[name] = self._units.get(name, 0) + units
 
@@ -64,12 +66,20 @@ class Meter:
         return out
 
 
+def settle() -> None:
+    """Wait until a GPU in use has done what it was told: its time belongs to the phase that asked for it."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def counter() -> Any:
     """Counts FLOPs as `torch.utils.flop_counter` does, with its formulas, but takes no operation apart.
 
     Its own mode does, and then another kernel runs, whose results differ in the last digits from those of the same
     batch not counted. It also has no formula for the experts' grouped product, which is most of an MoE's work, nor for
-    attention on a CPU, nor for products with packed weights.
+    attention on a CPU or (before torch 2.13) with fewer key than query heads, nor for products with packed weights.
     """
     import torch
     import transformers.integrations.moe as _  # noqa: F401  registers its grouped product
@@ -77,12 +87,11 @@ def counter() -> Any:
     from torch.utils.flop_counter import flop_registry
 
     aten = torch.ops.aten
+    kinds = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
     formulas = {
         **flop_registry,
-        aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-            aten._scaled_dot_product_flash_attention_backward
-        ],
+        **{getattr(aten, f"_scaled_dot_product_{kind}"): _attention_flops for kind in kinds},
+        **{getattr(aten, f"_scaled_dot_product_{kind}_backward"): _attention_backward_flops for kind in kinds},
         aten._grouped_mm: _grouped_flops,
         torch.ops.transformers.grouped_mm_fallback: _grouped_flops,
     }
@@ -108,6 +117,16 @@ def _grouped_flops(left: Any, right: Any, *_: Any, **__: Any) -> int:
     if left.dim() == 3 and right.dim() == 2:
         return 2 * left.shape[-2] * right.numel()
     return 2 * left.numel() * right.shape[-1]
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Scores and their sum: query [rows, heads, tokens, width] meets keys and values [rows, fewer heads, keys, width]."""
+    return 2 * query.shape[:-1].numel() * key.shape[-2] * (key.shape[-1] + value.shape[-1])
+
+
+def _attention_backward_flops(_: Any, query: Any, key: Any, value: Any, *__: Any, **___: Any) -> int:
+    """Scores anew and their gradient, then those of query, keys and values: three products with keys, two with values."""
+    return 2 * query.shape[:-1].numel() * key.shape[-2] * (3 * key.shape[-1] + 2 * value.shape[-1])
 
 
 def _packed_flops(rows: Any, weight: Any, *_: Any, **__: Any) -> int:

@@ -50,6 +50,17 @@ def test_experts_count_alike_in_every_implementation(models, implementation):
     assert counted.total == layer_flops(config, 12, 12) * config.num_hidden_layers + head
 
 
+def test_fewer_key_than_query_heads_cost_the_same():
+    query = torch.randn(2, 4, 5, 8, requires_grad=True)
+    key, value = (torch.randn(2, 2, 7, 8, requires_grad=True) for _ in range(2))
+    with counter() as counted:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+    assert counted.total == 2 * 2 * (2 * 4 * 5 * 7 * 8)
+    with counter() as counted:
+        out.sum().backward()
+    assert counted.total == 5 * 2 * (2 * 4 * 5 * 7 * 8)
+
+
 def test_the_backward_pass_of_attention_and_experts_is_counted():
     left = torch.randn(6, 8, requires_grad=True)
     right, ends = torch.randn(3, 8, 4), torch.tensor([2, 4, 6], dtype=torch.int32)
