@@ -114,13 +114,14 @@ def _place(model: Any, cfg: ModelConfig) -> None:
     try:
         if cfg.experts != "auto":
             model.set_experts_implementation(cfg.experts)
-        model.to(_device(cfg.device)).eval()
+        model.to(device_of(cfg.device)).eval()
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
         said = str(error).strip().splitlines()[0][:120]
         raise UserError(f"model.device={cfg.device} or model.experts={cfg.experts} can't be had here: {said}") from error
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """What `model.device` means here: auto is this process's GPU, if there is one."""
     if name != "auto":
         return name
     import torch

@@ -1,4 +1,4 @@
-"""`python -m c3po_bench.perf NAME [--json] [--rounds N] [--data DIR]`."""
+"""`python -m c3po_bench.perf NAME [--json] [--rounds N] [--data DIR] [--device NAME]`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class Options:
     """What the command line says.
 
     `data` is a folder with local copies of stock data; without one, questions are taken from our own `facts`.
-    `quick` measures small settings only, for tests.
+    `quick` measures small settings only, for tests. `device` is as `model.device`: auto takes a GPU where there is one.
     """
 
     rounds: int = 5
     data: Path | None = None
     quick: bool = False
+    device: str = "auto"
 
 
 def measure(name: str, options: Options) -> Iterator[dict[str, Any]]:
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a setting")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken")
     parser.add_argument("--data", type=Path, default=None, help="local copies of stock data (as data.root)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one")
     parser.add_argument("--quick", action="store_true", help="small settings only")
     arguments = parser.parse_args()
     beside = Path("../shared/data")
@@ -59,7 +61,7 @@ def main() -> int:
     keep_freed_memory()
 
     def work() -> None:
-        for record in measure(arguments.name, Options(arguments.rounds, data, arguments.quick)):
+        for record in measure(arguments.name, Options(arguments.rounds, data, arguments.quick, arguments.device)):
             sys.stdout.write((json.dumps(record) if arguments.json else line(record)) + "\n")
             sys.stdout.flush()
 

@@ -77,6 +77,7 @@ def build(options: Options) -> dict[str, Any]:
     for _ in range(max(1, options.rounds // 2)):
         with tempfile.TemporaryDirectory() as folder:
             cfg = Config(results_dir=folder)
+            cfg.model.device = options.device
             cfg.data.root = str(options.data) if options.data else None
             cfg.references.tasks = ["openbookqa", "sciq"] if options.data else ["facts"]
             cfg.references.limit, cfg.references.only_correct = count, False

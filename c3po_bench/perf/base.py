@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lm_eval.api.instance import Instance
 
 from c3po_bench.perf.questions import smolmoe, tasks
-from c3po_bench.perf.timing import side_by_side
+from c3po_bench.perf.timing import place, side_by_side
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.lm import RewiredLM
 from c3po_bench.rewiring.questions import Tokenizer
@@ -26,7 +25,7 @@ LONG_ITEMS = 12
 
 def run(options: Options) -> Iterator[dict[str, Any]]:
     """5-shot, then zero-shot."""
-    loaded = smolmoe()
+    loaded = smolmoe(options.device)
     for shots in (5, 0):
         yield compare(loaded, options, shots)
 
@@ -72,5 +71,5 @@ def compare(loaded: Any, options: Options, shots: int) -> dict[str, Any]:
         "max_abs_diff": max(abs(a[0] - b[0]) for a, b in pairs),
         "stock_ms": 1000 * seconds["stock"] / (len(asked) / 4),
         "shared_ms": 1000 * seconds["shared"] / (len(asked) / 4),
-        "threads": torch.get_num_threads(),
+        **place(loaded.model.device),
     }

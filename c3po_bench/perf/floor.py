@@ -8,32 +8,36 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.perf.suffix import Work, olmoe_shaped
-from c3po_bench.perf.timing import side_by_side
+from c3po_bench.models.loading import device_of
+from c3po_bench.perf.suffix import Work, olmoe_shaped, random_prompts
+from c3po_bench.perf.timing import place, side_by_side
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt
-from c3po_bench.rewiring.meter import counter
+from c3po_bench.rewiring.meter import counter, settle
 
 if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
 
 
 def run(options: Options) -> Iterator[dict[str, Any]]:
-    """OLMoE-shaped, batch 1 and 32."""
-    model = olmoe_shaped()
-    generator = torch.Generator().manual_seed(0)
-    prompts = [Prompt(tuple(torch.randint(5, 12000, (128,), generator=generator).tolist()), ((7,),)) for _ in range(128)]
-    for batch in (1,) if options.quick else (1, 32):
-        yield compare(model, prompts, batch, options.rounds)
+    """OLMoE-shaped, batch 1 and 32; on a GPU at OLMoE's own size in bfloat16, and batch 128 too."""
+    device = device_of(options.device)
+    cpu = device == "cpu"
+    model = olmoe_shaped(device) if cpu else olmoe_shaped(device, 1, torch.bfloat16)
+    for batch in (1,) if options.quick else (1, 32) if cpu else (1, 32, 128):
+        yield compare("olmoe-shaped" if cpu else "olmoe, 7B in bfloat16", model, batch, options.rounds)
 
 
-def rates(rounds: int) -> tuple[float, float]:
-    """FLOPs a second of a matrix product, bytes a second of a copy (read and written); medians."""
-    a, b = torch.randn(512, 512), torch.randn(512, 4096)
-    source = torch.randn(16 * 2**20)
+def rates(rounds: int, like: torch.Tensor) -> tuple[float, float]:
+    """FLOPs a second of a matrix product, bytes a second of a copy (read and written); medians.
+
+    On the device and in the dtype of `like`, at sizes that each kind of device does best.
+    """
+    size, columns, copied = (512, 4096, 2**26) if like.device.type == "cpu" else (8192, 8192, 2**30)
+    a, b = like.new_empty(size, size).normal_(), like.new_empty(size, columns).normal_()
+    source = like.new_empty(copied // like.element_size()).normal_()
     target = torch.empty_like(source)
     seconds = side_by_side(max(5, rounds), product=lambda: a @ b, copy=lambda: target.copy_(source))
-    return 2 * 512 * 512 * 4096 / seconds["product"], 2 * 4 * source.numel() / seconds["copy"]
+    return 2 * size * size * columns / seconds["product"], 2 * copied / seconds["copy"]
 
 
 def moved(work: Work) -> int:
@@ -51,25 +55,26 @@ def moved(work: Work) -> int:
     return 2 * weights + 2 * cached + 2 * logits
 
 
-def compare(model: Any, prompts: list[Prompt], batch: int, rounds: int) -> dict[str, Any]:
+def compare(name: str, model: Any, batch: int, rounds: int) -> dict[str, Any]:
     """One setting. `ratio` is measured time over the floor."""
     depth = model.config.num_hidden_layers
-    work = Work(load_engine("suffix", model, list(range(depth - 5, depth))), prompts, batch)
+    work = Work(load_engine("suffix", model, list(range(depth - 5, depth))), random_prompts(batch), batch)
     work.step()
     with counter() as counted:
         work.step()
     taken = []
     floors = []
     for _ in range(rounds):
-        per_second, copied = rates(5)
+        per_second, copied = rates(5, model.lm_head.weight)
         start = time.perf_counter()
         work.step()
+        settle()
         taken.append(time.perf_counter() - start)
         floors.append(counted.total / per_second + moved(work) / copied)
     ratios = sorted(t / f for t, f in zip(taken, floors, strict=True))
     return {
         "name": "floor",
-        "setting": "olmoe-shaped",
+        "setting": name,
         "batch": batch,
         "ratio": ratios[len(ratios) // 2],
         "max_abs_diff": 0.0,
@@ -77,5 +82,5 @@ def compare(model: Any, prompts: list[Prompt], batch: int, rounds: int) -> dict[
         "megabytes": moved(work) / 1e6,
         "step_ms": 1000 * sorted(taken)[len(taken) // 2],
         "floor_ms": 1000 * sorted(floors)[len(floors) // 2],
-        "threads": torch.get_num_threads(),
+        **place(work.engine.device),
     }

@@ -9,11 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from c3po_bench.config import Config
 from c3po_bench.perf.base import ITEMS, requests_of
-from c3po_bench.perf.timing import side_by_side
+from c3po_bench.perf.timing import place, side_by_side
 
 if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
@@ -33,7 +31,7 @@ def compare(options: Options, rule: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         cfg = Config(results_dir=folder, arms=["base", "ngd"])
         cfg.data.root = str(options.data) if options.data else None
-        cfg.scoring.rule = rule
+        cfg.model.device, cfg.scoring.rule = options.device, rule
         cfg.references.tasks = ["openbookqa"] if options.data else ["facts"]
         cfg.references.limit = 64
         cfg.references.only_correct = False
@@ -60,5 +58,5 @@ def compare(options: Options, rule: str) -> dict[str, Any]:
             "stock_ms": 1000 * seconds["stock"] / (len(asked) / 4),
             "rewired_ms": 1000 * seconds["rewired"] / (len(asked) / 4),
             "phases": {k: round(v["seconds"], 3) for k, v in arm.cost()["phases"].items()},
-            "threads": torch.get_num_threads(),
+            **place(backend.engine.device),
         }

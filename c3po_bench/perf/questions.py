@@ -12,9 +12,9 @@ from c3po_bench.rewiring.questions import Question, Tokenizer
 from c3po_bench.tasks.taskset import TaskSet
 
 
-def smolmoe() -> Any:
+def smolmoe(device: str = "auto") -> Any:
     """The embedded model."""
-    return load(ModelConfig())
+    return load(ModelConfig(device=device))
 
 
 def tasks(data: Path | None, num_fewshot: int = 0, rule: str = "cloze") -> TaskSet:

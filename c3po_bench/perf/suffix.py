@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.models.loading import device_of
 from c3po_bench.perf.questions import questions, smolmoe
-from c3po_bench.perf.timing import side_by_side
+from c3po_bench.perf.timing import place, side_by_side
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.base import Prompt
@@ -29,16 +30,24 @@ SMOLMOE_BATCHES = (1, 4, 16, 32)
 
 
 def run(options: Options) -> Iterator[dict[str, Any]]:
-    """OLMoE-shaped, mixed dense and hard; smolmoe 5-shot; smolmoe zero-shot last, at the default batch."""
-    shaped = olmoe_shaped()
-    generator = torch.Generator().manual_seed(0)
-    random = [Prompt(tuple(torch.randint(5, 12000, (128,), generator=generator).tolist()), ((7,),)) for _ in range(128)]
-    for batch in (1,) if options.quick else (1, 8, 32):
-        yield compare("olmoe-shaped", shaped, random, batch, options.rounds)
+    """OLMoE-shaped, mixed dense and hard; smolmoe 5-shot; smolmoe zero-shot last, at the default batch.
+
+    On a GPU also OLMoE at its own size in bfloat16, and larger batches.
+    """
+    device = device_of(options.device)
+    large = () if device == "cpu" else (128,)
+    if large:
+        whole = olmoe_shaped(device, 1, torch.bfloat16)
+        for batch in (1,) if options.quick else (1, 8, 32, *large):
+            yield compare("olmoe, 7B in bfloat16", whole, random_prompts(batch), batch, options.rounds)
+        del whole
+    shaped = olmoe_shaped(device)
+    for batch in (1,) if options.quick else (1, 8, 32, *large):
+        yield compare("olmoe-shaped", shaped, random_prompts(batch), batch, options.rounds)
     for batch in () if options.quick else (1, 32):
-        yield compare("olmoe-shaped, hard", shaped, random, batch, options.rounds, mixing="hard")
+        yield compare("olmoe-shaped, hard", shaped, random_prompts(batch), batch, options.rounds, mixing="hard")
     del shaped
-    loaded = smolmoe()
+    loaded = smolmoe(options.device)
     for shots, name in ((5, "smolmoe 5-shot"), (0, "smolmoe zero-shot")):
         asked = questions(loaded, 128, options.data, num_fewshot=shots)
         prompts = [Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.gold or 0],)) for q in asked]
@@ -46,22 +55,29 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
             yield compare(name, loaded.model, prompts, batch, options.rounds)
 
 
-def olmoe_shaped() -> Any:
-    """A random OLMoE with the real one's depth, experts and proportions, a quarter as wide."""
-    from transformers import OlmoeConfig, OlmoeForCausalLM
+def olmoe_shaped(device: str, share: int = 4, dtype: torch.dtype = torch.float32) -> Any:
+    """A random OLMoE with the real one's depth, experts and proportions; its widths divided by `share`."""
+    from transformers import AutoModelForCausalLM, OlmoeConfig
 
     torch.manual_seed(0)
     config = OlmoeConfig(
-        vocab_size=12576,
-        hidden_size=512,
-        intermediate_size=256,
+        vocab_size=50304 // share,
+        hidden_size=2048 // share,
+        intermediate_size=1024 // share,
         num_hidden_layers=16,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_attention_heads=16 // share,
+        num_key_value_heads=16 // share,
         num_experts=64,
         num_experts_per_tok=8,
     )
-    return OlmoeForCausalLM(config).eval()
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def random_prompts(batch: int, tokens: int = 128) -> list[Prompt]:
+    """Enough for `batch` items and their neighbors, each answered by one token."""
+    drawn = torch.randint(5, 12000, (batch * (1 + K), tokens), generator=torch.Generator().manual_seed(0))
+    return [Prompt(tuple(row), ((7,),)) for row in drawn.tolist()]
 
 
 class Work:
@@ -75,7 +91,7 @@ class Work:
         self.core = core_experts(self.own, "top:20", engine.family.top_k)
         self.mixer = Mixer(engine.family)
         self.rows = engine.batch(neighbor_states, [(i, 0) for i in range(batch * neighbors)])
-        self.owner = torch.arange(batch).repeat_interleave(neighbors)
+        self.owner = torch.arange(batch, device=engine.device).repeat_interleave(neighbors)
 
     def loss(self, pathway: torch.Tensor) -> torch.Tensor:
         """Mean token NLL over the neighbors [items]."""
@@ -118,5 +134,5 @@ def compare(name: str, model: Any, prompts: list[Prompt], batch: int, rounds: in
         "suffix_ms": 1000 * each,
         "prompt_tokens": sum(len(p.context) for p in prompts) / len(prompts),
         "answer_tokens": sum(len(p.continuations[0]) for p in prompts) / len(prompts),
-        "threads": torch.get_num_threads(),
+        **place(naive.device),
     }

@@ -67,7 +67,7 @@ def minilm(cfg: EmbedderConfig, loaded: Any) -> Embedder:
 
     folder = str(package.MODEL_DIR)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
+    model: Any = AutoModel.from_pretrained(folder).to(loaded.model.device).eval()
     return MeanPooled(f"minilm-{package.__version__}", model, tokenizer, cfg.batch_size, 256)
 
 

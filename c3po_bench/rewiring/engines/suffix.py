@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from c3po_bench.rewiring.pathway import Mixture
 
-PACKED_RATIO = 1.5
-"""How much longer than the shortest a row of packed answers may be to be run in one batch with it."""
+PACKED_RATIO = {"cpu": 1.5, "gpu": 8.0}
+"""How much longer than the shortest a row of packed answers may be to be run in one batch with it: where a pass of a few
+tokens costs its launches alone, padding is cheaper than another pass."""
 READ_RATIO = 1.25
 """The same for rows of prompts."""
 FORWARD_TOKENS = {"cpu": 384, "gpu": 16384}
@@ -65,6 +66,7 @@ class SuffixEngine(Engine):
         self.decoder = self.family.decoder_of(model)
         self.depth = len(self.decoder.layers)
         self.dtype = next(model.parameters()).dtype
+        self.kind = "cpu" if self.device.type == "cpu" else "gpu"
 
     def run_layers(self, hidden: Tensor, span: range, positions: Tensor, allowed: Tensor, cache: _Cache | None) -> Tensor:
         """Pass hidden [rows, tokens, width] through decoder layers `span`.
@@ -111,7 +113,7 @@ class SuffixEngine(Engine):
 
     def _forwards(self, widths: list[int]) -> list[list[int]]:
         """Which rows go through the model at once: of like width, and no more tokens than are read fastest."""
-        most = FORWARD_TOKENS["cpu" if self.device.type == "cpu" else "gpu"]
+        most = FORWARD_TOKENS[self.kind]
         found = []
         for group in like_sizes(widths, READ_RATIO):
             step = max(1, most // widths[group[-1]])
@@ -171,7 +173,7 @@ class SuffixBatch(Batch):
             of_state.setdefault(state, []).append(row)
         packs = list(of_state.items())
         sizes = [1 + sum(len(answers[row]) - 1 for row in mine) for _, mine in packs]
-        groups = [[packs[i] for i in group] for group in like_sizes(sizes, PACKED_RATIO)]
+        groups = [[packs[i] for i in group] for group in like_sizes(sizes, PACKED_RATIO[engine.kind])]
         self.chosen = [torch.tensor([row for _, mine in group for row in mine], device=engine.device) for group in groups]
         self.place = torch.cat(self.chosen).argsort()
         self.parts = [
