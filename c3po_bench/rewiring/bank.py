@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from c3po_bench.rewiring.questions import Question, Tokenizer
     from c3po_bench.tasks.items import Item
 
-CHUNK = 8
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
 Progress = Callable[[str, int, int], None]
 
@@ -121,17 +120,17 @@ def build_bank(
         "references_wrong": len(candidates) - len(kept),
     }
     groups: dict[Prompt, tuple[Prompt, ...]] = {}
-    for chunk in _chunks(questions):
+    for chunk in _chunks(questions, engine.sizes.references):
         together = tuple(p for i in chunk for p in questions[i].prompts)
         for prompt in together:
             groups.setdefault(prompt, together)
     return ReferenceBank([candidates[i] for i in kept], [questions[i] for i in kept], embeddings, pathways, counts, groups)
 
 
-def _chunks(questions: list[Question]) -> list[list[int]]:
-    """Numbers of the questions that are read together: of similar lengths, `CHUNK` at a time."""
+def _chunks(questions: list[Question], size: int) -> list[list[int]]:
+    """Numbers of the questions that are read together: of similar lengths, `size` at a time."""
     order = sorted(range(len(questions)), key=lambda i: max(len(p.context) for p in questions[i].prompts))
-    return [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _build(
@@ -143,12 +142,13 @@ def _build(
     shape = (total, len(family.layers), family.num_experts)
     state_file = home / "progress.json"
     whole = all(path.exists() for path in (state_file, home / "pathways.npy", home / "correct.npy"))
-    order = [i for chunk in _chunks(questions) for i in chunk]
+    size = engine.sizes.references
+    order = [i for chunk in _chunks(questions, size) for i in chunk]
     done = json.loads(state_file.read_text())["done"] if whole else 0
     pathways = _open(home / "pathways.npy", shape, np.float32, done)
     correct = _open(home / "correct.npy", (total,), np.bool_, done)
     while done < total:
-        chunk = order[done : done + CHUNK]
+        chunk = order[done : done + size]
         prompts = [p for i in chunk for p in questions[i].prompts]
         states = engine.read_new(prompts)
         offset, rows, where, keep = 0, [], [], []

@@ -9,30 +9,26 @@ from typing import Any
 
 from c3po_bench.store.memory import peak_resident
 
-EVERY = 4
-
 
 class Meter:
     """Seconds and FLOPs by phase.
 
-    Counting FLOPs slows a forward down, so one in `EVERY` uses of each phase is counted, from the first on, and the rest
-    are taken to cost the same per unit of work. The longest questions come first: the first use alone would overstate.
+    Counting FLOPs slows a pass down, on a GPU several times, so some uses of each phase are counted (`is_counted`), and those
+    between are taken to cost per unit of work what the last counted one did: the longest questions come first.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._units: dict[str, int] = {}
+        self.flops: dict[str, float] = {}
         self._uses: dict[str, int] = {}
-        self._counted: dict[str, tuple[int, int]] = {}
-        self._added: dict[str, int] = {}
+        self._rate: dict[str, float] = {}
         self.credited = 0.0
 
     @contextmanager
     def phase(self, name: str, units: int = 1) -> Iterator[None]:
         """Measure the block as phase `name` doing `units` of work (say, items)."""
-        uses = self._uses.get(name, 0)
-        self._uses[name] = uses + 1
-        counting = counter() if uses % EVERY == 0 else None
+        uses = self._uses[name] = self._uses.get(name, 0) + 1
+        counting = counter() if is_counted(uses) else None
         settle()
         start = time.perf_counter()
         if counting is None:
@@ -40,16 +36,14 @@ class Meter:
         else:
             with counting:
                 yield
-            flops, counted = self._counted.get(name, (0, 0))
-            self._counted[name] = (flops + counting.total, counted + units)
+            self._rate[name] = counting.total / max(1, units)
         settle()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        self._units[name] = self._units.get(name, 0) + units
+        self.add(name, time.perf_counter() - start, self._rate[name] * units)
 
-    def add(self, name: str, seconds: float, flops: int) -> None:
+    def add(self, name: str, seconds: float, flops: float) -> None:
         """Put a cost measured elsewhere on this account."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        self._added[name] = self._added.get(name, 0) + flops
+        self.flops[name] = self.flops.get(name, 0) + flops
 
     def credit(self, name: str, seconds: float, flops: int) -> None:
         """The same for work done before and not repeated; `credited` seconds come on top of the clock's."""
@@ -58,12 +52,12 @@ class Meter:
 
     def phases(self) -> dict[str, dict[str, Any]]:
         """{phase: {"seconds", "flops"}}, the `cost.phases` of a result."""
-        out: dict[str, dict[str, Any]] = {}
-        for name, seconds in self.seconds.items():
-            flops, units = self._counted.get(name, (0, 0))
-            scaled = round(flops * self._units[name] / units) if units else 0
-            out[name] = {"seconds": seconds, "flops": scaled + self._added.get(name, 0)}
-        return out
+        return {name: {"seconds": seconds, "flops": round(self.flops[name])} for name, seconds in self.seconds.items()}
+
+
+def is_counted(use: int) -> bool:
+    """Whether the FLOPs of use 1, 2, 3, ... of a phase are counted: those of 1, 2, 4, 8, ... are."""
+    return use & (use - 1) == 0
 
 
 def settle() -> None:

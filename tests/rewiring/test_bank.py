@@ -10,7 +10,6 @@ import pytest
 
 from c3po_bench.errors import UserError
 from c3po_bench.models.tiny import tiny_tokenizer
-from c3po_bench.rewiring import bank as bank_module
 from c3po_bench.rewiring.bank import build_bank
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.tasks.items import Item, question_hash
@@ -132,8 +131,8 @@ def test_second_time_nothing_is_read(build):
     assert build.read == 2 * read, "another model has another bank"
 
 
-def test_an_interrupted_build_goes_on(build, monkeypatch):
-    monkeypatch.setattr(bank_module, "CHUNK", 4)
+def test_an_interrupted_build_goes_on(build):
+    build.engine.sizes = replace(build.engine.sizes, references=4)
     items = make_items(14)
     whole = build(items, model_hash="whole")
     build.read = 0

@@ -79,10 +79,10 @@ def test_the_backward_pass_of_attention_and_experts_is_counted():
 def test_counted_batches_stand_for_all(experiment, data_root, monkeypatch, tmp_path):
     """The longest questions come first: a cost is scaled by what is read and written, over early and late batches."""
     found = []
-    for every in (meter_module.EVERY, 1):
-        monkeypatch.setattr(meter_module, "EVERY", every)
-        cfg = experiment(arms=["ngd"], tasks=["arc_easy"], limit=24, results_dir=str(tmp_path / str(every)))
+    for number, counts in enumerate((meter_module.is_counted, lambda _: True)):
+        monkeypatch.setattr(meter_module, "is_counted", counts)
+        cfg = experiment(arms=["ngd"], tasks=["arc_easy"], limit=24, results_dir=str(tmp_path / str(number)))
         cfg.data.root, cfg.references.only_correct = str(data_root), False
         found.append(harness.run(cfg)[1].result["cost"]["phases"])
     for phase in ("embed", "read", "score", "optimize"):
-        assert found[0][phase]["flops"] == pytest.approx(found[1][phase]["flops"], rel=0.35), phase
+        assert found[0][phase]["flops"] == pytest.approx(found[1][phase]["flops"], rel=0.15), phase

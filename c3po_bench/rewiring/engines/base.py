@@ -20,10 +20,26 @@ if TYPE_CHECKING:
     from c3po_bench.rewiring.states import StateStore
 
 
-CHUNK = 32
-"""Prompts read at once."""
 STATE_BYTES = 1 << 30
-"""Memory for the states of prompts read before."""
+"""Memory for the states of prompts read before; on a GPU a third of what the model leaves free, if that is more."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is done at once, measured on each kind of device.
+
+    A processor wants activations that fit its cache; a GPU wants few passes, since a small one costs its launches alone.
+    """
+
+    prompts: int  # read in one call
+    references: int  # questions read together when a bank is built
+    forward_tokens: int  # of one forward that reads
+    read_ratio: float  # how much longer than the shortest a row of prompts may be to be read in one batch with it
+    packed_ratio: float  # the same for rows of answers that are scored
+
+
+CPU = Sizes(prompts=32, references=8, forward_tokens=384, read_ratio=1.25, packed_ratio=1.5)
+GPU = Sizes(prompts=256, references=64, forward_tokens=16384, read_ratio=2.0, packed_ratio=8.0)
 
 
 @dataclass(frozen=True)
@@ -47,12 +63,6 @@ class State:
     kept: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     flops: int = 0
-
-    def to(self, device: torch.device) -> State:
-        """The same with what was kept on `device`; the own pathway stays where it is."""
-        for name, value in self.kept.items():
-            self.kept[name] = [t.to(device) for t in value] if isinstance(value, list) else value.to(device)
-        return self
 
     def nbytes(self) -> int:
         """Memory of the tensors kept."""
@@ -95,6 +105,9 @@ class Engine(ABC):
         self.layers = layers
         self.position = position
         self.device = next(model.parameters()).device
+        self.sizes, self.state_bytes = (CPU if self.device.type == "cpu" else GPU), STATE_BYTES
+        if self.device.type == "cuda":
+            self.state_bytes = max(STATE_BYTES, torch.cuda.mem_get_info(self.device)[0] // 3)
         index = {layer: i for i, layer in enumerate(self.family.layers)}
         self.critical = torch.tensor([index[layer] for layer in layers])
         self._states: OrderedDict[Prompt, State] = OrderedDict()
@@ -127,14 +140,14 @@ class Engine(ABC):
         if missing and not keep:
             held, missing = {}, list(wanted)
         if keep and self.store is not None:
-            stored = self.store.get(missing)
+            stored = self.store.get(missing, self.device)
             for prompt, state in stored.items():
-                held[prompt] = self._remember(state.to(self.device))
+                held[prompt] = self._remember(state)
             missing = [p for p in missing if p not in stored]
         if meter is not None:
             for state in held.values():
                 meter.credit("read", state.seconds, state.flops)
-        for chunk in _together(missing, groups if keep else None):
+        for chunk in _together(missing, self.sizes.prompts, groups if keep else None):
             states = self._measured(chunk)
             for prompt, state in zip(chunk, states, strict=True):
                 held[prompt] = self._remember(state)
@@ -144,7 +157,7 @@ class Engine(ABC):
                 self.keep(states)
         for prompt in held:
             self._states.move_to_end(prompt)
-        while self._bytes > STATE_BYTES and len(self._states) > len(held):
+        while self._bytes > self.state_bytes and len(self._states) > len(held):
             _, old = self._states.popitem(last=False)
             self._bytes -= old.nbytes()
         return [held[p] for p in prompts]
@@ -192,11 +205,11 @@ class Engine(ABC):
         return torch.stack([s.own[self.critical] for s in states]).to(self.device)
 
 
-def _together(prompts: list[Prompt], groups: Mapping[Prompt, Sequence[Prompt]] | None) -> list[list[Prompt]]:
-    """Which prompts are read at once: the groups that they belong to, or at most `CHUNK` of like length."""
+def _together(prompts: list[Prompt], most: int, groups: Mapping[Prompt, Sequence[Prompt]] | None) -> list[list[Prompt]]:
+    """Which prompts are read at once: the groups that they belong to, or at most `most` of like length."""
     if groups is None:
         ordered = sorted(prompts, key=lambda p: (len(p.context), p.context))
-        return [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
+        return [ordered[start : start + most] for start in range(0, len(ordered), most)]
     return [list(group) for group in dict.fromkeys(tuple(groups.get(p, (p,))) for p in prompts)]
 
 

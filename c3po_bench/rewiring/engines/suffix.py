@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 
     from c3po_bench.rewiring.pathway import Mixture
 
-PACKED_RATIO = {"cpu": 1.5, "gpu": 8.0}
-"""How much longer than the shortest a row of packed answers may be to be run in one batch with it: where a pass of a few
-tokens costs its launches alone, padding is cheaper than another pass."""
-READ_RATIO = 1.25
-"""The same for rows of prompts."""
-FORWARD_TOKENS = {"cpu": 384, "gpu": 16384}
-"""Tokens read in one forward: on a CPU, activations that fit its cache are worth more than larger products."""
 ROW_TOKENS = 192
 """Tokens of prompts and answers read in one row: longer rows lose less to padding and more to attention."""
 
@@ -66,7 +59,6 @@ class SuffixEngine(Engine):
         self.decoder = self.family.decoder_of(model)
         self.depth = len(self.decoder.layers)
         self.dtype = next(model.parameters()).dtype
-        self.kind = "cpu" if self.device.type == "cpu" else "gpu"
 
     def run_layers(self, hidden: Tensor, span: range, positions: Tensor, allowed: Tensor, cache: _Cache | None) -> Tensor:
         """Pass hidden [rows, tokens, width] through decoder layers `span`.
@@ -113,10 +105,9 @@ class SuffixEngine(Engine):
 
     def _forwards(self, widths: list[int]) -> list[list[int]]:
         """Which rows go through the model at once: of like width, and no more tokens than are read fastest."""
-        most = FORWARD_TOKENS[self.kind]
         found = []
-        for group in like_sizes(widths, READ_RATIO):
-            step = max(1, most // widths[group[-1]])
+        for group in like_sizes(widths, self.sizes.read_ratio):
+            step = max(1, self.sizes.forward_tokens // widths[group[-1]])
             found += [group[start : start + step] for start in range(0, len(group), step)]
         return found
 
@@ -173,7 +164,7 @@ class SuffixBatch(Batch):
             of_state.setdefault(state, []).append(row)
         packs = list(of_state.items())
         sizes = [1 + sum(len(answers[row]) - 1 for row in mine) for _, mine in packs]
-        groups = [[packs[i] for i in group] for group in like_sizes(sizes, PACKED_RATIO[engine.kind])]
+        groups = [[packs[i] for i in group] for group in like_sizes(sizes, engine.sizes.packed_ratio)]
         self.chosen = [torch.tensor([row for _, mine in group for row in mine], device=engine.device) for group in groups]
         self.place = torch.cat(self.chosen).argsort()
         self.parts = [
