@@ -56,8 +56,10 @@ class Meter:
 
 
 def is_counted(use: int) -> bool:
-    """Whether the FLOPs of use 1, 2, 3, ... of a phase are counted: those of 1, 2, 4, 8, ... are."""
-    return use & (use - 1) == 0
+    """Whether the FLOPs of use 1, 2, 3, ... of a phase are counted: those of 1, 4, 16, 64, ... are."""
+    while use % 4 == 0:
+        use //= 4
+    return use == 1
 
 
 def settle() -> None:

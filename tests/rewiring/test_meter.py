@@ -85,4 +85,4 @@ def test_counted_batches_stand_for_all(experiment, data_root, monkeypatch, tmp_p
         cfg.data.root, cfg.references.only_correct = str(data_root), False
         found.append(harness.run(cfg)[1].result["cost"]["phases"])
     for phase in ("embed", "read", "score", "optimize"):
-        assert found[0][phase]["flops"] == pytest.approx(found[1][phase]["flops"], rel=0.15), phase
+        assert found[0][phase]["flops"] == pytest.approx(found[1][phase]["flops"], rel=0.35), phase
