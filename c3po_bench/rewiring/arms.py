@@ -111,7 +111,8 @@ def recipe(cfg: Config, name: str) -> Recipe | None:
     if name == "base":
         return None
     spec = spec_of(name)
-    return Recipe(functools.partial(load_surrogate(spec.surrogate), **chosen), spec.neighborhood, spec.labels)
+    descent = {"ngd": "kept", "random_pathway": "wanted"}.get(name, "")
+    return Recipe(functools.partial(load_surrogate(spec.surrogate), **chosen), spec.neighborhood, spec.labels, descent)
 
 
 def check_arms(cfg: Config) -> None:

@@ -21,7 +21,7 @@ from c3po_bench.rewiring.kernels import check_kernel
 from c3po_bench.rewiring.meter import Meter, peak_memory
 from c3po_bench.rewiring.pathway import check_method, critical_layers
 from c3po_bench.rewiring.questions import Tokenizer
-from c3po_bench.rewiring.rewirer import Rewirer
+from c3po_bench.rewiring.rewirer import Descents, Rewirer
 from c3po_bench.rewiring.states import VERSION, StateStore
 from c3po_bench.rewiring.tune import Tuning, tune
 from c3po_bench.store.identity import content_hash
@@ -46,6 +46,7 @@ class RewiringBackend:
         self.cfg, self.tasks = cfg, tasks
         self.loaded = load(cfg.model)
         self.model_hash = self.loaded.hash
+        self.descents: Descents = {}
         self.layers = critical_layers(cfg.method.layers, list(family_of(self.loaded.model).layers))
         arms.check_tasks(cfg, tasks)
         if any(name in arms.BASELINES or arms.needs_bank(name) for name in cfg.arms):
@@ -230,6 +231,7 @@ class RewiringArm:
             embedder=backend.embedder if self.uses_bank else None,
             seed=backend.cfg.seed,
             meter=self.meter,
+            descents=backend.descents,
         )
         return RewiredLM(rewirer, backend.tokenizer)
 

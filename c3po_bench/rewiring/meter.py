@@ -50,6 +50,10 @@ class Meter:
         self.add(name, seconds, flops)
         self.credited += seconds
 
+    def spent(self, name: str) -> tuple[float, float]:
+        """Seconds and FLOPs of one phase so far."""
+        return self.seconds.get(name, 0.0), self.flops.get(name, 0.0)
+
     def phases(self) -> dict[str, dict[str, Any]]:
         """{phase: {"seconds", "flops"}}, the `cost.phases` of a result."""
         return {name: {"seconds": seconds, "flops": round(self.flops[name])} for name, seconds in self.seconds.items()}

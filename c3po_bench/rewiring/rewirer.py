@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from c3po_bench.rewiring.questions import Question
 
 Loss = Callable[["Tensor"], "Tensor"]
+Descents = dict[tuple[int, ...], tuple[Solution, float, int]]
+"""What `ngd` found for the queries with these seeds, and the seconds and FLOPs that it took."""
 
 
 @dataclass
@@ -36,15 +39,24 @@ class Answer:
 
 @dataclass
 class Recipe:
-    """How one arm rewires. `neighborhood`: embedding, random, none or self (the oracle); `labels`: true or shuffled."""
+    """How one arm rewires.
+
+    neighborhood: embedding, random, none or self (the oracle).
+    labels: true or shuffled.
+    descent: kept (for arms that would repeat this one's solutions), wanted (this arm would), or neither.
+    """
 
     solve: Callable[[Problem], Solution]
     neighborhood: str = "embedding"
     labels: str = "true"
+    descent: str = ""
 
 
 class Rewirer:
-    """Answers batches of questions with one recipe. Holds no state that a question could leave behind."""
+    """Answers batches of questions with one recipe. Holds no state that a question could leave behind.
+
+    `descents` are shared by the arms of an experiment; an arm is charged for what it takes from them.
+    """
 
     def __init__(
         self,
@@ -56,10 +68,12 @@ class Rewirer:
         embedder: Embedder | None = None,
         seed: int = 0,
         meter: Meter | None = None,
+        descents: Descents | None = None,
     ):
         self.engine, self.method, self.recipe = engine, method, recipe
         self.bank, self.embedder, self.seed = bank, embedder, seed
         self.meter = meter or Meter()
+        self.descents: Descents = {} if descents is None else descents
         self.mixer = Mixer(engine.family, method.mass)
         if bank is not None:
             self.embeddings = to_tensor(bank.embeddings, engine.device)
@@ -80,8 +94,7 @@ class Rewirer:
             own = self.engine.own_pathways(states)
             core = core_experts(own, self.method.experts, self.engine.family.top_k)
             problem, near = self._problem(questions, states, owner, first, own, core)
-            with self.meter.phase("optimize", len(questions)):
-                solution = self.recipe.solve(problem)
+            solution = self._solve(problem, len(questions))
             mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
             details = self._details(questions, first, own, solution, near)
         with self.meter.phase("score", int(batch.lengths.sum())), torch.no_grad():
@@ -97,10 +110,28 @@ class Rewirer:
         own = self.engine.own_pathways(states)
         core = core_experts(own, self.method.experts, self.engine.family.top_k)
         problem, near = self._problem([question], states, [0], [0], own, core)
-        with self.meter.phase("optimize"):
-            solution = self.recipe.solve(problem)
+        solution = self._solve(problem, 1)
         mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
         return mixture, self._details([question], [0], own, solution, near)[0]
+
+    def _solve(self, problem: Problem, items: int) -> Solution:
+        """The recipe's solution, from NGD's of the same queries where the recipe needs it and an arm before has it."""
+        recipe, meter, key = self.recipe, self.meter, tuple(problem.seeds)
+        assert recipe is not None
+        if recipe.descent == "wanted" and key in self.descents:
+            descent, seconds, flops = self.descents[key]
+            meter.credit("optimize", seconds, flops)
+            start = time.perf_counter()
+            solution = recipe.solve(replace(problem, descent=descent))
+            meter.add("optimize", time.perf_counter() - start, 0)
+            return solution
+        before = meter.spent("optimize")
+        with meter.phase("optimize", items):
+            solution = recipe.solve(problem)
+        if recipe.descent == "kept":
+            seconds, flops = (now - then for now, then in zip(meter.spent("optimize"), before, strict=True))
+            self.descents[key] = (solution, seconds, round(flops))
+        return solution
 
     def _problem(
         self, questions: Sequence[Question], states: list[State], owner: list[int], first: list[int], own: Tensor, core: Tensor

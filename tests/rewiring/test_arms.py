@@ -9,6 +9,7 @@ from c3po_bench.chunks import Chunks, make_chunks
 from c3po_bench.errors import UserError
 from c3po_bench.harness import run
 from c3po_bench.rewiring import arms
+from c3po_bench.rewiring.surrogates.ngd import ngd
 from c3po_bench.tasks.taskset import TaskSet
 
 REWIRINGS = [name for name in arms.arm_names() if name not in arms.BASELINES and name != "planted_optimum"]
@@ -159,6 +160,25 @@ def test_seed_moves_what_is_drawn_and_nothing_else(experiment, plain):
             assert moved < 1e-3, name
         else:
             assert moved > 1e-3, name
+
+
+def test_a_random_pathway_after_ngd_is_the_one_alone_at_the_same_cost(experiment, monkeypatch):
+    """It is told how far NGD moved instead of descending again, and charged for it."""
+    calls = []
+
+    def counted(problem):
+        calls.append(len(problem.own))
+        return ngd(problem)
+
+    monkeypatch.setattr("c3po_bench.rewiring.surrogates.random_pathway.ngd", counted)
+    alone = run(experiment(arms=["random_pathway"], results_dir=f"{experiment().results_dir}-alone"))[-1]
+    assert sum(calls) == 4
+    after = run(experiment(arms=["ngd", "random_pathway"]))[-1]
+    assert sum(calls) == 4, "it descended again"
+    for one, other in zip(alone.samples(), after.samples(), strict=True):
+        assert one["loglikelihoods"] == other["loglikelihoods"] and one["pathway_change"] == other["pathway_change"] > 0
+    costs = [r.result["cost"]["phases"]["optimize"] for r in (alone, after)]
+    assert costs[0]["flops"] == costs[1]["flops"] > 0 and costs[1]["seconds"] > 0
 
 
 def test_rows_say_what_was_done(experiment):

@@ -165,14 +165,14 @@ class Engine(ABC):
     def _measured(self, prompts: list[Prompt]) -> list[State]:
         """Read prompts, each with its share of the cost by tokens; FLOPs are counted once and then taken as alike."""
         tokens = [len(p.context) + sum(len(c) - 1 for c in p.continuations) for p in prompts]
-        before = self._reading.phases().get("read", {"seconds": 0.0, "flops": 0})
+        before = self._reading.spent("read")
         with self._reading.phase("read", sum(tokens)):
             states = self.read_new(prompts)
-        after = self._reading.phases()["read"]
+        seconds, flops = (now - then for now, then in zip(self._reading.spent("read"), before, strict=True))
         for state, mine in zip(states, tokens, strict=True):
             share = mine / sum(tokens)
-            state.seconds = (after["seconds"] - before["seconds"]) * share
-            state.flops = round((after["flops"] - before["flops"]) * share)
+            state.seconds = seconds * share
+            state.flops = round(flops * share)
         return states
 
     def _remember(self, state: State) -> State:

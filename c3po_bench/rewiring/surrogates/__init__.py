@@ -44,6 +44,7 @@ class Problem:
     seeds: one per query, for anything drawn.
     texts: the question of each query.
     layers: the critical decoder layers.
+    descent: what NGD found on this very problem, where an arm before this one has solved it.
     """
 
     own: Tensor
@@ -55,6 +56,7 @@ class Problem:
     seeds: list[int]
     texts: list[str] = field(default_factory=list)
     layers: list[int] = field(default_factory=list)
+    descent: Solution | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ def random_pathway(problem: Problem) -> Solution:
     It keeps to the same simplex as NGD (`to_pathway`): on `probabilities` the core's weight and all other experts' stay.
     """
     own, core, kind = problem.own, problem.core, problem.method.parameterization
-    moved = (ngd(problem).pathway - own).norm(dim=-1)
+    descent = problem.descent or ngd(problem)
+    moved = (descent.pathway - own).norm(dim=-1)
     logits = own.clamp_min(1e-9).log()
     directions = [torch.randn(logits.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in problem.seeds]
     direction = torch.stack(directions).to(logits).masked_fill(~core, 0.0)
