@@ -38,7 +38,7 @@ class Sizes:
     packed_ratio: float  # the same for rows of answers that are scored
 
 
-CPU = Sizes(prompts=32, references=8, forward_tokens=384, read_ratio=1.25, packed_ratio=1.5)
+CPU = Sizes(prompts=32, references=8, forward_tokens=768, read_ratio=1.25, packed_ratio=1.5)
 GPU = Sizes(prompts=256, references=64, forward_tokens=16384, read_ratio=2.0, packed_ratio=8.0)
 
 

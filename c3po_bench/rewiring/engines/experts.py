@@ -1,36 +1,38 @@
-"""Experts for a handful of tokens on a CPU.
+"""Experts on a CPU: of a few tokens again and again (`mix_few`), and of a whole prompt once (`mix_many`).
 
 Rewiring asks some twenty core experts about a few rows each, step after step: their weights are packed once (`packed`).
 And gathering rows for the experts and summing what they say are each other's transposes, so that neither needs a scatter
-in the backward pass. Same numbers as the model's own `grouped_mm`, by tests.
+in the backward pass. Reading passes hundreds of tokens by every expert: there the rows that go in and come out are what
+takes time, and they are touched as little as can be. Same numbers as the model's own `grouped_mm`, by tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import embedding_bag
 
 from c3po_bench.rewiring.engines.packed import packed, product, with_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAME = "c3po_few_rows"
+NAME = "c3po_bench"
 
 
 @contextmanager
-def few_rows(model: Any) -> Iterator[None]:
-    """Within the block, experts of a model on a CPU that would run `grouped_mm` run `mix_experts`."""
+def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
+    """Within the block, experts of a model on a CPU that would run `grouped_mm` run `mix_few` or `mix_many`."""
     config = model.config
     if getattr(config, "_experts_implementation", None) != "grouped_mm" or next(model.parameters()).device.type != "cpu":
         yield
         return
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-    ALL_EXPERTS_FUNCTIONS.register(NAME, mix_experts)
+    ALL_EXPERTS_FUNCTIONS.register(NAME, function)
     config._experts_implementation = NAME
     try:
         yield
@@ -38,52 +40,85 @@ def few_rows(model: Any) -> Iterator[None]:
         config._experts_implementation = "grouped_mm"
 
 
-def mix_experts(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+def mix_few(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """As transformers' experts functions: hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width]."""
-    odd = any(getattr(module, name, False) for name in ("has_bias", "has_post_expert_norm", "_is_expert_parallel"))
-    if odd or not module.has_gate:
-        from transformers.integrations.moe import grouped_mm_experts_forward
-
-        return grouped_mm_experts_forward(module, hidden, indices, weights)
-    tokens, k = indices.shape
-    order = indices.flatten().argsort()
-    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-    counts = indices.flatten().bincount(minlength=module.num_experts).tolist()
-    gathered = _Gather.apply(hidden, order // k, back)
+    if _is_odd(module):
+        return _grouped_mm(module, hidden, indices, weights)
+    order, back, counts = _by_expert(indices, module.num_experts)
+    gathered = _Gather.apply(hidden, order // indices.shape[1], back)
     inner = module._apply_gate(_Experts.apply(gathered, module.gate_up_proj, counts, module.is_transposed))
     weighed = (inner * weights.flatten()[order, None]).to(inner.dtype)  # some routers give float32 weights in any dtype
     outer = _Experts.apply(weighed, module.down_proj, counts, module.is_transposed)
-    return _Sum.apply(outer, order // k, back, tokens)
+    return _Sum.apply(outer, order // indices.shape[1], back)
+
+
+@torch.no_grad()
+def mix_many(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """The same without a gradient and without copies of weights: 1.3 to 1.5 times as fast with hundreds of tokens."""
+    if _is_odd(module):
+        return _grouped_mm(module, hidden, indices, weights)
+    order, back, counts = _by_expert(indices, module.num_experts)
+    pairs = hidden.index_select(0, order // indices.shape[1])
+    inner = pairs.new_empty(len(pairs), 2 * module.down_proj.shape[1 if module.is_transposed else 2])
+    _multiply(pairs, module.gate_up_proj, counts, module.is_transposed, inner)
+    weighed = (module._apply_gate(inner) * weights.flatten()[order, None]).to(inner.dtype)
+    _multiply(weighed, module.down_proj, counts, module.is_transposed, pairs)
+    return _total(pairs, back)
+
+
+def _is_odd(module: Any) -> bool:
+    odd = any(getattr(module, name, False) for name in ("has_bias", "has_post_expert_norm", "_is_expert_parallel"))
+    return odd or not module.has_gate
+
+
+def _grouped_mm(*args: Any) -> Tensor:
+    from transformers.integrations.moe import grouped_mm_experts_forward
+
+    return grouped_mm_experts_forward(*args)
+
+
+def _by_expert(indices: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Pairs (token, expert) of indices [tokens, k] sorted by expert; where each went [tokens, k]; pairs an expert."""
+    order = indices.flatten().argsort()
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    return order, back.view_as(indices), indices.flatten().bincount(minlength=experts).tolist()
+
+
+def _multiply(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool, out: Tensor) -> None:
+    matrices = weight if transposed else weight.transpose(1, 2)
+    for expert, (rows, said) in enumerate(zip(pairs.split(counts), out.split(counts), strict=True)):
+        if len(rows):
+            torch.mm(rows, matrices[expert], out=said)
 
 
 class _Gather(torch.autograd.Function):
-    """hidden [tokens, width] -> [pairs, width], pair i of token `token[i]`; `back` undoes the pairs' order."""
+    """hidden [tokens, width] -> [pairs, width], pair i of token `token[i]`; `back` [tokens, k] are each token's pairs."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, token: Tensor, back: Tensor) -> Tensor:
-        ctx.back, ctx.tokens = back, len(hidden)
+        ctx.back = back
         return hidden.index_select(0, token)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _total(grads[0], ctx.back, ctx.tokens), None, None
+        return _total(grads[0], ctx.back), None, None
 
 
 class _Sum(torch.autograd.Function):
     """The transpose: [pairs, width] -> [tokens, width], each token the sum of its pairs."""
 
     @staticmethod
-    def forward(ctx: Any, pairs: Tensor, token: Tensor, back: Tensor, tokens: int) -> Tensor:
+    def forward(ctx: Any, pairs: Tensor, token: Tensor, back: Tensor) -> Tensor:
         ctx.token = token
-        return _total(pairs, back, tokens)
+        return _total(pairs, back)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return grads[0].index_select(0, ctx.token), None, None, None
+        return grads[0].index_select(0, ctx.token), None, None
 
 
-def _total(pairs: Tensor, back: Tensor, tokens: int) -> Tensor:
-    return pairs.index_select(0, back).view(tokens, -1, pairs.shape[-1]).sum(dim=1)
+def _total(pairs: Tensor, back: Tensor) -> Tensor:
+    return embedding_bag(back, pairs, mode="sum")  # gathers and adds in one pass
 
 
 class _Experts(torch.autograd.Function):

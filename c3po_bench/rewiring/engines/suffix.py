@@ -14,7 +14,7 @@ import torch
 
 from c3po_bench.rewiring.engines.attention import constant_prefix
 from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, like_sizes
-from c3po_bench.rewiring.engines.experts import few_rows
+from c3po_bench.rewiring.engines.experts import experts_by, mix_few, mix_many
 from c3po_bench.rewiring.engines.first_layer import FirstLayer
 from c3po_bench.rewiring.engines.head import target_log_probs
 from c3po_bench.rewiring.engines.packed import packed_linears
@@ -121,7 +121,7 @@ class SuffixEngine(Engine):
             for start, answer in zip(branches, prompt.continuations, strict=True):
                 ids[start : start + len(answer) - 1] = torch.tensor(answer[:-1], dtype=torch.long)
         cache, (below, rest) = _Cache(), (range(self.first), range(self.first, self.depth))
-        with record_routing(self.family, self.model, list(self.family.layers)) as logits:
+        with experts_by(mix_many, self.model), record_routing(self.family, self.model, list(self.family.layers)) as logits:
             embedded = self.family.embed(self.model, ids.to(self.device).view_as(whole.offset))
             low = self.run_layers(embedded, below, whole.offset, whole.back, None).flatten(0, 1)
             entering = low.new_zeros(*above.offset.shape, low.shape[-1])
@@ -239,7 +239,7 @@ class SuffixRows(Batch):
 
     def _run(self, hidden: Tensor, span: range) -> Tensor:
         model, layers = self.engine.model, self.engine.decoder.layers[span.start : span.stop]
-        with few_rows(model), packed_linears(layers), constant_prefix(model, self.keys, self.values) as apart:
+        with experts_by(mix_few, model), packed_linears(layers), constant_prefix(model, self.keys, self.values) as apart:
             cache = None if apart else _Cache(self.keys, self.values)
             return self.engine.run_layers(hidden, span, self.positions, self.back, cache)
 
