@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,11 +35,11 @@ class Sizes:
     references: int  # questions read together when a bank is built
     forward_tokens: int  # of one forward that reads
     read_ratio: float  # how much longer than the shortest a row of prompts may be to be read in one batch with it
-    packed_ratio: float  # the same for rows of answers that are scored
+    pass_tokens: int  # tokens of answers that cost as much as one more pass to score some of them apart
 
 
-CPU = Sizes(prompts=32, references=8, forward_tokens=768, read_ratio=1.25, packed_ratio=1.5)
-GPU = Sizes(prompts=256, references=64, forward_tokens=16384, read_ratio=2.0, packed_ratio=8.0)
+CPU = Sizes(prompts=32, references=8, forward_tokens=768, read_ratio=1.25, pass_tokens=128)
+GPU = Sizes(prompts=256, references=64, forward_tokens=16384, read_ratio=2.0, pass_tokens=1024)
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,25 @@ def like_sizes(sizes: Sequence[int], ratio: float) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
+
+
+def cheap_groups(sizes: Sequence[int], group: int) -> list[list[int]]:
+    """Indices in groups, each padded to its largest size, such that padded tokens plus `group` a group are fewest."""
+    counts = sorted(Counter(sizes).items())
+    best: list[tuple[int, int]] = [(0, 0)]  # of the smallest sizes: the cost, and how many of them come before the last group
+    for end in range(1, len(counts) + 1):
+        widest, costs, rows = counts[end - 1][0], [], 0
+        for start in reversed(range(end)):
+            rows += counts[start][1]
+            costs.append((best[start][0] + group + widest * rows, start))
+        best.append(min(costs))
+    groups, end = [], len(counts)
+    while end:
+        start = best[end][1]
+        of_group = {size for size, _ in counts[start:end]}
+        groups.append([index for index, size in enumerate(sizes) if size in of_group])
+        end = start
+    return groups[::-1]
 
 
 def pad_right(sequences: list[tuple[int, ...]] | list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

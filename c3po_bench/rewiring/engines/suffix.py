@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from c3po_bench.rewiring.engines.attention import constant_prefix
-from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, like_sizes
+from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, cheap_groups, like_sizes
 from c3po_bench.rewiring.engines.experts import experts_by, mix_few, mix_many
 from c3po_bench.rewiring.engines.first_layer import FirstLayer
 from c3po_bench.rewiring.engines.head import target_log_probs
@@ -164,7 +164,7 @@ class SuffixBatch(Batch):
             of_state.setdefault(state, []).append(row)
         packs = list(of_state.items())
         sizes = [1 + sum(len(answers[row]) - 1 for row in mine) for _, mine in packs]
-        groups = [[packs[i] for i in group] for group in like_sizes(sizes, engine.sizes.packed_ratio)]
+        groups = [[packs[i] for i in group] for group in cheap_groups(sizes, engine.sizes.pass_tokens)]
         self.chosen = [torch.tensor([row for _, mine in group for row in mine], device=engine.device) for group in groups]
         self.place = torch.cat(self.chosen).argsort()
         self.parts = [
