@@ -34,7 +34,8 @@ class Interval(NamedTuple):
 
 def is_binary(*scores: ArrayLike) -> bool:
     """Whether all scores are 0 or 1, so that McNemar's test and Wilson's interval apply."""
-    return all(bool(np.isin(np.asarray(s), (0, 1)).all()) for s in scores)
+    arrays = [np.asarray(s) for s in scores]
+    return all(bool(((a == 0) | (a == 1)).all()) for a in arrays)
 
 
 def fixed_broken(arm: ArrayLike, base: ArrayLike) -> tuple[int, int]:
