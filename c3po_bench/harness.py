@@ -17,7 +17,7 @@ from c3po_bench.launch import ranks
 from c3po_bench.store.files import Journal, write_json, write_jsonl, write_text
 from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.lock import Busy, alone_in
-from c3po_bench.store.memory import keep_freed_memory
+from c3po_bench.store.memory import keep_freed_memory, rare_collections
 from c3po_bench.store.reader import Run
 from c3po_bench.store.schema import SCHEMA_VERSION
 
@@ -37,10 +37,11 @@ def run(cfg: Config) -> list[Run]:
     """
     check_ranges(cfg)
     set_up(cfg)
-    kind = load_backend(cfg.backend.name)
-    kind.check(cfg)
-    tasks = load_tasks(cfg, kind)
-    backend = kind(cfg, tasks)
+    with rare_collections():
+        kind = load_backend(cfg.backend.name)
+        kind.check(cfg)
+        tasks = load_tasks(cfg, kind)
+        backend = kind(cfg, tasks)
     shared = shared_identity(cfg, tasks, backend)
     done: dict[str, Run] = {}
     names, busy = [], []

@@ -1,10 +1,13 @@
-"""Memory of this process: the most that was resident, and how it is kept."""
+"""Memory of this process: the most that was resident, how it is kept, and how often it is looked through."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 KEPT_BYTES = 1 << 30
@@ -22,6 +25,17 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(_MMAP_THRESHOLD, LARGE_BYTES)
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Within the block, look for garbage seldom: what a start-up imports stays, and looking through it takes half a second."""
+    usual = gc.get_threshold()
+    gc.set_threshold(50_000, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def peak_resident() -> int:
