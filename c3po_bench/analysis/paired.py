@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,7 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> Interval:
     return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
 
 
+@lru_cache(maxsize=4096)  # a sweep asks for the same few counts thousands of times
 def tango(fixed: int, broken: int, n: int, level: float = LEVEL) -> Interval:
     """Tango's score interval (1998) of the difference of two paired shares, of which `n` items are the same.
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from c3po_bench.errors import UserError
+from c3po_bench.rewiring.states import VERSION
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.embedders import Embedder
@@ -101,7 +102,7 @@ def build_bank(
     digest = hashlib.sha256()
     for item in candidates:
         digest.update(json.dumps([item.task, item.doc_id, item.question, item.pairs, item.gold, item.lengths]).encode())
-    key = hashlib.sha256(f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|3".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|{VERSION}".encode()).hexdigest()[:16]
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(str(home) + ".lock"):
