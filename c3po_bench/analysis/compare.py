@@ -10,7 +10,7 @@ import pandas as pd
 from c3po_bench.analysis import paired
 from c3po_bench.analysis.pairing import Partners, align, prompt_differs, run_labels
 from c3po_bench.analysis.rows import MACRO, POOLED, Columns, statistics_rows, task_groups
-from c3po_bench.analysis.scores import Scores, load_scores, read_ahead
+from c3po_bench.analysis.scores import Scores, load_scores
 from c3po_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ def compare(
         return kept[run.run_id]
 
     rows: list[dict[str, Any]] = []
-    for run, loaded in zip(runs, read_ahead(load_scores, runs), strict=True):
+    for run in runs:
         try:
-            scores = loaded()
+            scores = load_scores(run)
             base = partners.base(run)
             pair = align(run, base, scores, scores_of(base))
         except UserError as reason:

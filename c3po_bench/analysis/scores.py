@@ -1,20 +1,18 @@
 """The few columns of `samples.jsonl` that comparing needs, read fast: one row an item, as arrays.
 
-A sweep has millions of rows, most of whose bytes are neighbors and pathways. pyarrow's reader skips those;
-rows it cannot read (mixed types) are read with the standard library instead.
+A sweep has millions of rows, most of whose bytes are neighbors and pathways, which msgspec passes over; rows that
+it refuses (NaN is no JSON) are read with the standard library.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +22,9 @@ if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
 
 COLUMNS = ("task", "doc_id", "doc_hash", "prompt_hash", "correct", "cluster", "feedback_id", "scope")
+
+_Row = msgspec.defstruct("_Row", [(name, Any, None) for name in COLUMNS], gc=False)
+_DECODER = msgspec.json.Decoder(_Row)
 
 MIN_CLUSTERS = 10  # with fewer, resampling them says more about their number than about the arms
 
@@ -52,71 +53,39 @@ class Scores:
 
 def load_scores(run: Run) -> Scores:
     """Read the scores of `run`. Raises UserError where rows lack a score or an item has two: none is dropped silently."""
-    columns = _columns(Path(run.path) / "samples.jsonl", run)
-    correct = np.array([np.nan if c is None else float(c) for c in columns["correct"]], dtype=np.float64)
+    columns = _columns(run)
+    correct = np.array(columns["correct"], dtype=np.float64)  # None becomes NaN
     if np.isnan(correct).any():
         missing = f"{int(np.isnan(correct).sum())} of {len(correct)}"
         raise UserError(f"run {run.run_id}: {missing} rows have no score; run the experiment again")
-    items = Counter(zip(columns["task"], columns["doc_id"], strict=True))
-    if len(items) < len(correct):
-        (name, number), times = items.most_common(1)[0]
+    items = list(zip(columns["task"], columns["doc_id"], strict=True))
+    if len(set(items)) < len(items):
+        (name, number), times = Counter(items).most_common(1)[0]
         raise UserError(f"run {run.run_id}: item {name}/{number} has {times} rows; delete the run and repeat the experiment")
     shared = zip(columns["cluster"], columns["feedback_id"], strict=True)
     groups = [feedback if cluster is None else cluster for cluster, feedback in shared]
     cluster = None
-    if any(g is not None for g in groups):
+    if set(groups) - {None}:
         cluster = np.array([str(i) if g is None else f"={g}" for i, g in enumerate(groups)])
     task, doc_id = np.array(columns["task"], dtype=str), np.array(columns["doc_id"])
+    scopes = zip(columns["task"], columns["scope"], strict=True)
     order = np.lexsort((doc_id, task))
     return Scores(
         task=task[order],
         doc_id=doc_id[order],
-        doc_hash=np.array([str(h) for h in columns["doc_hash"]])[order],
-        prompt_hash=np.array([str(h) for h in columns["prompt_hash"]])[order],
+        doc_hash=np.array(columns["doc_hash"], dtype=str)[order],
+        prompt_hash=np.array(columns["prompt_hash"], dtype=str)[order],
         correct=correct[order],
         cluster=None if cluster is None else cluster[order],
-        scope={t: s for t, s in zip(columns["task"], columns["scope"], strict=True) if s is not None},
+        scope={t: s for t, s in dict.fromkeys(scopes) if s is not None},
     )
 
 
-def read_ahead(read: Callable[[Run], Scores], runs: Sequence[Run]) -> Iterator[Callable[[], Scores]]:
-    """Call `read` on each run in order, a few runs ahead in threads (parsing leaves the interpreter free).
-
-    Yields one function a run, which returns its scores or raises what reading them raised.
-    """
-    workers = min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Scores]] = deque()
-        for position, run in enumerate(runs):
-            pending.append(pool.submit(read, run))
-            if position >= 2 * workers:
-                yield pending.popleft().result
-        while pending:
-            yield pending.popleft().result
-
-
-def _columns(path: Path, run: Run) -> dict[str, list[Any]]:
-    """The wanted columns as lists ``[items]``, absent ones filled with None."""
-    if not path.exists():
-        rows = run.samples()
-        return {name: [row.get(name) for row in rows] for name in COLUMNS}
-    if path.stat().st_size == 0:
-        return {name: [] for name in COLUMNS}
+def _columns(run: Run) -> dict[str, list[Any]]:
+    """The wanted columns, each ``[items]``, absent values None."""
+    path = Path(run.path) / "samples.jsonl"
     try:
-        return _columns_arrow(path)
-    except (ImportError, OSError, ValueError):
-        with path.open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines if line.strip()]
-        return {name: [row.get(name) for row in rows] for name in COLUMNS}
-
-
-def _columns_arrow(path: Path) -> dict[str, list[Any]]:
-    import pyarrow as pa
-    from pyarrow import json as arrow_json
-
-    text = pa.string()
-    kinds = {name: text for name in COLUMNS} | {"doc_id": pa.int64(), "correct": pa.float64()}
-    reading = arrow_json.ReadOptions(use_threads=False, block_size=1 << 24)
-    parsing = arrow_json.ParseOptions(explicit_schema=pa.schema(kinds), unexpected_field_behavior="ignore")
-    table = arrow_json.read_json(path, read_options=reading, parse_options=parsing)
-    return {name: table.column(name).to_pylist() for name in COLUMNS}
+        rows = _DECODER.decode_lines(path.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        rows = [_Row(**{name: row.get(name) for name in COLUMNS}) for row in run.samples()]
+    return {name: list(map(attrgetter(name), rows)) for name in COLUMNS}

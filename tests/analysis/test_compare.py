@@ -45,6 +45,14 @@ def small(tmp_path, **options) -> list[factory.FakeRun]:
     return [first, factory.write_run(tmp_path, "ngd", rows, **options)]
 
 
+def test_rows_that_are_no_strict_json_are_read_alike(tmp_path):
+    runs = small(tmp_path)
+    strict = compare(runs)
+    edit(runs[1], lambda row: row.update(loglikelihoods=[float("nan")]))
+    assert "NaN" in (runs[1].path / "samples.jsonl").read_text()
+    pd.testing.assert_frame_equal(compare(runs), strict)
+
+
 def test_columns_are_typed_and_every_run_has_its_rows(frame):
     assert list(frame.columns) == list(COLUMNS)
     assert frame["accuracy"].dtype == "float64" and frame["fixed"].dtype == "Int64"
