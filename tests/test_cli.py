@@ -95,6 +95,13 @@ def test_help_loads_nothing_heavy():
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def test_scoring_feedback_loads_no_trainer():
+    code = "import sys, c3po_bench.feedback.lm; print(sorted({'trl', 'peft'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("group", ["backend", "model", "method", "embedder", "tracking", "task"])
 def test_every_option_of_every_group_composes(group):
     names = option_names(group)

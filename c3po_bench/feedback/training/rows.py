@@ -1,14 +1,13 @@
-"""Constraint rows, their order over the steps, and the collator that puts them beside TRL's preference pairs."""
+"""Constraint rows and their order over the steps; without TRL, which is slow to import, for scoring arms that do not train."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from c3po_bench.feedback.training.heads import IGNORED
 
@@ -61,33 +60,3 @@ def pad_rows(rows: Sequence[Row], pad_token_id: int, max_length: int | None) -> 
     stack = torch.nn.utils.rnn.pad_sequence
     ids = stack([t[0] for t in tensors], batch_first=True, padding_value=pad_token_id)
     return ids, stack([t[1] for t in tensors], batch_first=True, padding_value=IGNORED)
-
-
-@dataclass
-class ConstrainedCollator(DataCollatorForPreference):
-    """TRL's collator, plus ``keep_ids``, ``keep_labels``, ``keep_attention`` and ``keep_scope`` (an index into `SCOPES`).
-
-    A row names its constraint rows by index in ``near_rows`` and ``out_rows``, so nothing is copied into the data set.
-    """
-
-    tables: dict[str, list[Row]] = field(default_factory=dict)
-    eval_tables: dict[str, list[Row]] = field(default_factory=dict)
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """One padded batch."""
-        batch = super().torch_call(examples)
-        kept: list[Row] = []
-        scopes: list[int] = []
-        for index, scope in enumerate(SCOPES):
-            for example in examples:
-                tables = self.eval_tables if example.get("is_eval") else self.tables
-                rows = [tables[scope][i] for i in example.get(f"{scope}_rows") or []]
-                kept += rows
-                scopes += [index] * len(rows)
-        if kept:
-            ids, labels = pad_rows(kept, self.pad_token_id, self.max_length)
-            lengths = torch.tensor([min(len(r.prompt_ids) + len(r.completion_ids), self.max_length or 2**62) for r in kept])
-            batch["keep_ids"], batch["keep_labels"] = ids, labels
-            batch["keep_attention"] = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-            batch["keep_scope"] = torch.tensor(scopes)
-        return batch
