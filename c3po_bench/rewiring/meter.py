@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from c3po_bench.store.memory import peak_resident
+
+PREPARING = 2  # steps that may do work for those after them: the suffix engine opens a layer at the second without gradients
 
 
 class Meter:
     """Seconds and FLOPs by phase.
 
     Counting FLOPs slows a pass down, on a GPU several times, so some uses of each phase are counted (`is_counted`), and those
-    between are taken to cost per unit of work what the last counted one did: the longest questions come first.
+    between are taken to cost per unit of work what the last counted one did: the longest questions come first. Within a
+    counted use, only the first of its like steps are counted (`step`).
     """
 
     def __init__(self) -> None:
@@ -22,23 +25,32 @@ class Meter:
         self.flops: dict[str, float] = {}
         self._uses: dict[str, int] = {}
         self._rate: dict[str, float] = {}
+        self._count: Count | None = None
         self.credited = 0.0
 
     @contextmanager
     def phase(self, name: str, units: int = 1) -> Iterator[None]:
         """Measure the block as phase `name` doing `units` of work (say, items)."""
         uses = self._uses[name] = self._uses.get(name, 0) + 1
-        counting = counter() if is_counted(uses) else None
         settle()
         start = time.perf_counter()
-        if counting is None:
-            yield
+        if is_counted(uses):
+            with Count() as count:
+                self._count = count
+                try:
+                    yield
+                finally:
+                    self._count = None
+            self._rate[name] = count.total / max(1, units)
         else:
-            with counting:
-                yield
-            self._rate[name] = counting.total / max(1, units)
+            yield
         settle()
         self.add(name, time.perf_counter() - start, self._rate[name] * units)
+
+    def step(self, kind: Hashable) -> None:
+        """Say within a phase that a step begins; those of one `kind` cost alike, but for the first `PREPARING`."""
+        if self._count is not None:
+            self._count.step(kind)
 
     def add(self, name: str, seconds: float, flops: float) -> None:
         """Put a cost measured elsewhere on this account."""
@@ -64,6 +76,41 @@ def is_counted(use: int) -> bool:
     while use % 4 == 0:
         use //= 4
     return use == 1
+
+
+class Count:
+    """FLOPs of the block it is opened for: `total`, once the block has ended."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._counter, self._on = counter(), False
+        self._steps: dict[Hashable, list[float]] = {}  # FLOPs of the counted ones by kind
+        self._open: tuple[list[float], float] | None = None  # where the current step's go, and what was counted before it
+
+    def __enter__(self) -> Count:
+        self._switch(True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._switch(False)
+        self.total += self._counter.total
+
+    def step(self, kind: Hashable) -> None:
+        """See `Meter.step`."""
+        if self._open is not None:
+            found, before = self._open
+            found.append(self._counter.total - before)
+        found = self._steps.setdefault(kind, [])
+        counted = len(found) <= PREPARING
+        self._open = (found, self._counter.total) if counted else None
+        self._switch(counted)
+        if not counted:
+            self.total += found[PREPARING]
+
+    def _switch(self, on: bool) -> None:
+        if on != self._on:
+            self._on = on
+            self._counter.__enter__() if on else self._counter.__exit__(None, None, None)
 
 
 def settle() -> None:

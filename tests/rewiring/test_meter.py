@@ -86,3 +86,24 @@ def test_counted_batches_stand_for_all(experiment, data_root, monkeypatch, tmp_p
         found.append(harness.run(cfg)[1].result["cost"]["phases"])
     for phase in ("embed", "read", "score", "optimize"):
         assert found[0][phase]["flops"] == pytest.approx(found[1][phase]["flops"], rel=0.35), phase
+
+
+def test_the_first_steps_stand_for_all(experiment, monkeypatch, tmp_path):
+    found = []
+    for name in ("some", "all"):
+        if name == "all":
+            monkeypatch.setattr(meter_module.Count, "step", lambda *_: None)
+        cfg = experiment(
+            arms=["kernel_regression", "ngd", "oracle"], tasks=["facts"], limit=1, results_dir=str(tmp_path / name)
+        )
+        found.append([run.result["cost"]["phases"]["optimize"]["flops"] for run in harness.run(cfg)[1:]])
+    assert found[0] == found[1] and min(found[0]) > 0
+
+
+def test_a_phase_that_fails_leaves_nothing_counting():
+    meter = Meter()
+    with pytest.raises(ValueError, match="stop"), meter.phase("optimize"):
+        meter.step("descent")
+        raise ValueError("stop")
+    meter.step("descent")
+    assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
