@@ -9,15 +9,13 @@ from typing import Any
 
 from c3po_bench.store.memory import peak_resident
 
-PREPARING = 2  # steps that may do work for those after them: the suffix engine opens a layer at the second without gradients
-
 
 class Meter:
     """Seconds and FLOPs by phase.
 
     Counting FLOPs slows a pass down, on a GPU several times, so some uses of each phase are counted (`is_counted`), and those
     between are taken to cost per unit of work what the last counted one did: the longest questions come first. Within a
-    counted use, only the first of its like steps are counted (`step`).
+    counted use, only the first of its like steps and layers are counted (`step`).
     """
 
     def __init__(self) -> None:
@@ -47,10 +45,18 @@ class Meter:
         settle()
         self.add(name, time.perf_counter() - start, self._rate[name] * units)
 
-    def step(self, kind: Hashable) -> None:
-        """Say within a phase that a step begins; those of one `kind` cost alike, but for the first `PREPARING`."""
+    @property
+    def counting(self) -> bool:
+        """Whether a phase is open whose FLOPs are counted."""
+        return self._count is not None
+
+    def step(self, kind: Hashable, counted: int = 1) -> None:
+        """Say within a phase that a step begins, and the one before ends.
+
+        Of one `kind` the first `counted` are counted, and those after are taken to cost what the last of these did.
+        """
         if self._count is not None:
-            self._count.step(kind)
+            self._count.step(kind, counted)
 
     def add(self, name: str, seconds: float, flops: float) -> None:
         """Put a cost measured elsewhere on this account."""
@@ -95,17 +101,17 @@ class Count:
         self._switch(False)
         self.total += self._counter.total
 
-    def step(self, kind: Hashable) -> None:
+    def step(self, kind: Hashable, counted: int) -> None:
         """See `Meter.step`."""
         if self._open is not None:
             found, before = self._open
             found.append(self._counter.total - before)
         found = self._steps.setdefault(kind, [])
-        counted = len(found) <= PREPARING
-        self._open = (found, self._counter.total) if counted else None
-        self._switch(counted)
-        if not counted:
-            self.total += found[PREPARING]
+        more = len(found) < counted
+        self._open = (found, self._counter.total) if more else None
+        self._switch(more)
+        if not more:
+            self.total += found[-1]
 
     def _switch(self, on: bool) -> None:
         if on != self._on:

@@ -162,7 +162,7 @@ class Rewirer:
 
     def _row_loss(self, batch: Batch, mixture: Mixture, owner: Tensor, gold: Tensor, group: Tensor) -> Tensor:
         """Loss of each group of rows [groups]: mean token NLL of the gold row, or cross-entropy over the group's rows."""
-        self.meter.step("descent" if mixture.weights.requires_grad else "evaluation")
+        self.meter.step("descent" if mixture.weights.requires_grad else "evaluation", counted=3)  # two may prepare others
         scores, _ = batch.score(mixture, owner, greedy=False)
         groups = len(gold)
         if self.method.loss == "nll":

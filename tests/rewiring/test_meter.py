@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rewiring_world import FAMILIES
 
 from c3po_bench import harness
 from c3po_bench.rewiring import meter as meter_module
@@ -32,6 +33,18 @@ def test_reading_a_prompt(models):
     expected = layer_flops(config, whole, whole) * (config.num_hidden_layers - 1)
     expected += layer_flops(config, len(prompt), len(prompt))
     assert meter.phases()["read"]["flops"] == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_stands_for_those_like_it(models, family, monkeypatch):
+    model, found = models(family), []
+    prompts = [Prompt(tuple(5 + i % 40 for i in range(length)), ((7, 8, 9), (6, 7))) for length in (4, 11, 30, 200)]
+    for step in (meter_module.Count.step, lambda *_: None):
+        monkeypatch.setattr(meter_module.Count, "step", step)
+        meter = Meter()
+        load_engine("suffix", model, [len(model.model.layers) - 1]).read(prompts, meter)
+        found.append(meter.phases()["read"]["flops"])
+    assert found[0] == found[1] > 0
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])

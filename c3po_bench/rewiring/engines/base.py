@@ -112,7 +112,7 @@ class Engine(ABC):
         self.critical = torch.tensor([index[layer] for layer in layers])
         self._states: OrderedDict[Prompt, State] = OrderedDict()
         self._bytes = 0
-        self._reading = Meter()
+        self.reading = Meter()
         self.store: StateStore | None = None
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -165,10 +165,10 @@ class Engine(ABC):
     def _measured(self, prompts: list[Prompt]) -> list[State]:
         """Read prompts, each with its share of the cost by tokens; FLOPs are counted once and then taken as alike."""
         tokens = [len(p.context) + sum(len(c) - 1 for c in p.continuations) for p in prompts]
-        before = self._reading.spent("read")
-        with self._reading.phase("read", sum(tokens)):
+        before = self.reading.spent("read")
+        with self.reading.phase("read", sum(tokens)):
             states = self.read_new(prompts)
-        seconds, flops = (now - then for now, then in zip(self._reading.spent("read"), before, strict=True))
+        seconds, flops = (now - then for now, then in zip(self.reading.spent("read"), before, strict=True))
         for state, mine in zip(states, tokens, strict=True):
             share = mine / sum(tokens)
             state.seconds = seconds * share

@@ -74,6 +74,8 @@ class SuffixEngine(Engine):
         masks: dict[int | None, Tensor] = {}
         for index in span:
             layer = self.decoder.layers[index]
+            if self.reading.counting:
+                self.reading.step((hidden.shape, sum(p.numel() for p in layer.parameters())))
             window = getattr(layer.self_attn, "sliding_window", None)
             if window not in masks:
                 visible = (allowed >= 0) if window is None else (allowed >= 0) & (allowed < window)
@@ -87,6 +89,7 @@ class SuffixEngine(Engine):
                 past_key_values=cache,
                 position_embeddings=rotary,
             )
+        self.reading.step(hidden.shape)  # what follows
         return hidden
 
     @torch.no_grad()
