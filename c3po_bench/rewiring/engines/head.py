@@ -38,11 +38,11 @@ class _TargetLogProbs(torch.autograd.Function):
             if greedy:
                 likeliest.append(logits.argmax(dim=-1) == wanted.squeeze(-1))
             at_target, peak = logits.gather(-1, wanted), logits.amax(dim=-1, keepdim=True)
-            odds = logits.sub_(peak).exp_()  # in place, for its sum and for the gradient
+            odds = logits.sub_(peak).exp_()  # once, for their sum and for the gradient
             total = odds.sum(dim=-1, keepdim=True)
             chosen.append((at_target - peak - total.log()).squeeze(-1))  # log_softmax on a CPU is off by 4e-5 on average
             if ctx.needs_input_grad[0]:
-                expected = times(odds.to(weight.dtype), weight, transposed=True) / total.to(weight.dtype)
+                expected = times(odds.div_(total).to(weight.dtype), weight, transposed=True)
                 gradients.append((weight[wanted.squeeze(-1)] - expected) / divisor)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.cat(gradients))
