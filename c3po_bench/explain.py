@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from hydra.errors import MissingConfigException
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError, nearest, unknown
@@ -30,10 +30,21 @@ def explain(error: BaseException) -> str:
         key = re.search(r"Key '([^']+)' (?:not in|is not in struct)", text)
         if key:
             return unknown_key(key[1], re.search(r"full_key: (\S+)", text))
+        assigned = re.search(r"(?:merging override|Ambiguous value for argument) '?([^\s=']+)=([^\s']+)", text)
+        if assigned and (text.startswith("Ambiguous") or any("is not a ListConfig" in str(other) for other in chain)):
+            return one_or_many(*assigned.groups())
         if re.search(r"could not be converted|is not a subclass|Invalid type", text):
             full = re.search(r"full_key: (\S+)", text)
             return f"{full[1] + ': ' if full else ''}{text.splitlines()[0]}"
     return str(error).split("\n\n")[0]
+
+
+def one_or_many(key: str, value: str) -> str:
+    """A value without brackets where a list is wanted, or with commas that Hydra cannot read either way."""
+    key = key.removeprefix("++")
+    if isinstance(OmegaConf.select(OmegaConf.structured(Config), key), ListConfig):
+        return f"{key} wants a list: {key}=[{value}]"
+    return f"{key}={value} is several values, for -m to run one by one; as one value write '{key}=\"{value}\"'"
 
 
 def unknown_key(key: str, full: re.Match[str] | None) -> str:

@@ -20,6 +20,10 @@ MENDABLE = {
     "model=smolmo": "smolmoe",
     "method.layer=3": "method.layers",
     "embedder=minlm": "minilm",
+    "arms=base": "arms=[base]",
+    "arms=base,ngd": "arms=[base,ngd]",
+    "method.layers=3,5": "'method.layers=\"3,5\"'",
+    "arm.kernel_regression.points=3,5": "'arm.kernel_regression.points=\"3,5\"'",
 }
 
 
