@@ -117,7 +117,13 @@ class _Publisher:
         if self.cfg.mode == "offline":
             self._forget_offline(run_id)
         settings = wandb.Settings(
-            init_timeout=INIT_SECONDS, console="off", disable_git=True, save_code=False, silent=True, x_disable_stats=True
+            init_timeout=INIT_SECONDS,
+            console="off",
+            disable_git=True,
+            save_code=False,
+            silent=True,
+            x_disable_stats=True,
+            x_save_requirements=False,  # of this process, listed anew for each run: the run's own are in provenance.json
         )
         mode: Any = self.cfg.mode
         run = wandb.init(
