@@ -44,6 +44,7 @@ def compare(options: Options, rule: str) -> dict[str, Any]:
 
         def rewired() -> None:
             backend.engine.forget()
+            backend.question_embedder.forget()
             step = 4 * cfg.batch_size
             for start in range(0, len(asked), step):
                 lm.loglikelihood(asked[start : start + step])

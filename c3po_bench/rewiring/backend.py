@@ -15,7 +15,7 @@ from c3po_bench.models.families import family_of
 from c3po_bench.models.loading import load
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.bank import ReferenceBank, build_bank
-from c3po_bench.rewiring.embedders import check_embedder, load_embedder
+from c3po_bench.rewiring.embedders import QuestionEmbedder, check_embedder, load_embedder
 from c3po_bench.rewiring.engines import ENGINES, load_engine
 from c3po_bench.rewiring.kernels import check_kernel
 from c3po_bench.rewiring.meter import Meter, peak_memory
@@ -89,6 +89,11 @@ class RewiringBackend:
     def embedder(self) -> Any:
         """The embedder that `cfg.embedder` names."""
         return load_embedder(self.cfg.embedder, self.loaded)
+
+    @cached_property
+    def question_embedder(self) -> QuestionEmbedder:
+        """The same for test questions, shared by the arms."""
+        return QuestionEmbedder(self.embedder)
 
     @cached_property
     def reference_items(self) -> tuple[list[Any], list[str]]:
@@ -228,7 +233,7 @@ class RewiringArm:
             self.method,
             arms.recipe(backend.cfg, self.name),
             bank=self.bank if self.uses_bank else None,
-            embedder=backend.embedder if self.uses_bank else None,
+            embedder=backend.question_embedder if self.uses_bank else None,
             seed=backend.cfg.seed,
             meter=self.meter,
             descents=backend.descents,

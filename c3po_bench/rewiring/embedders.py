@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from c3po_bench.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.config import EmbedderConfig
+    from c3po_bench.rewiring.meter import Meter
 
 
 class Embedder(Protocol):
@@ -22,6 +23,32 @@ class Embedder(Protocol):
     def __call__(self, texts: list[str]) -> np.ndarray:
         """Unit embeddings, float32 [texts, width]."""
         ...
+
+
+class QuestionEmbedder:
+    """Embeds each batch of test questions once for all arms that ask for it; each is charged what that cost."""
+
+    def __init__(self, embedder: Embedder):
+        self.embedder = embedder
+        self._found: dict[tuple[str, ...], tuple[np.ndarray, float, int]] = {}
+
+    def __call__(self, texts: Sequence[str], meter: Meter) -> np.ndarray:
+        """Unit embeddings, float32 [texts, width]; the cost goes to phase `embed` of `meter`."""
+        key = tuple(texts)
+        if key in self._found:
+            vectors, seconds, flops = self._found[key]
+            meter.credit("embed", seconds, flops)
+            return vectors
+        before = meter.spent("embed")
+        with meter.phase("embed", sum(map(len, texts))):
+            vectors = self.embedder(list(texts))
+        seconds, flops = (now - then for now, then in zip(meter.spent("embed"), before, strict=True))
+        self._found[key] = (vectors, seconds, round(flops))
+        return vectors
+
+    def forget(self) -> None:
+        """Embed anew from now on."""
+        self._found.clear()
 
 
 class MeanPooled:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.rewiring.embedders import Embedder
+    from c3po_bench.rewiring.embedders import QuestionEmbedder
     from c3po_bench.rewiring.engines.base import Batch, Engine, State
     from c3po_bench.rewiring.questions import Question
 
@@ -65,7 +65,7 @@ class Rewirer:
         recipe: Recipe | None,
         *,
         bank: ReferenceBank | None = None,
-        embedder: Embedder | None = None,
+        embedder: QuestionEmbedder | None = None,
         seed: int = 0,
         meter: Meter | None = None,
         descents: Descents | None = None,
@@ -143,8 +143,8 @@ class Rewirer:
         near = None
         if recipe.neighborhood in ("embedding", "random"):
             assert self.embedder is not None
-            with self.meter.phase("embed", sum(len(q.text) for q in questions)):
-                vectors = torch.from_numpy(self.embedder([q.text for q in questions])).to(self.engine.device)[owner]
+            vectors = self.embedder([q.text for q in questions], self.meter)
+            vectors = torch.from_numpy(vectors).to(self.engine.device)[owner]
             with self.meter.phase("retrieve", len(questions)):
                 if recipe.neighborhood == "random":
                     near = random_draw(method, vectors, self.embeddings, seeds)

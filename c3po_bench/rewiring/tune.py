@@ -131,7 +131,9 @@ def _loss(
     """Mean cross-entropy of the right choice over the choices' log-likelihoods; without rewiring if method is None."""
     cfg = backend.cfg
     recipe = None if method is None else Recipe(load_surrogate("ngd"))
-    rewirer = Rewirer(backend.engine, method or cfg.method, recipe, bank=bank, embedder=backend.embedder, seed=cfg.seed)
+    rewirer = Rewirer(
+        backend.engine, method or cfg.method, recipe, bank=bank, embedder=backend.question_embedder, seed=cfg.seed
+    )
     total = 0.0
     for start in range(0, len(asked), cfg.batch_size):
         for answer, gold in zip(rewirer.answer(asked[start : start + cfg.batch_size]), golds[start:], strict=False):

@@ -28,8 +28,7 @@ class Retriever:
 
     def __call__(self, questions: Sequence[str]) -> list[tuple[list[int], list[float], dict[str, Any]]]:
         """For each question: places in the bank, kernel weights, and what the record keeps."""
-        with self.meter.phase("embed", sum(map(len, questions))):
-            vectors = torch.from_numpy(self.backend.embedder(list(questions)))
+        vectors = torch.from_numpy(self.backend.question_embedder(questions, self.meter))
         with self.meter.phase("retrieve", len(questions)):
             near = nearest(self.method, vectors, self.bank)
         found = []

@@ -1,0 +1,41 @@
+"""Embedding test questions: once for all arms, each charged alike."""
+
+import numpy as np
+import pytest
+import torch
+
+from c3po_bench.rewiring.embedders import QuestionEmbedder
+from c3po_bench.rewiring.meter import Meter
+
+
+class Recording:
+    identity = "recording"
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, texts):
+        self.seen.append(list(texts))
+        rows = torch.tensor([[float(len(text)), 1.0] for text in texts])
+        return torch.nn.functional.normalize(rows @ torch.eye(2), dim=-1).numpy()
+
+
+def test_a_batch_is_embedded_once_and_every_arm_pays():
+    recording = Recording()
+    embed, first, second = QuestionEmbedder(recording), Meter(), Meter()
+    vectors = embed(["why?", "how so?"], first)
+    np.testing.assert_array_equal(embed(("why?", "how so?"), second), vectors)
+    assert recording.seen == [["why?", "how so?"]]
+    assert first.spent("embed")[1] == second.spent("embed")[1] == 2 * 2 * 2 * 2
+    assert second.spent("embed")[0] == second.credited == pytest.approx(first.spent("embed")[0]) and first.credited == 0
+
+
+def test_another_batch_is_embedded_anew():
+    """What is embedded together moves the last digits, so a batch is not put together from others."""
+    recording = Recording()
+    embed, meter = QuestionEmbedder(recording), Meter()
+    embed(["why?", "how so?"], meter)
+    embed(["why?"], meter)
+    embed.forget()
+    embed(["why?"], meter)
+    assert recording.seen == [["why?", "how so?"], ["why?"], ["why?"]] and meter.credited == 0
