@@ -11,22 +11,26 @@ from c3po_bench.rewiring.engines import experts as ours
 from c3po_bench.rewiring.hook import experts_of
 
 
-def asked(model, tokens):
-    """The last routed layer's experts, and what they are given."""
+def asked(model, tokens, wanted=2):
+    """The last routed layer's experts, of which each token wants some, and what they are given."""
     family = family_of(model)
     generator = torch.Generator().manual_seed(tokens)
     hidden = torch.randn(tokens, model.config.hidden_size, generator=generator)
-    indices = torch.stack([torch.randperm(family.num_experts, generator=generator)[:4] for _ in range(tokens)])
-    return experts_of(family, model, family.layers[-1]), hidden, indices, torch.rand(tokens, 4, generator=generator)
+    indices = torch.stack([torch.randperm(family.num_experts, generator=generator)[:wanted] for _ in range(tokens)])
+    return experts_of(family, model, family.layers[-1]), hidden, indices, torch.rand(tokens, wanted, generator=generator)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("tokens", [1, 3, 40])  # a few rows an expert, and more
+@pytest.mark.parametrize("wanted", [2, 4, 8])
 @pytest.mark.parametrize("packed", [True, False])
-def test_values_and_gradients_are_the_models_own(models, kind, tokens, packed, monkeypatch):
-    if not packed:
+def test_values_and_gradients_are_the_models_own(models, kind, tokens, wanted, packed, monkeypatch):
+    experts, hidden, indices, weights = asked(models(kind), tokens, wanted)
+    odd = ours._is_odd(experts)
+    assert odd or ours.asks_most(experts, wanted) == (2 * wanted >= experts.num_experts), "both ways should be taken"
+    if not packed:  # as when the copies found no room, or only those for the forward pass did
         monkeypatch.setattr(ours, "packed", lambda *_: None)
-    experts, hidden, indices, weights = asked(models(kind), tokens)
+        monkeypatch.setattr(ours, "asks_most", lambda _, k: k == wanted == 8)
     found = []
     for function in (experts, lambda *args: ours.mix_few(experts, *args)):
         h, w = hidden.clone().requires_grad_(), weights.clone().requires_grad_()

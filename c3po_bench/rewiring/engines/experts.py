@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import embedding_bag
 
-from c3po_bench.rewiring.engines.packed import packed, product, with_copy
+from c3po_bench.rewiring.engines.packed import one_way, packed, product, with_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "c3po_bench"
+NARROW = 64
+"""Inner width of an expert up to which its own product is so small that a multiple of the work is done as fast at once."""
 
 
 @contextmanager
@@ -44,12 +46,36 @@ def mix_few(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Te
     """As transformers' experts functions: hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width]."""
     if _is_odd(module):
         return _grouped_mm(module, hidden, indices, weights)
+    if asks_most(module, indices.shape[1]):
+        return _mix_all(module, hidden, indices, weights)
     order, back, counts = _by_expert(indices, module.num_experts)
     gathered = _Gather.apply(hidden, order // indices.shape[1], back)
     inner = module._apply_gate(_Experts.apply(gathered, module.gate_up_proj, counts, module.is_transposed))
     weighed = (inner * weights.flatten()[order, None]).to(inner.dtype)  # some routers give float32 weights in any dtype
     outer = _Experts.apply(weighed, module.down_proj, counts, module.is_transposed)
     return _Sum.apply(outer, order // indices.shape[1], back)
+
+
+def asks_most(module: Any, k: int) -> bool:
+    """Whether tokens that mix `k` experts each are mixed faster by asking all experts, side by side in one product.
+
+    Measured with 8 to 200 tokens, forward and backward: 2 to 3.5 times as fast where all 16 narrow experts are wanted,
+    1.5 to 3.3 where half of them are; experts of 256 and more are as fast either way when some 60% are wanted.
+    """
+    wide = module.down_proj.shape[1 if module.is_transposed else 2] > NARROW
+    most = 3 * k >= 2 * module.num_experts if wide else 2 * k >= module.num_experts
+    weights = ((module.gate_up_proj, 0), (module.down_proj, 1))
+    return most and all(packed(weight, module.is_transposed, axis) for weight, axis in weights)
+
+
+def _mix_all(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """The same by way of all experts, those not wanted at weight 0: nothing to gather, and the product itself adds up."""
+    tokens, experts = len(hidden), module.num_experts
+    every = weights.new_zeros(tokens, experts).scatter_add(1, indices, weights)
+    said = _Joined.apply(hidden, module.gate_up_proj, module.is_transposed, 0)
+    inner = module._apply_gate(said.reshape(tokens * experts, -1))
+    weighed = (inner * every.view(-1, 1)).to(inner.dtype)
+    return _Joined.apply(weighed.view(tokens, -1), module.down_proj, module.is_transposed, 1)
 
 
 @torch.no_grad()
@@ -135,6 +161,24 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         return _each(grads[0], ctx.weight, ctx.counts, not ctx.transposed), None, None, None
+
+
+class _Joined(torch.autograd.Function):
+    """Rows [n, in] times all experts' weights, side by side along their outputs (axis 0) or inputs (axis 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, transposed: bool, axis: int) -> Tensor:
+        ctx.weight, ctx.transposed, ctx.axis = weight, transposed, axis
+        return _at_once(rows, weight, transposed, axis)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _at_once(grads[0], ctx.weight, not ctx.transposed, 1 - ctx.axis), None, None, None
+
+
+def _at_once(rows: Tensor, weight: Tensor, transposed: bool, axis: int) -> Tensor:
+    copies = packed(weight, transposed, axis)
+    return with_copy(rows, copies[0]) if copies else product(rows, torch.cat(one_way(weight, transposed), dim=axis))
 
 
 def _each(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool) -> Tensor:

@@ -39,11 +39,14 @@ class _Copies:
         return self.source.data_ptr() == parameter.data_ptr() and self.version == parameter._version
 
 
-_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> {transposed: _Copies}
+_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> {(transposed, joined): _Copies}
 
 
-def packed(parameter: Any, transposed: bool = False) -> list[Tensor] | None:
+def packed(parameter: Any, transposed: bool = False, joined: int | None = None) -> list[Tensor] | None:
     """Copies of a parameter's matrices ([out, in], or [n, out, in]), to be given to `with_copy`; made at first use.
+
+    `transposed`: the parameter's are [in, out]. `joined`: one copy of all, side by side along their outputs (0) or
+    inputs (1).
 
     None where there is nothing to gain or no room: another device or dtype than float32 on a CPU, a torch without
     oneDNN, copies of more than `MEMORY` bytes in all. A parameter given other values, in place or by way of `.data`, is
@@ -51,19 +54,26 @@ def packed(parameter: Any, transposed: bool = False) -> list[Tensor] | None:
     """
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return None
-    mine: dict[bool, _Copies] = _copies.setdefault(parameter, {})  # pyright: ignore[reportAssignmentType]
-    if transposed in mine and mine[transposed].of(parameter):
-        return mine[transposed].matrices
-    mine.pop(transposed, None)
+    mine: dict[tuple[bool, int | None], _Copies] = _copies.setdefault(parameter, {})  # pyright: ignore[reportAssignmentType]
+    key = (transposed, joined)
+    if key in mine and mine[key].of(parameter):
+        return mine[key].matrices
+    mine.pop(key, None)
     if _held() + parameter.numel() * parameter.element_size() > MEMORY:
         return None
     source = parameter.detach()
-    matrices = source.reshape(-1, *source.shape[-2:])
-    copies = [
-        torch.ops.mkldnn._reorder_linear_weight(matrix.T if transposed else matrix, ROWS) for matrix in matrices.unbind()
-    ]
-    mine[transposed] = _Copies(source, parameter._version, copies)
+    matrices = one_way(source, transposed)
+    if joined is not None:
+        matrices = [torch.cat(matrices, dim=joined)]
+    copies = [torch.ops.mkldnn._reorder_linear_weight(matrix, ROWS) for matrix in matrices]
+    mine[key] = _Copies(source, parameter._version, copies)
     return copies
+
+
+def one_way(weight: Tensor, transposed: bool) -> list[Tensor]:
+    """The matrices of a weight [out, in] or [n, out, in] (`transposed`: [in, out]), each as [out, in]."""
+    matrices = weight.reshape(-1, *weight.shape[-2:])
+    return list((matrices.mT if transposed else matrices).unbind())
 
 
 def with_copy(rows: Tensor, copy: Tensor) -> Tensor:
