@@ -22,7 +22,7 @@ from c3po_bench.rewiring.states import VERSION
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.embedders import Embedder
-    from c3po_bench.rewiring.engines.base import Engine, Prompt
+    from c3po_bench.rewiring.engines.base import Engine, Prompt, Sizes
     from c3po_bench.rewiring.questions import Question, Tokenizer
     from c3po_bench.tasks.items import Item
 
@@ -121,17 +121,26 @@ def build_bank(
         "references_wrong": len(candidates) - len(kept),
     }
     groups: dict[Prompt, tuple[Prompt, ...]] = {}
-    for chunk in _chunks(questions, engine.sizes.references):
+    for chunk in _chunks(questions, engine.sizes):
         together = tuple(p for i in chunk for p in questions[i].prompts)
         for prompt in together:
             groups.setdefault(prompt, together)
     return ReferenceBank([candidates[i] for i in kept], [questions[i] for i in kept], embeddings, pathways, counts, groups)
 
 
-def _chunks(questions: list[Question], size: int) -> list[list[int]]:
-    """Numbers of the questions that are read together: of similar lengths, `size` at a time."""
+def _chunks(questions: list[Question], sizes: Sizes) -> list[list[int]]:
+    """Numbers of the questions that are read together: of similar lengths, as many as one forward takes."""
     order = sorted(range(len(questions)), key=lambda i: max(len(p.context) for p in questions[i].prompts))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    chunks: list[list[int]] = []
+    tokens = 0
+    for i in order:
+        mine = sum(p.tokens for p in questions[i].prompts)
+        tokens += mine
+        if not chunks or len(chunks[-1]) == sizes.references or tokens > sizes.forward_tokens:
+            chunks.append([])
+            tokens = mine
+        chunks[-1].append(i)
+    return chunks
 
 
 def _build(
@@ -143,13 +152,14 @@ def _build(
     shape = (total, len(family.layers), family.num_experts)
     state_file = home / "progress.json"
     whole = all(path.exists() for path in (state_file, home / "pathways.npy", home / "correct.npy"))
-    size = engine.sizes.references
-    order = [i for chunk in _chunks(questions, size) for i in chunk]
     done = json.loads(state_file.read_text())["done"] if whole else 0
     pathways = _open(home / "pathways.npy", shape, np.float32, done)
     correct = _open(home / "correct.npy", (total,), np.bool_, done)
-    while done < total:
-        chunk = order[done : done + size]
+    begun = 0
+    for chunk in _chunks(questions, engine.sizes):
+        begun += len(chunk)
+        if begun <= done:
+            continue
         prompts = [p for i in chunk for p in questions[i].prompts]
         states = engine.read_new(prompts)
         offset, rows, where, keep = 0, [], [], []
@@ -168,7 +178,7 @@ def _build(
             pathways[i] = right.own.numpy()
             keep.append(right)
         engine.keep(keep)
-        done += len(chunk)
+        done = begun
         pathways.flush()
         correct.flush()
         _write(state_file, {"done": done})

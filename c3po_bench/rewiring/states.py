@@ -20,7 +20,7 @@ from c3po_bench.store.identity import content_hash
 if TYPE_CHECKING:
     from c3po_bench.rewiring.engines.base import Prompt, State
 
-VERSION = 3  # of states and banks: raise when reading changes its numbers, even in the last digits
+VERSION = 4  # of states and banks: raise when reading changes its numbers, even in the last digits
 CPU = torch.device("cpu")
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -179,3 +179,17 @@ def test_choices_in_the_context_are_several_prompts(tokenizer):
     item = Item("w", 0, "h", "q", (("Ann was late because Ann", " slept"), ("Ann was late because Bob", " slept")), 1)
     question = tokenizer.of_item(item)
     assert len(question.prompts) == 2 and question.rows == ((0, 0), (1, 0)) and question.gold == 1
+
+
+def test_what_is_read_together_fits_one_forward(build):
+    items = make_items(14)
+    bank = build(items)
+    groups = set(bank.groups.values())
+    assert sorted(p.context for group in groups for p in group) == sorted(p.context for q in bank.questions for p in q.prompts)
+    assert len(groups) == 1, "few and short: all at once"
+    most = max(p.tokens for group in groups for p in group)
+    build.engine.sizes = replace(build.engine.sizes, forward_tokens=3 * most)
+    cut = set(build(items).groups.values())
+    assert all(sum(p.tokens for p in group) <= 3 * most for group in cut) and len(cut) in (5, 6, 7)
+    build.engine.sizes = replace(build.engine.sizes, forward_tokens=1)
+    assert {len(group) for group in build(items).groups.values()} == {1}, "a long question is read by itself"

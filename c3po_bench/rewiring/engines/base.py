@@ -32,13 +32,13 @@ class Sizes:
     """
 
     prompts: int  # read in one call
-    references: int  # questions read together when a bank is built
+    references: int  # questions read together when a bank is built, if they fit one forward
     forward_tokens: int  # of one forward that reads
     read_ratio: float  # how much longer than the shortest a row of prompts may be to be read in one batch with it
     pass_tokens: int  # tokens of answers that cost as much as one more pass to score some of them apart
 
 
-CPU = Sizes(prompts=32, references=8, forward_tokens=768, read_ratio=1.25, pass_tokens=128)
+CPU = Sizes(prompts=32, references=64, forward_tokens=768, read_ratio=1.25, pass_tokens=128)
 GPU = Sizes(prompts=256, references=64, forward_tokens=16384, read_ratio=2.0, pass_tokens=1024)
 
 
@@ -48,6 +48,11 @@ class Prompt:
 
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
+
+    @property
+    def tokens(self) -> int:
+        """What reading it passes through the model: of each continuation all but the last token."""
+        return len(self.context) + sum(len(c) - 1 for c in self.continuations)
 
 
 @dataclass
@@ -164,7 +169,7 @@ class Engine(ABC):
 
     def _measured(self, prompts: list[Prompt]) -> list[State]:
         """Read prompts, each with its share of the cost by tokens; FLOPs are counted once and then taken as alike."""
-        tokens = [len(p.context) + sum(len(c) - 1 for c in p.continuations) for p in prompts]
+        tokens = [p.tokens for p in prompts]
         before = self.reading.spent("read")
         with self.reading.phase("read", sum(tokens)):
             states = self.read_new(prompts)
