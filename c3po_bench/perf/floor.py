@@ -12,6 +12,7 @@ from c3po_bench.models.loading import device_of
 from c3po_bench.perf.suffix import Work, olmoe_shaped, random_prompts
 from c3po_bench.perf.timing import place, side_by_side
 from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.hook import experts_of
 from c3po_bench.rewiring.meter import counter, settle
 
 if TYPE_CHECKING:
@@ -41,10 +42,16 @@ def rates(rounds: int, like: torch.Tensor) -> tuple[float, float]:
 
 
 def moved(work: Work) -> int:
-    """Bytes that a step must move: weights of the layers rerun (twice: forward, backward), keys and values, logits."""
+    """Bytes that a step must move: weights of the layers rerun (twice: forward, backward), keys and values, logits.
+
+    Of the experts only those that a row mixes.
+    """
     engine = work.engine
     layers = engine.decoder.layers[engine.first + 1 : engine.depth]
     weights = sum(p.numel() * p.element_size() for layer in layers for p in layer.parameters())
+    for index, asked in zip(engine.layers[1:], work.core.any(dim=0)[1:].float().mean(dim=-1).tolist(), strict=True):
+        experts = experts_of(engine.family, engine.model, index).parameters()
+        weights -= round((1 - asked) * sum(p.numel() * p.element_size() for p in experts))
     head = engine.model.lm_head.weight
     weights += head.numel() * head.element_size()
     span = range(engine.first + 1, engine.depth)
