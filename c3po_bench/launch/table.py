@@ -44,26 +44,33 @@ def sweep_frame(folder: SweepFolder) -> pd.DataFrame:
     return ablation_table(runs)
 
 
+def summary_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each run over all its tasks; where a run has no such row, of each task, many of one benchmark as one."""
+    shown: Any = frame[(frame["metric"] == "acc") & (frame["group"].fillna("") == "")]
+    for overall in OVERALL:
+        summed_up = shown["run_id"].isin(shown.loc[shown["task"] == overall, "run_id"])
+        shown = shown[~summed_up | (shown["task"] == overall)]
+    return shown[shown["run_id"].notna() | shown["task"].isin(shown.loc[shown["run_id"].notna(), "task"])]
+
+
 def console_rows(frame: pd.DataFrame) -> Table:
-    """The rows over all tasks (of the one task, if there is one), settings that vary as columns."""
+    """A row a run (see `summary_rows`), settings that vary as columns, and the task where there are several."""
     from rich.table import Table
     from rich.text import Text
 
     from c3po_bench.analysis.ablation import axes
     from c3po_bench.analysis.verdict import p_text
 
-    varied = axes(frame)
-    chosen: Any = frame[frame["metric"] == "acc"]
-    overall = next((name for name in OVERALL if (chosen["task"] == name).any()), None)
-    if overall:
-        chosen = chosen[chosen["task"] == overall]
-    table = Table(caption=Text(f"accuracy: {overall}" if overall else "accuracy"), caption_justify="left")
-    for name in [*varied, "arm"]:
+    varied, chosen = axes(frame), summary_rows(frame)
+    tasks = list(dict.fromkeys(chosen["task"].dropna()))
+    named = ["task"] if len(tasks) > 1 else []
+    table = Table(caption=Text(f"accuracy: {tasks[0]}" if tasks and not named else "accuracy"), caption_justify="left")
+    for name in [*varied, *named, "arm"]:
         table.add_column(name, no_wrap=True)
     for name in ("n", "accuracy", "difference", "95% paired", "p", "s/item"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in chosen.to_dict("records"):
-        cells = ["" if _lacks(row[name]) else str(row[name]) for name in varied]
+        cells = ["" if _lacks(row[name]) else str(row[name]) for name in [*varied, *named]]
         cells += [str(row["arm"]), _number(row["n"], "{:.0f}"), _number(row["value"], "{:.1%}")]
         points = _lacks(row["difference"])
         cells.append("" if points else f"{row['difference'] * 100:+.1f}")
