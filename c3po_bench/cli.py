@@ -5,6 +5,8 @@ Importing this loads no torch: `--help` and `--cfg job` answer at once.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import shlex
@@ -121,6 +123,7 @@ def main() -> int:
     """Entry point: returns the exit status."""
     if sys.argv[1:] in (["--help"], ["-h"]):
         return show_help()
+    atexit.register(gc.freeze)  # else Python looks for garbage once more, in all that torch and transformers brought: a second
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of Hydra's own report
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.pop("C3PO_SWEEP_FOLDER", None)  # of a sweep that started this one

@@ -28,6 +28,18 @@ def test_products(rows, transposed):
         torch.testing.assert_close(ours.product(x, matrix), expected)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_matrices_side_by_side(transposed, axis):
+    weight = frozen(3, 5, 6)
+    matrices = [matrix.T if transposed else matrix for matrix in weight]
+    (copy,) = ours.packed(weight, transposed, axis)
+    whole = torch.cat(matrices, dim=axis)
+    x = torch.randn(4, whole.shape[1])
+    torch.testing.assert_close(ours.with_copy(x, copy), x @ whole.T)
+    assert len(ours.packed(weight, transposed)) == 3, "kept apart from the copies one by one"
+
+
 def test_a_copy_is_made_once_and_anew_when_the_weight_changes():
     weight, x = frozen(4, 6), torch.randn(2, 6)
     first = ours.packed(weight)
