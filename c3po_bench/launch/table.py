@@ -44,7 +44,7 @@ def sweep_frame(folder: SweepFolder) -> pd.DataFrame:
     return ablation_table(runs)
 
 
-def summary_rows(frame: pd.DataFrame) -> pd.DataFrame:
+def overall_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each run over all its tasks; where a run has no such row, of each task, many of one benchmark as one."""
     shown: Any = frame[(frame["metric"] == "acc") & (frame["group"].fillna("") == "")]
     for overall in OVERALL:
@@ -54,14 +54,14 @@ def summary_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def console_rows(frame: pd.DataFrame) -> Table:
-    """A row a run (see `summary_rows`), settings that vary as columns, and the task where there are several."""
+    """A row a run (see `overall_rows`), settings that vary as columns, and the task where there are several."""
     from rich.table import Table
     from rich.text import Text
 
     from c3po_bench.analysis.ablation import axes
     from c3po_bench.analysis.verdict import p_text
 
-    varied, chosen = axes(frame), summary_rows(frame)
+    varied, chosen = axes(frame), overall_rows(frame)
     tasks = list(dict.fromkeys(chosen["task"].dropna()))
     named = ["task"] if len(tasks) > 1 else []
     table = Table(caption=Text(f"accuracy: {tasks[0]}" if tasks and not named else "accuracy"), caption_justify="left")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from c3po_bench.analysis.ablation import ablation_table
-from c3po_bench.launch.table import console_rows, summary_rows
+from c3po_bench.launch.table import console_rows, overall_rows
 from c3po_bench.store.reader import load_runs
 from tests import store_factory as factory
 
@@ -17,7 +17,7 @@ def write(root, tasks, groups=None, arms=("base", "ngd")):
 def shown(root):
     frame = ablation_table(load_runs(root))
     table = console_rows(frame)
-    found = {(row["task"], row["arm"], row["n"]) for row in summary_rows(frame).to_dict("records")}
+    found = {(row["task"], row["arm"], row["n"]) for row in overall_rows(frame).to_dict("records")}
     return found, [column.header for column in table.columns], str(table.caption)
 
 

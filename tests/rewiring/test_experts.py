@@ -26,8 +26,8 @@ def asked(model, tokens, wanted=2):
 @pytest.mark.parametrize("packed", [True, False])
 def test_values_and_gradients_are_the_models_own(models, kind, tokens, wanted, packed, monkeypatch):
     experts, hidden, indices, weights = asked(models(kind), tokens, wanted)
-    odd = ours._is_odd(experts)
-    assert odd or ours.asks_most(experts, wanted) == (2 * wanted >= experts.num_experts), "both ways should be taken"
+    if torch.backends.mkldnn.is_available() and not ours._is_odd(experts):
+        assert ours.asks_most(experts, wanted) == (2 * wanted >= experts.num_experts), "both ways should be taken"
     if not packed:  # as when the copies found no room, or only those for the forward pass did
         monkeypatch.setattr(ours, "packed", lambda *_: None)
         monkeypatch.setattr(ours, "asks_most", lambda _, k: k == wanted == 8)
