@@ -132,7 +132,8 @@ def counter() -> Any:
 
     Its own mode does, and then another kernel runs, whose results differ in the last digits from those of the same
     batch not counted. It also has no formula for the experts' grouped product, which is most of an MoE's work, nor for
-    attention on a CPU or (before torch 2.13) with fewer key than query heads, nor for products with packed weights.
+    attention on a CPU or (before torch 2.13) with fewer key than query heads, nor for products with packed weights or as
+    weighted sums.
     """
     import torch
     import transformers.integrations.moe as _  # noqa: F401  registers its grouped product
@@ -147,6 +148,8 @@ def counter() -> Any:
         **{getattr(aten, f"_scaled_dot_product_{kind}_backward"): _attention_backward_flops for kind in kinds},
         aten._grouped_mm: _grouped_flops,
         torch.ops.transformers.grouped_mm_fallback: _grouped_flops,
+        aten._embedding_bag: _weighted_sum_flops,
+        aten._embedding_bag_forward_only: _weighted_sum_flops,
     }
     if torch.backends.mkldnn.is_available():
         formulas[torch.ops.mkldnn._linear_pointwise] = _packed_flops
@@ -185,6 +188,12 @@ def _attention_backward_flops(_: Any, query: Any, key: Any, value: Any, *__: Any
 def _packed_flops(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
     """Rows [n, in] meet a weight [out, in] (`engines/packed.py`)."""
     return 2 * rows.numel() * weight.shape[0]
+
+
+def _weighted_sum_flops(table: Any, chosen: Any, *others: Any, **__: Any) -> int:
+    """Sums of chosen rows of a table [rows, width], each times its weight (`engines/constants.py`); 0 without weights."""
+    weighed = len(others) > 4 and others[4] is not None
+    return 2 * chosen.numel() * table.shape[-1] if weighed else 0
 
 
 def peak_memory() -> int:

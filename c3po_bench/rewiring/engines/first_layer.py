@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.rewiring.engines.constants import times_constant
 from c3po_bench.rewiring.hook import experts_of, override
 from c3po_bench.rewiring.pathway import Mixture
 
@@ -51,5 +52,5 @@ class FirstLayer:
     def mixed(self, weights: Tensor, indices: Tensor) -> Tensor:
         """The layer's output [rows, tokens, width] under mixtures [rows, slots]."""
         spread = weights.new_zeros(self.parts.shape[:2]).scatter_add(1, indices, weights)
-        added = torch.bmm(spread.to(self.parts.dtype)[:, None], self.parts)
+        added = times_constant(spread.to(self.parts.dtype)[:, None], self.parts)
         return torch.cat([self.rest[:, :1] + added, self.rest[:, 1:]], dim=1)
