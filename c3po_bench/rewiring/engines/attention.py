@@ -58,6 +58,7 @@ def attend(
     folded = (query * scale).reshape(rows, shared, -1, width)
     scores = torch.cat([times_constant(folded, keys.mT), folded @ key.mT], dim=-1)
     scores = scores.view(rows, shared, heads // shared, tokens, -1) + attention_mask[:, :, None]
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype).view(rows, shared, -1, scores.shape[-1])
+    exact = torch.promote_types(query.dtype, torch.float32)
+    weights = scores.softmax(dim=-1, dtype=exact).to(query.dtype).view(rows, shared, -1, scores.shape[-1])
     out = times_constant(weights[..., :earlier], values) + weights[..., earlier:] @ value
     return out.view(rows, heads, tokens, -1).transpose(1, 2), None
