@@ -190,10 +190,11 @@ def _packed_flops(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
     return 2 * rows.numel() * weight.shape[0]
 
 
-def _weighted_sum_flops(table: Any, chosen: Any, *others: Any, **__: Any) -> int:
+def _weighted_sum_flops(
+    table: Any, chosen: Any, _starts: Any, _scale: bool, _mode: int, _sparse: bool, weights: Any = None, *_: Any, **__: Any
+) -> int:
     """Sums of chosen rows of a table [rows, width], each times its weight (`engines/constants.py`); 0 without weights."""
-    weighed = len(others) > 4 and others[4] is not None
-    return 2 * chosen.numel() * table.shape[-1] if weighed else 0
+    return 0 if weights is None else 2 * chosen.numel() * table.shape[-1]
 
 
 def peak_memory() -> int:

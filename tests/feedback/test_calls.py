@@ -322,6 +322,7 @@ def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: 
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         first = subprocess.Popen(command, env=environment)
         while stub.completed < 6:
+            assert first.poll() is None, "it ended by itself"
             time.sleep(0.02)
         first.send_signal(signal.SIGKILL)
         first.wait()

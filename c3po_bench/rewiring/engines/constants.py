@@ -1,6 +1,6 @@
 """Products of a few rows with constants of their own: earlier keys and values, a layer's expert outputs.
 
-Stock batched products of one to eight rows run at a fraction of the memory's rate on a CPU, and their backward pass
+A CPU's stock batched product of one row takes two to three times as long as reading the constant, and its backward pass
 makes gradients for the constants, which nobody reads. Same numbers, by tests.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEW = 4
-"""Rows up to which a weighted sum of the constants' rows is the faster product (measured: a third of the time at 1 and 2)."""
+"""Rows up to which a weighted sum of the constants' rows is the faster product: at 1 and 2 in 0.2 to 0.4 of the time."""
 
 
 def times_constant(rows: Tensor, constant: Tensor) -> Tensor:
