@@ -191,9 +191,20 @@ def _packed_flops(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
 
 
 def _weighted_sum_flops(
-    table: Any, chosen: Any, _starts: Any, _scale: bool, _mode: int, _sparse: bool, weights: Any = None, *_: Any, **__: Any
+    table: Any,
+    chosen: Any,
+    _starts: Any,
+    _scale: bool = False,
+    _mode: int = 0,
+    _sparse: bool = False,
+    weights: Any = None,
+    *_: Any,
+    **__: Any,
 ) -> int:
-    """Sums of chosen rows of a table [rows, width], each times its weight (`engines/constants.py`); 0 without weights."""
+    """Sums of chosen rows of a table [rows, width], each times its weight (`engines/constants.py`); 0 without weights.
+
+    The defaults are the operation's own: what a counter inside a counter passes on lacks trailing arguments equal to them.
+    """
     return 0 if weights is None else 2 * chosen.numel() * table.shape[-1]
 
 

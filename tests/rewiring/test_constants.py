@@ -45,3 +45,16 @@ def test_costs_what_the_plain_product_does(few: int, turned: bool):
     with counter() as counted:
         times_constant(rows, constant).sum().backward()
     assert counted.total == 2 * 2 * (3 * 2 * few * 7 * 5)
+
+
+def test_sums_without_weights_cost_nothing_in_nested_counters():
+    with counter() as outer, counter() as inner:  # as tuning's phase around an answer's
+        torch.nn.functional.embedding_bag(torch.tensor([[0, 2], [1, 1]]), torch.randn(3, 5), mode="sum")
+    assert outer.total == inner.total == 0
+
+
+def test_nested_counters_agree():
+    rows, constant = torch.randn(3, 2, 1, 7, requires_grad=True), constants(3, 2, 7, 5, turned=False)
+    with counter() as outer, counter() as inner:
+        times_constant(rows, constant).sum().backward()
+    assert outer.total == inner.total == 2 * 2 * (3 * 2 * 7 * 5)
