@@ -18,13 +18,18 @@ QUIET_SECONDS = 15.0
 
 
 class Progress:
-    """One bar at a time: `progress(what, done, total)`. Without a terminal, a log line now and then."""
+    """One bar at a time: `progress(what, done, total)`. Without a terminal, a log line now and then.
+
+    What another progress shows meanwhile (references read for the first items scored) does not count in the rate.
+    """
+
+    shown = 0.0  # seconds that any progress showed something, others inside it left out
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
         self._what = ""
-        self._started = self._spoken = self._first = 0.0
+        self._started = self._spoken = self._first = self._shown = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` items of `what` are finished, and on disk: the place to stop if asked to."""
@@ -32,11 +37,11 @@ class Progress:
         now = time.monotonic()
         if what != self._what:
             self.close()
-            self._what, self._started, self._spoken, self._first = what, now, now, done
+            self._what, self._started, self._spoken, self._first, self._shown = what, now, now, done, Progress.shown
         if sys.stderr.isatty():
             self._draw(what, done, total)
         elif now - self._spoken >= QUIET_SECONDS and done < total:
-            rate = (done - self._first) / (now - self._started)
+            rate = self._rate(done)
             left = f", about {(total - done) / rate:.0f} s left" if rate > 0 else ""
             log.info("%s: %d of %d (%.1f a second%s)", what, done, total, rate, left)
             self._spoken = now
@@ -59,11 +64,18 @@ class Progress:
             )
             self._bar.start()
             self._task = self._bar.add_task(what, total=total, completed=done, rate="")
-        rate = (done - self._first) / max(1e-9, time.monotonic() - self._started)
-        self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.1f}/s")
+        self._bar.update(self._task, completed=done, total=total, rate=f"{self._rate(done):.1f}/s")
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started - (Progress.shown - self._shown)
+
+    def _rate(self, done: int) -> float:
+        return (done - self._first) / max(1e-9, self._seconds())
 
     def close(self) -> None:
         """Remove the bar."""
+        if self._what:
+            Progress.shown += self._seconds()
         if self._bar is not None:
             self._bar.stop()
         self._bar, self._what = None, ""

@@ -1,0 +1,60 @@
+"""Progress on the console."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from c3po_bench import console
+from c3po_bench.console import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: False, raising=False)
+    return now
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(console.log, "propagate", True)
+    caplog.set_level(logging.INFO, logger="c3po_bench")
+    return caplog
+
+
+def test_speaks_now_and_then_and_not_at_the_end(clock: list[float], said: pytest.LogCaptureFixture):
+    show = Progress()
+    for done in range(5):
+        show("scoring", 10 * done, 40)
+        clock[0] += 10
+    assert said.messages == ["scoring: 20 of 40 (1.0 a second, about 20 s left)"]
+
+
+def test_what_is_shown_inside_does_not_count(clock: list[float], said: pytest.LogCaptureFixture):
+    outer, inner, innermost = Progress(), Progress(), Progress()
+    outer("scoring", 0, 60)
+    inner("reading", 0, 2)
+    innermost("embedding", 0, 1)
+    clock[0] += 100
+    innermost("embedding", 1, 1)
+    clock[0] += 8
+    inner("reading", 1, 2)
+    clock[0] += 2
+    inner("reading", 2, 2)
+    clock[0] += 5
+    outer("scoring", 20, 60)
+    assert said.messages == [
+        "reading: 1 of 2 (0.1 a second, about 8 s left)",
+        "scoring: 20 of 60 (4.0 a second, about 10 s left)",
+    ]
+
+
+def test_goes_on_from_what_was_done(clock: list[float], said: pytest.LogCaptureFixture):
+    show = Progress()
+    show("scoring", 300, 400)
+    clock[0] += 20
+    show("scoring", 310, 400)
+    assert said.messages == ["scoring: 310 of 400 (0.5 a second, about 180 s left)"]
