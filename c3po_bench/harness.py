@@ -14,6 +14,7 @@ from c3po_bench.chunks import make_chunks, parse_shard
 from c3po_bench.console import Progress, log_to, set_up_logging
 from c3po_bench.errors import UserError
 from c3po_bench.launch import ranks
+from c3po_bench.launch.threads import sleep_where_shared
 from c3po_bench.store.files import Journal, write_json, write_jsonl, write_text
 from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.lock import Busy, alone_in
@@ -79,6 +80,7 @@ def tell(runs: list[Run]) -> None:
 def set_up(cfg: Config) -> None:
     """Memory, logging, threads, plugins."""
     keep_freed_memory()
+    sleep_where_shared(cfg.threads)
     set_up_logging(cfg.log_level if ranks.rank() == 0 else "warning")
     for name in cfg.plugins:
         try:

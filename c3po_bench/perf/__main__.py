@@ -13,6 +13,7 @@ from typing import Any
 
 from c3po_bench.console import set_up_logging
 from c3po_bench.errors import exit_status, unknown
+from c3po_bench.launch.threads import sleep_where_shared
 from c3po_bench.perf import PERFS
 from c3po_bench.store.memory import keep_freed_memory
 
@@ -59,6 +60,7 @@ def main() -> int:
     data = arguments.data or (beside if beside.is_dir() else None)
     set_up_logging("warning")
     keep_freed_memory()
+    sleep_where_shared()
 
     def work() -> None:
         for record in measure(arguments.name, Options(arguments.rounds, data, arguments.quick, arguments.device)):

@@ -1,0 +1,65 @@
+"""How torch's threads wait for each other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from c3po_bench.launch import threads
+from c3po_bench.launch.threads import SPINS, others_running, sleep_where_shared
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Four cores, all ours; what is written to the file is what runs."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(threads, "LOADAVG", tmp_path / "loadavg")
+    monkeypatch.setattr(os, "environ", {})
+    return tmp_path / "loadavg"
+
+
+@pytest.mark.parametrize(
+    ("running", "given", "asked", "expected"),
+    [
+        (2, {}, None, str(SPINS)),
+        (1, {}, None, None),
+        (2, {}, 3, None),
+        (3, {}, 3, str(SPINS)),
+        (2, {"OMP_NUM_THREADS": "3"}, None, None),
+        (2, {"GOMP_SPINCOUNT": "7"}, None, "7"),
+        (2, {"OMP_WAIT_POLICY": "active"}, None, None),
+    ],
+)
+def test_sleeps_where_others_want_its_cores(
+    running: int, given: dict[str, str], asked: int | None, expected: str | None, machine: Path
+):
+    machine.write_text(f"1.26 1.98 2.29 {running}/77 18334\n")
+    os.environ.update(given)
+    sleep_where_shared(asked)
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+def test_counts_those_that_run_at_every_look(machine: Path, monkeypatch: pytest.MonkeyPatch):
+    counts = iter([4, 2, 3])
+    machine.write_text("1.26 1.98 2.29 5/77 18334\n")
+    monkeypatch.setattr(threads.time, "sleep", lambda _: machine.write_text(f"1.26 1.98 2.29 {next(counts)}/77 18334\n"))
+    assert others_running(looks=4) == 1
+
+
+@pytest.mark.parametrize("text", [None, "", "nothing to see"])
+def test_takes_cores_for_free_where_the_system_does_not_say(text: str | None, machine: Path):
+    if text is not None:
+        machine.write_text(text)
+    sleep_where_shared()
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.parametrize("module", ["c3po_bench.cli", "c3po_bench.harness", "c3po_bench.perf.__main__"])
+def test_comes_before_torch(module: str):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
