@@ -24,14 +24,19 @@ def sleep_where_shared(threads: int | None = None) -> None:
 
 
 def others_running(looks: int = 5, apart: float = 0.01) -> int:
-    """Threads of other programs that run, or could: as many as at every look, seconds `apart`; 0 where Linux doesn't say."""
+    """Threads of other programs that run, or could: at every look, seconds `apart`, and on average over the last minute.
+
+    The average alone would count a run that has just ended, the looks alone one that soon will.
+    0 where Linux doesn't say.
+    """
     seen: list[int] = []
     for look in range(looks):
         if look:
             time.sleep(apart)
         try:
-            seen.append(int(LOADAVG.read_text().split()[3].split("/")[0]) - 1)  # less this one
-        except (OSError, ValueError, IndexError):
+            average, _, _, running, _ = LOADAVG.read_text().split()
+            seen.append(min(int(running.split("/")[0]) - 1, round(float(average))))  # less this one
+        except (OSError, ValueError):
             return 0
         if seen[-1] <= 0:
             return 0

@@ -24,21 +24,22 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("running", "given", "asked", "expected"),
+    ("average", "running", "given", "asked", "expected"),
     [
-        (2, {}, None, str(SPINS)),
-        (1, {}, None, None),
-        (2, {}, 3, None),
-        (3, {}, 3, str(SPINS)),
-        (2, {"OMP_NUM_THREADS": "3"}, None, None),
-        (2, {"GOMP_SPINCOUNT": "7"}, None, "7"),
-        (2, {"OMP_WAIT_POLICY": "active"}, None, None),
+        (1.2, 2, {}, None, str(SPINS)),
+        (1.2, 1, {}, None, None),  # what ran has ended
+        (0.3, 2, {}, None, None),  # what runs has just begun
+        (1.2, 2, {}, 3, None),
+        (2.2, 3, {}, 3, str(SPINS)),
+        (1.2, 2, {"OMP_NUM_THREADS": "3"}, None, None),
+        (1.2, 2, {"GOMP_SPINCOUNT": "7"}, None, "7"),
+        (1.2, 2, {"OMP_WAIT_POLICY": "active"}, None, None),
     ],
 )
 def test_sleeps_where_others_want_its_cores(
-    running: int, given: dict[str, str], asked: int | None, expected: str | None, machine: Path
+    average: float, running: int, given: dict[str, str], asked: int | None, expected: str | None, machine: Path
 ):
-    machine.write_text(f"1.26 1.98 2.29 {running}/77 18334\n")
+    machine.write_text(f"{average} 1.98 2.29 {running}/77 18334\n")
     os.environ.update(given)
     sleep_where_shared(asked)
     assert os.environ.get("GOMP_SPINCOUNT") == expected
@@ -46,12 +47,12 @@ def test_sleeps_where_others_want_its_cores(
 
 def test_counts_those_that_run_at_every_look(machine: Path, monkeypatch: pytest.MonkeyPatch):
     counts = iter([4, 2, 3])
-    machine.write_text("1.26 1.98 2.29 5/77 18334\n")
-    monkeypatch.setattr(threads.time, "sleep", lambda _: machine.write_text(f"1.26 1.98 2.29 {next(counts)}/77 18334\n"))
+    machine.write_text("4.26 1.98 2.29 5/77 18334\n")
+    monkeypatch.setattr(threads.time, "sleep", lambda _: machine.write_text(f"4.26 1.98 2.29 {next(counts)}/77 18334\n"))
     assert others_running(looks=4) == 1
 
 
-@pytest.mark.parametrize("text", [None, "", "nothing to see"])
+@pytest.mark.parametrize("text", [None, "", "nothing to see", "a b c d/e f"])
 def test_takes_cores_for_free_where_the_system_does_not_say(text: str | None, machine: Path):
     if text is not None:
         machine.write_text(text)
