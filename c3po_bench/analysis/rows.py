@@ -92,20 +92,22 @@ def statistics_rows(
     """A row a task and a benchmark; of several benchmarks also one over all items and one mean of benchmarks."""
     parts = {task: columns.take(scores.rows(task)) for task in scores.tasks}
     parent = {task: name for name, tasks in groups.items() for task in tasks if len(tasks) > 1}
-    rows = []
+    rows, whole = {}, {}
     for task, part in parts.items():
         name = {"task": task, "level": "task", "scope": scores.scope.get(task), "group": parent.get(task)}
-        rows.append(name | statistics(part, draws=draws, seed=seed))
-    whole = {name: columns.take(np.flatnonzero(np.isin(scores.task, tasks))) for name, tasks in groups.items()}
+        rows[task] = name | statistics(part, draws=draws, seed=seed)
+
+    def all_of(tasks: list[str]) -> dict[str, Any]:
+        return statistics(columns.take(np.flatnonzero(np.isin(scores.task, tasks))), draws=draws, seed=seed)
+
+    level = "group" if len(groups) > 1 else "pooled"
     for name, tasks in groups.items():
-        if len(tasks) > 1:
-            level = "group" if len(groups) > 1 else "pooled"
-            rows.append({"task": name, "level": level} | statistics(whole[name], draws=draws, seed=seed))
+        whole[name] = {"task": name, "level": level} | all_of(tasks) if len(tasks) > 1 else rows[tasks[0]]
+    summary = [row for row in whole.values() if row["level"] == level]
     if len(groups) > 1:
-        pooled = columns.take(np.flatnonzero(np.isin(scores.task, sum(groups.values(), []))))
-        rows.append({"task": POOLED, "level": "pooled"} | statistics(pooled, draws=draws, seed=seed))
-        rows.append({"task": MACRO, "level": "macro"} | _macro(whole, draws=draws, seed=seed))
-    return rows
+        summary.append({"task": POOLED, "level": "pooled"} | all_of(sum(groups.values(), [])))
+        summary.append({"task": MACRO, "level": "macro"} | _macro(list(whole.values())))
+    return [*rows.values(), *summary]
 
 
 def statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
@@ -135,17 +137,12 @@ def statistics(columns: Columns, *, draws: int, seed: int) -> dict[str, Any]:
     return row
 
 
-def _macro(tasks: dict[str, Columns], *, draws: int, seed: int) -> dict[str, Any]:
-    clusters = {task: c.clusters for task, c in tasks.items()}
+def _macro(benchmarks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of the benchmarks' rows; the items of two benchmarks are independent."""
 
-    def mean(values: dict[str, np.ndarray]) -> paired.Interval:
-        return paired.macro_bootstrap(values, draws=draws, seed=seed, clusters=clusters)
+    def mean(*columns: str) -> dict[str, float]:
+        bounds = [paired.Interval(*(row[name] for name in columns)) for row in benchmarks]
+        return dict(zip(columns, paired.mean_interval(bounds), strict=True))
 
-    own = mean({task: c.own for task, c in tasks.items()})
-    row: dict[str, Any] = {"n": sum(len(c.own) for c in tasks.values())}
-    row |= {"accuracy": own.value, "low": own.low, "high": own.high}
-    gaps = {task: c.own - c.base for task, c in tasks.items() if c.base is not None}
-    if gaps:
-        gap = mean(gaps)
-        row |= {"difference": gap.value, "diff_low": gap.low, "diff_high": gap.high}
-    return row
+    row = {"n": sum(row["n"] for row in benchmarks)} | mean("accuracy", "low", "high")
+    return row | mean("difference", "diff_low", "diff_high") if "difference" in benchmarks[0] else row

@@ -282,6 +282,16 @@ def test_benchmarks_are_what_was_asked_for_whatever_their_tasks_are_called(tmp_p
     assert rows.loc["mean of tasks", "accuracy"] == pytest.approx(rows.loc[["mmlu_stem", "hellaswag"], "accuracy"].mean())
 
 
+def test_a_benchmark_of_one_task_counts_in_the_mean_under_any_name(tmp_path):
+    frame = compare(asked(tmp_path, {"mmlu_stem": SUBJECTS, "sets/own.yaml": ["hellaswag"]}), draws=100)
+    rows = frame[frame["arm"] == "ngd"].set_index("task")
+    for column in ("accuracy", "difference"):
+        assert rows.loc["mean of tasks", column] == pytest.approx(rows.loc[["mmlu_stem", "hellaswag"], column].mean())
+    bounds = rows.loc[["mmlu_stem", "hellaswag"]]
+    half = np.linalg.norm(bounds["difference"] - bounds["diff_low"]) / 2
+    assert rows.loc["mean of tasks", "difference"] - rows.loc["mean of tasks", "diff_low"] == pytest.approx(half)
+
+
 def test_a_task_asked_for_twice_counts_once_with_the_larger_group(tmp_path):
     frame = compare(asked(tmp_path, {"mmlu_anatomy": ["mmlu_anatomy"], "sets/mmlu.yaml": SUBJECTS}), draws=100)
     assert levels_of(frame) == dict.fromkeys(SUBJECTS, "mmlu") | {"mmlu": "pooled"}

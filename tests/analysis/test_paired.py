@@ -164,12 +164,26 @@ def test_clustered_intervals_cover_where_plain_ones_do_not(rng):
     assert 0.92 <= coverage(clustered, 0.05) <= 0.975
 
 
-def test_macro_interval_covers_and_weighs_tasks_alike(rng):
+@pytest.mark.parametrize(
+    ("items", "fixed", "broken"), [((200, 200), 0.01, 0.0), ((60, 1000), 0.04, 0.01), ((100,) * 6, 0.05, 0.02)]
+)
+def test_the_mean_of_benchmarks_is_covered_where_few_answers_change(rng, items, fixed, broken):
     found = []
-    for i in range(800):
-        tasks = {"small": rng.random(100) < 0.3, "large": rng.random(1000) < 0.6}
-        found.append(paired.macro_bootstrap(tasks, draws=1000, seed=i))
-    assert 0.93 <= coverage(found, 0.45) <= 0.97
+    for _ in range(3000):
+        changed = [rng.multinomial(n, [fixed, broken, 1 - fixed - broken]) for n in items]
+        found.append(
+            paired.mean_interval([paired.tango(int(c[0]), int(c[1]), n) for c, n in zip(changed, items, strict=True)])
+        )
+    assert coverage(found, fixed - broken) >= 0.94
+
+
+def test_the_mean_of_benchmarks_weighs_them_alike_and_is_as_wide_as_normal_theory_says(rng):
+    small, large = rng.normal(0.3, 1, 400), rng.normal(0.6, 2, 40_000)
+    mean = paired.mean_interval([paired.bootstrap(small), paired.bootstrap(large)])
+    half = 1.96 * np.sqrt(small.var() / small.size + large.var() / large.size) / 2
+    assert mean.value == pytest.approx((small.mean() + large.mean()) / 2)
+    assert (mean.value - mean.low, mean.high - mean.value) == pytest.approx((half, half), rel=0.04)
+    assert paired.mean_interval([paired.wilson(3, 10)]) == pytest.approx(paired.wilson(3, 10))
 
 
 def test_clusters_of_one_item_change_nothing_but_the_draws(rng):
