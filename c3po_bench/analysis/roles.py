@@ -16,6 +16,7 @@ TITLES = {
     "dpo": "DPO",
     "dpo_nll": "DPO + NLL",
     "icl": "ICL",
+    "mode_finding_random_neighbors": "mode finding with random neighbors",
     "kernel_regression_random_neighbors": "kernel regression with random neighbors",
     "in_context_cot": "in context, chain of thought",
     "ngd": "NGD",
@@ -38,6 +39,7 @@ class Control(NamedTuple):
 
 CONTROLS = {
     "ngd_random_neighbors": Control("ngd", "random neighbors", "retrieval"),
+    "mode_finding_random_neighbors": Control("mode_finding", "random neighbors", "which references are near"),
     "kernel_regression_random_neighbors": Control("kernel_regression", "random neighbors", "retrieval"),
     "ngd_shuffled_labels": Control("ngd", "shuffled labels", "the neighbors' labels"),
     "random_pathway": Control("ngd", "a random pathway", "where the pathway moves"),

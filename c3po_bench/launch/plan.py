@@ -22,7 +22,10 @@ ITEMS = {
     "openbookqa": 500, "sciq": 1000, "facts": 10000,
 }  # fmt: skip
 UNKNOWN_TOKENS, UNKNOWN_ITEMS = 60, 1000
-ARM_PASSES = {"base": 0.0, "mode_finding": 0.3, "kernel_regression": 1.2, "ngd": 1.2, "oracle": 0.6}
+ARM_PASSES = {
+    "base": 0.0, "mode_finding": 0.3, "mode_finding_random_neighbors": 0.3,
+    "kernel_regression": 1.2, "ngd": 1.2, "oracle": 0.6,
+}  # fmt: skip
 OTHER_PASSES = 1.2
 DEVICE_FLOPS = 0.05 * 400e12  # a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
 CORE_FLOPS = 60e9  # one CPU core in float32; the embedded models are meant for it

@@ -23,6 +23,7 @@ class ArmSpec:
     neighborhood: embedding (retrieved), random, self (the item itself: the oracle) or none.
     labels: true, or shuffled (drawn at random from each neighbor's choices).
     options: own, or permuted: each neighbor's prompt lists its options in another order.
+    of: the arm whose `arm.NAME` options it takes over.
     """
 
     surrogate: str
@@ -30,6 +31,7 @@ class ArmSpec:
     labels: str = "true"
     options: str = "own"
     kind: str = "surrogate"  # surrogate, baseline, control or oracle: how tables and the verdict speak of it
+    of: str = ""
     about: str = ""
 
 
@@ -39,19 +41,31 @@ ARMS: dict[str, ArmSpec] = {
     "ngd": ArmSpec("ngd", about="gradient descent on the neighbors' loss"),
     "oracle": ArmSpec("ngd", "self", kind="oracle", about="gradient descent on the item's own true label"),
     "planted_optimum": ArmSpec("planted_optimum", "none", kind="oracle", about="the planted testbed's own pathway"),
-    "ngd_random_neighbors": ArmSpec("ngd", "random", kind="control", about="ngd with references drawn at random"),
+    "ngd_random_neighbors": ArmSpec("ngd", "random", kind="control", of="ngd", about="ngd with references drawn at random"),
     "ngd_shuffled_labels": ArmSpec(
-        "ngd", labels="shuffled", kind="control", about="ngd with the neighbors' labels drawn at random"
+        "ngd", labels="shuffled", kind="control", of="ngd", about="ngd with the neighbors' labels drawn at random"
     ),
     "ngd_permuted_options": ArmSpec(
-        "ngd", options="permuted", kind="control", about="ngd with the neighbors' options in another order"
+        "ngd", options="permuted", kind="control", of="ngd", about="ngd with the neighbors' options in another order"
     ),
     "kernel_regression_random_neighbors": ArmSpec(
-        "kernel_regression", "random", kind="control", about="kernel regression over references drawn at random"
+        "kernel_regression",
+        "random",
+        kind="control",
+        of="kernel_regression",
+        about="kernel regression over references drawn at random",
+    ),
+    "mode_finding_random_neighbors": ArmSpec(
+        "mode_finding_random_neighbors",
+        "none",
+        kind="control",
+        of="mode_finding",
+        about="mode finding towards references drawn at random",
     ),
     "random_pathway": ArmSpec("random_pathway", kind="control", about="a random move as far as ngd's"),
     "routing_temperature": ArmSpec("routing_temperature", "none", kind="baseline", about="own routing, sharpened"),
 }
+MODES = ("mode_finding", "mode_finding_random_neighbors")  # read the references' pathways, and no loss
 
 BASELINES: dict[str, str] = {
     name: f"c3po_bench.rewiring.baselines.{name}:{name}"
@@ -79,12 +93,12 @@ def needs_bank(name: str) -> bool:
     if name == "base" or name in BASELINES:
         return False
     spec = spec_of(name)
-    return spec.neighborhood in ("embedding", "random") or spec.surrogate == "mode_finding"
+    return spec.neighborhood in ("embedding", "random") or spec.surrogate in MODES
 
 
 def learns_a_rate(name: str) -> bool:
     """Whether `method.tune` concerns the arm: it descends, or evaluates the loss that NGD descends."""
-    return name != "base" and spec_of(name).surrogate not in ("mode_finding", "routing_temperature")
+    return name != "base" and spec_of(name).surrogate not in (*MODES, "routing_temperature")
 
 
 def options(cfg: Config, name: str) -> dict[str, Any]:
@@ -94,8 +108,8 @@ def options(cfg: Config, name: str) -> dict[str, Any]:
         if given:
             raise UserError("arm.base takes no options")
         return {}
-    if name in ARMS and ARMS[name].kind == "control" and ARMS[name].surrogate != name:
-        given = dict(cfg.arm.get(ARMS[name].surrogate, {})) | given
+    if name in ARMS and ARMS[name].of:
+        given = dict(cfg.arm.get(ARMS[name].of, {})) | given
     return checked_options(name, baseline(name) if name in BASELINES else load_surrogate(spec_of(name).surrogate), given)
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ROUTING = ("layers", "experts", "position", "final_mixing", "mass")
-READ = {"routing_temperature": ROUTING, "mode_finding": (*ROUTING, "k", "kernel", "bandwidth")}
+READ = {"routing_temperature": ROUTING} | dict.fromkeys(arms.MODES, (*ROUTING, "k", "kernel", "bandwidth"))
 """What of the method an arm reads, where that is not all of it: a sweep over other keys need not run it again."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rewiring_world import tasks_of
 
+from c3po_bench.analysis.controls import compare_controls
 from c3po_bench.errors import UserError
 from c3po_bench.harness import run
 from c3po_bench.rewiring import tune as tune_module
@@ -97,6 +98,17 @@ def test_untuned_runs_are_not_tuned_ones(experiment):
         (_, ngd) = RewiringBackend(experiment(arms=["ngd"], method__tune=tune), tasks).arms()
         names.append(json.dumps(ngd.identity(), sort_keys=True))
     assert names[0] != names[1]
+
+
+def test_the_control_of_mode_finding_takes_over_its_options_and_stands_beside_it(experiment):
+    control, arm = "mode_finding_random_neighbors", {"mode_finding": {"iterations": 3}}
+    runs = {r.arm: r for r in run(experiment(arms=["mode_finding", control], arm=arm))}
+    settings = [runs[name].result["settings"] for name in ("mode_finding", control)]
+    assert settings[0] == settings[1] and settings[1]["option_iterations"] == 3
+    found = compare_controls(list(runs.values()))
+    assert set(found["arm"]) == {"mode_finding"} and set(found["control"]) == {control}
+    scores = [[row["loglikelihoods"] for row in runs[name].samples()] for name in ("base", "mode_finding", control)]
+    assert scores[0] != scores[1] != scores[2] != scores[0]
 
 
 def test_the_control_of_kernel_regression_takes_over_its_options_and_draws_its_references(experiment):

@@ -14,7 +14,7 @@ from c3po_bench.rewiring.neighbors import Neighborhood
 from c3po_bench.rewiring.pathway import core_experts
 from c3po_bench.rewiring.surrogates import SURROGATES, Problem, checked_options, load_surrogate, options_of
 from c3po_bench.rewiring.surrogates.kernel_regression import kernel_regression
-from c3po_bench.rewiring.surrogates.mode_finding import mode_finding
+from c3po_bench.rewiring.surrogates.mode_finding import mode_finding, mode_finding_random_neighbors
 from c3po_bench.rewiring.surrogates.ngd import learning_rate, ngd, to_parameters, to_pathway
 from c3po_bench.rewiring.surrogates.random_pathway import random_pathway
 from c3po_bench.rewiring.surrogates.routing_temperature import routing_temperature
@@ -153,6 +153,23 @@ def test_mode_finding_converges_into_the_references():
     nearest = torch.cdist(solution.pathway.flatten(1), problem.references.flatten(1)).min(1).values
     assert (nearest < 1e-5).all()
     torch.testing.assert_close(mode_finding(problem, iterations=0).pathway, problem.own)
+
+
+def test_the_control_of_mode_finding_weighs_drawn_references_as_the_nearest():
+    """With the weights of the nearest, whose sum is 1: one step by hand, and a draw that depends on the item's seed alone."""
+    problem = make_problem(neighbors=NeighborsConfig(k=2))
+    found = mode_finding_random_neighbors(problem, iterations=1, alpha=0.25).pathway
+    for q, seed in enumerate(problem.seeds):
+        flat = problem.own[q].flatten()
+        cosine = torch.stack([torch.cosine_similarity(flat, r.flatten(), dim=0) for r in problem.references])
+        weight = torch.exp(-(2 - 2 * cosine.sort(descending=True).values[:2]) / (2 * 0.5**2))
+        drawn = torch.randperm(9, generator=torch.Generator().manual_seed(seed))[:2]
+        mean = (weight[:, None, None] * problem.references[drawn]).sum(0) / weight.sum()
+        torch.testing.assert_close(found[q], 0.25 * problem.own[q] + 0.75 * mean)
+    alone = replace(problem, own=problem.own[1:2], seeds=problem.seeds[1:2])
+    torch.testing.assert_close(mode_finding_random_neighbors(alone, iterations=1, alpha=0.25).pathway, found[1:2])
+    every = make_problem(neighbors=NeighborsConfig(k=20), kernel=KernelConfig(bandwidth="1e6"))
+    torch.testing.assert_close(mode_finding_random_neighbors(every).pathway, mode_finding(every).pathway)
 
 
 @pytest.mark.parametrize("parameterization", ["logits", "probabilities"])

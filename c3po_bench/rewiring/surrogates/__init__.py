@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SURROGATES: dict[str, str | Callable[..., Solution]] = {
     "mode_finding": "c3po_bench.rewiring.surrogates.mode_finding:mode_finding",
+    "mode_finding_random_neighbors": "c3po_bench.rewiring.surrogates.mode_finding:mode_finding_random_neighbors",
     "kernel_regression": "c3po_bench.rewiring.surrogates.kernel_regression:kernel_regression",
     "ngd": "c3po_bench.rewiring.surrogates.ngd:ngd",
     "planted_optimum": "c3po_bench.rewiring.surrogates.planted_optimum:planted_optimum",
