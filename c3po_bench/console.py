@@ -29,26 +29,30 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._what = ""
-        self._started = self._spoken = self._first = self._shown = 0.0
+        self._started = self._spoken = self._first = self._shown = self._first_work = 0.0
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` items of `what` are finished, and on disk: the place to stop if asked to."""
+    def __call__(self, what: str, done: int, total: int, work: float | None = None) -> None:
+        """Show that `done` of `total` items of `what` are finished, and on disk: the place to stop if asked to.
+
+        `work` is the share of all work that is done, where items differ much: what is left is told from it.
+        """
         stop.check()
         now = time.monotonic()
+        work = done / total if work is None else work
         if what != self._what:
             self.close()
             self._what, self._started, self._spoken, self._first, self._shown = what, now, now, done, Progress.shown
+            self._first_work = work
         if sys.stderr.isatty():
-            self._draw(what, done, total)
+            self._draw(what, done, total, work)
         elif now - self._spoken >= QUIET_SECONDS and done < total:
-            rate = self._rate(done)
-            left = f", about {(total - done) / rate:.0f} s left" if rate > 0 else ""
-            log.info("%s: %d of %d (%.1f a second%s)", what, done, total, rate, left)
+            left = self._left(work)
+            log.info("%s: %d of %d (%.1f a second%s)", what, done, total, self._rate(done), left and f", {left}")
             self._spoken = now
         if done >= total:
             self.close()
 
-    def _draw(self, what: str, done: int, total: int) -> None:
+    def _draw(self, what: str, done: int, total: int, work: float) -> None:
         from rich import progress as rich_progress
         from rich.console import Console
 
@@ -58,19 +62,23 @@ class Progress:
                 rich_progress.BarColumn(),
                 rich_progress.MofNCompleteColumn(),
                 rich_progress.TextColumn("{task.fields[rate]}"),
-                rich_progress.TimeRemainingColumn(),
+                rich_progress.TextColumn("{task.fields[left]}"),
                 console=Console(stderr=True),
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task(what, total=total, completed=done, rate="")
-        self._bar.update(self._task, completed=done, total=total, rate=f"{self._rate(done):.1f}/s")
+            self._task = self._bar.add_task(what, total=total, completed=done, rate="", left="")
+        self._bar.update(self._task, completed=done, total=total, rate=f"{self._rate(done):.1f}/s", left=self._left(work))
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started - (Progress.shown - self._shown)
 
     def _rate(self, done: int) -> float:
         return (done - self._first) / max(1e-9, self._seconds())
+
+    def _left(self, work: float) -> str:
+        rate = (work - self._first_work) / max(1e-9, self._seconds())
+        return f"about {(1 - work) / rate:.0f} s left" if rate > 0 else ""
 
     def close(self) -> None:
         """Remove the bar."""
@@ -97,6 +105,12 @@ def set_up_logging(level: str) -> None:
         log.propagate = False
     for noisy in ("lm_eval", "lm-eval", "transformers", "datasets", "httpx", "sentence_transformers", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING if level != "debug" else logging.INFO)
+    logging.getLogger("lm_eval.models.huggingface").addFilter(_says_news)
+
+
+def _says_news(record: logging.LogRecord) -> bool:
+    """False for lm-eval's two warnings that it was given a loaded model, as it always is here."""
+    return "`pretrained`" not in str(record.msg)
 
 
 @contextmanager

@@ -43,11 +43,13 @@ def tables(runs: Sequence[Run]) -> dict[str, str]:
 
 def publish(store: str | Path, folder: Path) -> None:
     """Write the study of a store into `folder`; its README is for a person to write."""
-    for run in load_runs(store):
+    runs = load_runs(store)
+    groups = {run.run_id: asked_groups(run) for run in runs}  # refuses before anything is written
+    for run in runs:
         kept = folder / "runs" / run.run_id
         write_jsonl(kept / "samples.jsonl", [{key: row[key] for key in KEPT if key in row} for row in run.samples()])
         write_json(kept / "provenance.json", _public(run.provenance))
-        write_json(kept / "result.json", run.result | {"groups": asked_groups(run)})
+        write_json(kept / "result.json", run.result | {"groups": groups[run.run_id]})
     for name, text in tables(load_runs(folder)).items():
         write_text(folder / name, text)
 

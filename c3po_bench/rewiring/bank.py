@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from c3po_bench.tasks.items import Item
 
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int, float], None]
 
 
 @dataclass
@@ -87,7 +87,7 @@ def build_bank(
         model_hash: of the model's weights.
         test_hashes: question hashes of the test items; references that are test items are left out.
         only_correct: keep only references that the model answers correctly by itself (paper section 3).
-        progress: called with (what, done, total).
+        progress: called with (what, done, total, share of all tokens read).
 
     Raises:
         UserError: when no reference is left.
@@ -155,8 +155,9 @@ def _build(
     done = json.loads(state_file.read_text())["done"] if whole else 0
     pathways = _open(home / "pathways.npy", shape, np.float32, done)
     correct = _open(home / "correct.npy", (total,), np.bool_, done)
-    begun = 0
-    for chunk in _chunks(questions, engine.sizes):
+    begun, chunks = 0, _chunks(questions, engine.sizes)
+    tokens = np.cumsum([0, *(sum(p.tokens for p in questions[i].prompts) for chunk in chunks for i in chunk)])
+    for chunk in chunks:
         begun += len(chunk)
         if begun <= done:
             continue
@@ -182,7 +183,7 @@ def _build(
         pathways.flush()
         correct.flush()
         _write(state_file, {"done": done})
-        progress("reading references", done, total)
+        progress("reading references", done, total, float(tokens[done] / tokens[-1]))
     if not (home / "embeddings.npy").exists():
         np.save(home / "embeddings.tmp.npy", embedder([item.question for item in items]).astype(np.float32))
         os.replace(home / "embeddings.tmp.npy", home / "embeddings.npy")

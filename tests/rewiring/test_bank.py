@@ -138,7 +138,7 @@ def test_an_interrupted_build_goes_on(build):
     build.read = 0
     stop_at = iter(range(3))
 
-    def stopping(what, done, total):
+    def stopping(what, done, total, work):
         if next(stop_at) == 1:
             raise KeyboardInterrupt
 
