@@ -98,7 +98,7 @@ def load_tasks(cfg: Config, kind: type[Backend]) -> TaskSet:
     from c3po_bench.tasks.taskset import TaskSet
 
     if not cfg.tasks:
-        raise UserError("no tasks: give tasks=[...], task=NAME or +experiment=NAME")
+        raise UserError("no tasks: give tasks=[...], +task=NAME or +experiment=NAME")
     scoring, own_tasks = cfg.scoring, getattr(kind, "own_tasks", None)
     return TaskSet(
         cfg.tasks,

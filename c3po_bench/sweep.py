@@ -1,4 +1,4 @@
-"""`python -m c3po_bench.sweep submit|status|retry|plan|merge|work`: sweeps on a cluster, beyond what Hydra offers."""
+"""`python -m c3po_bench.sweep submit|status|retry|table|plan|merge|work`: sweeps on a cluster, beyond what Hydra offers."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Defaults are the ones of "RLVF: Learning from Verbal Feedback without Overgeneralization" (arXiv 2402.10893, section 5 and
 appendix B) where the paper gives one, except for the sizes, which are what an embedded model can do on two cores; the
-paper's sizes are in ``conf/experiment/mistral_feedback.yaml``.
+paper's sizes are in ``conf/feedback/paper.yaml``.
 """
 
 from __future__ import annotations
@@ -132,10 +132,12 @@ class FeedbackConfig:
     answers: GenerationConfig = field(default_factory=GenerationConfig)
 
     n_categories: int = option(8, "paper: 32")
-    n_in: int = option(48, "prompts of each scope, all splits together; paper: 960")
+    n_in: int = option(48, "in-scope prompts, all splits together (paper: 960)")
     n_near: int = option(48, "near-scope prompts, all splits together (paper: 960)")
     n_out: int = option(48, "out-of-scope prompts, all splits together (paper: 960)")
-    out_of_scope: str = option("builtin", "the embedded general set, or a hub data set as 'org/name:split:column'")
+    out_of_scope: str = option(
+        "builtin", "builtin (the embedded general set), a text file, or a hub data set as 'org/name:split:column'"
+    )
     test_share: float = option(0.25, "of the prompts within each category; paper: 0.2")
     validation_share: float = option(0.05, "of the rest; paper: 0.05")
 
@@ -149,8 +151,4 @@ class FeedbackConfig:
 
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    joint: str | None = option(
-        None,
-        "null = one adapter a piece; 'train' = one adapter on all pieces; 'mix' = concatenate adapters",
-    )
     cache_dir: str | None = option(None, "journals and adapters; null = <user cache>/feedback")

@@ -246,7 +246,10 @@ def provenance(run: Run) -> dict[str, Any]:
     ]
     cost = run.result.get("cost") or {}
     summary = f"{cost.get('items', 0):,} items in {cost.get('seconds', 0):.1f} s"
-    config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+    try:
+        config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+    except FileNotFoundError:
+        config = "not kept: a published study holds what the tables are computed from"
     return {
         "run_id": run.run_id,
         "summary": summary,

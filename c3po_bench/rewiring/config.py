@@ -84,7 +84,7 @@ class MethodConfig:
     )
     neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
     kernel: KernelConfig = field(default_factory=KernelConfig)
-    tune: str = option("none", "none, or reference: choose the learning rate on held-out reference items")
+    tune: str = option("none", "none, or reference: choose learning rate and mixing on held-out reference items")
 
 
 @dataclass

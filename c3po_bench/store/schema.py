@@ -67,6 +67,18 @@ class Sample(TypedDict, total=False):
     pathway_before: list[list[float]]  # [layers, experts]
     pathway_after: list[list[float]]
     pathway_change: float  # Euclidean distance between the two
+    dropped_duplicates: int  # references too like the item to be its neighbors
+    votes: list[float]  # knn_vote: kernel weight for each choice
+    prompt: str  # feedback: what was asked, with the answers of the arm and of the base model
+    response: str
+    baseline_response: str
+    scope: str  # in, near or out of the feedback's scope
+    feedback_id: str
+    category: str  # of the prompt
+    score: float  # how far the answer follows the feedback
+    drift: float | None  # from the base model, in nats a token of the base's answer
+    similarity: float  # of the two answers' words
+    degeneration: dict[str, Any]  # repetition, broken ending, tokens, length ratio
 
 
 class Provenance(TypedDict):
@@ -77,6 +89,7 @@ class Provenance(TypedDict):
     libraries: dict[str, str]
     model_hash: str
     data_hashes: dict[str, str]
+    identity: dict[str, Any]  # what the run folder's hash is made of
     seeds: dict[str, int]
     hardware: dict[str, Any]
     command: str

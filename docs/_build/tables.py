@@ -5,27 +5,25 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = re.compile(r"[;,]?\s*\(?(?:the )?paper(?:'s)?: ([^();]+)\)?")
 OPEN = re.compile(r"open in the paper|the paper names (?:none|no number)|not given in the paper")
 
 
-def config_keys(section: type[Any] | None = None, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+def config_keys(section: Any = None, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
     """(dotted key, dataclass field, default) of every key of the schema, in the order of the code."""
     from c3po_bench.config import Config
 
-    section = section or Config
-    hints = get_type_hints(section)
+    section = Config() if section is None else section
     for entry in fields(section):
-        kind = hints[entry.name]
-        if is_dataclass(kind) and isinstance(kind, type):
-            yield from config_keys(kind, f"{prefix}{entry.name}.")
+        default = getattr(section, entry.name)
+        if is_dataclass(default):
+            yield from config_keys(default, f"{prefix}{entry.name}.")
         else:
-            default = entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
             yield f"{prefix}{entry.name}", entry, default
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from c3po_bench.analysis.study import KEPT, check, publish
 from c3po_bench.errors import UserError
+from c3po_bench.report.build import write_report
 from c3po_bench.store.files import read_jsonl
 from c3po_bench.store.reader import load_runs
 
@@ -25,6 +26,13 @@ def test_tables_are_what_the_runs_say(study):
     for samples in study.glob("runs/*/samples.jsonl"):
         for row in read_jsonl(samples):
             assert set(row) <= set(KEPT)  # no text of any question
+
+
+@pytest.mark.parametrize("name", ["smolmoe_letters", "smolmoe_feedback"])
+def test_a_study_has_a_report(name, tmp_path):
+    page = write_report(ROOT / "results" / name, tmp_path).read_text(encoding="utf-8")
+    assert "not kept: a published study" in page
+    assert load_runs(ROOT / "results" / name)[0].run_id in page
 
 
 def test_published_runs_say_what_was_asked_for():

@@ -1,7 +1,7 @@
 """How much the split keeps: `python -m c3po_bench.models.smolmoe.measure --data DIR [--task arc_easy] [--limit 200]`.
 
 Stock lm-eval accuracy of the dense model, of SmolMoE, and of SmolMoE with experts drawn at random (the sanity figure:
-were it as good, routing would not matter). Three to ten minutes on one core.
+were it as good, routing would not matter). 5 to 25 minutes on one core.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportTypedDictNotRequiredAccess=false
