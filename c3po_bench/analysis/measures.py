@@ -14,7 +14,7 @@ from rich.text import Text
 
 from c3po_bench.analysis import paired
 from c3po_bench.analysis.compare import records
-from c3po_bench.analysis.pairing import run_labels
+from c3po_bench.analysis.pairing import Partners, run_labels
 from c3po_bench.analysis.roles import BASE, title
 from c3po_bench.analysis.scores import MIN_CLUSTERS
 
@@ -28,24 +28,36 @@ COLUMNS = (
     "against", "difference", "diff_low", "diff_high",
 )  # fmt: skip
 
-Key = tuple[str, Any]
+Key = tuple[str, Any, Any]  # task, doc_id and doc_hash
 
 
 def feedback_measures(
     runs: Sequence[Run], against: str = BASE, *, pieces: bool = False, draws: int = paired.DRAWS, seed: int = 0
 ) -> pd.DataFrame:
-    """Every measure of every scope by run, with its difference to the run of arm `against` over the same prompts.
+    """Every measure of every scope by run, with its difference to the run `against` over the same prompts.
 
-    `score` is S_in (signed), S_near and S_out (absolute) in the scopes, and S_overall = (S_in + 1 -
-    (S_near + S_out) / 2) / 2 (RLVF, section 5) in the row `overall`. Intervals are bootstrap intervals over
-    prompts, over feedbacks where there are ten or more. With `pieces`, also one row a feedback (column `feedback`).
+    `score` is S_in (signed), S_near and S_out (absolute) in the scopes, the mean over feedbacks of their prompts' means,
+    and S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 (RLVF, section 5) in the row `overall`; other measures are means
+    over prompts. Intervals are bootstrap intervals over prompts, over feedbacks where there are ten or more. With
+    `pieces`, also one row a feedback (column `feedback`).
+
+    Args:
+        runs: of one store.
+        against: an arm, or a run id.
+        pieces: whether to add the rows by feedback.
+        draws: resamples.
+        seed: of the resamples.
+
+    Raises:
+        UserError: where several runs of the arm `against` could be meant.
     """
-    labels = run_labels(runs)
+    labels, partners = run_labels(runs), Partners(runs)
     rows = {run.run_id: _by_scope(run) for run in runs}
-    others = {str(run.result.get("comparison_key")): rows[run.run_id] for run in runs if run.arm == against}
     found: list[dict[str, Any]] = []
     for run in runs:
-        own, other = rows[run.run_id], others.get(str(run.result.get("comparison_key")), {})
+        own, other = rows[run.run_id], {}
+        if (beside := partners.beside(run, against)) is not None:
+            other = rows[beside.run_id]
         names = sorted({str(r.get("feedback_id")) for items in own.values() for r in items.values()}) if pieces else []
         common = {"arm": run.arm, "label": labels[run.run_id], "run_id": run.run_id, "against": against}
         for feedback in ["", *names]:
@@ -98,7 +110,7 @@ def _by_scope(run: Run) -> dict[str, dict[Key, dict[str, Any]]]:
             flat = row | (row.get("degeneration") or {})
             signed = row.get("score", row["correct"])  # None: a judgement that could not be had
             flat["score"] = signed if signed is None or row["scope"] == "in" else abs(signed)
-            scopes.setdefault(row["scope"], {})[row["task"], row["doc_id"]] = flat
+            scopes.setdefault(row["scope"], {})[row["task"], row["doc_id"], row.get("doc_hash")] = flat
     return {scope: scopes[scope] for scope in SCOPES if scope in scopes}
 
 
@@ -123,15 +135,16 @@ def _measured(
                 continue
             values = np.array([float(rows[key][measure]) for key in keys])
             whose = np.searchsorted(names, [_feedback(rows[key]) for key in keys])
+            values *= _shares(whose) if measure == "score" else 1.0
             means = _means(values, whose, weights, (seed, place))
             row = {"scope": scope, "measure": measure, "n": len(keys), "mean": float(values.mean())}
             row |= _bounds("low", "high", row["mean"], means)
             theirs = other.get(scope) or {}
             both = np.array([_number(theirs[key].get(measure)) if key in theirs else False for key in keys])
             if both.any() and all(key in theirs for key in keys):
-                gap = values[both] - np.array(
-                    [float(theirs[key][measure]) for key, one in zip(keys, both, strict=True) if one]
-                )
+                shared = [key for key, one in zip(keys, both, strict=True) if one]
+                gap = np.array([float(rows[key][measure]) - float(theirs[key][measure]) for key in shared])
+                gap *= _shares(whose[both]) if measure == "score" else 1.0
                 moved = _means(gap, whose[both], weights, (seed, place))
                 row |= {"difference": float(gap.mean())} | _bounds("diff_low", "diff_high", float(gap.mean()), moved)
                 if measure == "score":
@@ -141,13 +154,20 @@ def _measured(
             found.append(row)
     if drawn.keys() >= {"in", "near", "out"}:
         value, means = _overall(drawn, 1.0)
-        row = {"scope": "overall", "measure": "score", "n": sum(len(rows) for rows in own.values()), "mean": value}
+        scored = sum(row["n"] for row in found if row["measure"] == "score")
+        row = {"scope": "overall", "measure": "score", "n": scored, "mean": value}
         row |= _bounds("low", "high", value, means)
         if changed.keys() >= {"in", "near", "out"}:
             gap, moved = _overall(changed, 0.0)
             row |= {"difference": gap} | _bounds("diff_low", "diff_high", gap, moved)
         found.append(row)
     return found
+
+
+def _shares(whose: np.ndarray) -> np.ndarray:
+    """What each prompt's value counts, so that their mean is the mean over feedbacks of the means over prompts."""
+    counts = np.bincount(whose)
+    return len(whose) / (np.count_nonzero(counts) * counts[whose])
 
 
 def _overall(scopes: dict[str, tuple[float, np.ndarray]], one: float) -> tuple[float, np.ndarray]:

@@ -82,18 +82,39 @@ class Partners:
             return run
         found = self.by_key.get((str(run.result.get("comparison_key")), BASE))
         if found:
-            return found[0]
+            own = _made_by(run)
+            return max(found, key=lambda other: sum(a == b for a, b in zip(_made_by(other), own, strict=True)))
         if not self.bases:
             raise UserError(f"run {run.run_id} has no base run beside it; run the experiment with arm 'base'")
         nearest = self.bases[0]
         reason = difference(run, nearest)
         raise UserError(f"run {run.run_id} cannot be compared with {nearest.run_id}: {reason}")
 
+    def beside(self, run: Run, other: str) -> Run | None:
+        """The run with id `other`, or that of arm `other`, that `run` may be compared with; None where there is none.
+
+        Raises UserError where several runs of the arm could be meant (of several bases the nearest is taken).
+        """
+        key = str(run.result.get("comparison_key"))
+        found = [one for (of, arm), runs in self.by_key.items() if of == key for one in runs if other in (arm, one.run_id)]
+        if other == BASE:
+            return self.base(run) if found else None
+        if len(found) > 1:
+            named = ", ".join(sorted(one.run_id for one in found))
+            raise UserError(f"{len(found)} runs of arm {other} could be meant: give the id of one ({named})")
+        return found[0] if found else None
+
     def controls(self, run: Run) -> list[Run]:
         """The controls that ran beside `run`, the strictest first: alike in everything but the arm."""
         names = [name for name in controls_of(run.arm) if name in self.arms]
         keys = [(identity(run, "arm"), name) for name in names]
         return [self.by_identity[key] for key in keys if key in self.by_identity]
+
+
+def _made_by(run: Run) -> list[Any]:
+    """What may differ between two bases of one comparison: the nearest one is taken."""
+    whole = run.provenance.get("identity") or {}
+    return [whole.get(name) for name in ("backend", "engine", "plugins")]
 
 
 def identity(run: Run, *without: str) -> str:

@@ -17,6 +17,7 @@ TITLES = {
     "dpo_nll": "DPO + NLL",
     "icl": "ICL",
     "mode_finding_random_neighbors": "mode finding with random neighbors",
+    "knn_vote": "kNN vote",
     "kernel_regression_random_neighbors": "kernel regression with random neighbors",
     "in_context_cot": "in context, chain of thought",
     "ngd": "NGD",

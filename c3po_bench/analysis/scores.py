@@ -21,9 +21,9 @@ from c3po_bench.errors import UserError
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
 
-COLUMNS = ("task", "doc_id", "doc_hash", "prompt_hash", "correct", "cluster", "feedback_id", "scope")
+COLUMNS = ("task", "doc_id", "doc_hash", "prompt_hash", "correct", "cluster", "feedback_id", "scope", "score")
 
-_Row = msgspec.defstruct("_Row", [(name, Any, None) for name in COLUMNS], gc=False)
+_Row = msgspec.defstruct("_Row", [(name, Any, msgspec.UNSET if name == "score" else None) for name in COLUMNS], gc=False)
 _DECODER = msgspec.json.Decoder(_Row)
 
 MIN_CLUSTERS = 10  # with fewer, resampling them says more about their number than about the arms
@@ -37,7 +37,7 @@ class Scores:
     doc_id: NDArray[Any]
     doc_hash: NDArray[Any]
     prompt_hash: NDArray[Any]
-    correct: NDArray[np.float64]
+    correct: NDArray[np.float64]  # NaN where a judge gave no score
     cluster: NDArray[Any] | None  # what items share: a passage, a feedback; None where no row names any
     scope: dict[str, str]  # in | near | out by feedback task
 
@@ -52,12 +52,17 @@ class Scores:
 
 
 def load_scores(run: Run) -> Scores:
-    """Read the scores of `run`. Raises UserError where rows lack a score or an item has two: none is dropped silently."""
+    """Read the scores of `run`. Raises UserError where rows lack a score or an item has two: none is dropped silently.
+
+    A feedback's answer on which no judgement could be had (`score` is null) is kept as NaN: it is neither good nor bad.
+    """
     columns = _columns(run)
     correct = np.array(columns["correct"], dtype=np.float64)  # None becomes NaN
     if np.isnan(correct).any():
         missing = f"{int(np.isnan(correct).sum())} of {len(correct)}"
         raise UserError(f"run {run.run_id}: {missing} rows have no score; run the experiment again")
+    judged = zip(columns["scope"], columns["score"], strict=True)
+    correct[[scope is not None and score is None for scope, score in judged]] = np.nan
     items = list(zip(columns["task"], columns["doc_id"], strict=True))
     if len(set(items)) < len(items):
         (name, number), times = Counter(items).most_common(1)[0]
@@ -87,5 +92,5 @@ def _columns(run: Run) -> dict[str, list[Any]]:
     try:
         rows = _DECODER.decode_lines(path.read_bytes())
     except (OSError, msgspec.DecodeError):
-        rows = [_Row(**{name: row.get(name) for name in COLUMNS}) for row in run.samples()]
+        rows = [_Row(**{name: row[name] for name in COLUMNS if name in row}) for row in run.samples()]
     return {name: list(map(attrgetter(name), rows)) for name in COLUMNS}

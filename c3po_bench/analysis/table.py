@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.compare import compare, headlines, records
-from c3po_bench.analysis.verdict import bracket, p_text
+from c3po_bench.analysis.verdict import WHERE, bracket, p_text
 
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
@@ -89,7 +89,8 @@ def live_line(run: Run, base: Run) -> str:
     row = next((r for r in rows if r["level"] == "pooled"), rows[0])
     interval = bracket(row["diff_low"], row["diff_high"])
     changed = f"{row['fixed']} fixed, {row['broken']} broken"
-    return f"{row['label']} against base: {row['difference'] * 100:+.1f} points {interval}, {changed}"
+    where = f" {WHERE.get(row['scope'], row['scope'])}" if row["scope"] else ""
+    return f"{row['label']} against base{where}: {row['difference'] * 100:+.1f} points {interval}, {changed}"
 
 
 def table_text(frame: pd.DataFrame, width: int = 160) -> str:

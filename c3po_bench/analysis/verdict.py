@@ -12,7 +12,10 @@ from c3po_bench.analysis.power import ALPHA
 from c3po_bench.analysis.roles import CONTROLS, method, role, title
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
-MOST = 6  # sentences about methods before the rest is only counted
+FOLLOWS = {1: "follows the feedback", 0: "is not shown to follow the feedback", -1: "goes against the feedback"}
+FOLLOWS_REST = {1: "follow the feedback", 0: "not shown to follow the feedback", -1: "against it"}
+BASE_REST = {1: "beat base", 0: "cannot be told from base", -1: "lose to base"}
+MOST = 6  # sentences about arms before the rest is only counted; what loses is always told
 MARGIN = 0.01  # a control gains as much where the difference to it is surely smaller, and than half of the arm's gain
 MANY = 3  # settings of one arm told one by one; more are summed up
 
@@ -28,19 +31,24 @@ def bracket(low: float, high: float) -> str:
 
 
 def direction(row: dict[str, Any]) -> int:
-    """1 where a difference is shown to be above 0, -1 below, 0 where neither: interval and p must agree."""
-    if row["p"] >= ALPHA:
+    """1 where a difference is shown to be above 0, -1 below, 0 where neither: interval and p must agree, so both be there."""
+    if not row["p"] < ALPHA:
         return 0
     return int(row["diff_low"] > 0) - int(row["diff_high"] < 0)
 
 
 def verdict(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> str:
     """Plain words over the rows of `compare` and `compare_controls`: what beat its base, and what its controls say."""
+    return " ".join(verdict_sentences(frame, controls))
+
+
+def verdict_sentences(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> list[str]:
+    """The same, sentence by sentence."""
     if frame.empty:
-        return "Nothing to compare yet: no finished run has a base run beside it."
+        return ["Nothing to compare yet: no finished run has a base run beside it."]
     rows, over = records(frame), [] if controls is None else records(controls)
     sentences = _feedback([r for r in rows if r["scope"]]) + _accuracy(summary_rows(rows), over)
-    return " ".join(sentences) or "Nothing stands beside base: no other arm was run, or none can be compared with it."
+    return sentences or ["Nothing stands beside base: no other arm was run, or none can be compared with it."]
 
 
 def summary_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -62,12 +70,24 @@ def _accuracy(rows: list[dict[str, Any]], over: list[dict[str, Any]]) -> list[st
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for row in methods:
         by_arm.setdefault(row["arm"], []).append(row)
-    sentences: list[str] = []
+    told: list[tuple[str, list[dict[str, Any]]]] = []
     for runs in by_arm.values():
-        sentences += [_method(r, against(r)) for r in runs] if len(runs) <= MANY else [_sweep(runs)]
-    if len(sentences) > MOST:
-        sentences[MOST:] = [f"{len(sentences) - MOST} more arms gain less."]
-    return sentences + [_ceiling(r) for r in compared if role(r["arm"]) == "ceiling"][:1]
+        told += [(_method(r, against(r)), [r]) for r in runs] if len(runs) <= MANY else [(_sweep(runs), runs)]
+    sentences, left = [], []
+    for place, (sentence, runs) in enumerate(sorted(told, key=lambda one: -one[1][0]["difference"])):
+        if place < MOST or len(runs) == 1 and direction(runs[0]) < 0:
+            sentences.append(sentence)
+        else:
+            left += runs
+    sentences += _rest([direction(row) for row in left], BASE_REST)
+    ceilings = [_ceiling(r) for r in compared if role(r["arm"]) == "ceiling"]
+    return sentences + ceilings[:MANY]
+
+
+def _rest(shown: list[int], words: dict[int, str]) -> list[str]:
+    """A sentence on runs that are only counted, by the direction that they show."""
+    said = ", ".join(f"{shown.count(way):,} {what}" for way, what in words.items() if way in shown)
+    return [f"Of {len(shown):,} more: {said}."] if shown else []
 
 
 def _sweep(runs: list[dict[str, Any]]) -> str:
@@ -75,7 +95,7 @@ def _sweep(runs: list[dict[str, Any]]) -> str:
     best = runs[0]
     beaten = sum(r["diff_low"] > 0 and r["p_holm"] < ALPHA for r in runs)
     worse = sum(r["diff_high"] < 0 and r["p_holm"] < ALPHA for r in runs)
-    settings = best["label"][len(best["arm"]) :].strip(" ()")
+    settings = best["label"][len(best["arm"]) :].strip().removeprefix("(").replace(")", "", 1)
     return (
         f"{title(best['arm'])} under {len(runs):,} settings: {beaten:,} beat base after correction for all of them, "
         f"{worse:,} lose; the largest difference, {_signed(best)} with {settings}, was picked after the fact."
@@ -136,7 +156,7 @@ def _signed(row: dict[str, Any]) -> str:
 
 
 def _ceiling(row: dict[str, Any]) -> str:
-    return f"The ceiling, {title(row['arm'])}, which may see the answer: {_signed(row)}."
+    return f"The ceiling, {title(row['arm']) + row['label'][len(row['arm']) :]}, which may see the answer: {_signed(row)}."
 
 
 def _feedback(rows: list[dict[str, Any]]) -> list[str]:
@@ -145,10 +165,15 @@ def _feedback(rows: list[dict[str, Any]]) -> list[str]:
         if not math.isnan(row["difference"]):
             runs.setdefault(row["run_id"], {})[row["scope"]] = row
     sentences = []
-    for scopes in runs.values():
+    ordered = sorted(runs.values(), key=lambda scopes: -scopes["in"]["difference"] if "in" in scopes else math.inf)
+    for scopes in ordered[:MOST]:
         told = [f"{_signed(row)} {WHERE.get(scope, scope)}" for scope, row in scopes.items()]
         leaks = any(direction(scopes[s]) > 0 for s in ("near", "out") if s in scopes)
         tail = ": it leaks where it should not apply" if leaks else ""
         name = _name(next(iter(scopes.values())))
-        sentences.append(f"{name} follows the feedback, against base, {', '.join(told)}{tail}.")
-    return sentences[:MOST]
+        sentences.append(f"{name} {FOLLOWS[_follows(scopes)]}, against base, {', '.join(told)}{tail}.")
+    return sentences + _rest([_follows(scopes) for scopes in ordered[MOST:]], FOLLOWS_REST)
+
+
+def _follows(scopes: dict[str, dict[str, Any]]) -> int:
+    return direction(scopes["in"]) if "in" in scopes else 0

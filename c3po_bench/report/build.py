@@ -16,9 +16,9 @@ from c3po_bench.analysis.compare import compare, records
 from c3po_bench.analysis.controls import compare_controls
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.paired import DRAWS
-from c3po_bench.analysis.roles import title
+from c3po_bench.analysis.roles import role, title
 from c3po_bench.analysis.seeds import seed_agreement
-from c3po_bench.analysis.verdict import summary_rows, verdict
+from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
 from c3po_bench.errors import UserError
 from c3po_bench.report import page
 from c3po_bench.report.items import Explorer, explore
@@ -159,7 +159,7 @@ def _page(
         items=f"{len(explorer.index['items']):,}",
         run_count=f"{len(runs):,}",
         finished=max((str(run.provenance.get("finished") or "")[:10] for run in selection.runs), default=""),
-        verdict=sentences(verdict(compared, controls)),
+        verdict=verdict_sentences(compared, controls),
         selection_note=selection.note,
         refused=sorted(refused.items())[:20],
         draws=f"{DRAWS:,}",
@@ -186,15 +186,10 @@ def _page(
     )
 
 
-def sentences(text: str) -> list[str]:
-    """The verdict's sentences, each to stand on a line of its own."""
-    return [part if part.endswith((".", "!", "?")) else f"{part}." for part in text.split(". ") if part]
-
-
 def _first_label(compared: pd.DataFrame) -> str:
     """The arm that the explorer opens with: the method with the largest difference."""
     rows = [r for r in summary_rows(records(compared)) or records(compared) if r["difference"] == r["difference"]]
-    methods = [r for r in rows if r["arm"] not in ("oracle", "revised")] or rows
+    methods = [r for r in rows if role(r["arm"]) == "method"] or rows
     best = max(methods, key=lambda r: r["difference"], default=None)
     return title(best["arm"]) + best["label"][len(best["arm"]) :] if best else ""
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from c3po_bench.analysis.measures import _by_scope, _measured, feedback_measures, feedback_text
+from c3po_bench.errors import UserError
+from c3po_bench.feedback.scores import s_metrics
 from tests import store_factory as factory
 
 
@@ -100,3 +102,50 @@ def test_a_gap_of_the_other_arm_costs_one_prompt_of_the_difference():
 
 def test_a_run_without_feedback_has_nothing_to_measure():
     assert _measured({}, {}, draws=5, seed=0) == []
+
+
+def uneven(tmp_path, arms=("base", "c3po")):
+    """Thirty prompts of a feedback that is followed, ten of one that is not."""
+    runs = []
+    for arm in arms:
+        rows = []
+        for scope in ("in", "near", "out"):
+            for i, row in enumerate(factory.feedback_rows(arm, scope, 40)):
+                score = float(arm != "base" and i < 30 and scope == "in")
+                rows.append(row | {"feedback_id": "a" if i < 30 else "b", "score": score, "correct": score})
+        runs.append(factory.write_run(tmp_path, arm, rows, backend="feedback"))
+    return runs
+
+
+def test_s_is_the_mean_over_feedbacks_as_in_the_result(tmp_path):
+    runs = uneven(tmp_path)
+    frame = feedback_measures(runs, draws=1000)
+    told = s_metrics(runs[1].samples())
+    assert told["S_in"] == 0.5
+    for scope in ("in", "near", "out", "overall"):
+        row = pick(frame, arm="c3po", scope=scope, measure="score")
+        assert row["mean"] == pytest.approx(told[f"S_{scope}"])
+    row = pick(frame, arm="c3po", scope="in", measure="score")
+    assert row["difference"] == pytest.approx(0.5) and row["low"] < 0.5 < row["high"]
+    assert pick(frame, arm="c3po", scope="in", measure="score")["n"] == 40
+
+
+def test_answers_to_other_documents_are_not_compared(tmp_path):
+    runs = uneven(tmp_path)
+    path = runs[1].path / "samples.jsonl"
+    path.write_text(path.read_text().replace('"doc_hash": "', '"doc_hash": "x'))
+    frame = feedback_measures(runs, draws=100)
+    assert frame.loc[frame["arm"] == "c3po", "difference"].isna().all()
+
+
+def test_of_several_runs_one_is_named(tmp_path):
+    runs = uneven(tmp_path)
+    for beta in (0.1, 0.5):
+        rows = [row | {"score": beta} for row in runs[1].samples()]
+        runs.append(factory.write_run(tmp_path, "dpo", rows, backend="feedback", settings={"beta": beta}))
+    with pytest.raises(UserError, match="2 runs of arm dpo could be meant"):
+        feedback_measures(runs, against="dpo", draws=100)
+    frame = feedback_measures(runs, against=runs[-1].run_id, draws=100)
+    row = pick(frame, label="c3po", scope="in", measure="score")
+    assert row["difference"] == pytest.approx(0.5 - 0.5)
+    assert pick(frame, run_id=runs[-2].run_id, scope="in", measure="score")["difference"] == pytest.approx(0.1 - 0.5)
