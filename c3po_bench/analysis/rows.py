@@ -29,7 +29,7 @@ class Columns(NamedTuple):
     clusters: np.ndarray | None
 
     def take(self, rows: np.ndarray) -> Columns:
-        """The same of the items at `rows` that have scores; with clusters only where items share them and they are many enough."""
+        """The same of the scored items at `rows`; with clusters only where items share them and they are many enough."""
         known = ~np.isnan(self.own[rows]) if self.base is None else ~np.isnan(self.own[rows] - self.base[rows])
         rows = rows[known]
         base, clusters = (None if c is None else c[rows] for c in self[1:])
