@@ -33,28 +33,28 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Rows of a JSON-lines file; a last line cut short by a kill is left out.
+    """Rows of a JSON-lines file; a last line cut short by a kill, be it within a character, is left out.
 
     Raises:
         UserError: for a line within the file that is no JSON.
     """
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             yield parsed(line, f"{path}, line {number}")
 
 
-def parsed(text: str, where: str) -> Any:
+def parsed(text: bytes, where: str) -> Any:
     """JSON read from a store.
 
     Raises:
         UserError: where it is damaged.
     """
     try:
-        return json.loads(text)
+        return json.loads(text.decode("utf-8"))
     except ValueError as error:
         raise UserError(f"{where} is damaged ({error}): put it back, or delete it to have it made again") from error
 

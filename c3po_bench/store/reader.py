@@ -52,7 +52,7 @@ class Run:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return parsed(path.read_text(encoding="utf-8"), str(path))
+    return parsed(path.read_bytes(), str(path))
 
 
 def load_runs(results_dir: str | Path) -> list[Run]:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from c3po_bench.errors import UserError
-from c3po_bench.store.files import Journal, read_jsonl, write_json
+from c3po_bench.store.files import Journal, read_groups, read_jsonl, write_json
 from c3po_bench.store.identity import content_hash, run_id
 from c3po_bench.store.reader import Run, load_experiments
 
@@ -21,6 +21,19 @@ def test_a_journal_goes_on_after_a_torn_last_line(tmp_path):
     assert set(journal.rows) == {"a", "é"}
     journal.append([{"key": "c", "x": 3}])
     assert [row["x"] for row in read_jsonl(path)] == [1, 2, 3]
+
+
+def test_a_journal_goes_on_wherever_a_kill_cuts_it_also_within_a_character(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append([{"key": "a"}])
+    kept = path.read_bytes()
+    Journal(path).append([{"key": "é", "answer": "naïve 🙂"}])
+    whole = path.read_bytes()
+    for end in range(len(kept), len(whole)):
+        path.write_bytes(whole[:end])
+        assert [row["key"] for row in read_groups(path)] == ["a"]
+        assert set(Journal(path).rows) == {"a"}
+        assert path.read_bytes() == kept
 
 
 def test_what_was_appended_together_counts_together(tmp_path):
@@ -48,6 +61,9 @@ def test_a_run_is_named_by_content_not_by_order_of_keys():
 def test_damage_is_said_in_one_line_with_its_place(tmp_path):
     journal, run = tmp_path / "journal.jsonl", Run(tmp_path / "run")
     journal.write_text('{"key": "a"}\n{"key": \n{"key": "c"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"journal\.jsonl, line 2 is damaged"):
+        Journal(journal)
+    journal.write_bytes('{"key": "a"}\n{"key": "é"}\n{"key": "c"}\n'.encode().replace("é".encode(), "é".encode()[:1]))
     with pytest.raises(UserError, match=r"journal\.jsonl, line 2 is damaged"):
         Journal(journal)
     run.path.mkdir()
