@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from c3po_bench.config import Config
 
 log = logging.getLogger("c3po_bench")
+OWN = ("results_dir", "threads", "bank_gb", "log_level", "tracking")  # each shard's own: its machine, its disk, its word
 
 
 def merge_shards(results_dir: Path) -> list[list[Run]]:
@@ -43,13 +44,13 @@ def merge_shards(results_dir: Path) -> list[list[Run]]:
 
 
 def sets_of_shards(results_dir: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """The shards of each experiment, by their number, complete."""
+    """The shards of each experiment, by their number, complete: alike in all but what is each shard's `OWN`."""
     sets: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     wanted: dict[str, int] = {}
     for store in sorted((results_dir / "shards").glob("*-of-*")):
         for experiment in load_experiments(store):
             share, _, of = experiment["config"]["shard"].partition("/")
-            alike = {**experiment["config"], "shard": of, "results_dir": ""}
+            alike = {name: value for name, value in experiment["config"].items() if name not in OWN} | {"shard": of}
             key = json.dumps(alike, sort_keys=True, default=str)
             sets[key][int(share)] = {**experiment, "store": store}
             wanted[key] = int(of)

@@ -11,7 +11,8 @@ import pytest
 from c3po_bench.chunks import Chunks, parse_shard
 from c3po_bench.errors import UserError
 from c3po_bench.launch import ranks
-from c3po_bench.store.files import Journal
+from c3po_bench.launch.merge import sets_of_shards
+from c3po_bench.store.files import Journal, write_json
 from tests.launch.conftest import CELL
 
 
@@ -40,6 +41,21 @@ def test_a_lacking_shard_is_named(bench, tmp_path):
     bench("-m", "c3po_bench", *arguments)
     done = bench("-m", "c3po_bench.sweep", "merge", str(tmp_path / "store"), expect=2)
     assert "shard=1/3, shard=3/3" in done.stderr
+
+
+def test_shards_belong_together_whatever_their_machine_and_logging(tmp_path):
+    def write(share: int, **more) -> None:
+        path = tmp_path / "shards" / f"{share}-of-2" / "experiments" / "x-1.json"
+        config = {"shard": f"{share}/2", "results_dir": str(tmp_path), "seed": 0, **more}
+        write_json(path, {"name": "x", "config": config, "runs": []})
+
+    write(1, threads=4, log_level="info", bank_gb=8.0, tracking={"mode": "offline"})
+    write(2, threads=8, log_level="debug", bank_gb=1.0, tracking={"mode": "disabled"}, results_dir="elsewhere")
+    (shards,) = sets_of_shards(tmp_path).values()
+    assert sorted(shards) == [1, 2]
+    write(2, seed=1)
+    with pytest.raises(UserError, match="not done yet: shard=2/2"):
+        sets_of_shards(tmp_path)
 
 
 @pytest.mark.slow
