@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ KEPT = (
     "arm", "task", "doc_id", "doc_hash", "prompt_hash", "correct", "prediction", "cluster", "scope", "feedback_id", "score",
     "drift", "similarity", "degeneration",
 )  # fmt: skip
+FILES = {"samples.jsonl", "provenance.json", "result.json"}  # of each run
+TABLES = ("comparison.csv", "controls.csv", "feedback.csv")
 DIGITS = 6
 
 
@@ -42,7 +45,10 @@ def tables(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def publish(store: str | Path, folder: Path) -> None:
-    """Write the study of a store into `folder`; its README is for a person to write."""
+    """Write the study of a store into `folder`; its README is for a person to write.
+
+    Runs and tables that were published from the store before and are no longer of it go away.
+    """
     runs = load_runs(store)
     groups = {run.run_id: asked_groups(run) for run in runs}  # refuses before anything is written
     for run in runs:
@@ -50,8 +56,20 @@ def publish(store: str | Path, folder: Path) -> None:
         write_jsonl(kept / "samples.jsonl", [{key: row[key] for key in KEPT if key in row} for row in run.samples()])
         write_json(kept / "provenance.json", _public(run.provenance))
         write_json(kept / "result.json", run.result | {"groups": groups[run.run_id]})
-    for name, text in tables(load_runs(folder)).items():
-        write_text(folder / name, text)
+    for path in sorted((folder / "runs").iterdir()):
+        if path.name not in groups and _published(path):
+            shutil.rmtree(path)
+    found = tables(load_runs(folder))
+    for name in TABLES:
+        if name in found:
+            write_text(folder / name, found[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _published(path: Path) -> bool:
+    """Whether it is a run as `publish` writes one, not one of a store: that has more files, and is not to be lost."""
+    return path.is_dir() and {file.name for file in path.iterdir()} == FILES
 
 
 def _public(provenance: dict[str, Any]) -> dict[str, Any]:

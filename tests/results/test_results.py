@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,6 +15,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.report.build import write_report
 from c3po_bench.store.files import read_jsonl
 from c3po_bench.store.reader import load_runs
+from tests import store_factory as factory
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/comparison.csv"))
@@ -60,6 +62,32 @@ def test_a_changed_table_or_sample_is_found(tmp_path):
     table.unlink()
     with pytest.raises(UserError, match="missing"):
         check(study)
+
+
+def test_publishing_again_leaves_no_run_or_table_of_an_earlier_store(tmp_path):
+    store, study = tmp_path / "store", tmp_path / "study"
+    kept = [factory.write_run(store, "base", factory.sample_rows("base", "arc", np.array([0, 1] * 5), details=False))]
+    gone = [
+        factory.write_run(store, arm, factory.sample_rows(arm, "arc", np.array([1, 1] * 5), details=False))
+        for arm in ("ngd", "ngd_random_neighbors")
+    ]
+    publish(store, study)
+    assert (study / "controls.csv").exists()
+    for run in gone:
+        shutil.rmtree(run.path)
+    kept.append(factory.write_run(store, "mode_finding", kept[0].samples()))
+    whole = study / "runs" / "whole"
+    shutil.copytree(kept[0].path, whole)  # with config and log: of a store
+    for path in (study / "README.md", study / "runs" / "notes" / "mine.md", study / "mine.csv"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine", encoding="utf-8")
+    publish(store, study)
+    assert {path.name for path in (study / "runs").iterdir()} == {*(run.run_id for run in kept), "notes", "whole"}
+    assert sorted(path.name for path in study.iterdir() if path.is_file()) == ["README.md", "comparison.csv", "mine.csv"]
+    shutil.rmtree(whole)
+    publish(store, study)
+    check(study)
+    assert set(pd.read_csv(study / "comparison.csv")["run_id"]) == {run.run_id for run in kept}
 
 
 def test_publishing_leaves_out_text_and_machines(tmp_path):
