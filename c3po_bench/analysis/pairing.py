@@ -26,14 +26,14 @@ class Pair(NamedTuple):
     base: Scores
 
 
-def run_labels(runs: Sequence[Run]) -> dict[str, str]:
-    """A readable, distinct name by run id: the arm, and the settings that tell runs of one arm apart."""
+def run_labels(runs: Sequence[Run], *, without: Sequence[str] = ()) -> dict[str, str]:
+    """A readable, distinct name by run id: the arm, and the settings (`without` these) that tell runs of one arm apart."""
     labels: dict[str, str] = {}
     by_arm: dict[str, list[Run]] = {}
     for run in runs:
         by_arm.setdefault(run.arm, []).append(run)
     for arm, group in by_arm.items():
-        varied = varied_settings(group)
+        varied = [key for key in varied_settings(group) if key not in without]
         for run in group:
             settings = _settings(run)
             parts = [f"{key}={settings[key]}" for key in varied if settings.get(key) is not None]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from c3po_bench.analysis.pairing import identity
+from c3po_bench.analysis.pairing import identity, run_labels
+from c3po_bench.analysis.scores import load_scores
+from c3po_bench.errors import UserError
 
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
@@ -20,6 +22,7 @@ log = logging.getLogger("c3po_bench")
 DRAWN = ("seed", "reference_items", "train_data", "revisions")  # parts of a run's identity that its seed may decide
 COLUMNS = (
     "arm",
+    "label",  # the arm, with the settings that tell its rows apart
     "task",
     "seeds",
     "items",
@@ -39,11 +42,12 @@ def seed_agreement(runs: Sequence[Run]) -> pd.DataFrame:
     of items on which two seeds give the same prediction, averaged over pairs of seeds; `unanimous` the share
     on which all do. Only items that every seed answered are counted. Runs are repetitions where all that makes
     their identity is equal but the seed and what it draws; where one of their seeds ran twice, something else
-    differs, and they are left out.
+    differs, and they are left out; so is, with a warning, a run whose rows `compare` refuses.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_repeated(run), []).append(run)
+    labels = run_labels([group[0] for group in groups.values()], without=("seed",))
     rows: list[dict[str, Any]] = []
     for group in groups.values():
         seeds = {run.result.get("seed") for run in group}
@@ -52,7 +56,7 @@ def seed_agreement(runs: Sequence[Run]) -> pd.DataFrame:
         if len(seeds) < len(group):
             log.warning("%s: several runs of one seed, whose data differ; left out where seeds are compared", group[0].arm)
             continue
-        rows += _group(group)
+        rows += _group(group, labels[group[0].run_id])
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -65,10 +69,20 @@ def _repeated(run: Run) -> str:
     return json.dumps([identity(run, *drawn), settings], sort_keys=True, default=str)
 
 
-def _group(runs: list[Run]) -> list[dict[str, Any]]:
-    answers: list[dict[tuple[str, Any], tuple[Any, float]]] = [
-        {(row["task"], row["doc_id"]): (row.get("prediction"), float(row["correct"])) for row in run.samples()} for run in runs
-    ]
+def _answers(run: Run) -> dict[tuple[str, Any], tuple[Any, float]]:
+    """Prediction and score by item; nothing of a run whose rows lack a score or are there twice."""
+    try:
+        load_scores(run)
+    except UserError as reason:
+        log.warning("left out where seeds are compared: %s", reason)
+        return {}
+    return {(row["task"], row["doc_id"]): (row.get("prediction"), float(row["correct"])) for row in run.samples()}
+
+
+def _group(runs: list[Run], label: str) -> list[dict[str, Any]]:
+    answers = [found for run in runs if (found := _answers(run))]
+    if len(answers) < 2:
+        return []
     shared = set(answers[0]).intersection(*answers[1:])
     rows = []
     for task in sorted({task for task, _ in shared}):
@@ -79,8 +93,9 @@ def _group(runs: list[Run]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "arm": runs[0].arm,
+                "label": label,
                 "task": task,
-                "seeds": len(runs),
+                "seeds": len(answers),
                 "items": len(items),
                 "accuracy": float(accuracy.mean()),
                 "accuracy_sd": float(accuracy.std(ddof=1)),

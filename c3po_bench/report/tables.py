@@ -111,7 +111,8 @@ def seed_rows(seeds: pd.DataFrame) -> list[Row]:
     rows = []
     for row in records(seeds):
         spread = f"{row['lowest'] * 100:.1f} to {row['highest'] * 100:.1f}"
-        cells = [Cell(title(row["arm"]), row["arm"]), Cell(row["task"], row["task"])]
+        name = title(row["arm"]) + row["label"][len(row["arm"]) :]
+        cells = [Cell(name, name), Cell(row["task"], row["task"])]
         cells += [Cell(str(row["seeds"]), row["seeds"]), Cell(f"{row['items']:,}", row["items"])]
         cells += [Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], f"sd {row['accuracy_sd'] * 100:.1f}")]
         cells += [Cell(spread, row["highest"])]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 
 from c3po_bench.analysis.seeds import seed_agreement
+from c3po_bench.report.tables import seed_rows
 from tests import store_factory as factory
 
 
@@ -46,3 +48,25 @@ def test_two_runs_of_one_seed_are_not_two_seeds(tmp_path, caplog):
         twice = runs_of(tmp_path, {"seed": 0}, {"seed": 0, "reference_items": 1}, {"seed": 1})
         assert seed_agreement(twice).empty
     assert "of one seed" in caplog.text
+
+
+def test_rows_are_told_apart_by_their_settings_never_by_a_seed(tmp_path):
+    runs = []
+    for k, seeds in ((1, (0, 1)), (3, (1, 2)), (5, (0,))):
+        for seed in seeds:
+            rows = factory.sample_rows("ngd", "arc", factory.scores_of("ngd", 20, 0.5, seed=seed), details=False)
+            runs.append(factory.write_run(tmp_path, "ngd", rows, settings={"k": k, "seed": seed}, seed=seed))
+    found = seed_agreement(runs)
+    assert found["label"].tolist() == ["ngd (k=1)", "ngd (k=3)"]
+    assert [row.cells[0].text for row in seed_rows(found)] == ["NGD (k=1)", "NGD (k=3)"]
+    assert set(seed_agreement(runs[:2])["label"]) == {"ngd"}
+
+
+def test_a_run_without_all_scores_is_left_out_with_the_reason(tmp_path, caplog):
+    runs = runs_of(tmp_path, {"seed": 0}, {"seed": 1}, {"seed": 2})
+    rows = runs[1].samples()
+    rows[3]["correct"] = None
+    (runs[1].path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert seed_agreement(runs)["seeds"].tolist() == [2]
+    assert "1 of 20 rows have no score" in caplog.text
+    assert seed_agreement(runs[:2]).empty
