@@ -42,13 +42,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MOST_CONFIGS = 24  # runs whose configuration the page carries
+TABLES = ("comparison", "ablation", "controls", "seeds", "feedback")
+FIGURES = ("effects", "cost", "heat_*", "curve_*")
 
 
 def write_report(results_dir: str | Path, output: str | Path | None = None) -> Path:
     """Write report.html, figures/ (SVG, PNG) and tables/ (CSV, parquet); returns the path of the page.
 
-    Everything is written under `output`, by default the store itself. Raises UserError where there is no store or
-    nothing has finished in it.
+    Everything is written under `output`, by default the store itself; figures and tables of an earlier report that
+    this one has not go away. Raises UserError where there is no store or nothing has finished in it.
     """
     try:
         from c3po_bench.report.ablation_figures import ablation_figures
@@ -96,6 +98,7 @@ def write_tables(
         written += write_table(seeds, folder / "seeds")
     if any(compared["scope"]):
         written += write_table(feedback_measures(runs, pieces=True), folder / "feedback")
+    _remove_others(folder, written, TABLES, (".csv", ".parquet"))
     return written
 
 
@@ -106,12 +109,23 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
     import vl_convert
 
     folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
     for figure in figures:
         spec = figure.chart.properties(width=680).to_dict()
         text, version = json.dumps(spec), page.vega_lite_version()
         svg = vl_convert.vegalite_to_svg(text, vl_version=version, config=PRINT)
-        (folder / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
-        (folder / f"{figure.name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+        drawn = folder / f"{figure.name}.svg"
+        drawn.write_text(svg, encoding="utf-8")
+        drawn.with_suffix(".png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+        written += [drawn, drawn.with_suffix(".png")]
+    _remove_others(folder, written, FIGURES, (".svg", ".png"))
+
+
+def _remove_others(folder: Path, written: Sequence[Path], names: Sequence[str], suffixes: Sequence[str]) -> None:
+    """Remove what an earlier report wrote under these names and this one did not; anything else is not ours."""
+    for path in (path for name in names for suffix in suffixes for path in folder.glob(name + suffix)):
+        if path not in written:
+            path.unlink()
 
 
 HEADINGS = {

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html import unescape
@@ -197,3 +198,24 @@ def test_runs_under_several_seeds_are_set_side_by_side(tmp_path):
     html = write_report(tmp_path).read_text()
     assert "Agreement across seeds" in html
     assert len(pd.read_csv(tmp_path / "tables" / "seeds.csv")) == 2
+
+
+def test_a_later_report_leaves_no_file_of_an_earlier_one_and_all_else(tmp_path):
+    scores = factory.scores_of("base", 20, 0.5)
+    runs = [
+        factory.write_run(tmp_path, arm, factory.sample_rows(arm, "arc", scores, details=False), settings=settings, seed=seed)
+        for arm, settings, seed in [("base", {}, 0), ("base", {}, 1), ("ngd_random_neighbors", {"k": 1}, 0)]
+        + [("ngd", {"k": k}, 0) for k in (1, 3)]
+    ]
+    write_report(tmp_path)
+    tables, figures = tmp_path / "tables", tmp_path / "figures"
+    assert {"controls.csv", "controls.parquet", "seeds.csv", "seeds.parquet"} < {path.name for path in tables.iterdir()}
+    assert {"effects.svg", "effects.png", "curve_neighbors.svg"} < {path.name for path in figures.iterdir()}
+    mine = {tables / "mine.csv", tables / "seeds.txt", figures / "mine.png", figures / "effects.pdf"}
+    for path in mine:
+        path.write_text("mine")
+    for run in runs[1:]:
+        shutil.rmtree(run.path)
+    write_report(tmp_path)
+    written = {tables / f"{name}.{kind}" for name in ("comparison", "ablation") for kind in ("csv", "parquet")}
+    assert {*tables.iterdir(), *figures.iterdir()} == written | mine
