@@ -12,6 +12,8 @@ from c3po_bench.store.files import write_json
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
 
+ANALYSIS = "analysis-"
+
 
 def digest(*parts: object) -> str:
     """Twelve hex digits that change when any of `parts` does."""
@@ -42,6 +44,11 @@ class State:
     def get(self, name: str) -> Any:
         """What is remembered under `name`, None if nothing."""
         return self.here.get(name)
+
+    def analysis_id(self, new: str) -> str:
+        """The id of the store's analysis run: what it once was published under, in whatever mode and project, else `new`."""
+        known = (name for here in (self.here, *self.all.values()) for name in here if name.startswith(ANALYSIS))
+        return next(known, ANALYSIS + new)
 
     def put(self, name: str, content: Any) -> None:
         """Remember it, at once and atomically."""

@@ -38,7 +38,7 @@ NOTHING = pd.DataFrame()
 class Published:
     """What one call did."""
 
-    runs: list[str] = field(default_factory=list)  # ids published now
+    runs: list[str] = field(default_factory=list)  # ids published now: new, or changed in result or comparison
     skipped: int = 0  # published before, unchanged
     analysis: str | None = None
     urls: list[str] = field(default_factory=list)
@@ -49,10 +49,10 @@ def publish_store(
 ) -> Published:
     """Publish what is new in a store, in `cfg.mode` (offline: files beside the store, for `wandb sync`).
 
-    Idempotent: ids are the runs' own hashes, and a file beside the store remembers what was published. With
-    `analysis` the run with the tables `comparison` and `ablation` is brought up to date and the dashboard written to
-    RESULTS_DIR/wandb/dashboard.json, and, online and with `save_dashboard`, saved. Raises UserError when another
-    process is publishing this store.
+    Idempotent: ids are the runs' own hashes, and a file beside the store remembers what was published. With `analysis`
+    runs whose row of the comparison changed as the store grew, and the store's one run with the tables `comparison` and
+    `ablation`, are brought up to date and the dashboard written to RESULTS_DIR/wandb/dashboard.json, and, online and
+    with `save_dashboard`, saved. Raises UserError when another process is publishing this store.
     """
     from filelock import FileLock, Timeout
 
@@ -77,33 +77,54 @@ class _Publisher:
         self.name = next((str(e["name"]) for e in self.experiments), results_dir.resolve().name)
         self.entity = cfg.entity or ""
         self.done = Published()
+        self.digests = {run.run_id: run_digest(run) for run in runs}
+        self.rows: dict[str, dict[str, Any]] = {}  # of the comparison, by run id
 
     def publish(self, analysis: bool, save_dashboard: bool) -> Published:
-        digests = {run.run_id: run_digest(run) for run in self.runs}
-        new = [run for run in self.runs if not self.state.has(wandb_id(run), digests[run.run_id])]
-        self.done.skipped = len(self.runs) - len(new)
-        whole = digest(*sorted(digests.items()), self.name)
-        analysis_id = "analysis-" + digest(self.name, self.runs[0].run_id if self.runs else "")
+        new = [run for run in self.runs if not str(self.state.get(wandb_id(run))).startswith(self._content(run))]
+        whole = digest(*sorted(self.digests.items()), self.name)
+        analysis_id = self.state.analysis_id(self._first())
         due = analysis and bool(self.runs) and not self.state.has(analysis_id, whole)
         online = self.cfg.mode == "online" and save_dashboard
         show = due or (analysis and online and bool(self.runs) and not self.state.has("dashboard", whole))
-        whole_store = due or show
-        compared = compare(self.runs if whole_store else self._with_bases(new), refused={}) if new or show else NOTHING
-        numbers = {row["run_id"]: row for row in summary_rows(records(compared))} if len(compared) else {}
+        compared = compare(self.runs if analysis else self._with_bases(new), refused={}) if new or show else NOTHING
+        self.rows = {row["run_id"]: row for row in summary_rows(records(compared))} if len(compared) else {}
+        known = {run.run_id for run in self.runs if show} - {run.run_id for run in new}
+        changed = [r for r in self.runs if r.run_id in known and not self.state.has(wandb_id(r), self._mark(r))]
+        self.done.skipped = len(self.runs) - len(new) - len(changed)
         for run in new:
-            self._publish_run(run, numbers.get(run.run_id, {}))
-            self.state.put(wandb_id(run), digests[run.run_id])
-            self.done.runs.append(wandb_id(run))
+            self._publish_run(run)
         if show:
             ablation = ablation_table(self.runs, compared, self.results_dir)
             said = verdict(compared, compare_controls(self.runs, refused={}))
         if due:
+            self.state.put(analysis_id, "")  # its id, should this be cut short
             self._publish_analysis(analysis_id, compared, said, ablation)
-            self.state.put(analysis_id, whole)
             self.done.analysis = analysis_id
+        for run in changed:  # in their row alone, and last: one more run changes Holm's p of many
+            self._publish_run(run, only_row=self.cfg.mode == "online")
+        if due:
+            self.state.put(analysis_id, whole)
         if show and self._dashboard(said, axes(ablation), online):
             self.state.put("dashboard", whole)
         return self.done
+
+    def _first(self) -> str:
+        """What stays of a store however it grows: the name and the base of its first experiment."""
+        recorded = (run_id for e in self.experiments for run_id in e.get("runs") or [])
+        return digest(self.name, next(recorded, self.runs[0].run_id if self.runs else ""))
+
+    def _bases(self, run: Run) -> list[Run]:
+        return self.partners.by_key.get((str(run.result.get("comparison_key")), BASE), [])[:1]
+
+    def _content(self, run: Run) -> str:
+        """Changes when the run's result does, or that of the base that its samples stand beside."""
+        return digest(*(self.digests[one.run_id] for one in (run, *self._bases(run))))
+
+    def _mark(self, run: Run) -> str:
+        """What is remembered of a published run: its content and its row of the comparison."""
+        row = self.rows.get(run.run_id, {})
+        return f"{self._content(run)}-{digest(*(row.get(name) for name in ('label', *SUMMARY)))}"
 
     def _with_bases(self, new: Sequence[Run]) -> list[Run]:
         keys = {run.result.get("comparison_key") for run in new}
@@ -147,8 +168,9 @@ class _Publisher:
             if not list(folder.glob("*.synced")):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _publish_run(self, run: Run, row: dict[str, Any]) -> None:
-        result = run.result
+    def _publish_run(self, run: Run, only_row: bool = False) -> None:
+        """Publish all of a run; with `only_row` just its name and numbers: W&B has the rest, and would have it twice."""
+        result, row = run.result, self.rows.get(run.run_id, {})
         settings = {ALIASES.get(str(k), str(k)): v for k, v in (result.get("settings") or {}).items()}
         tags = [str(t)[:64] for t in dict.fromkeys([result.get("model"), run.arm, *(result.get("tasks") or [])]) if t]
         started = self._start(
@@ -161,9 +183,12 @@ class _Publisher:
         )
         with started as target:
             self._log_numbers(target, run, row)
-            self._log_curves(target, run)
-            self._log_samples(target, run)
-            self._log_files(target, run)
+            if not only_row:
+                self._log_curves(target, run)
+                self._log_samples(target, run)
+                self._log_files(target, run)
+        self.state.put(wandb_id(run), self._mark(run))
+        self.done.runs.append(wandb_id(run))
 
     def _log_numbers(self, target: Any, run: Run, row: dict[str, Any]) -> None:
         numbers = {name: row[name] for name in SUMMARY if _is_number(row.get(name))}
@@ -190,8 +215,7 @@ class _Publisher:
     def _log_samples(self, target: Any, run: Run) -> None:
         import wandb
 
-        bases = self.partners.by_key.get((str(run.result.get("comparison_key")), BASE))
-        rows = run.samples()
+        bases, rows = self._bases(run), run.samples()
         logged: dict[str, Any] = {"samples": _table(tables.samples_table(rows, bases[0].samples() if bases else []))}
         for name, values in tables.distributions(rows).items():
             logged[f"histogram/{name}"] = wandb.Histogram(values)

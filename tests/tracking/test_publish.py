@@ -7,18 +7,22 @@ import logging
 import shutil
 import sys
 import time
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 
 from c3po_bench import publish as command
 from c3po_bench import tracking
-from c3po_bench.analysis.compare import COLUMNS
+from c3po_bench.analysis.compare import COLUMNS, compare, records
+from c3po_bench.store.reader import load_runs
 from c3po_bench.tracking.config import TrackingConfig
-from c3po_bench.tracking.state import wandb_id
+from c3po_bench.tracking.state import State, wandb_id
 from c3po_bench.tracking.tables import SAMPLES
 from tests import store_factory as factory
 
 pytest.importorskip("wandb")
+from c3po_bench.tracking.wandb_publisher import _Publisher, publish_store  # noqa: E402
 from tests.tracking.wandb_log import offline_runs  # noqa: E402
 
 JSON_TYPES = {str: str, float: int | float, bool: bool}
@@ -122,6 +126,77 @@ def test_a_completed_store_is_completed_and_a_changed_run_replaced(tmp_path, cap
     assert command.main([str(tmp_path), "--mode", "offline"]) == 0
     assert "2 runs published (offline), 4 were already" in capsys.readouterr().out
     assert len(offline_runs(tmp_path)) == 7  # fails on an id with two folders
+
+
+def grow(root):
+    """A store of base and one arm, and what lets it grow: an arm that comes first by name, more cells, a later experiment."""
+    scores = np.array([0, 1] * 20)
+
+    def add(arm, fixed, **settings):
+        own = scores.copy()
+        own[: 2 * fixed : 2] = 1
+        return factory.write_run(root, arm, factory.sample_rows(arm, "arc", own, details=False), settings=settings)
+
+    runs = [add("base", 0), add("ngd", 7, k=1)]
+    factory.write_experiment(root, "one", runs)
+
+    def more():
+        later = [*runs, add("adapter", 1), add("ngd", 0, k=3)]
+        factory.write_experiment(root, "one", later)
+        return later
+
+    return runs, more
+
+
+def test_a_grown_store_is_published_as_it_now_is_under_one_analysis(tmp_path, capsys):
+    runs, more = grow(tmp_path)
+    assert command.main([str(tmp_path), "--mode", "offline"]) == 0
+    before = offline_runs(tmp_path)
+    runs = more()
+    assert command.main([str(tmp_path), "--mode", "offline"]) == 0
+    assert "3 runs published (offline), 1 were already" in capsys.readouterr().out
+    found = offline_runs(tmp_path)
+    for row in records(compare(load_runs(tmp_path))):
+        run = found[row["run_id"].rpartition("-")[2]]
+        assert run.run.display_name == row["label"]
+        assert row["arm"] == "base" or run.summary["p_holm"] == pytest.approx(row["p_holm"])
+    (name,) = (name for name, run in found.items() if run.run.job_type == "analysis")
+    assert name in before and len(found) == len(runs) + 1
+    assert found[wandb_id(runs[0])].folder == before[wandb_id(runs[0])].folder
+    assert command.main([str(tmp_path), "--mode", "offline"]) == 0
+    assert "0 runs published (offline), 4 were already" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "wandb")
+    assert command.main([str(tmp_path), "--mode", "offline"]) == 0
+    assert name in offline_runs(tmp_path)
+
+
+def test_the_analysis_keeps_its_id_in_every_mode_and_project(tmp_path):
+    State(tmp_path, "offline", "/one").put("analysis-first", "content")
+    assert State(tmp_path, "online", "us/two").analysis_id("second") == "analysis-first"
+    assert State(tmp_path / "other", "online", "us/two").analysis_id("second") == "analysis-second"
+
+
+def test_online_what_w_and_b_has_is_not_logged_again(tmp_path, monkeypatch):
+    started: dict[str, MagicMock] = {}
+
+    def start(self, run_id, **options):
+        started[run_id] = MagicMock(options=options, entity="us")
+        started[run_id].__enter__.return_value = started[run_id]
+        return started[run_id]
+
+    monkeypatch.setattr(_Publisher, "_start", start)
+    cfg = TrackingConfig(mode="online")
+    runs, more = grow(tmp_path)
+    publish_store(tmp_path, cfg, save_dashboard=False)
+    ngd = wandb_id(runs[1])
+    assert started[ngd].log.called
+    more()
+    started.clear()
+    publish_store(tmp_path, cfg, analysis=False, save_dashboard=False)
+    assert len(started) == 2 and ngd not in started
+    publish_store(tmp_path, cfg, save_dashboard=False)
+    assert started[ngd].options["name"] == "ngd (k=1)" and started[ngd].summary.update.called
+    assert not started[ngd].log.called and not started[ngd].log_artifact.called
 
 
 def test_end_of_run_publishes_and_reports_success(tmp_path):

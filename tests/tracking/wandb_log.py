@@ -34,7 +34,7 @@ def records(path: Path) -> Iterator[Any]:
 
 
 class OfflineRun:
-    """One offline run folder: its start record, its history rows, its tables and artifacts."""
+    """One offline run folder: its start record, its summary, its history rows, its tables and artifacts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,6 +46,8 @@ class OfflineRun:
             for r in found
             if r.HasField("history")
         ]
+        updates = [item for r in found if r.HasField("summary") for item in r.summary.update]
+        self.summary = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in updates}
         self.artifacts = [r.artifact for r in found if r.HasField("artifact")]
         self.finished = any(r.HasField("exit") for r in found)
 
