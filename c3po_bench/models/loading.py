@@ -155,10 +155,10 @@ def _content(cfg: ModelConfig, path: str, model: Any) -> str:
     return folder_hash(Path(path))
 
 
-def folder_hash(folder: Path) -> str:
-    """What identifies the model in a folder: the files that loading may read."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in READ)
-    return content_hash([[file.name, _file_hash(file)] for file in files])
+def folder_hash(folder: Path, nested: bool = False) -> str:
+    """What identifies the model in a folder: the files that loading may read; with `nested` those of its folders, too."""
+    files = sorted(file for file in (folder.rglob("*") if nested else folder.iterdir()) if file.suffix in READ)
+    return content_hash([[str(file.relative_to(folder)), _file_hash(file)] for file in files])
 
 
 def _file_hash(path: Path) -> str:

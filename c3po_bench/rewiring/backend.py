@@ -15,7 +15,7 @@ from c3po_bench.models.families import family_of
 from c3po_bench.models.loading import load
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.bank import ReferenceBank, build_bank
-from c3po_bench.rewiring.embedders import QuestionEmbedder, check_embedder, load_embedder
+from c3po_bench.rewiring.embedders import QuestionEmbedder, check_embedder, embedder_identity, load_embedder
 from c3po_bench.rewiring.engines import ENGINES, load_engine
 from c3po_bench.rewiring.kernels import check_kernel
 from c3po_bench.rewiring.meter import Meter, peak_memory
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from c3po_bench.config import Config
     from c3po_bench.rewiring.config import MethodConfig
+    from c3po_bench.tasks.items import Item
     from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class RewiringBackend:
         self.descents: Descents = {}
         self.layers = critical_layers(cfg.method.layers, list(family_of(self.loaded.model).layers))
         arms.check_tasks(cfg, tasks)
-        if any(name in arms.BASELINES or arms.needs_bank(name) for name in cfg.arms):
+        tuned = cfg.method.tune != "none" and any(map(arms.learns_a_rate, cfg.arms))
+        if tuned or any(name in arms.BASELINES or arms.needs_bank(name) for name in cfg.arms):
             _ = self.reference_items  # an unknown task among them is refused before anything is scored
 
     @staticmethod
@@ -108,7 +110,7 @@ class RewiringBackend:
         return {
             "references": asdict(cfg.references),
             "reference_items": content_hash(said, 16),
-            "embedder": [cfg.embedder.name, cfg.embedder.model],
+            "embedder": embedder_identity(cfg.embedder),
         }
 
     def draw_references(self, **changes: Any) -> tuple[list[Any], list[str]]:
@@ -163,7 +165,7 @@ class RewiringBackend:
         kept = {(item.task, item.doc_id): item for item in self.bank.items}
         items = [item for item in self.draw_references(permute_options=True)[0] if (item.task, item.doc_id) in kept]
         bank = self._bank(items, only_correct=False)
-        changed = sum(item.pairs[0][0] != kept[item.task, item.doc_id].pairs[0][0] for item in bank.items)
+        changed = sum(_prompts(item) != _prompts(kept[item.task, item.doc_id]) for item in bank.items)
         bank.counts = {**self.bank.counts, "references_reordered": changed}
         return bank
 
@@ -262,6 +264,11 @@ class RewiringArm:
         if self.tuned:
             notes.append(self.backend.tuning.note)
         return {"counts": counts, "curves": {}, "notes": notes}
+
+
+def _prompts(item: Item) -> list[str]:
+    """An item's prompts, whichever choice is behind each: exchanged ones (WinoGrande) are the same."""
+    return sorted(context for context, _ in item.pairs)
 
 
 def method_settings(cfg: Config, method: MethodConfig, arm: str, uses_bank: bool) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.models.loading import folder_hash
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.config import EmbedderConfig
@@ -108,7 +110,7 @@ class _SentenceTransformers:
     def __init__(self, name: str, batch_size: int):
         from sentence_transformers import SentenceTransformer
 
-        self.identity = f"st-{name}"
+        self.identity = "-".join(["st", name, *_content(name)])
         self.batch_size = batch_size
         try:
             self.model = SentenceTransformer(name)
@@ -123,6 +125,15 @@ class _SentenceTransformers:
             self.model.encode(texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False),
             dtype=np.float32,
         )
+
+
+def embedder_identity(cfg: EmbedderConfig) -> list[str | None]:
+    """What finds neighbors: name and model; of a folder also its content."""
+    return [cfg.name, cfg.model, *_content(cfg.model)]
+
+
+def _content(model: str | None) -> list[str]:
+    return [folder_hash(Path(model), nested=True)] if model and Path(model).is_dir() else []
 
 
 def sentence_transformers(cfg: EmbedderConfig, loaded: Any) -> Embedder:

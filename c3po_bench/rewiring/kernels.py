@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from c3po_bench.rewiring.config import KernelConfig
 
+TINY = 1e-12
+
 
 def gaussian(distance: Tensor, similarity: Tensor, bandwidth: Tensor, degree: int) -> Tensor:
     """exp(-d^2 / 2 s^2)."""
@@ -73,12 +75,18 @@ def check_kernel(cfg: KernelConfig) -> None:
 
 
 def kernel_weights(cfg: KernelConfig, similarity: Tensor, mask: Tensor) -> Tensor:
-    """Weights [queries, k] of neighbors with cosine `similarity` [queries, k]; 0 where `mask` is false."""
+    """Weights [queries, k] of neighbors with cosine `similarity` [queries, k]; 0 where `mask` is false.
+
+    Only their ratios count: where all are far for the bandwidth, they are relative to the largest, which would else be lost.
+    """
     check_kernel(cfg)
+    given, similarity = similarity.dtype, similarity.double()
     distance = (2 - 2 * similarity).clamp_min(0.0).sqrt()
     if cfg.bandwidth == "median":
         known = distance.masked_fill(~mask, float("nan"))
         bandwidth = known.nanmedian(dim=-1, keepdim=True).values.nan_to_num(1.0).clamp_min(1e-6)
     else:
         bandwidth = distance.new_tensor(float(cfg.bandwidth))
-    return KERNELS[cfg.name](distance, similarity, bandwidth, cfg.degree).masked_fill(~mask, 0.0)
+    weights = KERNELS[cfg.name](distance, similarity, bandwidth, cfg.degree).masked_fill(~mask, 0.0)
+    largest = weights.amax(dim=-1, keepdim=True) if weights.shape[-1] else weights.new_ones(1)
+    return torch.where((largest > 0) & (largest < TINY), weights / largest, weights).to(given)

@@ -20,6 +20,7 @@ import torch
 
 from c3po_bench.console import Progress
 from c3po_bench.errors import UserError
+from c3po_bench.rewiring.embedders import embedder_identity
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Recipe, Rewirer
 from c3po_bench.rewiring.surrogates import load_surrogate
@@ -70,7 +71,7 @@ def tune(backend: RewiringBackend) -> Tuning:
             f"method.tune=reference needs at least 5 references, of which it hides a fifth; there are {len(items)}"
         )
     data = [[item.task, item.doc_id, item.question, item.pairs, item.gold, item.lengths] for item in items]
-    embedder = [cfg.embedder.name, cfg.embedder.model]
+    embedder = embedder_identity(cfg.embedder)
     identity = [backend.model_hash, cfg.model.dtype, asdict(cfg.method), asdict(cfg.references), embedder, data]
     path = Path(cfg.results_dir) / "tuned" / f"{content_hash([*identity, cfg.seed])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

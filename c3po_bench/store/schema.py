@@ -68,7 +68,7 @@ class Sample(TypedDict, total=False):
     pathway_after: list[list[float]]
     pathway_change: float  # Euclidean distance between the two
     dropped_duplicates: int  # references too like the item to be its neighbors
-    votes: list[float]  # knn_vote: kernel weight for each choice
+    votes: list[float]  # knn_vote: each choice's share of the kernel weight
     prompt: str  # feedback: what was asked, with the answers of the arm and of the base model
     response: str
     baseline_response: str

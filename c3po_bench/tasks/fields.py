@@ -41,6 +41,11 @@ def compile_once() -> None:
         jinja.from_string = lru_cache(1024)(jinja.from_string)
 
 
+def _texts(doc: Mapping[str, Any]) -> Any:
+    given = doc.get("choices")
+    return given.get("text") if isinstance(given, Mapping) else given
+
+
 @dataclass(frozen=True)
 class Fields:
     """The stock templates of one multiple-choice task."""
@@ -95,11 +100,13 @@ class Fields:
             return [str(doc[field]) for field in OPTION_FIELDS[self.task]]
         if not self.lettered:
             return [str(choice).strip() for choice in self.choices(doc)]
-        given = doc.get("choices")
-        options = given.get("text") if isinstance(given, Mapping) else given
-        if not isinstance(options, list):
+        if not self.keeps_options(doc):
             raise UserError(f"task {self.task!r}: no field `choices` to take the options' texts from")
-        return [str(option) for option in options]
+        return [str(option) for option in _texts(doc)]
+
+    def keeps_options(self, doc: Mapping[str, Any]) -> bool:
+        """Whether a lettered task's document has the options' texts where `options` looks for them."""
+        return isinstance(_texts(doc), list)
 
     def several_inputs(self, doc: Mapping[str, Any]) -> bool:
         """Whether the choices stand in the prompt and one continuation is scored after each (WinoGrande)."""

@@ -89,8 +89,21 @@ def read_splits(files: dict[str, Path], **_: Any) -> dict[str, Any]:
     splits = {}
     for split, path in files.items():
         with path.open(encoding="utf-8") as lines:
-            splits[split] = Dataset.from_list([json.loads(line) for line in lines if line.strip()])
+            rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+        if not rows:
+            raise UserError(f"{path} holds no rows")
+        splits[split] = Dataset.from_list(rows)
     return splits
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where} is no JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is no JSON object")
+    return row
 
 
 def from_hub(task: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ and CommonsenseQA are lettered already: there `cloze` (stock) and `letters` are 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +57,30 @@ class Layout:
         options = self.fields.options(doc)
         return [options[i] for i in self.order(doc)]
 
+    def shown(self, doc: Mapping[str, Any]) -> list[str]:
+        """The same for a reader: the stock letters where a document keeps its options elsewhere than in `choices`."""
+        if self.fields.lettered and not self.permute and not self.fields.keeps_options(doc):
+            return self.fields.choices(doc)
+        return self.options(doc)
+
     def text(self, doc: Mapping[str, Any]) -> str | int:
         """`doc_to_text`: the prompt; for a task with one prompt for each choice, the index of the right one."""
+        if self.fields.lettered and self.permute:
+            return self._exchanged(doc)
         if self.lettered:
-            lines = [f"{LETTERS[i]}. {option}" for i, option in enumerate(self.options(doc))]
-            return "\n".join([self.fields.body(doc), *lines, "Answer:"])
+            return "\n".join([self.fields.body(doc), _listed(self.options(doc)), "Answer:"])
         if self.fields.several_inputs(doc):
             return self.golds(doc)[0]
         return render(self.fields.text, doc)
+
+    def _exchanged(self, doc: Mapping[str, Any]) -> str:
+        """The stock prompt with its list of options in the order shown, and nothing else changed."""
+        stock, listed = str(render(self.fields.text, doc)), _listed(self.fields.options(doc))
+        if stock.count(listed) != 1:
+            raise errors.UserError(
+                f"task {self.fields.task!r}: its prompt does not list the options as 'A. ...' lines, so they can't be permuted"
+            )
+        return stock.replace(listed, _listed(self.options(doc)))
 
     def choices(self, doc: Mapping[str, Any]) -> list[str]:
         """`doc_to_choice`."""
@@ -85,6 +101,10 @@ class Layout:
             return str(render(self.fields.target, doc))
         golds = self.golds(doc)
         return golds[0] if len(golds) == 1 else golds
+
+
+def _listed(options: Sequence[str]) -> str:
+    return "\n".join(f"{LETTERS[i]}. {option}" for i, option in enumerate(options))
 
 
 def check(rule: str, num_fewshot: int) -> None:

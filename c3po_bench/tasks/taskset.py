@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from c3po_bench.errors import UserError
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
 from c3po_bench.tasks.fields import compile_once
@@ -53,11 +54,15 @@ class TaskSet:
         self.groups: dict[str, list[str]] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         self._tasks: dict[str, ConfigurableTask] = {}
-        catalog = Catalog()
+        catalog, stock = Catalog(), {}
         for name in names:
             leaves = own[name] if own and name in own else catalog.expand(name)
             self.groups[name] = list(leaves)
             for task, config in leaves.items():
+                if stock.setdefault(task, _plain(config)) != _plain(config):
+                    raise UserError(
+                        f"tasks: {name} holds another task {task} than one before it: give one of them another name"
+                    )
                 if task not in self.configs:
                     self.configs[task] = self._configure(task, config, root, permute_options)
         self._folders = catalog.folders
@@ -136,9 +141,14 @@ class TaskSet:
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=_source).encode())
             docs: Any = islice(task.eval_docs, limit)
             for doc_id, doc in enumerate(docs):
-                asked = [request.args for request in self._requests(task, doc_id, doc)]
-                choice = task.OUTPUT_TYPE == "multiple_choice"
-                right = rules.layout_of(task).golds(doc) if choice else task.doc_to_target(doc)
+                with _rendering(name, doc_id):
+                    asked = [request.args for request in self._requests(task, doc_id, doc)]
+                    choice = task.OUTPUT_TYPE == "multiple_choice"
+                    right = rules.layout_of(task).golds(doc) if choice else task.doc_to_target(doc)
+                    if choice and not all(0 <= gold < len(self.choice_lengths(task, doc)) for gold in right):
+                        raise ValueError(f"its answer, {right}, is none of its choices")
+                    if choice and rules.headline(task, self.rule) == "acc_norm" and not all(self.choice_lengths(task, doc)):
+                        raise ValueError("a choice without text can't be scored by length")
                 digest.update(json.dumps([asked, right], sort_keys=True, default=str).encode())
             hashes[name] = digest.hexdigest()
         return hashes
@@ -160,7 +170,7 @@ class TaskSet:
     @staticmethod
     def choice_texts(task: ConfigurableTask, doc: Mapping[str, Any]) -> list[str] | None:
         """The texts of the options in the order the model is asked about them; None for generation tasks."""
-        return rules.layout_of(task).options(doc) if task.OUTPUT_TYPE == "multiple_choice" else None
+        return rules.layout_of(task).shown(doc) if task.OUTPUT_TYPE == "multiple_choice" else None
 
     @staticmethod
     def choice_lengths(task: ConfigurableTask, doc: Mapping[str, Any]) -> list[float]:
@@ -186,6 +196,11 @@ class TaskSet:
         return rendered
 
 
+def _plain(config: dict[str, Any]) -> str:
+    """A config as text: equal for two readings of one file."""
+    return json.dumps(config, sort_keys=True, default=_source)
+
+
 def _source(value: Any) -> str:
     """What stands for a function in a hash: its file's text, helpers included; for anything else without JSON its type.
 
@@ -196,6 +211,17 @@ def _source(value: Any) -> str:
         return inspect.getsource(value) if ours else Path(inspect.getfile(value)).read_text(encoding="utf-8")
     except (AttributeError, TypeError, OSError):
         return type(value).__qualname__
+
+
+@contextmanager
+def _rendering(task: str, doc_id: int) -> Iterator[None]:
+    """Name the document whose fields a task's templates can't do with."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"task {task}: document {doc_id} can't be asked ({type(error).__name__}: {error})") from error
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from rewiring_world import FAMILIES, tasks_of
 
 from c3po_bench.config import ModelConfig
@@ -18,6 +20,8 @@ from c3po_bench.models.loading import load
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.backend import RewiringBackend
 from c3po_bench.rewiring.baselines import training, virtual_tokens
+from c3po_bench.rewiring.baselines.knn_vote import KnnVoteLM
+from c3po_bench.tasks.items import Item
 
 TRAINED = ["soft_prompt", "prefix_tuning", "router_tuning", "sft"]
 STILL = {"steps": 1, "learning_rate": 0.0, "batch_size": 2}
@@ -198,6 +202,21 @@ def test_knn_vote_of_letters(experiment):
     assert len(predictions) > 1 and vote.result["counts"]["silent"] == 0
 
 
+@pytest.mark.parametrize("weights", [[1.0] * 5, [3e-4] * 5])
+def test_the_most_voted_choice_wins_whatever_its_length_and_the_weights(weights):
+    answers = ["ox", "ox", "ox", "hippopotamus", "hippopotamus"]
+    items = [Item("t", i, "h", "q", (("c", f" {a}"),), 0) for i, a in enumerate(answers)]
+    choices = ["bee", "ox", "hippopotamus"]
+    lm: Any = KnnVoteLM(lambda asked: [([0, 1, 2, 3, 4], weights, {}) for _ in asked], items, 0)  # type: ignore[arg-type]
+    doc = {"question": "q", "key": "k"}
+    asked = [Instance("loglikelihood", doc, ("c", f" {c}"), i, metadata=("t", 0, 1)) for i, c in enumerate(choices)]
+    scores = [score for score, _ in lm.loglikelihood(asked)]
+    for lengths in ([1, 1, 1], [len(c) for c in choices]):
+        judged = [s / n for s, n in zip(scores, lengths, strict=True)]
+        assert max(range(3), key=judged.__getitem__) == 1
+    assert lm.pop_details()["t", 0]["votes"] == [0, 0.6, 0.4]
+
+
 def test_knn_vote_says_when_it_guessed(experiment):
     _, vote = run(experiment(arms=["knn_vote"], limit=30))
     silent = [row for row in vote.samples() if not any(row["votes"])]
@@ -221,7 +240,21 @@ def test_arms_for_choices_refuse_written_answers(backend, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("icl", {"shots": 0}), ("knn_vote", {"k": 0}), ("sft", {"step": 3}), ("soft_prompt", {"tokens": "x"})],
+    [
+        ("icl", {"shots": 0}),
+        ("knn_vote", {"k": 0}),
+        ("sft", {"step": 3}),
+        ("soft_prompt", {"tokens": "x"}),
+        ("soft_prompt", {"tokens": 0}),
+        ("sft", {"rank": 0}),
+        ("sft", {"learning_rate": -1.0}),
+        ("sft", {"batch_size": 0}),
+        ("sft", {"steps": -1}),
+        ("kernel_regression", {"points": 0}),
+        ("kernel_regression", {"alpha": 5.0}),
+        ("mode_finding", {"iterations": -1}),
+        ("routing_temperature", {"temperature": 0.0}),
+    ],  # fmt: skip
 )
 def test_options_of_baselines_are_checked(experiment, name, options):
     with pytest.raises(UserError, match=name):

@@ -4,8 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from c3po_bench.rewiring.embedders import QuestionEmbedder
+from c3po_bench.rewiring.config import EmbedderConfig
+from c3po_bench.rewiring.embedders import QuestionEmbedder, embedder_identity
 from c3po_bench.rewiring.meter import Meter
+
+
+def test_a_folder_is_known_by_what_is_in_it(tmp_path):
+    cfg = EmbedderConfig("sentence_transformers", str(tmp_path))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text("{}")
+    first = embedder_identity(cfg)
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"mode": "cls"}')
+    assert embedder_identity(cfg) != first
+    assert embedder_identity(EmbedderConfig("minilm")) == ["minilm", None]
 
 
 class Recording:

@@ -74,3 +74,16 @@ def test_bandwidths_that_cannot_be(bandwidth):
 def test_unknown_kernel_names_the_nearest():
     with pytest.raises(UserError, match="'gaussian'"):
         kernel_weights(KernelConfig(name="gausian"), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "matern12", "matern32", "matern52"])
+def test_neighbors_far_for_the_bandwidth_keep_their_ratios(name):
+    """Their weights are below what single precision has; a mean over them must stay a mean."""
+    similarity = torch.tensor([[0.3, 0.2, 0.1], [0.99, 0.2, 0.1]])
+    found = kernel_weights(
+        KernelConfig(name=name, bandwidth="0.1" if name == "gaussian" else "0.02"), similarity, similarity > 0
+    )
+    assert found[0, 0] == 1 and 0 < found[0, 1] < 1 and found[0, 2] < found[0, 1]
+    if name == "gaussian":
+        assert found[0, 1] == pytest.approx(np.exp(-(1.6 - 1.4) / 0.02), rel=1e-4)
+        assert found[1, 0] == pytest.approx(np.exp(-0.02 / 0.02), rel=1e-4)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import lm_eval
 import pytest
+import yaml
 from lm_eval.api.model import LM
 
 from c3po_bench.errors import UserError
@@ -199,3 +201,87 @@ def test_question_texts_are_questions(tiny_root: Path) -> None:
     assert texts["hellaswag"].startswith("Cooking: A man cooks")
     assert texts["mmlu_anatomy"] == "Which bone is number 201?"
     assert texts["copa"] == "It rained for 101 days therefore"
+
+
+LISTED = "A. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nAnswer:"
+
+
+def own_task(folder: Path, name: str, **changes: Any) -> str:
+    """A YAML of a lettered task whose documents are the three that it comes with."""
+    docs = [
+        {"passage": f"Passage {i}.", "question": f"what is {i}?", "choices": [f"{w} {i}" for w in ("one", "two", "three")],
+         "opa": f"one {i}", "opb": f"two {i}", "opc": f"three {i}", "answer": i % 3}
+        for i in range(3)
+    ]  # fmt: skip
+    data = folder / name
+    data.mkdir(parents=True, exist_ok=True)
+    (data / "test.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in changes.pop("docs", docs)))
+    config = {
+        "task": name, "dataset_path": "none", "test_split": "test", "output_type": "multiple_choice",
+        "doc_to_text": "Passage: {{passage}}\nQuestion: {{question}}\n" + LISTED,
+        "doc_to_choice": ["A", "B", "C"], "doc_to_target": "answer", "metric_list": [{"metric": "acc"}],
+    }  # fmt: skip
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config | changes))
+    return str(path)
+
+
+def test_permuting_a_lettered_prompt_changes_its_order_and_nothing_else(tmp_path: Path) -> None:
+    path = own_task(tmp_path, "lettered")
+    stock, mixed = (TaskSet([path], data_root=tmp_path, permute_options=p, seed=1) for p in (False, True))
+    prompts = [[_first(tasks, "lettered", i).pairs[0][0] for i in range(3)] for tasks in (stock, mixed)]
+    assert prompts[0] != prompts[1]
+    for i, (plain, other) in enumerate(zip(*prompts, strict=True)):
+        assert other.startswith(f"Passage: Passage {i}.\nQuestion: what is {i}?\nA. ") and other.endswith("\nAnswer:")
+        assert sorted(x[3:] for x in plain.splitlines()[2:5]) == sorted(x[3:] for x in other.splitlines()[2:5])
+
+
+def test_a_prompt_whose_options_cannot_be_exchanged_is_refused(tmp_path: Path) -> None:
+    text = "{{question}} (A) {{choices[0]}} (B) {{choices[1]}} (C) {{choices[2]}}"
+    tasks = TaskSet([own_task(tmp_path, "inline", doc_to_text=text)], data_root=tmp_path, permute_options=True)
+    with pytest.raises(UserError, match="'inline': its prompt does not list the options"):
+        tasks.request_hashes()
+
+
+def test_options_kept_elsewhere_are_shown_as_letters(tmp_path: Path) -> None:
+    """As in medmcqa: the prompt has them, no field `choices` has."""
+    text = "{{question}}\nA. {{opa}}\nB. {{opb}}\nC. {{opc}}\nAnswer:"
+    docs = [{"question": f"what is {i}?", "opa": "x", "opb": "y", "opc": "z", "answer": i} for i in range(3)]
+    tasks = TaskSet([own_task(tmp_path, "apart", doc_to_text=text, docs=docs)], data_root=tmp_path)
+    task = tasks.load()["apart"]
+    assert tasks.choice_texts(task, task.eval_docs[0]) == ["A", "B", "C"]
+    with pytest.raises(UserError, match="no field `choices`"):
+        TaskSet(tasks.names, data_root=tmp_path, permute_options=True).request_hashes()
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
+    first = own_task(tmp_path / "a", "same")
+    second = own_task(tmp_path / "b", "same", doc_to_text="{{question}}")
+    assert TaskSet([first, first], data_root=tmp_path / "a").groups == {first: ["same"]}
+    with pytest.raises(UserError, match="holds another task same than one before it"):
+        TaskSet([first, second], data_root=tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("rule", "doc", "said"),
+    [
+        ("cloze", {"question": "q", "choices": ["a", "b"], "answer": 5}, "document 1 can't be asked .ValueError: 5"),
+        ("length_normalized", {"question": "q", "choices": ["a", ""], "answer": 0}, "a choice without text"),
+        ("cloze", {"question": "q", "choices": None, "answer": 0}, "document 1 can't be asked"),
+    ],
+)
+def test_documents_that_cannot_be_asked_are_named(rule: str, doc: dict[str, Any], said: str, tmp_path: Path) -> None:
+    docs = [{"question": "p", "choices": ["a", "b"], "answer": 1}, doc]
+    own = own_task(tmp_path, "plain", doc_to_text="question", doc_to_choice="{{choices}}", docs=docs)
+    with pytest.raises(UserError, match=said):
+        TaskSet([own], data_root=tmp_path, rule=rule).request_hashes()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "holds no rows"), ("{x}\n", "line 1 is no JSON"), ("[1]\n", "no JSON object")]
+)
+def test_data_that_is_no_json_lines_is_named(text: str, said: str, tmp_path: Path) -> None:
+    path = own_task(tmp_path, "plain")
+    (tmp_path / "plain" / "test.jsonl").write_text(text)
+    with pytest.raises(UserError, match=said):
+        TaskSet([path], data_root=tmp_path).load()

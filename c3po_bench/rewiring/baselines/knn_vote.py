@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from c3po_bench.rewiring.backend import RewiringBackend
 
-FLOOR = 1e-3
+FLOOR = 1e-6  # for the guess: it decides ties, and where nobody votes
 
 
 def knn_vote(backend: RewiringBackend, *, k: int = 5) -> KnnVoteArm:
@@ -71,7 +71,7 @@ class KnnVoteArm(BaselineArm):
 
 
 class KnnVoteLM(LM):
-    """Log vote shares in the place of log-likelihoods."""
+    """Log vote shares, relative to the largest, in the place of log-likelihoods."""
 
     def __init__(self, retriever: Retriever, items: list[Any], seed: int):
         super().__init__()
@@ -94,12 +94,12 @@ class KnnVoteLM(LM):
             for place, weight in zip(places, weights, strict=True):
                 if choices.count(self.answers[place]) == 1:  # the same text everywhere (WinoGrande) tells nothing
                     votes[choices.index(self.answers[place])] += weight
+            votes = [vote / (sum(votes) or 1.0) for vote in votes]
             self._details[key] = {**details, "votes": [round(vote, 6) for vote in votes]}
             guess = item_seed(self.seed, "knn_vote", doc["key"]) % len(choices)
-            total = sum(votes) + FLOOR
-            for n, position in enumerate(positions):
-                share = (votes[n] + (FLOOR if n == guess else 0.0)) / total
-                out[position] = (math.log(share + 1e-9), n == guess)
+            shares = [vote + (FLOOR if n == guess else 0.0) for n, vote in enumerate(votes)]
+            for n, position in enumerate(positions):  # the largest is 0, which no length makes less
+                out[position] = (math.log(shares[n] / max(shares) + 1e-9), shares[n] == max(shares))
         return out
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

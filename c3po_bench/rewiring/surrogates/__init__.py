@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,13 @@ SURROGATES: dict[str, str | Callable[..., Solution]] = {
     "random_pathway": "c3po_bench.rewiring.surrogates.random_pathway:random_pathway",
     "routing_temperature": "c3po_bench.rewiring.surrogates.routing_temperature:routing_temperature",
 }
+
+RANGES = {
+    "alpha": (0, 1), "iterations": (0, math.inf), "points": (1, math.inf), "temperature": (1e-6, math.inf),
+    "steps": (0, math.inf), "batch_size": (1, math.inf), "learning_rate": (0, math.inf), "rank": (1, math.inf),
+    "tokens": (1, math.inf), "k": (1, math.inf), "examples": (0, math.inf),
+}  # fmt: skip
+"""Least and most of the options of our own arms, by name."""
 
 
 @dataclass(frozen=True)
@@ -110,4 +118,9 @@ def checked_options(arm: str, function: Callable[..., Any], given: dict[str, Any
         if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
             raise UserError(f"arm.{arm}.{key}={value!r}: {type(default).__name__} expected, like {default!r}")
         options[key] = value
+    for key, value in options.items():
+        least, most = RANGES.get(key, (-math.inf, math.inf))
+        if function.__module__.startswith("c3po_bench.") and isinstance(value, int | float) and not least <= value <= most:
+            told = f"between {least:g} and {most:g}" if most < math.inf else f"at least {least:g}"
+            raise UserError(f"arm.{arm}.{key}={value}: must be {told}")
     return options
