@@ -143,15 +143,22 @@ class TaskSet:
             for doc_id, doc in enumerate(docs):
                 with _rendering(name, doc_id):
                     asked = [request.args for request in self._requests(task, doc_id, doc)]
-                    choice = task.OUTPUT_TYPE == "multiple_choice"
-                    right = rules.layout_of(task).golds(doc) if choice else task.doc_to_target(doc)
-                    if choice and not all(0 <= gold < len(self.choice_lengths(task, doc)) for gold in right):
-                        raise ValueError(f"its answer, {right}, is none of its choices")
-                    if choice and rules.headline(task, self.rule) == "acc_norm" and not all(self.choice_lengths(task, doc)):
-                        raise ValueError("a choice without text can't be scored by length")
+                    if task.OUTPUT_TYPE == "multiple_choice":
+                        right = self._checked_golds(task, doc)
+                    else:
+                        right = task.doc_to_target(doc)
                 digest.update(json.dumps([asked, right], sort_keys=True, default=str).encode())
             hashes[name] = digest.hexdigest()
         return hashes
+
+    def _checked_golds(self, task: ConfigurableTask, doc: Mapping[str, Any]) -> list[int]:
+        """Places of the right choices. ValueError where there is no such choice, or one that can't be scored."""
+        golds, lengths = rules.layout_of(task).golds(doc), self.choice_lengths(task, doc)
+        if not all(0 <= gold < len(lengths) for gold in golds):
+            raise ValueError(f"its answer, {golds}, is none of its {len(lengths)} choices")
+        if rules.headline(task, self.rule) == "acc_norm" and not all(lengths):
+            raise ValueError("a choice without text can't be scored by length")
+        return golds
 
     @staticmethod
     def _requests(task: ConfigurableTask, doc_id: int, doc: dict[str, Any]) -> list[Any]:
