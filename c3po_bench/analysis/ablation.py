@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -105,12 +106,12 @@ def _axes(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
 
 def leading_number(value: object) -> float:
     """The size that a setting names: 5 for 'last:5', 20 for 'top:20', 3 for '0,3,7'; NaN for 'all'."""
-    if isinstance(value, int | float):
-        return float(value)
     text = str(value)
+    with suppress(ValueError):
+        return float(text)
     if re.fullmatch(r"\d+(,\d+)+", text):
         return float(text.count(",") + 1)
-    found = re.findall(r":(\d+)", text) or re.findall(r"^\d+(?:\.\d+)?$", text)
+    found = re.findall(r":(\d+)", text)
     return sum(map(float, found)) if found else float("nan")
 
 

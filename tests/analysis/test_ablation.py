@@ -79,7 +79,7 @@ def test_settings_of_an_arm_become_columns_and_other_metrics_rows(tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "size"),
-    [("last:5", 5), ("top:20", 20), ("0,3,7", 3), ("first:2+last:3", 5), (7, 7), ("7", 7)],
+    [("last:5", 5), ("top:20", 20), ("0,3,7", 3), ("first:2+last:3", 5), (7, 7), ("7", 7), ("1e-05", 1e-5)],
 )
 def test_size_of_a_setting(setting, size):
     assert leading_number(setting) == size
