@@ -126,7 +126,7 @@ def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
 
 def _settings(run: Run) -> dict[str, Any]:
     raw = run.result.get("settings") or {}
-    named = {str(ALIASES.get(str(k), k)): value for k, value in raw.items() if k not in MEASURES}
+    named = {str(ALIASES.get(str(k), k)): _flat(value) for k, value in raw.items() if k not in IDENTITY | MEASURES}
     named["seed"] = run.result.get("seed")
     if run.arm != BASE:
         named.setdefault("reference_size", (run.result.get("counts") or {}).get("references"))
@@ -134,6 +134,13 @@ def _settings(run: Run) -> dict[str, Any]:
         if named.get(name) is not None:
             named[f"n_{name}"] = leading_number(named[name])
     return named
+
+
+def _flat(value: Any) -> Any:
+    """A list (a plugin's options may hold one) as the text that names it; other containers as Python shows them."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value) if isinstance(value, dict | set) else value
 
 
 def _cost(run: Run) -> dict[str, Any]:
@@ -210,7 +217,9 @@ def _typed(rows: list[dict[str, Any]], extra: list[str]) -> pd.DataFrame:
     for name, kind in kinds.items():
         values = [row.get(name) for row in rows]
         values = [v if _known(v) else None for v in values]
-        if kind == "str" or (kind == "object" and (kind := _kind_of(values)) == "str"):
+        if kind == "object" or (name in SETTINGS and kind != "str" and not _fits(values, kind)):
+            kind = _kind_of(values)
+        if kind == "str":
             values = [None if v is None else str(v) for v in values]
         frame[name] = pd.Series(values, dtype=object).astype(kind)  # type: ignore[call-overload]
     return frame
@@ -220,8 +229,14 @@ def _known(value: Any) -> bool:
     return value is not None and value is not pd.NA and value == value
 
 
+def _fits(values: list[Any], kind: str) -> bool:
+    """Whether a column of numbers takes these values as they are; a plugin may give half a step or a word."""
+    known = [v for v in values if v is not None]
+    return all(isinstance(v, int | float) and (kind == "float64" or float(v).is_integer()) for v in known)
+
+
 def _kind_of(values: list[Any]) -> str:
-    """The type of a setting that only some arms have: booleans, numbers, or text where it is mixed."""
+    """The type of a setting whose values decide it: booleans, numbers, or text where they are mixed."""
     kinds = {type(v) for v in values if v is not None}
     if kinds == {bool}:
         return "boolean"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
@@ -50,6 +51,11 @@ def _ordered(values: Iterable[object]) -> list[str]:
     return sorted(distinct, key=key)
 
 
+def _slug(*parts: str) -> str:
+    """A figure's name, which is also its file's: a plugin's settings may be called anything."""
+    return re.sub(r"[^\w-]+", "_", "_".join(parts))
+
+
 def heat_map(cells: list[dict[str, Any]], row: str, column: str) -> Figure | None:
     """Mean difference to base by two settings, averaged over the others; gaps are empty and crossed."""
     groups: dict[tuple[str, str], list[float]] = {}
@@ -90,7 +96,7 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str) -> Figure | Non
     said = f" Largest mean {best['text']} at {row} {best['row']}, {column} {best['column']}." if best else ""
     said += f" {gaps} combinations have no finished run (×)." if gaps else ""
     caption = f"{heading}, in points, averaged over the other settings.{said}"
-    return Figure(f"heat_{row}_{column}", "heat map", f"{row} × {column}", caption, caption, chart)
+    return Figure(_slug("heat", row, column), "heat map", f"{row} × {column}", caption, caption, chart)
 
 
 def curve(cells: list[dict[str, Any]], name: str) -> Figure:
@@ -134,4 +140,4 @@ def curve(cells: list[dict[str, Any]], name: str) -> Figure:
     span = "the range over the other settings" if several else "the paired 95% interval"
     said = "; ".join(f"{v['arm']} at {v['setting']}: {v['difference']:+.1f}" for v in values[:30])
     caption = f"Difference to base over {name}; bars are {span}."
-    return Figure(f"curve_{name}", "curve", name, caption, f"{caption} {said}.", chart)
+    return Figure(_slug("curve", name), "curve", name, caption, f"{caption} {said}.", chart)

@@ -77,6 +77,18 @@ def test_settings_of_an_arm_become_columns_and_other_metrics_rows(tmp_path):
     assert str(table["dense"].dtype) == "boolean" and row["layers"] == "last:5"
 
 
+def test_settings_of_a_plugin_are_whatever_they_are(tmp_path):
+    scores = factory.scores_of("base", 20, 0.5)
+    factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", scores, details=False))
+    for cell in ({"k": 1.5, "steps": "auto", "where": [1, 2], "label": 1}, {"k": 3, "steps": 10, "where": [3], "label": 2}):
+        factory.write_run(tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False), settings=cell)
+    table = ablation_table(load_runs(tmp_path))
+    cells = table[table["arm"] == "ngd"].sort_values("neighbors")
+    assert axes(table) == ["neighbors", "steps", "where"]
+    assert list(cells["neighbors"]) == [1.5, 3] and list(cells["steps"]) == ["auto", "10"]
+    assert list(cells["where"]) == ["1,2", "3"] and all(cells["label"].str.startswith("ngd"))
+
+
 @pytest.mark.parametrize(
     ("setting", "size"),
     [("last:5", 5), ("top:20", 20), ("0,3,7", 3), ("first:2+last:3", 5), (7, 7), ("7", 7), ("1e-05", 1e-5)],

@@ -171,6 +171,16 @@ def test_large_sweeps_show_the_best_and_say_that_they_were_picked(tmp_path):
     assert len(block(html, "explorer")["arms"]) == 4
 
 
+def test_figures_of_settings_with_any_name_are_files(tmp_path):
+    factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", factory.scores_of("base", 10, 0.5), details=False))
+    for k in (1, 2, 3):
+        rows = factory.sample_rows("ngd", "arc", factory.scores_of("ngd", 10, 0.5), details=False)
+        factory.write_run(tmp_path, "ngd", rows, settings={"../my opt/ion": k, "z": k % 2})
+    write_report(tmp_path)
+    found = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"heat__my_opt_ion_z.svg", "curve__my_opt_ion.svg", "curve_z.png"} <= found
+
+
 PROBE = """
 import sys, time
 from c3po_bench.report.build import write_report
