@@ -55,7 +55,7 @@ MEASURES = {
 }
 IDENTITY = {"arm": "str", "label": "str", "run_id": "str", "model": "str"}
 ALIASES = {"k": "neighbors", "lr": "learning_rate", "references": "reference_size"}
-IMPLIED = 0.5  # a grid filled to this share is one grid with gaps; below, it is several one-way sweeps
+IMPLIED = 0.5  # a grid filled beyond this share is one grid with gaps; below, it is several one-way sweeps
 
 
 def ablation_table(
@@ -191,24 +191,50 @@ def _unfinished(results_dir: str | Path | None, finished: set[str]) -> list[dict
 
 
 def _missing(rows: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
-    """The cells that a mostly filled grid lacks, one row an arm, task and cell."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """The cells that a mostly filled grid lacks, one row an arm, model, task and cell."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["status"] == "done" and row["arm"] != BASE and row["metric"] == "acc":
-            groups.setdefault((row["arm"], row["task"]), []).append(row)
+            groups.setdefault((row["arm"], row["model"], row["task"]), []).append(row)
     gaps: list[dict[str, Any]] = []
     for group in groups.values():
-        values = {name: sorted({row.get(name) for row in group}, key=str) for name in names}
-        varied = {name: found for name, found in values.items() if len(found) > 1}
-        present = {tuple(row.get(name) for name in varied) for row in group}
-        cells = prod(map(len, varied.values()))
-        if len(varied) < 2 or len(present) == cells or len(present) < IMPLIED * cells:
+        grid = _grid(group, names)
+        values = [sorted({row.get(name) for row in group}, key=str) for name in grid]
+        present = {tuple(row.get(name) for name in grid) for row in group}
+        cells = prod(map(len, values))
+        if len(grid) < 2 or not IMPLIED * cells < len(present) < cells:
             continue
-        constant = {name: group[0].get(name) for name in ("arm", "model", "task", "level", "scope", "group")}
-        constant |= {"metric": "acc", "status": "missing"}
-        lacking = (cell for cell in product(*varied.values()) if cell not in present)
-        gaps += [constant | dict(zip(varied, cell, strict=True)) for cell in lacking]
+        shared = {name: group[0].get(name) for name in ("arm", "model", "task", "level", "scope", "group")}
+        shared |= {"metric": "acc", "status": "missing"}
+        follow = {name: _followed(group, name, grid) for name in names if name not in grid}
+        for cell in product(*values):
+            if cell not in present:
+                own = dict(zip(grid, cell, strict=True))
+                gaps.append(shared | own | {name: value[own[other]] for name, (other, value) in follow.items()})
     return gaps
+
+
+def _grid(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
+    """The settings that vary over `rows` on their own: one that is a function of another spans no cells beside it."""
+    grid = [name for name in names if len({row.get(name) for row in rows}) > 1]
+    for name in grid[::-1]:
+        if any(by_value(rows, name, other) for other in grid if other != name):
+            grid.remove(name)
+    return grid
+
+
+def by_value(rows: list[dict[str, Any]], name: str, other: str) -> dict[Any, Any]:
+    """The value of `name` for each of `other`, where it is a function of it (a rate tuned for each layer); else empty."""
+    found: dict[Any, Any] = {}
+    for row in rows:
+        if found.setdefault(row.get(other), row.get(name)) != row.get(name):
+            return {}
+    return found
+
+
+def _followed(rows: list[dict[str, Any]], name: str, grid: list[str]) -> tuple[str, dict[Any, Any]]:
+    """The setting of `grid` that decides `name`, and its values; what is constant follows any."""
+    return next((other, found) for other in grid if (found := by_value(rows, name, other)))
 
 
 def _typed(rows: list[dict[str, Any]], extra: list[str]) -> pd.DataFrame:

@@ -46,6 +46,35 @@ def test_one_way_sweeps_imply_no_grid(tmp_path):
     assert (table["status"] == "missing").sum() == 0
 
 
+def cells_of(root, cells, arm="ngd", model="smolmoe"):
+    """The ablation table of a base and one arm under these settings, beside what `root` has already."""
+    scores = factory.scores_of("base", 20, 0.5)
+    for name, settings in [("base", {}), *((arm, cell) for cell in cells)]:
+        rows = factory.sample_rows(name, "arc", scores, details=False)
+        run = factory.write_run(root, name, rows, settings=settings, key=model)
+        (run.path / "result.json").write_text(json.dumps(run.result | {"model": model}))
+    return ablation_table(load_runs(root))
+
+
+def test_settings_that_follow_another_span_no_grid(tmp_path):
+    tuned = [{"layers": n, "lr": rate} for n, rate in ((1, 0.1), (3, 0.1), (5, 0.01), (7, 0.01))]
+    together = [{"rank": n, "start_rank": n} for n in (8, 16)]
+    for name, cells in {"tuned": tuned, "together": together}.items():
+        table = cells_of(tmp_path / name, cells)
+        assert set(table["status"]) == {"done"} and len(axes(table)) == 2
+    table = cells_of(tmp_path / "grid", [cell | {"k": k} for cell in tuned for k in (1, 3, 5)][:-1])
+    missing = table[table["status"] == "missing"]
+    assert missing[["layers", "neighbors", "learning_rate"]].to_numpy().tolist() == [["7", 5, 0.01]]
+
+
+def test_each_model_has_a_grid_of_its_own(tmp_path):
+    cells = [{"layers": n, "k": k} for n in (1, 5) for k in (1, 3)]
+    cells_of(tmp_path, cells, model="A")
+    table = cells_of(tmp_path, cells[:-1], model="B")
+    missing = table[table["status"] == "missing"]
+    assert missing[["model", "layers", "neighbors"]].to_numpy().tolist() == [["B", "5", 3]]
+
+
 def test_run_folders_without_result_are_listed(tmp_path):
     factory.sweep_store(tmp_path, cells=3, items=5)
     (tmp_path / "runs" / "ngd-0123456789ab").mkdir()
