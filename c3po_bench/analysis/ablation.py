@@ -65,11 +65,13 @@ def ablation_table(
 
     `compared` is the frame of `compare` over the same runs where the caller has it already. Run folders
     under `results_dir` that have no result yet are listed as `unfinished`, cells that a mostly complete grid
-    lacks as `missing`. Settings beyond the usual ones keep their own names, as columns after `seed`.
+    lacks as `missing`. Settings beyond the usual ones, and how runs were scored, keep their own names, as columns
+    after `seed`; the limit of items is one of them where it varies.
     """
     if compared is None:
         compared = compare(runs)
-    settings = {run.run_id: _settings(run) for run in runs}
+    limits = len({run.result.get("limit") for run in runs})
+    settings = {run.run_id: _settings(run, limits > 1) for run in runs}
     by_run = {run.run_id: run for run in runs}
     rows: list[dict[str, Any]] = []
     for row in records(compared):
@@ -81,27 +83,40 @@ def ablation_table(
         rows += [settings[run_id] | _cost(by_run[run_id]) | other for other in _summary_metrics(by_run[run_id], rows)]
     rows += _unfinished(results_dir, set(by_run))
     extra = sorted({name for row in settings.values() for name in row} - SETTINGS.keys())
-    varied = _axes(rows, [*SETTINGS, *extra])
+    varied = _axes(rows, ["model", *SETTINGS, *extra])
     return _typed(rows + _missing(rows, varied), extra)
 
 
 def axes(frame: pd.DataFrame) -> list[str]:
-    """The settings that the sweep varies: columns that take two or more values within one arm."""
+    """The settings that the sweep varies, the model among them: columns that take two or more values within one arm."""
     names = [str(name) for name in frame.columns]
-    return _axes(records(frame), names[len(IDENTITY) : names.index("task")])
+    return _axes(records(frame), ["model", *names[len(IDENTITY) : names.index("task")]])
+
+
+def shown(frame: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The records of `frame` for a reader: "none" where an arm has one of the settings `names`, but no value of it."""
+    rows = records(frame)
+    found = {name: _values(rows, name) for name in names}
+    for row in rows:
+        if row["status"] != "unfinished":
+            row.update({name: "none" for name in names if row["arm"] in found[name] and not known(row[name])})
+    return rows
 
 
 def _axes(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
-    done = [row for row in rows if row["status"] == "done" and row["arm"] != BASE]
-    seen: dict[tuple[str, str], set[Any]] = {}
-    for row in done:
-        for name in names:
-            if _known(row.get(name)):
-                seen.setdefault((name, row["arm"]), set()).add(row[name])
-    several = {name for (name, _), values in seen.items() if len(values) > 1}
-    varied = [name for name in names if name in several]
+    methods = [row for row in rows if row["arm"] != BASE]
+    varied = [name for name in names if any(len(found) > 1 for found in _values(methods, name).values())]
     derived = {"n_layers": "layers", "n_experts": "experts"}
     return [name for name in varied if derived.get(name) not in varied]
+
+
+def _values(rows: list[dict[str, Any]], name: str) -> dict[str, set[Any]]:
+    """What finished runs set `name` to, by arm; None is a value, too (all references, no limit) where an arm has others."""
+    found: dict[str, set[Any]] = {}
+    for row in rows:
+        if row["status"] == "done" and row["metric"] == "acc":
+            found.setdefault(row["arm"], set()).add(row[name] if known(row.get(name)) else None)
+    return {arm: values for arm, values in found.items() if values != {None}}
 
 
 def leading_number(value: object) -> float:
@@ -124,10 +139,13 @@ def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
     return [csv, parquet]
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _settings(run: Run, limited: bool) -> dict[str, Any]:
     raw = run.result.get("settings") or {}
     named = {str(ALIASES.get(str(k), k)): _flat(value) for k, value in raw.items() if k not in IDENTITY | MEASURES}
-    named["seed"] = run.result.get("seed")
+    scoring = run.result.get("scoring") or {}
+    named |= {str(name): _flat(value) for name, value in scoring.items()} | {"seed": run.result.get("seed")}
+    if limited:
+        named["limit"] = run.result.get("limit")
     if run.arm != BASE:
         named.setdefault("reference_size", (run.result.get("counts") or {}).get("references"))
     for name in ("layers", "experts"):
@@ -242,7 +260,7 @@ def _typed(rows: list[dict[str, Any]], extra: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame(index=range(len(rows)), columns=list(kinds))
     for name, kind in kinds.items():
         values = [row.get(name) for row in rows]
-        values = [v if _known(v) else None for v in values]
+        values = [v if known(v) else None for v in values]
         if kind == "object" or (name in SETTINGS and kind != "str" and not _fits(values, kind)):
             kind = _kind_of(values)
         if kind == "str":
@@ -251,7 +269,8 @@ def _typed(rows: list[dict[str, Any]], extra: list[str]) -> pd.DataFrame:
     return frame
 
 
-def _known(value: Any) -> bool:
+def known(value: Any) -> bool:
+    """Whether a cell of the table holds anything."""
     return value is not None and value is not pd.NA and value == value
 
 

@@ -58,7 +58,7 @@ def console_rows(frame: pd.DataFrame) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from c3po_bench.analysis.ablation import axes
+    from c3po_bench.analysis.ablation import axes, shown
     from c3po_bench.analysis.verdict import p_text
 
     varied, chosen = axes(frame), overall_rows(frame)
@@ -69,7 +69,7 @@ def console_rows(frame: pd.DataFrame) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("n", "accuracy", "difference", "95% paired", "p", "s/item"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in chosen.to_dict("records"):
+    for row in shown(chosen, varied):
         cells = ["" if _lacks(row[name]) else str(row[name]) for name in [*varied, *named]]
         cells += [str(row["arm"]), _number(row["n"], "{:.0f}"), _number(row["value"], "{:.1%}")]
         points = _lacks(row["difference"])

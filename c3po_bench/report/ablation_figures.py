@@ -10,8 +10,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from c3po_bench.analysis.ablation import axes, leading_number
-from c3po_bench.analysis.compare import records
+from c3po_bench.analysis.ablation import axes, known, leading_number, shown
 from c3po_bench.analysis.roles import BASE, title
 from c3po_bench.report.figures import FIT, Figure
 
@@ -21,12 +20,12 @@ MOST_PAIRS = 10
 def ablation_figures(table: pd.DataFrame) -> list[Figure]:
     """Heat maps and curves of the difference to base over the settings that the sweep in `table` varies."""
     names = axes(table)
-    cells = _cells(records(table))
+    cells = _cells(shown(table, names))
     if not names or not cells:
         return []
     pairs = list(combinations(names, 2))[:MOST_PAIRS]
-    maps = [heat_map(cells, row, column) for row, column in pairs]
-    return [figure for figure in maps if figure] + [curve(cells, name) for name in names]
+    figures = [heat_map(cells, row, column) for row, column in pairs] + [curve(cells, name) for name in names]
+    return [figure for figure in figures if figure]
 
 
 def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -36,13 +35,9 @@ def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return pooled or [r for r in rows if r["level"] == "task" and not r["scope"]]
 
 
-def _text(value: object) -> str:
-    return "none" if value is None or value is pd.NA or value != value else str(value)
-
-
 def _ordered(values: Iterable[object]) -> list[str]:
     """Distinct settings as text, by the size they name, then by name."""
-    distinct = {_text(value) for value in values}
+    distinct = set(map(str, values))
 
     def key(text: str) -> tuple[float, str]:
         size = leading_number(text)
@@ -60,7 +55,9 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str) -> Figure | Non
     """Mean difference to base by two settings, averaged over the others; gaps are empty and crossed."""
     groups: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
-        found = groups.setdefault((_text(cell[row]), _text(cell[column])), [])
+        if not (known(cell[row]) and known(cell[column])):
+            continue
+        found = groups.setdefault((str(cell[row]), str(cell[column])), [])
         if cell["status"] == "done" and cell["difference"] == cell["difference"]:
             found.append(100 * cell["difference"])
     rows, columns = _ordered(r for r, _ in groups), _ordered(c for _, c in groups)
@@ -87,9 +84,9 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str) -> Figure | Non
     )
     scale = alt.Scale(domain=[-largest, largest], domainMid=0)
     fill = alt.Color("difference:Q", scale=scale, title="points", legend=alt.Legend(orient="right", gradientLength=120))
-    known = base.transform_filter("datum.difference !== null").mark_rect(cornerRadius=3).encode(fill)
+    filled = base.transform_filter("datum.difference !== null").mark_rect(cornerRadius=3).encode(fill)
     texts = base.mark_text(fontSize=12).encode(text="text:N")
-    chart = alt.layer(known, texts).properties(width="container", height=34 * len(rows), autosize=FIT)
+    chart = alt.layer(filled, texts).properties(width="container", height=34 * len(rows), autosize=FIT)
     gaps = sum(v["difference"] is None for v in values)
     heading = f"Difference to base by {row} and {column}"
     best = max((v for v in values if v["difference"] is not None), key=lambda v: v["difference"], default=None)
@@ -99,12 +96,12 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str) -> Figure | Non
     return Figure(_slug("heat", row, column), "heat map", f"{row} × {column}", caption, caption, chart)
 
 
-def curve(cells: list[dict[str, Any]], name: str) -> Figure:
-    """Difference to base over one setting by arm: the mean over the other settings, and the range of cells."""
+def curve(cells: list[dict[str, Any]], name: str) -> Figure | None:
+    """Difference to base over one setting by arm that has it: the mean over the other settings, and the range of cells."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in cells:
-        if cell["status"] == "done" and cell["difference"] == cell["difference"]:
-            groups.setdefault((title(cell["arm"]), _text(cell[name])), []).append(cell)
+        if cell["status"] == "done" and known(cell["difference"]) and known(cell[name]):
+            groups.setdefault((title(cell["arm"]), str(cell[name])), []).append(cell)
     values = []
     for (arm, setting), found in groups.items():
         gains = [100 * cell["difference"] for cell in found]
@@ -120,6 +117,8 @@ def curve(cells: list[dict[str, Any]], name: str) -> Figure:
             }
         )
     order = _ordered(v["setting"] for v in values)
+    if len(order) < 2:
+        return None
     several = any(v["cells"] > 1 for v in values)
     arms = list(dict.fromkeys(v["arm"] for v in values))
     tooltip = [

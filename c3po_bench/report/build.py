@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import c3po_bench
-from c3po_bench.analysis.ablation import ablation_table, axes, write_table
+from c3po_bench.analysis.ablation import ablation_table, axes, known, shown, write_table
 from c3po_bench.analysis.compare import compare, records
 from c3po_bench.analysis.controls import compare_controls
 from c3po_bench.analysis.measures import feedback_measures
@@ -212,8 +212,8 @@ def ablation_rows(table: pd.DataFrame, varied: list[str]) -> dict[str, Any]:
     """The ablation table as the page lists it: varied settings and the numbers, one row a run and task."""
     measures = {"value": 1, "difference": 1, "diff_low": 1, "diff_high": 1, "p_holm": 3, "seconds_per_item": 3}
     names = ["arm", *varied, "task", "n", *measures, "status"]
-    rows = [row for row in records(table) if row["metric"] == "acc"]
-    numeric = {name for name in names if any(isinstance(row[name], int | float) for row in rows)}
+    rows = [row for row in shown(table, varied) if row["metric"] == "acc"]
+    numeric = {name for name in names if any(isinstance(row[name], int | float) and known(row[name]) for row in rows)}
     columns = [
         {"title": HEADINGS.get(name, name.replace("_", " ")), "numeric": name in numeric}
         | ({"digits": measures[name]} if name in measures else {})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from c3po_bench.analysis.ablation import ablation_table, axes, leading_number, write_table
+from c3po_bench.analysis.ablation import ablation_table, axes, leading_number, shown, write_table
 from c3po_bench.analysis.seeds import seed_agreement
 from c3po_bench.store.reader import load_runs
 from tests import store_factory as factory
@@ -65,6 +65,31 @@ def test_settings_that_follow_another_span_no_grid(tmp_path):
     table = cells_of(tmp_path / "grid", [cell | {"k": k} for cell in tuned for k in (1, 3, 5)][:-1])
     missing = table[table["status"] == "missing"]
     assert missing[["layers", "neighbors", "learning_rate"]].to_numpy().tolist() == [["7", 5, 0.01]]
+
+
+def test_scoring_model_and_limit_are_settings(tmp_path):
+    scores = factory.scores_of("base", 20, 0.5)
+    for rule, shots, model, limit in (("cloze", 0, "A", 20), ("cloze", 5, "A", 20), ("letters", 5, "B", None)):
+        for arm in ("base", "ngd"):
+            rows = factory.sample_rows(arm, "arc", scores, details=False)
+            run = factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}")
+            scoring = {"rule": rule, "num_fewshot": shots, "permute_options": False, "seed": 3}
+            record = run.result | {"scoring": scoring, "model": model, "limit": limit}
+            (run.path / "result.json").write_text(json.dumps(record))
+    table = ablation_table(load_runs(tmp_path))
+    assert axes(table) == ["model", "limit", "num_fewshot", "rule"]
+    assert set(table["seed"]) == {0} and not table["permute_options"].any()
+    assert not table.duplicated(["arm", *axes(table)]).any()
+
+
+def test_none_is_a_value_of_arms_that_have_the_setting(tmp_path):
+    cells_of(tmp_path, [{"k": 1}, {"k": 3}], arm="knn_vote")
+    table = cells_of(tmp_path, [{"reference_size": 200}, {"reference_size": None}])
+    assert axes(table) == ["neighbors", "reference_size"]
+    assert str(table["reference_size"].dtype) == "Int64"
+    told = [(row["arm"], row["reference_size"]) for row in shown(table, axes(table)) if row["arm"] == "ngd"]
+    assert sorted(told, key=str) == [("ngd", "none"), ("ngd", 200)]
+    assert all(pd.isna(row["neighbors"]) for row in shown(table, axes(table)) if row["arm"] == "ngd")
 
 
 def test_each_model_has_a_grid_of_its_own(tmp_path):

@@ -42,3 +42,11 @@ def test_cells_of_other_tasks_are_not_left_out(tmp_path):
     found, columns, caption = shown(tmp_path)
     assert {task for task, _, _ in found} == {"mean of tasks", "sciq", "mmlu"} and len(found) == 6
     assert "task" in columns and caption == "accuracy"
+
+
+def test_a_cell_without_limit_is_told_from_the_others(tmp_path):
+    scores = factory.scores_of("base", 20, 0.5)
+    for arm, settings in (("base", {}), ("ngd", {"reference_size": 200}), ("ngd", {"reference_size": None})):
+        factory.write_run(tmp_path, arm, factory.sample_rows(arm, "arc", scores, details=False), settings=settings)
+    column = console_rows(ablation_table(load_runs(tmp_path))).columns[0]
+    assert column.header == "reference_size" and sorted(map(str, column.cells)) == ["", "200", "none"]

@@ -171,6 +171,24 @@ def test_large_sweeps_show_the_best_and_say_that_they_were_picked(tmp_path):
     assert len(block(html, "explorer")["arms"]) == 4
 
 
+def test_a_sweep_of_scoring_rules_has_figures_and_rows_that_differ(tmp_path):
+    for rule in ("cloze", "letters"):
+        for shots in (0, 5):
+            for arm in ("base", "ngd"):
+                rows = factory.sample_rows(arm, "arc", factory.scores_of(arm, 10, 0.5), details=False)
+                run = factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}")
+                scoring = {"rule": rule, "num_fewshot": shots, "permute_options": False}
+                (run.path / "result.json").write_text(json.dumps(run.result | {"scoring": scoring}))
+    table = block(write_report(tmp_path).read_text(), "ablation")
+    assert [(c["title"], c["numeric"]) for c in table["columns"][:3]] == [
+        ("arm", False),
+        ("num fewshot", True),
+        ("rule", False),
+    ]
+    assert len({tuple(row[:3]) for row in table["rows"]}) == 8
+    assert (tmp_path / "figures" / "heat_num_fewshot_rule.svg").exists()
+
+
 def test_figures_of_settings_with_any_name_are_files(tmp_path):
     factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", factory.scores_of("base", 10, 0.5), details=False))
     for k in (1, 2, 3):
