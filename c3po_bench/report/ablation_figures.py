@@ -1,4 +1,4 @@
-"""Charts of a sweep: a heat map for each pair of settings, a curve for each setting."""
+"""Charts of a sweep: a heat map for each method and pair of settings, a curve for each setting."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from c3po_bench.analysis.ablation import axes, known, leading_number, shown
-from c3po_bench.analysis.roles import BASE, title
+from c3po_bench.analysis.ablation import axes, by_value, known, leading_number, shown
+from c3po_bench.analysis.roles import BASE, role, title
 from c3po_bench.report.figures import FIT, Figure
 
-MOST_PAIRS = 10
+MOST_MAPS = 20
 
 
 def ablation_figures(table: pd.DataFrame) -> list[Figure]:
@@ -23,9 +23,8 @@ def ablation_figures(table: pd.DataFrame) -> list[Figure]:
     cells = _cells(shown(table, names))
     if not names or not cells:
         return []
-    pairs = list(combinations(names, 2))[:MOST_PAIRS]
-    figures = [heat_map(cells, row, column) for row, column in pairs] + [curve(cells, name) for name in names]
-    return [figure for figure in figures if figure]
+    curves = [curve(cells, name) for name in names]
+    return _heat_maps(cells, names) + [figure for figure in curves if figure]
 
 
 def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -51,18 +50,40 @@ def _slug(*parts: str) -> str:
     return re.sub(r"[^\w-]+", "_", "_".join(parts))
 
 
-def heat_map(cells: list[dict[str, Any]], row: str, column: str) -> Figure | None:
-    """Mean difference to base by two settings, averaged over the others; gaps are empty and crossed."""
+def _heat_maps(cells: list[dict[str, Any]], names: list[str]) -> list[Figure]:
+    """A map for each pair of settings and each method that varies both, neither as a function of the other."""
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        if role(cell["arm"]) == "method":
+            methods.setdefault(cell["arm"], []).append(cell)
+    wanted: list[tuple[str, str, str, bool]] = []
+    for row, column in combinations(names, 2):
+        arms = [arm for arm, own in methods.items() if _spans(own, row, column)]
+        wanted += [(arm, row, column, len(arms) > 1) for arm in arms]
+    return [heat_map(methods[arm], row, column, several=several) for arm, row, column, several in wanted[:MOST_MAPS]]
+
+
+def _spans(cells: list[dict[str, Any]], row: str, column: str) -> bool:
+    varied = all(len({cell[name] for cell in cells if known(cell[name])}) > 1 for name in (row, column))
+    return varied and not (by_value(cells, row, column) or by_value(cells, column, row))
+
+
+def _averaged(cells: list[dict[str, Any]]) -> str:
+    return "the other settings" + (" and the tasks" if len({cell["task"] for cell in cells}) > 1 else "")
+
+
+def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: bool = False) -> Figure:
+    """Mean difference of one arm to base by two settings, averaged over the others; gaps are empty and crossed.
+
+    Where `several` arms have such a map, the figure's name and title say which this is.
+    """
+    arm = cells[0]["arm"]
     groups: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
-        if not (known(cell[row]) and known(cell[column])):
-            continue
         found = groups.setdefault((str(cell[row]), str(cell[column])), [])
-        if cell["status"] == "done" and cell["difference"] == cell["difference"]:
+        if cell["status"] == "done" and known(cell["difference"]):
             found.append(100 * cell["difference"])
     rows, columns = _ordered(r for r, _ in groups), _ordered(c for _, c in groups)
-    if len(rows) < 2 or len(columns) < 2:
-        return None
     values = []
     for r in rows:
         for c in columns:
@@ -88,12 +109,14 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str) -> Figure | Non
     texts = base.mark_text(fontSize=12).encode(text="text:N")
     chart = alt.layer(filled, texts).properties(width="container", height=34 * len(rows), autosize=FIT)
     gaps = sum(v["difference"] is None for v in values)
-    heading = f"Difference to base by {row} and {column}"
+    heading = f"Difference of {title(arm)} to base by {row} and {column}"
     best = max((v for v in values if v["difference"] is not None), key=lambda v: v["difference"], default=None)
     said = f" Largest mean {best['text']} at {row} {best['row']}, {column} {best['column']}." if best else ""
     said += f" {gaps} combinations have no finished run (×)." if gaps else ""
-    caption = f"{heading}, in points, averaged over the other settings.{said}"
-    return Figure(_slug("heat", row, column), "heat map", f"{row} × {column}", caption, caption, chart)
+    caption = f"{heading}, in points, averaged over {_averaged(cells)}.{said}"
+    name = _slug("heat", row, column, arm) if several else _slug("heat", row, column)
+    heading = f"{row} × {column}" + (f", {title(arm)}" if several else "")
+    return Figure(name, "heat map", heading, caption, caption, chart)
 
 
 def curve(cells: list[dict[str, Any]], name: str) -> Figure | None:
@@ -136,7 +159,7 @@ def curve(cells: list[dict[str, Any]], name: str) -> Figure | None:
     line = base.mark_line(point=alt.OverlayMarkDef(size=60, filled=True)).encode(alt.Y("difference:Q"), color, tooltip=tooltip)
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
     chart = alt.layer(zero, bars, line).properties(width="container", height=260, autosize=FIT)
-    span = "the range over the other settings" if several else "the paired 95% interval"
+    span = f"the range over {_averaged(cells)}" if several else "the paired 95% interval"
     said = "; ".join(f"{v['arm']} at {v['setting']}: {v['difference']:+.1f}" for v in values[:30])
     caption = f"Difference to base over {name}; bars are {span}."
     return Figure(_slug("curve", name), "curve", name, caption, f"{caption} {said}.", chart)

@@ -191,9 +191,9 @@ def test_a_sweep_of_scoring_rules_has_figures_and_rows_that_differ(tmp_path):
 
 def test_figures_of_settings_with_any_name_are_files(tmp_path):
     factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", factory.scores_of("base", 10, 0.5), details=False))
-    for k in (1, 2, 3):
+    for cell in range(4):
         rows = factory.sample_rows("ngd", "arc", factory.scores_of("ngd", 10, 0.5), details=False)
-        factory.write_run(tmp_path, "ngd", rows, settings={"../my opt/ion": k, "z": k % 2})
+        factory.write_run(tmp_path, "ngd", rows, settings={"../my opt/ion": cell % 2, "z": cell // 2})
     write_report(tmp_path)
     found = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"heat__my_opt_ion_z.svg", "curve__my_opt_ion.svg", "curve_z.png"} <= found
