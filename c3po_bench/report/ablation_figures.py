@@ -12,6 +12,7 @@ import pandas as pd
 
 from c3po_bench.analysis.ablation import axes, by_value, known, leading_number, shown
 from c3po_bench.analysis.roles import BASE, role, title
+from c3po_bench.analysis.verdict import summary_rows
 from c3po_bench.report.figures import FIT, Figure
 
 MOST_MAPS = 20
@@ -28,10 +29,11 @@ def ablation_figures(table: pd.DataFrame) -> list[Figure]:
 
 
 def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracy rows of method runs at the level that sums them up, gaps included."""
-    rows = [r for r in rows if r["metric"] == "acc" and r["arm"] != BASE and r["status"] != "unfinished"]
-    pooled = [r for r in rows if r["level"] == "pooled"]
-    return pooled or [r for r in rows if r["level"] == "task" and not r["scope"]]
+    """The accuracy row that speaks for each run (see `summary_rows`), and the gaps among those."""
+    rows = [r for r in rows if r["metric"] == "acc" and r["arm"] != BASE]
+    told = summary_rows([r for r in rows if r["status"] == "done"])
+    spoken = {(r["arm"], r["model"], r["task"]) for r in told}
+    return told + [r for r in rows if r["status"] == "missing" and (r["arm"], r["model"], r["task"]) in spoken]
 
 
 def _ordered(values: Iterable[object]) -> list[str]:

@@ -61,3 +61,14 @@ def test_methods_that_vary_the_same_settings_have_a_map_each(tmp_path):
     assert sorted(found) == [*both, "heat_neighbors_learning_rate"]  # a rate set by the layers spans no map with them
     assert [texts(found[name]) for name in both] == [{"-5.0"}, {"+20.0"}]
     assert found[both[1]].title == "layers × neighbors, NGD" and "of NGD to" in found[both[1]].caption
+
+
+def test_a_run_on_two_tasks_hides_none_on_one(tmp_path):
+    for arm in ("base", "ngd"):
+        write(tmp_path, arm, 0, {"k": 3}, tasks=("arc", "piqa"))
+    write(tmp_path, "base", 0)
+    for k in (1, 5):
+        write(tmp_path, "ngd", k, {"k": k})
+    curve = figures_of(tmp_path)["curve_neighbors"]
+    values = {value["setting"]: value["difference"] for value in curve.spec()["layer"][1]["data"]["values"]}
+    assert values == pytest.approx({"1": 1.0, "3": 0.0, "5": 5.0})
