@@ -40,15 +40,16 @@ class Explorer:
 def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
     """Collect the items of `runs` (those in `compared`) and their answers.
 
-    Items are rows ``[task, doc_id, question, choices, gold]``; an arm's answers are two lists over the items,
-    its predictions and its scores, None where it has no answer.
+    Items are rows ``[task, doc_id, question, choices, gold]``, one for each document and order of its choices, since
+    a prediction is a place among them. An arm's answers are two lists over the items, its predictions and its scores,
+    None where it has no answer.
     """
     names = {row["run_id"]: (row["label"], row["base_run_id"]) for row in records(compared)}
     runs = sorted((run for run in runs if run.run_id in names), key=lambda run: run.arm != BASE)
     tasks: dict[str, int] = {}
     scopes: dict[str, str] = {}
     items: list[list[Any]] = []
-    place: dict[tuple[str, Any], int] = {}
+    place: dict[tuple[Any, ...], int] = {}
     explorer = Explorer({}, {})
     arms: list[dict[str, Any]] = []
     answers: list[dict[int, tuple[Any, float]]] = []
@@ -58,7 +59,7 @@ def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
         given: dict[int, tuple[Any, float]] = {}
         flips, rest = _Details(DETAIL_BYTES // len(runs)), _Details(DETAIL_BYTES // len(runs))
         for row in _rows(run):
-            key = (row["task"], row["doc_id"])
+            key = (row["task"], row["doc_id"], row.get("doc_hash"), *map(str, row.get("choices") or []))
             if key not in place:
                 place[key] = len(items)
                 tasks.setdefault(row["task"], len(tasks))

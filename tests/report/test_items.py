@@ -1,0 +1,48 @@
+"""What the item explorer says of an item is what the run answered, whatever other runs were asked."""
+
+from __future__ import annotations
+
+from c3po_bench.analysis.compare import compare
+from c3po_bench.report.items import explore
+from c3po_bench.store.reader import load_runs
+from tests import store_factory as factory
+
+
+def write(root, arm, key, reverse=False, document=""):
+    rows = factory.sample_rows(arm, "facts", factory.scores_of(arm, 12, 0.5), details=False)
+    for row in rows:
+        row["doc_hash"] += document
+        if reverse:
+            row |= {"choices": row["choices"][::-1], "gold": 3 - row["gold"], "prediction": 3 - row["prediction"]}
+    factory.write_run(root, arm, rows, key=key)
+
+
+def said(root):
+    """The explorer of a store, after a check that every answer is one of its item's choices, and the right one."""
+    runs = {run.run_id: run for run in load_runs(root)}
+    found = explore(list(runs.values()), compare(list(runs.values()), draws=50))
+    for number, arm in enumerate(found.meta["arms"]):
+        rows = {row["doc_id"]: row for row in runs[arm["run"]].samples()}
+        answers = found.index["predictions"][number]
+        shown = {item[1]: item[3][p] for item, p in zip(found.index["items"], answers, strict=True) if p is not None}
+        assert shown == {i: row["choices"][row["prediction"]] for i, row in rows.items()}
+    return found
+
+
+def test_other_orders_of_the_choices_are_other_items(tmp_path):
+    for arm in ("base", "ngd"):
+        write(tmp_path, arm, "stock")
+        write(tmp_path, arm, "permuted", reverse=True)
+    found = said(tmp_path)
+    assert len(found.index["items"]) == 24
+    for arm, scores in zip(found.meta["arms"], found.index["scores"], strict=True):
+        base = found.index["scores"][arm["base"]]
+        assert [a is None for a in scores] == [b is None for b in base] and scores.count(None) == 12
+
+
+def test_other_documents_are_other_items_and_the_same_one_row(tmp_path):
+    for arm in ("base", "ngd", "icl"):
+        write(tmp_path, arm, "one")
+    assert len(said(tmp_path).index["items"]) == 12
+    write(tmp_path, "base", "two", document="-other")
+    assert len(said(tmp_path).index["items"]) == 24
