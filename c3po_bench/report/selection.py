@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,24 +30,43 @@ class Selection:
 
 
 def select(runs: Sequence[Run], compared: pd.DataFrame) -> Selection:
-    """All runs of an experiment; of a sweep the bases and each arm's best cells, said to be picked afterwards."""
+    """All runs of an experiment; of a sweep each arm's best cells and the bases, said to be picked afterwards."""
     known = set(compared["run_id"])
     shown = [run for run in runs if run.run_id in known]
     if len(shown) <= MOST_RUNS:
         return Selection(shown, compared, "")
-    best: dict[str, list[dict[str, Any]]] = {}
-    rows = records(compared)
-    told = summary_rows(rows) or rows
-    for row in sorted(told, key=lambda r: -r["difference"] if r["difference"] == r["difference"] else 0.0):
-        best.setdefault(row["arm"], []).append(row)
-    picked = {row["run_id"] for arm, found in best.items() for row in found[: None if arm == BASE else BEST]}
-    picked = set(sorted(picked)[: 4 * MOST_RUNS])
+    picked = _picked(records(compared))
     kept = [run for run in shown if run.run_id in picked]
+    where = " (of feedback: in scope)" if any(compared["scope"]) else ""
     note = (
-        f"{len(kept)} of {len(shown)} runs are shown here: the bases and each arm's {BEST} largest differences. They were "
-        "picked after the scores were known, so expect less of them on new items; the ablation table has every run."
+        f"{len(kept)} of {len(shown)} runs are shown here: the bases and each arm's {BEST} largest differences{where}. They "
+        "were picked after the scores were known, so expect less of them on new items; the ablation table has every run."
     )
     return Selection(kept, compared.loc[[run_id in picked for run_id in compared["run_id"]]], note)
+
+
+def _picked(rows: list[dict[str, Any]]) -> set[str]:
+    """Each arm's best runs with their bases, the best of every arm first, then other bases while there is room."""
+    followed: dict[str, dict[str, Any]] = {}  # of feedback the row in scope, where a run has one
+    for row in rows:
+        if row["scope"] == "in" or (row["scope"] and row["run_id"] not in followed):
+            followed[row["run_id"]] = row
+    ranked: list[tuple[int, dict[str, Any]]] = []
+    for told in (summary_rows(rows), followed.values()):
+        by_arm: dict[str, list[dict[str, Any]]] = {}
+        for row in told:
+            if row["arm"] != BASE:
+                by_arm.setdefault(row["arm"], []).append(row)
+        for found in by_arm.values():
+            found.sort(key=lambda row: -row["difference"] if row["difference"] == row["difference"] else math.inf)
+            ranked += enumerate(found[:BEST])
+    wanted = [[row["base_run_id"], row["run_id"]] for _, row in sorted(ranked, key=lambda pair: pair[0])]
+    wanted += [[row["run_id"]] for row in rows if row["arm"] == BASE]
+    picked: set[str] = set()
+    for ids in wanted:
+        if len(picked.union(ids)) <= 4 * MOST_RUNS:
+            picked.update(ids)
+    return picked
 
 
 def commands(experiments: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[str]:
