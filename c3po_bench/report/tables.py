@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,9 +132,13 @@ def marks(compared: pd.DataFrame) -> str:
     return " ".join(said)
 
 
+def _told(row: dict[str, Any]) -> str:
+    """What a label says beside the arm: its settings without their brackets, the hash of a run that has no other name."""
+    return re.sub(r"^\((.*)\)( \[\w+\])?$", r"\1\2", row["label"][len(row["arm"]) :].strip())
+
+
 def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
-    settings = row["label"][len(row["arm"]) :].strip(" ()")
-    notes = ", ".join(filter(None, [settings, "its own prompt" if row["prompt_differs"] else ""]))
+    notes = ", ".join(filter(None, [_told(row), "its own prompt" if row["prompt_differs"] else ""]))
     compared = _known(row["difference"])
     tone = TONES[direction(row)]
     gap = f"{row['difference'] * 100:+.1f}" if compared else ""

@@ -127,6 +127,30 @@ def test_report_of_a_feedback_store_has_triangles(tmp_path):
     assert set(measured["feedback"]) == {"", *(f"emoji-{i}" for i in range(5))}
 
 
+@pytest.mark.parametrize(
+    ("label", "detail"),
+    [
+        ("ngd", ""),
+        ("ngd (k=1)", "k=1"),
+        ("ngd (k=1) [e8d54f]", "k=1 [e8d54f]"),
+        ("ngd [e8d54f]", "[e8d54f]"),
+        ("ngd (f=g(x), k=1)", "f=g(x), k=1"),
+        ("ngd (f=g(x))", "f=g(x)"),
+    ],
+)
+def test_settings_are_cut_from_a_label_whole(tmp_path, label, detail):
+    from c3po_bench.analysis.compare import compare
+    from c3po_bench.report.tables import comparison_rows
+    from c3po_bench.store.reader import load_runs
+
+    for arm in ("base", "ngd"):
+        rows = factory.sample_rows(arm, "arc", factory.scores_of(arm, 10, 0.5), details=False)
+        factory.write_run(tmp_path, arm, rows)
+    frame = compare(load_runs(tmp_path), draws=50)
+    frame = frame[frame["arm"] == "ngd"].assign(label=label)
+    assert comparison_rows(frame, frame[:0])[0].cells[0].detail == detail
+
+
 def test_corners_lie_where_they_should():
     top, left, right = corner("in"), corner("near"), corner("out")
     assert top[1] < left[1] and left[0] < top[0] < right[0]
