@@ -80,7 +80,11 @@ class BothBackend:
         if chains and len(cfg.feedback.pieces) > 1 and any(not f.endswith(("_joint", "_mix")) for f, _ in chains):
             raise UserError(f"a chain such as c3po{THEN}ngd needs one adapter: one piece, or a _joint or _mix arm")
 
-    own_tasks = staticmethod(FeedbackBackend.own_tasks)
+    @staticmethod
+    def own_tasks(cfg: Config) -> dict[str, dict[str, dict[str, Any]]]:
+        """The feedback backend's."""
+        tuned, _, chains = divide(list(cfg.arms))
+        return FeedbackBackend.own_tasks(BothBackend._only(cfg, [*tuned, *(first for first, _ in chains)]))
 
     def arms(self) -> Iterator[Any]:
         """Base, tuned, rewired, rewired after tuning."""

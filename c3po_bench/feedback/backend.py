@@ -40,6 +40,7 @@ class FeedbackBackend:
     def __init__(self, cfg: Config, tasks: TaskSet) -> None:
         self.cfg, self.tasks = cfg, tasks
         self.studio = studio_of(cfg)
+        check_targets(cfg)
         self.model_hash: str = self.studio.workshop.subject.hash
 
     @staticmethod
@@ -67,6 +68,7 @@ class FeedbackBackend:
         """lm-eval configs of the group `feedback` and of its three tasks, by the names that ``tasks=`` may use."""
 
         def load() -> Any:
+            check_targets(cfg)
             return studio_of(cfg).tests
 
         def scorer(rows: Sequence[dict[str, Any]]) -> list[float | None]:
@@ -79,6 +81,17 @@ class FeedbackBackend:
         """Base first, then the others in the order given."""
         for name in ["base", *[arm for arm in (self.cfg.arms if names is None else names) if arm != "base"]]:
             yield FeedbackArm(self, name)
+
+
+def check_targets(cfg: Config) -> None:
+    """What tuned arms adapt, by the model itself, before anything is written by it: `UserError` for what it has not."""
+    from c3po_bench.feedback.training.targets import find_targets
+
+    for name in cfg.arms:
+        if plan := plan_of(name, cfg.feedback, cfg.arm):
+            adapted = find_targets(studio_of(cfg).workshop.subject.model, plan.cfg.lora)
+            if adapted.parameters and split_name(name)[1] == MIX:
+                raise UserError(f"arm {name!r}: PEFT can't mix what adapts {adapted.parameters[0]}: leave it out")
 
 
 class FeedbackArm:

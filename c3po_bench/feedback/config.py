@@ -68,7 +68,7 @@ class LoraConfig:
 
     rank: int = option(64, "LoRA rank (paper: 64)")
     alpha: int = option(128, "LoRA alpha (paper: 128)")
-    dropout: float = option(0.0, "the paper's 0.05 cannot be used once fused experts are targeted")
+    dropout: float = option(0.0, "paper: 0.05; must be 0 where routers or fused experts are adapted")
     targets: list[str] = option(["all-linear"], "all-linear, or names of modules")
     routers: bool = option(False, "MoE only: adapt the router's gate too")
     experts: bool = option(False, "MoE only: adapt the fused expert weights too")

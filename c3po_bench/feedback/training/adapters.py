@@ -35,10 +35,19 @@ def adapter_folder(plan: Plan, materials: Sequence[Material], workshop: Workshop
 
 
 def resolved(plan: Plan, workshop: Workshop) -> dict[str, Any]:
-    """The plan's numbers with the precision that this machine trains in."""
+    """The plan's numbers with the precision that this machine trains in, and with what is adapted of this model."""
     from c3po_bench.feedback.training.precision import precision
+    from c3po_bench.feedback.training.targets import find_targets
 
-    return {**plan.identity(), "precision": precision(plan.cfg.train.precision, workshop.subject.model.device.type)}
+    identity, model = plan.identity(), workshop.subject.model
+    adapted = find_targets(model, plan.cfg.lora)
+    known = {
+        "precision": precision(plan.cfg.train.precision, model.device.type), "routers_trained": adapted.routers,
+        "experts_trained": adapted.experts,
+    }  # fmt: skip
+    for key, value in known.items():
+        identity |= {name: value for name in (key, f"start_{key}") if name in identity}
+    return identity | ({"layers_by_weight": len(adapted.by_weight)} if adapted.by_weight else {})
 
 
 def train_adapter(plan: Plan, materials: Sequence[Material], workshop: Workshop) -> Path:

@@ -20,11 +20,9 @@ from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedD
 from c3po_bench.feedback.training.precision import precision
 from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.feedback.training.rows import Row
+from c3po_bench.feedback.training.targets import check_adapted, find_targets
 from c3po_bench.feedback.training.together import Together, share_of
 from c3po_bench.feedback.workshop import Workshop
-
-_EXPERTS = ("gate_up_proj", "down_proj")  # the fused expert weights of transformers 5
-_ROUTER_MARKS = (".gate", ".router", ".gate.", ".router.")
 
 
 class _Watch(TrainerCallback):
@@ -46,31 +44,11 @@ def watch(trainer: Any, what: str) -> None:
 
 def lora_config(model: Any, plan: Plan) -> PeftLora:
     """LoRA on the named modules; on MoE models the router and the experts only where the plan says so."""
-    cfg = plan.cfg.lora
-    fused = [name for name, _ in model.named_parameters() if ".experts." in name and name.endswith(_EXPERTS)]
-    routers = [name for name, _ in model.named_modules() if name.endswith((".gate", ".router"))]
-    targets: Any = cfg.targets
-    if "all-linear" in cfg.targets:
-        targets = _linear_names(model, set() if cfg.routers else set(routers)) or "all-linear"
-    if cfg.experts and fused and cfg.dropout:
-        raise UserError("feedback.lora.dropout must be 0 where fused experts are adapted (feedback.lora.experts=true)")
-    parameters = sorted({name.split(".", 3)[-1] for name in fused}) if cfg.experts and fused else None
+    cfg, targets = plan.cfg.lora, find_targets(model, plan.cfg.lora)
     return PeftLora(
         r=cfg.rank, lora_alpha=cfg.alpha, lora_dropout=cfg.dropout, bias="none", task_type="CAUSAL_LM",
-        target_modules=targets, target_parameters=parameters,
+        target_modules=list(targets.modules), target_parameters=list(targets.parameters) or None,
     )  # fmt: skip
-
-
-def _linear_names(model: Any, without: set[str]) -> list[str]:
-    """Full names of all linear layers but the head, the fused experts (which are none) and `without`."""
-    import torch
-
-    head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head and name not in without
-    ]
 
 
 def _arguments(
@@ -177,6 +155,7 @@ def make_pair_trainer(
         near=keep["near", "train"], out=keep["out", "train"],
         eval_near=keep["near", "validation"], eval_out=keep["out", "validation"],
     )  # fmt: skip
+    check_adapted(trainer.model, cfg.lora)
     if start is not None:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(start), device=str(model.device)))
     counts = {"pairs": len(pairs)} | {f"{s}_rows": len(keep[s, "train"]) for s in ("near", "out")}
@@ -208,7 +187,7 @@ def make_answer_trainer(
     arguments = _arguments(plan, workshop, folder, cfg.sft_lr, steps, batch, bool(validation))
     set_seed(workshop.seed)
     trainer = AnswerTrainer(
-        model=get_peft_model(model, lora_config(model, plan)),
+        model=check_adapted(get_peft_model(model, lora_config(model, plan)), plan.cfg.lora),
         args=TrainingArguments(**arguments),
         train_dataset=lay_out(inside, near, out, cfg.batch, steps * cfg.accumulation, workshop.seed),
         eval_dataset=validation or None,

@@ -1,0 +1,130 @@
+"""What LoRA adapts on models of every family: what is asked for, by whatever name PEFT knows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from c3po_bench import harness
+from c3po_bench.both import merged_model
+from c3po_bench.errors import UserError
+from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
+from c3po_bench.feedback.config import FeedbackConfig, LoraConfig
+from c3po_bench.feedback.training.adapters import adapter_folder
+from c3po_bench.feedback.training.recipes import make_plan
+from c3po_bench.feedback.training.runs import lora_config
+from c3po_bench.feedback.training.targets import check_adapted, find_targets
+from c3po_bench.models.tiny import OWN, tiny_model, tiny_tokenizer
+from tests.feedback.test_arms import config
+
+MOES = [family for family in OWN if family != "llama"]
+IDS = torch.arange(4, 20)[None]
+
+
+def adapted(family: str, **lora: Any) -> set[str]:
+    """The names of what learns, after a backward pass through a model of this family."""
+    cfg = LoraConfig(**{"rank": 2, **lora})
+    model = tiny_model(family)
+    made = check_adapted(peft.get_peft_model(model, lora_config(model, make_plan("c3po", FeedbackConfig(lora=cfg)))), cfg)
+    assert find_targets(model, cfg) == find_targets(tiny_model(family), cfg)  # whatever adapter is on it
+    made(IDS, labels=IDS).loss.backward()
+    found = {n.partition(".lora_B")[0] for n, p in made.named_parameters() if ".lora_B" in n and p.grad.abs().sum() > 0}
+    return {name.removeprefix("base_model.model.").replace(".base_layer", "") for name in found}
+
+
+@pytest.mark.parametrize("family", MOES)
+def test_routers_and_experts_learn_where_they_are_asked_to_and_nowhere_else(family: str):
+    default = adapted(family)
+    assert not any(name.endswith((".gate", ".router", ".experts")) for name in default)
+    router = "router" if family in ("gpt_oss", "granitemoe") else "gate"
+    for asked, ending in (("routers", f".{router}"), ("experts", ".experts")):
+        more = adapted(family, **{asked: True}) - default
+        assert more and all(name.endswith(ending) for name in more)
+        with pytest.raises(UserError, match=f"dropout.*{asked}=false"):
+            adapted(family, dropout=0.05, **{asked: True})
+
+
+def test_layers_that_peft_takes_for_experts_are_adapted_themselves():
+    layers = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
+    found = {name.split(".", 3)[-1] for name in adapted("deepseek_v2") if "mlp" in name}
+    assert found == layers | {name.replace("mlp", "mlp.shared_experts") for name in layers}
+    assert all(name.endswith("gate_proj") for name in adapted("deepseek_v2", targets=["gate_proj"]))  # alone, too
+    with pytest.raises(UserError, match=r"dropout=0.05.*down_proj, gate_proj, up_proj are adapted"):
+        adapted("deepseek_v2", dropout=0.05)
+    assert adapted("deepseek_v2", dropout=0.05, targets=["q_proj"])
+
+
+@pytest.mark.parametrize(
+    ("family", "lora", "said"),
+    [
+        ("olmoe", {"targets": ["q_proj", "gate"]}, "'gate' names routers.*routers=true"),
+        ("olmoe", {"targets": ["q_proj", "gate_proj", "up_proj", "down_proj"]}, "'gate_proj' names experts.*experts=true"),
+        ("olmoe", {"targets": ["q_porj"]}, "did you mean 'q_proj'"),
+        ("llama", {"targets": ["foo"]}, "unknown feedback.lora.targets 'foo'.*all-linear"),
+        ("llama", {"routers": True}, "this model has no routers"),
+        ("llama", {"experts": True}, "this model has no experts"),
+    ],
+)
+def test_targets_that_are_not_there_or_not_asked_for_are_refused(family: str, lora: dict[str, Any], said: str):
+    with pytest.raises(UserError, match=said):
+        find_targets(tiny_model(family), LoraConfig(**lora))
+
+
+def test_another_peft_that_adapts_something_else_is_refused():
+    model = tiny_model("olmoe")
+    made = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "gate"]))
+    with pytest.raises(UserError, match="adapts unasked: model.layers.0.mlp.gate"):
+        check_adapted(made, LoraConfig(targets=["q_proj"]))
+    with pytest.raises(UserError, match="does not adapt: model.layers.0.self_attn.v_proj"):
+        check_adapted(made, LoraConfig(targets=["q_proj", "v_proj"], routers=True))
+
+
+def arm_of(family: str, name: str, folder: Path, **lora: Any) -> FeedbackArm:
+    """A tuned arm on a random model of a family."""
+    tiny_model(family).save_pretrained(folder / family)
+    tiny_tokenizer().save_pretrained(folder / family)
+    cfg = config(folder / family, folder, [name])
+    cfg.feedback.pieces = cfg.feedback.pieces[: 2 if name.endswith("_mix") else 1]
+    cfg.feedback.lora = replace(cfg.feedback.lora, **lora)
+    cfg.feedback.train = replace(cfg.feedback.train, lr=0.05, sft_lr=0.05, batch=1)
+    return list(FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms())[-1]
+
+
+@pytest.mark.parametrize(
+    ("family", "arm", "lora", "part"),
+    [
+        ("olmoe", "c3po", {"routers": True}, ".mlp.gate."),
+        ("olmoe", "scd", {"routers": True, "experts": True}, ".mlp.gate."),
+        ("deepseek_v2", "c3po", {}, ".shared_experts.gate_proj."),
+    ],
+)
+def test_what_was_trained_is_recorded_saved_loaded_and_merged(
+    family: str, arm: str, lora: dict[str, Any], part: str, tmp_path: Path
+):
+    tuned = arm_of(family, arm, tmp_path, **lora)
+    model, _ = tuned.tuned_model()
+    for record in (tuned.settings(), tuned.records[0]["plan"], tuned.identity()["plan"]):
+        assert (record["routers_trained"], record["experts_trained"]) == ("routers" in lora, "experts" in lora)
+    weights = {name: p for name, p in model.named_parameters() if part in name and ".lora_B" in name}
+    assert weights and all(p.abs().sum() > 0 for p in weights.values())
+    with torch.inference_mode():
+        told = model(IDS).logits
+        folder = adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
+        alone = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / family), str(folder))
+        torch.testing.assert_close(alone.eval()(IDS).logits, told, atol=1e-5, rtol=1e-4)
+        assert folder == adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
+        merged = AutoModelForCausalLM.from_pretrained(str(merged_model(tuned, tuned.cfg.model).path)).eval()
+        torch.testing.assert_close(merged(IDS).logits, told, atol=1e-4, rtol=1e-3)
+
+
+def test_what_cannot_be_is_said_before_any_prompt_is_written(tmp_path: Path):
+    for arm, lora, said in (("c3po", {"targets": ["foo"]}, "'foo'"), ("c3po_mix", {}, "can't mix")):
+        with pytest.raises(UserError, match=said):
+            arm_of("deepseek_v2", arm, tmp_path, **lora).lm()
+    assert not list(tmp_path.glob("cache/ledgers/*"))
