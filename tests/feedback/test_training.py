@@ -106,3 +106,17 @@ def test_evaluating_changes_no_adapter(tiny: Path, tmp_path: Path):
         return record["loss"]
 
     assert losses(1) == losses(0)
+
+
+@pytest.mark.parametrize("arm", ["dpo", "scd"])
+def test_dropout_is_on_in_every_arm(tiny: Path, tmp_path: Path, arm: str):
+    """TRL switches it off by default, and transformers' trainer does not: arms would differ by more than their loss."""
+
+    def losses(dropout: float) -> list[float]:
+        cfg = small(tiny, tmp_path, [arm], steps=4, sft_steps=4, lr=0.05, sft_lr=0.05)
+        cfg.feedback.lora = replace(cfg.feedback.lora, dropout=dropout)
+        tuned = arms_of(cfg)[-1]
+        tuned.lm()
+        return tuned.records[0]["loss"]
+
+    assert losses(0.5)[-1] != losses(0.0)[-1]

@@ -118,6 +118,7 @@ class Plan:
             "beta": cfg.beta, "loss_type": ",".join(self.loss_type), "loss_weights": list(cfg.loss_weights),
             "lambda_near": self.lambda_near, "lambda_out": self.lambda_out, "constraint": self.constraint,
             "kl_temperature": cfg.kl_temperature, "start": recipe.start,
+            **({"dropout_used": True} if cfg.lora.dropout else {}),  # it was switched off once
         }  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def make_pair_trainer(
         kl_temperature=cfg.kl_temperature, constraint_batch_size=cfg.train.constraint_batch,
         single_forward=cfg.train.single_forward, plain_head=workshop.subject.model.device.type == "cpu",
         precompute_ref_log_probs=cfg.train.precompute_reference, precompute_ref_batch_size=4 * cfg.train.batch,
-        max_length=cfg.train.max_length,
+        max_length=cfg.train.max_length, disable_dropout=False,  # TRL's default; what is asked happens in every arm
     )  # fmt: skip
     trainer = ConstrainedDPOTrainer(
         model=model, args=args, processing_class=tokenizer, peft_config=lora_config(model, plan),
