@@ -128,7 +128,13 @@ class FeedbackArm:
             shared["revisions"] = call_key(revisions=tests)
         if self.plan is None:
             return shared if self.asks_feedback or self.name != "base" else {}
-        return shared | {"plan": self.plan.identity(), "train_data": [m.digest() for m in self.studio.material]}
+        return shared | {"plan": self._resolved(self.plan), "train_data": [m.digest() for m in self.studio.material]}
+
+    def _resolved(self, plan: Plan) -> dict[str, Any]:
+        """What its adapters are known by."""
+        from c3po_bench.feedback.training.adapters import resolved
+
+        return resolved(plan, self.studio.workshop)
 
     def _judge_identity(self) -> dict[str, Any]:
         """What decides a judge model's judgements: who it is, how it draws, and what it is asked."""
@@ -145,7 +151,7 @@ class FeedbackArm:
             "prompts_in": feedback.n_in, "prompts_near": feedback.n_near, "prompts_out": feedback.n_out,
             "max_new_tokens": feedback.answers.max_new_tokens, "prompt_differs": self.voice.wrap is not None,
         }  # fmt: skip
-        plan = self.plan.identity() if self.plan else {}
+        plan = self._resolved(self.plan) if self.plan else {}
         return shared | {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in plan.items()}
 
     def lm(self) -> LM:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from c3po_bench import harness
 from c3po_bench.config import Config
@@ -81,3 +82,19 @@ def test_a_run_is_known_by_what_its_judge_is_asked(tiny: Path, tmp_path: Path, m
     before = instructions.judge
     monkeypatch.setattr(instructions, "judge", lambda *parts: [*before(*parts), {"role": "user", "content": "Be strict."}])
     assert arm_identity(cfg) != one
+
+
+@pytest.mark.parametrize("arm", ["c3po", "c3po_from_sft", "scd"])
+def test_a_run_is_known_by_the_precision_that_it_was_trained_in(
+    tiny: Path, tmp_path: Path, arm: str, monkeypatch: pytest.MonkeyPatch
+):
+    """As its adapters are: a store that moves to another machine must not take one precision's run for the other's."""
+    known = {}
+    for able in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=able: able)
+        for precision in ("auto", "float32", "bfloat16"):
+            cfg = config(tiny, tmp_path, [arm])
+            cfg.feedback.train = replace(cfg.feedback.train, precision=precision)
+            known[able, precision] = arm_identity(cfg)
+    assert known[True, "auto"] == known[True, "bfloat16"] == known[False, "bfloat16"]
+    assert known[False, "auto"] == known[False, "float32"] == known[True, "float32"] != known[True, "auto"]
