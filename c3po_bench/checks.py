@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError, unknown
@@ -26,10 +28,29 @@ LEAST = {
     "method.neighbors.epsilon_most": 1,
     "method.learning_rate": 0,
     "method.final_learning_rate": 0,
+    "feedback.n_categories": 1,
     "feedback.n_in": 1,
     "feedback.n_near": 1,
     "feedback.n_out": 1,
+    "feedback.answers.max_new_tokens": 1,
+    "feedback.answers.temperature": 0,
+    "feedback.answers.batch": 1,
 }
+_CHATS = ("generator", "reviser.writer", "judge.chat")
+LEAST |= {
+    f"feedback.{chat}.{key}": least
+    for chat in _CHATS
+    for key, least in {"temperature": 0, "max_tokens": 1, "retries": 0, "backoff": 0, "concurrency": 1}.items()
+}
+ABOVE = ("feedback.answers.top_p", *(f"feedback.{chat}.{key}" for chat in _CHATS for key in ("top_p", "timeout")))
+
+
+def check_least(cfg: Any, least: Mapping[str, float], section: str = "") -> None:
+    """`UserError` for a number of `section` that is below its least value or no number."""
+    for key, bound in least.items():
+        value = attrgetter(key)(cfg)
+        if value is not None and not (math.isfinite(value) and value >= bound):
+            raise UserError(f"{section}{key}={value}: must be a number of at least {bound}")
 
 
 def check_ranges(cfg: Config) -> None:
@@ -38,12 +59,11 @@ def check_ranges(cfg: Config) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    for key, least in LEAST.items():
-        value: Any = cfg
-        for part in key.split("."):
-            value = getattr(value, part)
-        if value is not None and not (math.isfinite(value) and value >= least):
-            raise UserError(f"{key}={value}: must be a number of at least {least}")
+    check_least(cfg, LEAST)
+    for key in ABOVE:
+        value, most = attrgetter(key)(cfg), 1 if key.endswith("top_p") else math.inf
+        if not (0 < value <= most and math.isfinite(value)):
+            raise UserError(f"{key}={value}: must be above 0{' and at most 1' if most == 1 else ''}")
     if "/" in cfg.name or "\\" in cfg.name:
         raise UserError(f"name={cfg.name}: is a name, not a path; results_dir says where results go")
     if cfg.tracking.mode not in MODES:

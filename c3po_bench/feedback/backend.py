@@ -20,8 +20,8 @@ from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.scores import extra_metrics
 from c3po_bench.feedback.studio import studio_of
-from c3po_bench.feedback.training.recipes import check_values
 from c3po_bench.feedback.training.together import share_of
+from c3po_bench.feedback.training.values import check_values
 from c3po_bench.feedback.voices import JOINT, MIX, UNPARSED, VOICES, Voice, check_arms, plan_of, split_name
 from c3po_bench.store.identity import content_hash
 from c3po_bench.store.memory import peak_resident

@@ -141,9 +141,11 @@ def _write(piece: Feedback, workshop: Workshop) -> list[Example]:
 
 
 def _check_tested(piece: Feedback, examples: Sequence[Example]) -> None:
-    for scope in ("in", "near"):
+    for scope in SCOPES:
         if not any(e.scope == scope and e.split == "test" for e in examples):
-            raise UserError(f"no {scope}-scope test prompts for piece {piece.id!r}: raise feedback.n_{scope}")
+            raise UserError(
+                f"no {scope}-scope test prompts for piece {piece.id!r}: raise feedback.n_{scope} or feedback.test_share"
+            )
 
 
 def _barren(workshop: Workshop) -> str:

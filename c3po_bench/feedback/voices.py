@@ -66,7 +66,7 @@ def arm_names() -> list[str]:
 
 
 def check_arms(names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]], pieces: int) -> None:
-    """`UserError` for unknown arms, unknown options, options of arms that are not run, and lone joint arms."""
+    """`UserError` for unknown arms, unknown options, options of arms not run, lone joint arms and what can't be mixed."""
     for name in names:
         if name not in arm_names():
             raise unknown("arm", name, arm_names())
@@ -79,6 +79,11 @@ def check_arms(names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapp
             raise UserError(f"arm {name!r} takes no options")
         if name not in VOICES:
             make_plan(split_name(name)[0], cfg, chosen)
+    for name in names:
+        plan = plan_of(name, cfg, options)
+        if plan and split_name(name)[1] == MIX and (plan.cfg.lora.experts or plan.cfg.lora.routers):
+            key = "experts" if plan.cfg.lora.experts else "routers"
+            raise UserError(f"arm {name!r}: PEFT can't mix adapters of {key}: set feedback.lora.{key}=false, or take _joint")
 
 
 def plan_of(name: str, cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]]) -> Plan | None:

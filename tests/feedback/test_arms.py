@@ -17,10 +17,11 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from c3po_bench import harness
 from c3po_bench.analysis.compare import compare
+from c3po_bench.checks import check_ranges
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.errors import UserError
 from c3po_bench.feedback import studio
@@ -32,6 +33,7 @@ from c3po_bench.feedback.instructions import ANSWER
 from c3po_bench.feedback.lm import FeedbackLM
 from c3po_bench.feedback.scores import s_metrics
 from c3po_bench.feedback.training.recipes import make_plan
+from c3po_bench.feedback.training.values import SCHEDULERS, check_values
 from c3po_bench.feedback.voices import VOICES, check_arms
 
 ARMS = ["base", "in_context", "in_context_cot", "dpo", "c3po_kl", "c3po_from_sft", "revised"]
@@ -197,11 +199,88 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
         (["dpo"], {"dpo": {"constraint_batch": 5}}, "constraint_batch would change nothing"),
         (["scd"], {"scd": {"beta": 0.5}}, "beta would change nothing"),
         (["dpo_nll"], {"dpo_nll": {"loss_weights": [0.5]}}, "1 numbers for 2 losses"),
+        (["c3po"], {"c3po": {"beta": "abc"}}, "arm.c3po.beta=abc: must be a number"),
+        (["c3po"], {"c3po": {"lr": "fast"}}, "arm.c3po.lr=fast: must be a number"),
+        (["c3po"], {"c3po": {"lr": None}}, "arm.c3po.lr=None: must be a number"),
+        (["c3po"], {"c3po": {"steps": 1.5}}, "arm.c3po.steps=1.5: must be a whole number"),
+        (["c3po"], {"c3po": {"routers": 1}}, "arm.c3po.routers=1: must be true or false"),
+        (["c3po"], {"c3po": {"loss_type": "ipo"}}, r"arm.c3po.loss_type=ipo: must be a list of names, such as \[ipo\]"),
+        (["c3po"], {"c3po": {"loss_weights": ["a"]}}, r"arm.c3po.loss_weights=\['a'\]: must be numbers"),
+        (["c3po"], {"c3po": {"constraint_batch": 0}}, "constraint_batch=0"),
     ],
 )
 def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any], said: str):
     with pytest.raises(UserError, match=said):
         check_arms(arms, FeedbackConfig(), options, pieces=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lambda_near": -1.0}, "feedback.lambda_near=-1.0: must be a number of at least 0"),
+        ({"lambda_out": float("nan")}, "feedback.lambda_out=nan"),
+        ({"beta": 0.0}, "feedback.beta=0.0: must be above 0"),
+        *(({"train": TrainConfig(**{key: value})}, f"feedback.train.{key}={value}.*at least") for key, value in {
+            "batch": 0, "constraint_batch": 0, "accumulation": 0, "steps": -1, "sft_steps": -1, "warmup": -1.0, "lr": -1e-3,
+            "eval_every": -1, "max_length": 0,
+        }.items()),
+        ({"train": TrainConfig(epochs=0.0)}, "feedback.train.epochs=0.0: must be above 0"),
+        ({"train": TrainConfig(scheduler="cosin")}, "unknown feedback.train.scheduler 'cosin'.*'cosine'"),
+        ({"lora": LoraConfig(dropout=1.0)}, "feedback.lora.dropout=1.0"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_that_no_training_can_use_are_refused(changes: dict[str, Any], said: str):
+    check_values(FeedbackConfig())
+    with pytest.raises(UserError, match=said):
+        check_values(replace(FeedbackConfig(), **changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("n_categories", 0, "at least 1"),
+        ("n_categories", -1, "at least 1"),
+        ("answers.temperature", -1.0, "at least 0"),
+        ("answers.top_p", 0.0, "above 0 and at most 1"),
+        ("answers.batch", 0, "at least 1"),
+        ("answers.max_new_tokens", 0, "at least 1"),
+        ("generator.concurrency", 0, "at least 1"),
+        ("judge.chat.timeout", 0.0, "above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(key: str, value: float, said: str):
+    cfg = Config()
+    check_ranges(cfg)
+    *sections, name = key.split(".")
+    section: Any = cfg.feedback
+    for part in sections:
+        section = getattr(section, part)
+    setattr(section, name, value)
+    with pytest.raises(UserError, match=f"feedback.{key}={value}: must be .*{said}"):
+        check_ranges(cfg)
+
+
+@pytest.mark.parametrize("part", ["experts", "routers"])
+def test_adapters_that_cannot_be_mixed_are_refused_before_they_are_trained(part: str):
+    cfg = FeedbackConfig(lora=LoraConfig(**{part: True}))
+    check_arms(["c3po_joint"], cfg, {}, pieces=2)
+    for section, options in ((cfg, {}), (FeedbackConfig(), {"c3po_mix": {part: True}})):
+        with pytest.raises(UserError, match=f"c3po_mix.*{part}=false"):
+            check_arms(["c3po_mix"], section, options, pieces=2)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_schedule_can_be_built(name: str):
+    get_scheduler(name, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=5e-5), 1, 10)
+
+
+def test_a_scope_without_test_prompts_is_refused(tiny: Path, tmp_path: Path):
+    for scope in ("in", "near", "out"):
+        cfg = config(tiny, tmp_path, ["base"])
+        setattr(cfg.feedback, f"n_{scope}", 1)
+        with pytest.raises(UserError, match=f"no {scope}-scope test prompts.*raise feedback.n_{scope}"):
+            assert studio.studio_of(cfg).tests
 
 
 def test_options_that_change_something_are_taken():

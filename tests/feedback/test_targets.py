@@ -60,6 +60,10 @@ def test_layers_that_peft_takes_for_experts_are_adapted_themselves():
     assert adapted("deepseek_v2", dropout=0.05, targets=["q_proj"])
 
 
+def test_routers_alone_can_be_adapted():
+    assert all(name.endswith(".gate") for name in adapted("olmoe", targets=[], routers=True))
+
+
 @pytest.mark.parametrize(
     ("family", "lora", "said"),
     [
@@ -67,6 +71,7 @@ def test_layers_that_peft_takes_for_experts_are_adapted_themselves():
         ("olmoe", {"targets": ["q_proj", "gate_proj", "up_proj", "down_proj"]}, "'gate_proj' names experts.*experts=true"),
         ("olmoe", {"targets": ["q_porj"]}, "did you mean 'q_proj'"),
         ("llama", {"targets": ["foo"]}, "unknown feedback.lora.targets 'foo'.*all-linear"),
+        ("llama", {"targets": []}, "nothing to adapt"),
         ("llama", {"routers": True}, "this model has no routers"),
         ("llama", {"experts": True}, "this model has no experts"),
     ],

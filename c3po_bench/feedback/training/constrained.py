@@ -26,8 +26,8 @@ from trl.trainer.utils import use_adapter
 from c3po_bench.errors import unknown
 from c3po_bench.feedback.training.collator import ConstrainedCollator
 from c3po_bench.feedback.training.heads import IGNORED, PlainHead, labelled_logits, token_fields
-from c3po_bench.feedback.training.recipes import CONSTRAINTS
 from c3po_bench.feedback.training.rows import SCOPES, Row, schedule
+from c3po_bench.feedback.training.values import CONSTRAINTS
 
 CHECKPOINTING = f"{'activation' if Version(transformers.__version__) >= Version('5.18') else 'gradient'}_checkpointing"
 """What transformers' arguments call it; TRL's are on by default."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from c3po_bench.errors import unknown
-from c3po_bench.feedback.training.recipes import PRECISIONS
+from c3po_bench.feedback.training.values import PRECISIONS
 
 
 def precision(name: str, device: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig
+from c3po_bench.feedback.training.values import check_types, check_values
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,6 @@ _TRAIN = (
 )
 _TOP = ("beta", "loss_type", "loss_weights", "lambda_out", "lambda_near", "constraint", "kl_temperature")
 _LORA = ("rank", "alpha", "dropout", "targets", "routers", "experts")
-LOSSES = (
-    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
-    "apo_down", "discopop", "sft", "sigmoid_norm",
-)  # fmt: skip
-CONSTRAINTS = ("nll", "kl")
-PRECISIONS = ("auto", "float32", "bfloat16")
 OPTIONS = (*_TOP, *_TRAIN, *_LORA)
 
 
@@ -134,12 +129,8 @@ def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None 
     def chosen(keys: tuple[str, ...]) -> dict[str, Any]:
         return {key: values[key] for key in keys if key in values}
 
-    try:
-        changed = replace(
-            cfg, **chosen(_TOP), train=replace(cfg.train, **chosen(_TRAIN)), lora=replace(cfg.lora, **chosen(_LORA))
-        )
-    except TypeError as error:
-        raise UserError(f"arm.{name}: {error}") from None
+    check_types(name, values)
+    changed = replace(cfg, **chosen(_TOP), train=replace(cfg.train, **chosen(_TRAIN)), lora=replace(cfg.lora, **chosen(_LORA)))
     check_values(changed)
     plan = Plan(name, RECIPES[name], changed)
     for key in values:
@@ -170,20 +161,3 @@ def _unread(plan: Plan) -> set[str]:
         "epochs": train.steps and (recipe.start is None or train.sft_steps),
     }
     return {key for key, so in unread.items() if so}
-
-
-def check_values(cfg: FeedbackConfig) -> None:
-    """`UserError` for choices and numbers that no training can use."""
-    for loss in cfg.loss_type:
-        if loss not in LOSSES:
-            raise unknown("feedback.loss_type", loss, LOSSES)
-    if cfg.constraint not in CONSTRAINTS:
-        raise unknown("feedback.constraint", cfg.constraint, CONSTRAINTS)
-    if cfg.train.precision not in PRECISIONS:
-        raise unknown("feedback.train.precision", cfg.train.precision, PRECISIONS)
-    for name, value in (("test_share", cfg.test_share), ("validation_share", cfg.validation_share)):
-        if not 0 <= value < 1:
-            raise UserError(f"feedback.{name}={value}: a share is at least 0 and below 1")
-    for name, number in (("beta", cfg.beta), ("kl_temperature", cfg.kl_temperature), ("lora.rank", cfg.lora.rank)):
-        if number <= 0:
-            raise UserError(f"feedback.{name}={number}: must be above 0")

@@ -47,7 +47,7 @@ def lora_config(model: Any, plan: Plan) -> PeftLora:
     cfg, targets = plan.cfg.lora, find_targets(model, plan.cfg.lora)
     return PeftLora(
         r=cfg.rank, lora_alpha=cfg.alpha, lora_dropout=cfg.dropout, bias="none", task_type="CAUSAL_LM",
-        target_modules=list(targets.modules), target_parameters=list(targets.parameters) or None,
+        target_modules=list(targets.modules) or None, target_parameters=list(targets.parameters) or None,
     )  # fmt: skip
 
 

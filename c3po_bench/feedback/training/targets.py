@@ -51,6 +51,8 @@ def find_targets(model: Any, cfg: LoraConfig) -> Targets:
     chosen |= (routers if cfg.routers else set()) | (single if cfg.experts else set())
     by_weight = {name for name in chosen if name not in layers} | _taken_for_experts(model, chosen & set(layers), fused)
     parameters = {f"{name}.weight" for name in by_weight} | set(fused if cfg.experts else ())
+    if not chosen and not parameters:
+        raise UserError(f"feedback.lora.targets=[] leaves nothing to adapt: name {ALL}, or modules")
     if parameters and cfg.dropout:
         raise _no_dropout(by_weight, routers, cfg)
     return Targets(
