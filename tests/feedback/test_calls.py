@@ -117,6 +117,38 @@ def test_what_will_not_pass_ends_with_one_line(tmp_path: Path, monkeypatch: pyte
         open_chat(ChatConfig(kind="openai", model="x"), workshop(tmp_path))
 
 
+def test_a_key_is_stripped_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with serve(lambda body, before: "text") as stub:
+        monkeypatch.setenv("STUB_KEY", " secret-value\r\n")
+        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), workshop(tmp_path))
+        assert texts_of(chat.complete("stage", ask("a"))) == ["text"] and stub.keys == ["Bearer secret-value"]
+        for wrong in ("secret\nvalue", "secret\u2026value", "secret\xe9value"):
+            monkeypatch.setenv("STUB_KEY", wrong)
+            for make in (lambda: open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), chat.workshop), lambda: chat):
+                with pytest.raises(UserError, match=r"\$STUB_KEY holds what no API key has") as caught:
+                    make().complete("stage", ask(wrong))
+                assert "secret" not in str(caught.value) and "value" not in str(caught.value)
+        assert len(stub.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost",
+        "localhost:8000/v1",
+        "ftp://host/v1",
+        "http://",
+        "http:///v1",
+        "http://h:x/v1",
+        "http://h /v1",
+        "http://h/\u2026",
+    ],
+)
+def test_an_address_that_is_none_is_said_in_one_line(tmp_path: Path, url: str):
+    with pytest.raises(UserError, match="base_url=.*http://localhost:8000/v1"):
+        open_chat(chat_config(url), workshop(tmp_path))
+
+
 def listing(body: dict[str, Any], before: int) -> str:
     """An obliging model: categories, and prompts that name their category."""
     text = body["messages"][0]["content"]

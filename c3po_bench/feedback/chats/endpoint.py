@@ -14,6 +14,7 @@ import os
 import random
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ class EndpointChat:
             raise UserError("this chat needs an endpoint: set its base_url, such as http://localhost:8000/v1")
         if not cfg.model:
             raise UserError(f"the endpoint {cfg.base_url} needs a model: set the chat's model")
+        _check_url(cfg.base_url)
+        _key(cfg.api_key_env)
         self.cfg, self.workshop = cfg, workshop
         self.calls = 0
         self._said = self._answered = False
@@ -137,8 +140,7 @@ class EndpointChat:
     def _post(self, body: dict[str, Any]) -> Reply:
         """One completion."""
         headers = {"Content-Type": "application/json"}
-        key = os.environ.get(self.cfg.api_key_env)
-        if key:
+        if key := _key(self.cfg.api_key_env):
             headers["Authorization"] = f"Bearer {key}"
         url = f"{str(self.cfg.base_url).rstrip('/')}/chat/completions"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
@@ -179,6 +181,25 @@ class EndpointChat:
 
     def _unusable(self, said: str) -> UserError:
         return UserError(f"{self.cfg.base_url} answered {said}: check base_url and model")
+
+
+def _check_url(url: str) -> None:
+    """`UserError` unless `url` says how to reach whom."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        reachable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        reachable = False
+    if not reachable or not url.isascii() or any(c.isspace() for c in url):
+        raise UserError(f"base_url={url!r} is no address of an endpoint, such as http://localhost:8000/v1 or https://host/v1")
+
+
+def _key(variable: str) -> str:
+    """The key without the blanks that a file leaves around it; `UserError`, which never shows it, for what no header takes."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"${variable} holds what no API key has (a line break, or a letter that is not ASCII): set it anew")
+    return key
 
 
 def _reason(refusal: urllib.error.HTTPError) -> str:
