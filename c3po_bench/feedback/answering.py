@@ -31,6 +31,12 @@ class Answer:
         return asdict(self)
 
 
+def is_answer(value: Any) -> bool:
+    """Whether a ledger's value is the record of an answer."""
+    kinds = {"text": str, "finished": bool, "tokens": int}
+    return isinstance(value, dict) and {key: type(part) for key, part in value.items()} == kinds
+
+
 def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     """Indices of the prompts, batched by length (longest first)."""
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), list(prompts[i]), i))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ def call_key(**parts: Any) -> str:
 
 
 class Ledger:
-    """One JSON-lines file of ``{"key", "value"}`` rows; the last row of a key counts."""
+    """One JSON-lines file of ``{"key", "value"}`` rows; the last row of a key counts, of those whose value is `valid`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, valid: Callable[[Any], bool] = lambda value: value is not None) -> None:
         self.path = path
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,9 @@ class Ledger:
             for line in path.read_bytes().split(b"\n"):
                 try:
                     row = json.loads(line)
-                    self._values[row["key"]] = row["value"]
+                    key, value = row["key"], row["value"]
+                    if valid(value):  # else it was damaged, or is another program's
+                        self._values[key] = value
                 except (ValueError, TypeError, KeyError):
                     continue  # empty, or cut short by a kill: its call is made again
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.answering import Answer, answer_all, settings
+from c3po_bench.feedback.answering import Answer, answer_all, is_answer, settings
 from c3po_bench.feedback.chat import prompt_ids
 from c3po_bench.feedback.general import general_prompts
 from c3po_bench.feedback.generators import open_generator
@@ -204,7 +204,7 @@ def known_answers(prompts: Sequence[str], workshop: Workshop) -> dict[str, Answe
 
 
 def _answers(workshop: Workshop) -> Ledger:
-    return workshop.ledger(f"answers-{workshop.subject.hash}")
+    return workshop.ledger(f"answers-{workshop.subject.hash}", is_answer)
 
 
 def _answer_key(prompt: str, workshop: Workshop) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.feedback.chats import is_reply
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.ledger import Ledger
 from c3po_bench.models import cache_dir
@@ -108,11 +109,11 @@ class Workshop:
         self._ledgers: dict[str, Ledger] = {}
         self._lock = threading.Lock()
 
-    def ledger(self, stage: str) -> Ledger:
-        """The ledger of a stage, opened once."""
+    def ledger(self, stage: str, valid: Callable[[Any], bool] = is_reply) -> Ledger:
+        """The ledger of a stage, opened once; its values are replies unless `valid` says what they are."""
         with self._lock:
             if stage not in self._ledgers:
-                self._ledgers[stage] = Ledger(self.folder / "ledgers" / f"{stage}.jsonl")
+                self._ledgers[stage] = Ledger(self.folder / "ledgers" / f"{stage}.jsonl", valid)
             return self._ledgers[stage]
 
     def reopen(self) -> None:

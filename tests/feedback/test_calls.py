@@ -24,7 +24,7 @@ from c3po_bench.feedback.chats.endpoint import EndpointChat
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
 from c3po_bench.feedback.generators.chat import parse_list
 from c3po_bench.feedback.judges import Case, open_judge
-from c3po_bench.feedback.ledger import Ledger, call_key
+from c3po_bench.feedback.ledger import Ledger
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import Draft
 from c3po_bench.feedback.revisers.critique import CritiqueReviser
@@ -319,17 +319,6 @@ def test_two_servers_with_one_model_name_are_asked_apart(tmp_path: Path):
             chat = EndpointChat(chat_config(stub.url), workshop(tmp_path))
             answers += texts_of(chat.complete("x", ask("hi")))
     assert answers == ["one", "two"]
-
-
-def test_ledger_drops_a_line_cut_short(tmp_path: Path):
-    path = tmp_path / "x.jsonl"
-    Ledger(path).put({"a": 1, "b": [2]})
-    path.write_bytes(path.read_bytes() + b'{"key": "c", "val')
-    ledger = Ledger(path)
-    assert len(ledger) == 2 and "c" not in ledger
-    ledger.put({"c": 3})
-    assert dict((k, Ledger(path)[k]) for k in "abc") == {"a": 1, "b": [2], "c": 3}
-    assert call_key(a=1, b=2) == call_key(b=2, a=1) != call_key(a=1, b=3)
 
 
 def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: Path):

@@ -31,6 +31,13 @@ class Reply(NamedTuple):
     finished: bool = True
 
 
+def is_reply(value: Any) -> bool:
+    """Whether a ledger's value can be read as a reply: its record, or a text, as once written."""
+    if isinstance(value, dict) and value.keys() <= {"text", "finished"}:
+        return isinstance(value.get("text"), str) and isinstance(value.get("finished", True), bool)
+    return isinstance(value, str)
+
+
 def recorded(ledger: Ledger, key: str) -> Reply | None:
     """The reply that a ledger holds under `key`; of a plain text, as once written, nobody knows that it was cut."""
     value = ledger.get(key)
