@@ -264,6 +264,25 @@ def test_own_prompts_and_pieces(tmp_path: Path):
         find(["ahoy_greting"])
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["ahoy_greeting", "ahoy_greeting"], "the same piece twice, 'ahoy_greeting': name it once"),
+        (["ahoy_greeting", "mine.yaml"], "two pieces with the id 'ahoy_greeting': call one of them ahoy_greeting_2"),
+        (["twice.yaml"], "two pieces with the id 'p'"),
+    ],
+)
+def test_an_id_stands_for_one_piece(names: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rows know their piece by its id: every prompt was scored by the last rule, or twice."""
+    monkeypatch.chdir(tmp_path)
+    piece = "- {{id: {}, content: {}, domain: mail, effect: say hi, scene: email, rules: [{{starts_with: Hi}}]}}\n"
+    Path("mine.yaml").write_text(piece.format("ahoy_greeting", "Say hi."))
+    Path("twice.yaml").write_text(piece.format("p", "Say hi.") + piece.format("p", "Say ho."))
+    with pytest.raises(UserError, match=said):
+        find(names)
+    assert [p.content for p in find(["mine.yaml"])] == ["Say hi."]
+
+
 def test_the_answers_of_a_task_are_judged_together():
     """One by one, a judge model would have two calls in flight, whatever its concurrency."""
     examples = tuple(Example("in", "c", "test", f"prompt {i}") for i in range(5))

@@ -59,4 +59,16 @@ def find(names: Sequence[str], extra: Sequence[str] = ()) -> list[Feedback]:
             raise unknown("feedback piece", name, pieces)
     if not found:
         raise UserError("feedback.pieces is empty: name at least one piece, such as feedback.pieces=[ahoy_greeting]")
+    _check_ids(found)
     return found
+
+
+def _check_ids(pieces: Sequence[Feedback]) -> None:
+    """Rows are told apart by the id: of two pieces with one id, the second would be scored by the rules of both."""
+    known: dict[str, Feedback] = {}
+    for piece in pieces:
+        if piece.id in known and known[piece.id].digest() == piece.digest():
+            raise UserError(f"feedback.pieces has the same piece twice, {piece.id!r}: name it once")
+        if piece.id in known:
+            raise UserError(f"feedback.pieces has two pieces with the id {piece.id!r}: call one of them {piece.id}_2")
+        known[piece.id] = piece
