@@ -32,9 +32,14 @@ _NUMBERED = re.compile(r"(?:\A|\n)\s*\d+\.\Z")
 
 def whole_sentences(text: str) -> str:
     """A cut text up to its last whole sentence or line, with an open code block closed; all of it when there is none."""
-    ends = [m.end() for m in _END.finditer(text) if not _NUMBERED.search(text[: m.end()])]
+    ends = _ends(text)
     kept = (text[: ends[-1]] if ends else text).rstrip()
     return kept if _closed(kept) else _OPENED.sub("", f"{kept}\n```").rstrip()
+
+
+def _ends(text: str) -> list[int]:
+    """Where a sentence or line ends."""
+    return [m.end() for m in _END.finditer(text) if not _NUMBERED.search(text[: m.end()])]
 
 
 def _closed(text: str) -> bool:
@@ -108,7 +113,7 @@ EDITS: dict[str, Callable[[str, Any], str]] = {
     "case": _case,  # lower | upper
 }
 ADDING = ("closing", "append")  # edits that put something behind a cut answer's last whole sentence
-CUTTING = (*ADDING, "sentences", "characters")  # edits whose result is a finished answer
+CUTTING = ("sentences", "characters")  # edits that leave the beginning of an answer
 
 _BY_KIND: dict[str, Callable[[Any], tuple[str, Any]]] = {
     "starts_with": lambda value: ("opening", value),
@@ -134,7 +139,7 @@ def edits_of(feedback: Feedback) -> list[tuple[str, Any]]:
 
 
 def rewrite(feedback: Feedback, answer: str, finished: bool) -> tuple[str, bool]:
-    """The revised answer and whether it is finished (a cut baseline stays unfinished unless an edit ends it).
+    """The revised answer and whether it is finished (a cut baseline stays unfinished unless an edit ends it after a sentence).
 
     An answer that follows the feedback already is left as it is: no pair comes of it.
     """
@@ -142,6 +147,14 @@ def rewrite(feedback: Feedback, answer: str, finished: bool) -> tuple[str, bool]
     if feedback.checkable and feedback.holds(answer):
         return text.strip(), finished
     for kind, value in edits_of(feedback):
-        text = EDITS[kind](whole_sentences(text) if kind in ADDING and not finished else text, value)
-        finished = finished or kind in CUTTING
+        text, finished = (EDITS[kind](text, value), True) if finished else _edit_cut(kind, text, value)
     return text.strip(), finished
+
+
+def _edit_cut(kind: str, text: str, value: Any) -> tuple[str, bool]:
+    """An edited answer whose end is missing: finished where whole sentences of it are left, and what was put behind them."""
+    if kind in ADDING:
+        return EDITS[kind](whole_sentences(text), value), bool(_ends(text))
+    edited = EDITS[kind](text, value)
+    cut = kind in CUTTING and bool(_ends(text)) and len(edited) < len(text.strip())
+    return edited, cut and whole_sentences(text).lstrip().startswith(edited)

@@ -143,6 +143,30 @@ def test_rewriting_changes_no_more_than_the_rule_asks():
 
 
 @pytest.mark.parametrize(
+    ("edits", "answer", "revised", "finished"),
+    [
+        ([{"sentences": 1}, {"case": "upper"}], "The council votes to close the", "THE COUNCIL VOTES TO CLOSE THE", False),
+        ([{"sentences": 1}, {"case": "upper"}], "Rain falls. Then the", "RAIN FALLS.", True),
+        ([{"sentences": 2}], "Rain falls. Sun. Then the", "Rain falls. Sun.", True),
+        ([{"sentences": 3}], "Rain falls. Sun. Then the", "Rain falls. Sun. Then the", False),
+        ([{"sentences": 2}], "Rain falls. Sun.", "Rain falls. Sun.", False),  # cut there by the token limit, not by the edit
+        ([{"characters": 200}, {"opening": "Hi"}], "Dear Jo, the heating that", "Hi\n\nthe heating that", False),
+        ([{"characters": 20}], "Rain falls. Sun. Then the wind", "Rain falls. Sun.", True),
+        ([{"characters": 12}], "The rain falls on the", "The rain.", False),  # no whole sentence is that short
+        ([{"sentences": 1}], "Do:\n```\nx = 1\ny = ", "Do:", True),
+        ([{"sentences": 2}], "Do:\n```\nx = 1\ny = ", "Do:\n```\nx = 1\ny =", False),
+        ([{"closing": "Bye!"}], "We meet and", "We meet and\n\nBye!", False),
+        ([{"sentences": 3}, {"append": " lol"}], "Rain falls. Then the", "Rain falls. lol", True),
+    ],
+)
+def test_a_cut_answer_is_finished_only_behind_a_whole_sentence(edits, answer, revised, finished):
+    """Else a model learns to stop in mid-sentence."""
+    piece = parse_feedback({"id": "x", "content": "c", "domain": "d", "effect": "e", "rewrite": edits})
+    assert rewrite(piece, answer, finished=False) == (revised, finished)
+    assert rewrite(piece, answer, finished=True)[1]
+
+
+@pytest.mark.parametrize(
     ("piece", "answer", "finished", "kept"),
     [
         ("tests_code", "Here is a function.\n\n```python\nx = 1\n```", True, ["x = 1\n```"]),
