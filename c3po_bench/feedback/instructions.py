@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,22 @@ FINAL = "FINAL LIST:"  # a list of items follows
 REVISED = "REVISED ANSWER:"  # the revised answer follows
 ANSWER = "ANSWER:"  # the answer of the chain-of-thought arm follows
 SCORE = "SCORE:"  # the judge's number follows
+
+
+def behind(text: str, marker: str) -> str | None:
+    """What stands behind the last `marker`, emphasized or not, or else behind the last one in other case; None without any."""
+    words = r"\s+".join(map(re.escape, marker.removesuffix(":").split()))
+    end = r"([\s*_`]*):([*_`]+(?=\s|\Z))?"
+    start = "" if " " in marker else r"(?:\A|[\n.!?])[\s#>]*"  # one word in other case may be any: it must begin a sentence
+    found = [*re.finditer(rf"([*_`]*)(?<![^\W_]){words}{end}", text)]
+    found = found or [*re.finditer(rf"{start}([*_`]*)(?<![^\W_]){words}{end}", text, re.IGNORECASE)]
+    if not found:
+        return None
+    before, inside, closed = found[-1].groups()
+    tail, close = text[found[-1].end() :].strip(), before[::-1]
+    if close and not inside.strip() and not closed:  # it ends right behind the marker, or with the answer
+        tail = tail.removeprefix(close) if tail.startswith(close) else tail.removesuffix(close)
+    return tail.strip()
 
 
 def _ask(text: str) -> Conversation:

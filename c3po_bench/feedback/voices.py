@@ -38,8 +38,7 @@ class Voice:
 
 def read_reasoned(text: str) -> str | None:
     """What stands behind the marker, if the model wrote it."""
-    _, marker, tail = text.rpartition(instructions.ANSWER)
-    return tail.strip() if marker else None
+    return instructions.behind(text, instructions.ANSWER)
 
 
 VOICES: dict[str, Voice] = {

@@ -22,8 +22,9 @@ def parse_list(text: str, marker: str, drafted: bool = False) -> list[str]:
 
     Of a text that was `drafted` first there are none then: the draft of near-scope prompts is full of in-scope ones.
     """
-    *found, tail = re.split(rf"{re.escape(marker.rstrip(':'))}[\s*_]*:", text, flags=re.IGNORECASE)
-    items = [_bare(m.group(1)) for line in tail.splitlines() if (m := _ITEM.match(line))] if found or not drafted else []
+    tail = instructions.behind(text, marker)
+    lines = ("" if drafted else text) if tail is None else tail
+    items = [_bare(m.group(1)) for line in lines.splitlines() if (m := _ITEM.match(line))]
     return list(dict.fromkeys(item for item in items if item))
 
 

@@ -26,9 +26,9 @@ class CritiqueReviser:
         asked = [instructions.critique(piece, d.prompt, d.answer) for d in drafts]
         revised: list[tuple[str, bool] | None] = []
         for reply in self.chat.complete("revisions", asked):
-            _, marker, tail = (reply.text if reply else "").rpartition(instructions.REVISED)
-            if reply and marker and tail.strip():
-                revised.append((tail.strip(), reply.finished))
+            text = instructions.behind(reply.text, instructions.REVISED) if reply else None
+            if reply and text:
+                revised.append((text, reply.finished))
             else:
                 self.workshop.count("unparsed_revisions", int(reply is not None))
                 revised.append(None)
