@@ -18,6 +18,8 @@ from c3po_bench.analysis.roles import THEN
 from c3po_bench.backend import load_backend
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
+from c3po_bench.feedback.chat import prompt_ids, stop_ids
+from c3po_bench.feedback.tasks import GROUP, SCOPE_OF
 from c3po_bench.feedback.voices import VOICES
 from c3po_bench.feedback.voices import arm_names as feedback_names
 from c3po_bench.store.lock import alone_in
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
     from c3po_bench.config import Config, ModelConfig
+    from c3po_bench.feedback.studio import Studio
     from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
@@ -77,6 +80,13 @@ class BothBackend:
         tuned, rewired, chains = divide(list(cfg.arms))
         FeedbackBackend.check(BothBackend._only(cfg, [*tuned, *(first for first, _ in chains)]))
         load_backend("rewiring").check(BothBackend._only(cfg, [*rewired, *(second for _, second in chains)]))
+        drawn, asked = cfg.feedback.answers.temperature > 0, [name for name in cfg.tasks if name in (GROUP, *SCOPE_OF)]
+        if drawn and asked and (rewired or chains):
+            arm = [*rewired, *(f"{first}{THEN}{second}" for first, second in chains)][0]
+            raise UserError(
+                f"arm {arm!r} samples no answers and would be scored against sampled ones: "
+                f"set feedback.answers.temperature=0, or leave out task {asked[0]!r}"
+            )
         if chains and len(cfg.feedback.pieces) > 1 and any(not f.endswith(("_joint", "_mix")) for f, _ in chains):
             raise UserError(f"a chain such as c3po{THEN}ngd needs one adapter: one piece, or a _joint or _mix arm")
 
@@ -121,9 +131,9 @@ class RewiredArm:
         return self.inner.reads_labels
 
     def identity(self) -> dict[str, Any]:
-        """Of tuning and of rewiring."""
+        """Of tuning and of rewiring; and how it is asked, where that is not as lm-eval would ask."""
         tuned = self.tuned.identity() if self.tuned else FeedbackArm(self.backend.feedback, "base").identity()
-        return {"tuned": tuned, "rewired": self.inner.identity()}
+        return {"tuned": tuned, "rewired": self.inner.identity(), **own_way(self.backend.feedback.studio)}
 
     def settings(self) -> dict[str, Any]:
         """The method's columns, and the tuning's with a prefix."""
@@ -148,6 +158,15 @@ class RewiredArm:
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
         """The same feedback scores as every arm."""
         return FeedbackArm(self.backend.feedback, "base").finish(rows)
+
+
+def own_way(studio: Studio) -> dict[str, Any]:
+    """An example of a prompt's ids, and those that end an answer; nothing where text and the EOS token say the same."""
+    subject = studio.workshop.subject
+    ids, stops = prompt_ids(subject.tokenizer, "?"), stop_ids(subject.tokenizer, subject.model)
+    told = subject.tokenizer.decode(ids)
+    same = stops == [subject.tokenizer.eos_token_id] and list(subject.tokenizer(told).input_ids) == ids
+    return {} if same else {"asked": [ids, stops]}
 
 
 def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:

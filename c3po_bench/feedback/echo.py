@@ -9,7 +9,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from c3po_bench.feedback.answering import Answer
-from c3po_bench.feedback.chat import turn_end_ids
+from c3po_bench.feedback.chat import prompt_ids, stop_ids
 from c3po_bench.feedback.measures import degeneration, similarity
 from c3po_bench.feedback.studio import Studio
 from c3po_bench.feedback.tasks import settings_of
@@ -53,18 +53,16 @@ class EchoLM(LM):
         return details
 
     def _as_chat(self, request: Instance) -> Instance:
+        """The chat as token ids, and those that end an answer: of text and EOS, an LM would make others than the base's."""
         prompt, settings = str(request.args[0]), settings_of(request)
         if "feedback" not in settings:
             return request
-        tokenizer = self.studio.workshop.subject.tokenizer
-        text = f"{prompt}\n"
-        if tokenizer.chat_template:
-            turn = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        subject = self.studio.workshop.subject
+        ids, stops = prompt_ids(subject.tokenizer, prompt), stop_ids(subject.tokenizer, subject.model)
         kept = {k: v for k, v in settings.items() if k not in ("feedback", "scope")}
         return Instance(
             request_type=request.request_type, doc=request.doc, idx=request.idx,
-            arguments=(text, {**kept, "until": [tokenizer.decode(turn_end_ids(tokenizer))]}),
+            arguments=(subject.tokenizer.decode(ids), {**kept, "prompt_ids": ids, "stop_ids": stops}),
             metadata=(request.task_name, request.doc_id, request.repeats),
         )  # fmt: skip
 

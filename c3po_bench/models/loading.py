@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,10 +20,17 @@ from c3po_bench.store.identity import content_hash
 if TYPE_CHECKING:
     from c3po_bench.config import ModelConfig
 
+log = logging.getLogger(__name__)
 KINDS = ("smolmoe", "smollm", "planted", "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")
 READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".safetensors", ".bin")
 """Files of a model's folder that loading may read: config, tokenizer, code and weights."""
+SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+WRITTEN = (
+    *SAMPLING, "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "use_cache",
+    "cache_implementation", "transformers_version", "_from_model_config",
+)  # fmt: skip
+"""What of a model's generation config is kept: what ends an answer, and how one is drawn that is asked to be."""
 _loaded: dict[str, Loaded] = {}
 
 
@@ -83,7 +91,26 @@ def _load(cfg: ModelConfig) -> Loaded:
             "give model.path=FOLDER, or use model=smolmoe, which needs neither"
         ) from error
     _place(model, cfg)
-    return Loaded(model, tokenizer, cfg.name, _hash(str(revision), model, _content(cfg, path, model)), str(path))
+    left_out = _plain(model, cfg.name)
+    return Loaded(model, tokenizer, cfg.name, _hash(str(revision), model, _content(cfg, path, model) + left_out), str(path))
+
+
+def _plain(model: Any, name: str) -> str:
+    """Make `model` write by its own probabilities: which settings of its generation config are left out.
+
+    A penalty of repetitions, say, is known to transformers' `generate` alone: rewired arms, which write otherwise, would not
+    have it, and what it changes would count as rewiring's.
+    """
+    from transformers import GenerationConfig
+
+    asked, usual = model.generation_config.to_diff_dict(), GenerationConfig._get_default_generation_params()
+    left_out = sorted(k for k, v in asked.items() if k not in WRITTEN and v and v != usual.get(k))
+    if not left_out:
+        return ""
+    model.generation_config = GenerationConfig(**{key: value for key, value in asked.items() if key in WRITTEN})
+    told = ", ".join(f"{key}={asked[key]}" for key in left_out)
+    log.warning("%s: its generation config asks for %s, which is left out for every arm", name, told)
+    return f"|without {told}"
 
 
 def _source(cfg: ModelConfig) -> tuple[str, str | None]:

@@ -19,7 +19,10 @@ MAX_NEW_TOKENS = 256
 
 
 def generate(lm: RewiredLM, request: Instance) -> str:
-    """Greedy answer to a `generate_until` request; `until` and `max_gen_toks` are honoured."""
+    """Greedy answer to a `generate_until` request; `until` and `max_gen_toks` are honoured.
+
+    One that is not tokenized as lm-eval would brings its ids along (`prompt_ids`), and those that end an answer (`stop_ids`).
+    """
     arguments: Any = request.args
     context, options = arguments
     rewirer, hf = lm.rewirer, lm.tokenizer.lm
@@ -27,7 +30,8 @@ def generate(lm: RewiredLM, request: Instance) -> str:
     new_tokens = int(options.get("max_gen_toks", MAX_NEW_TOKENS))
     until = options.get("until") or []
     stops = [until] if isinstance(until, str) else [stop for stop in until if stop]
-    ids = hf.tok_encode(context)[-(hf.max_length - new_tokens) :]
+    ids = options.get("prompt_ids") or hf.tok_encode(context)[-(hf.max_length - new_tokens) :]
+    ends = options.get("stop_ids") or [hf.eot_token_id]
     key = (str(request.task_name), int(request.doc_id or 0))
     prompt = Prompt(tuple(ids), ((hf.eot_token_id,),))
     question = Question(key, request.doc["question"], (prompt,), (), seed_key=request.doc["key"])
@@ -46,15 +50,20 @@ def generate(lm: RewiredLM, request: Instance) -> str:
                 out = model(**inputs)
             cache = out.past_key_values
             tokens = out.logits[:, -1:].argmax(dim=-1)
-            if int(tokens) == hf.eot_token_id:
+            if int(tokens) in ends:
                 break
             written.append(int(tokens))
             text = hf.tok_decode(written)
             if any(stop in text for stop in stops):
                 break
-    text = hf.tok_decode(written)
+    text = decoded(hf, written) if "prompt_ids" in options else hf.tok_decode(written)
     for stop in stops:
         text = text.split(stop)[0]
     if details:
         lm._details[question.key] = details
     return text
+
+
+def decoded(hf: Any, ids: list[int]) -> str:
+    """The text of written ids, its spaces as they are."""
+    return hf.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from c3po_bench import both, harness
 from c3po_bench.both import BothBackend, divide
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
-from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
+from c3po_bench.models.tiny import CHARACTERS, tiny_model, tiny_tokenizer
 
 
 def config(model: Path, folder: Path, arms: list[str]) -> Config:
@@ -55,6 +56,29 @@ def test_all_four_meet_on_one_base(moe: Path, tmp_path: Path):
         for arm in ("kernel_regression", "c3po_then_kernel_regression")
     )
     assert one != two  # the second is rewired on tuned weights
+
+
+@pytest.mark.parametrize("odd", ["turn end", "start", "penalty"])
+def test_a_pathway_that_is_not_moved_answers_as_the_base_does(odd: str, tmp_path: Path):
+    """Under the same rule: where a turn's end is not EOS, texts get a first token, or `generate` has ideas of its own."""
+    tokenizer, model, end = tiny_tokenizer(), tiny_model("olmoe", max_position_embeddings=512), CHARACTERS.index("~")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}~{% endfor %}{% if add_generation_prompt %}: {% endif %}"
+    with torch.no_grad():
+        model.lm_head.weight[end] = 1.2 * model.lm_head.weight[CHARACTERS.index("(")]  # so that turns do end
+    if odd == "start":
+        start = TemplateProcessing(single="# $A", special_tokens=[("#", CHARACTERS.index("#"))])
+        tokenizer.backend_tokenizer.post_processor = start
+    if odd == "penalty":
+        model.generation_config.repetition_penalty = 1.5
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    cfg = config(tmp_path / "model", tmp_path, ["base", "ngd"])
+    cfg.tasks, cfg.limit, cfg.method.steps = ["feedback"], 4, 0
+    cfg.feedback.answers.max_new_tokens = 24
+    rows = [row for run in harness.run(cfg) for row in run.samples()]
+    assert all(row["response"] == row["baseline_response"] for row in rows)
+    assert any(len(row["response"]) < 20 for row in rows)
 
 
 def test_an_arm_that_had_to_wait_has_the_untouched_model(moe: Path, tmp_path: Path):
@@ -101,3 +125,23 @@ def test_names_are_divided_and_checked(moe: Path, tmp_path: Path):
     cfg.feedback.pieces = ["ahoy_greeting", "hashtag_tweets"]
     with pytest.raises(UserError, match="one adapter"):
         BothBackend.check(cfg)
+
+
+def test_sampled_answers_are_compared_with_none_that_are_not(moe: Path, tmp_path: Path):
+    cfg = config(moe, tmp_path, ["base", "c3po", "ngd"])
+    cfg.feedback.answers.temperature = 0.7
+    with pytest.raises(UserError, match="arm 'ngd' samples no answers .* leave out task 'feedback'"):
+        BothBackend.check(cfg)
+    cfg.tasks = ["facts_capitals"]
+    BothBackend.check(cfg)
+    cfg.tasks, cfg.arms = ["in_scope"], ["base", "c3po"]
+    BothBackend.check(cfg)
+
+
+def test_arms_that_put_something_before_the_prompt_take_ids_too(moe: Path, tmp_path: Path):
+    cfg = config(moe, tmp_path, ["base", "icl", "soft_prompt"])
+    cfg.tasks, cfg.limit, cfg.arm = ["feedback"], 1, {"soft_prompt": {"steps": 0}}
+    base, *others = harness.run(cfg)
+    for run in others:
+        assert any(row["response"] != row["baseline_response"] for row in run.samples()), run.arm
+        assert [row["baseline_response"] for row in run.samples()] == [row["response"] for row in base.samples()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -45,3 +47,19 @@ def test_a_file_is_read_once(folder, monkeypatch):
     before = hash_of(folder)
     monkeypatch.setattr(loading, "file_hash", lambda path: pytest.fail(f"{path} read again"))
     assert hash_of(folder) == before
+
+
+def test_a_model_writes_by_its_own_probabilities(folder, caplog):
+    """Penalties of a generation config hold in `generate` alone, and make answers under one rule into two."""
+    before = hash_of(folder)
+    path = folder / "generation_config.json"
+    asked = {**json.loads(path.read_text()), "eos_token_id": [1, 5], "top_p": 0.8, "do_sample": True}
+    path.write_text(json.dumps(asked))
+    sampled = hash_of(folder)
+    assert sampled != before and "left out" not in caplog.text
+    path.write_text(json.dumps({**asked, "repetition_penalty": 1.05, "min_length": 4, "num_beams": 1}))
+    hash_of(folder)
+    (loaded,) = loading._loaded.values()
+    kept = loaded.model.generation_config
+    assert (kept.repetition_penalty, kept.min_length, kept.top_p, kept.eos_token_id) == (None, None, 0.8, [1, 5])
+    assert "asks for min_length=4, repetition_penalty=1.05, which is left out for every arm" in caplog.text

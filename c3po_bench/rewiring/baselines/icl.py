@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lm_eval.api.model import LM
 
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.baselines.arm import BaselineArm
 from c3po_bench.rewiring.baselines.retrieval import Retriever
+from c3po_bench.rewiring.generation import MAX_NEW_TOKENS
 from c3po_bench.rewiring.lm import RewiredLM
 from c3po_bench.rewiring.rewirer import Rewirer
 
@@ -82,10 +83,19 @@ class IclLM(LM):
             places, _, details = found[str(request.doc["question"])]
             self._details[str(request.task_name), int(request.doc_id or 0)] = details
             examples = [text for place in reversed(places) if (text := self.shown[place]) is not None]
-            asked = copy(request)
-            asked.arguments = ("\n\n".join([*examples, request.args[0]]), *request.args[1:])
+            asked, arguments = copy(request), cast("tuple[str, Any]", request.args)
+            text, settings = arguments
+            if isinstance(settings, dict) and "prompt_ids" in settings:
+                settings = {**settings, "prompt_ids": self._behind("\n\n".join([*examples, ""]), settings)}
+            asked.arguments = ("\n\n".join([*examples, text]), settings)
             out.append(asked)
         return out
+
+    def _behind(self, shots: str, settings: dict[str, Any]) -> list[int]:
+        """The prompt's own ids behind those of as many shots as fit."""
+        hf, own = self.plain.tokenizer.lm, settings["prompt_ids"]
+        room = hf.max_length - int(settings.get("max_gen_toks", MAX_NEW_TOKENS)) - len(own)
+        return (hf.tok_encode(shots)[-room:] if room > 0 else []) + own
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Log-likelihoods after the shots."""

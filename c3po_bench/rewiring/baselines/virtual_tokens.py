@@ -13,6 +13,7 @@ import torch
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.sft import trainable
 from c3po_bench.rewiring.baselines.training import InsertedLM, Opened, Weights
+from c3po_bench.rewiring.generation import decoded
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -63,6 +64,30 @@ class VirtualTokens(ABC):
         own = trainable(model)
         for name, value in weights.items():
             own[name].data.copy_(value)
-        kind: Any = huggingface.HFLM
+        kind: Any = _asked_by_ids(huggingface.HFLM)
         inner = kind(pretrained=model, tokenizer=self.backend.loaded.tokenizer, batch_size=self.backend.cfg.batch_size)
         return InsertedLM(inner, lambda: meter.phase("score"))
+
+
+def _asked_by_ids(kind: Any) -> Any:
+    """lm-eval's LM class `kind`, for requests too that bring their prompt's ids along (see `rewiring.generation`)."""
+
+    class Asked(kind):
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            texts = {i: self._written(r.args[1]) for i, r in enumerate(requests) if "prompt_ids" in r.args[1]}
+            rest = [i for i in range(len(requests)) if i not in texts]
+            if rest:
+                found = super().generate_until([requests[i] for i in rest], disable_tqdm=disable_tqdm)
+                texts |= dict(zip(rest, found, strict=True))
+            return [texts[i] for i in range(len(requests))]
+
+        def _written(self, settings: dict[str, Any]) -> str:
+            prompt, stops = torch.tensor([settings["prompt_ids"]], device=self.device), settings["stop_ids"]
+            output = self.model.generate(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=settings["max_gen_toks"],
+                do_sample=False, eos_token_id=stops, pad_token_id=stops[0],
+            )  # fmt: skip
+            ids = output[0, prompt.shape[1] :].tolist()
+            return decoded(self, [i for i in ids if i not in stops])
+
+    return Asked
