@@ -35,7 +35,11 @@ def general_prompts(source: str, n: int, seed: int) -> list[str]:
 def _load(source: str) -> list[str]:
     path = Path(source).expanduser()
     if path.is_file():
-        return list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"feedback.out_of_scope={source!r} is no text file in UTF-8: {error}") from None
+        return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     name, split, column = ([*source.split(":"), "", ""])[:3]
     if not (name and split and column):
         raise UserError(f"feedback.out_of_scope={source!r} is neither 'builtin', a text file, nor 'org/name:split:column'")

@@ -15,6 +15,7 @@ from typing import Any
 
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.metrics import KINDS
+from c3po_bench.feedback.scenes import scenes
 
 ASPECTS = ("style", "content", "format", "language")
 SCOPES = ("global", "regional", "local")
@@ -92,9 +93,15 @@ def parse_feedback(record: Any, source: str = "feedback") -> Feedback:
     for key, choices in (("aspect", ASPECTS), ("scope", SCOPES)):
         if record.get(key, choices[0]) not in choices:
             raise UserError(f"{where}: {unknown(key, str(record[key]), choices)}")
+    for key in ("leak", "provenance"):
+        if not isinstance(record.get(key, ""), str):
+            raise UserError(f"{where}: {key} must be a text")
+    if record.get("scene") is not None and record["scene"] not in scenes():
+        raise UserError(f"{where}: {unknown('scene', str(record['scene']), scenes())}")
     return Feedback(
         **{
-            **{k: v for k, v in record.items() if k not in ("rules", "rewrite")},
+            **{k: v for k, v in record.items() if k not in ("rules", "rewrite", "slots")},
+            "slots": _slots(record.get("slots"), where),
             "rules": tuple(_rule(r, where) for r in _steps(record, "rules", where)),
             "rewrite": tuple(_edit(e, where) for e in _steps(record, "rewrite", where)),
         }
@@ -109,10 +116,22 @@ def _steps(record: Mapping[str, Any], key: str, where: str) -> list[tuple[str, A
     return [next(iter(s.items())) for s in steps]
 
 
+def _slots(slots: Any, where: str) -> dict[str, Any]:
+    """What fills the scene's templates: a text, or a list of texts, by name; numbers are taken as texts."""
+    if not (slots is None or isinstance(slots, Mapping)):
+        raise UserError(f"{where}: slots must be a mapping, such as {{who: my boss, others: [a friend, my bank]}}")
+    for name, value in (slots or {}).items():
+        values = value if isinstance(value, list) else [value]
+        plain = [isinstance(v, str | int | float) and not isinstance(v, bool) and str(v).strip() for v in values]
+        if not isinstance(name, str) or not plain or not all(plain):
+            raise UserError(f"{where}: slot {name} must be a text or a list of texts; put it in quotes")
+    return dict(slots or {})
+
+
 def _rule(step: tuple[str, Any], where: str) -> Rule:
     kind, value = step
     if kind not in KINDS:
-        raise UserError(f"{where}: {unknown('metric kind', kind, KINDS)}")
+        raise UserError(f"{where}: {unknown('metric kind', str(kind), KINDS)}")
     try:
         return Rule(kind, KINDS[kind].validate(value))
     except ValueError as error:
@@ -120,9 +139,12 @@ def _rule(step: tuple[str, Any], where: str) -> Rule:
 
 
 def _edit(step: tuple[str, Any], where: str) -> Edit:
-    from c3po_bench.feedback.rewrite import EDITS
+    from c3po_bench.feedback.rewrite import EDITS, VALUES
 
     kind, value = step
     if kind not in EDITS:
-        raise UserError(f"{where}: {unknown('edit', kind, EDITS)}")
-    return Edit(kind, value)
+        raise UserError(f"{where}: {unknown('edit', str(kind), EDITS)}")
+    try:
+        return Edit(kind, VALUES[kind](value) if kind in VALUES else value)
+    except ValueError as error:
+        raise UserError(f"{where}: edit {kind} {error}") from None

@@ -1,7 +1,7 @@
 """Rule rewriters: turn a model's own answer into one that follows a rule-checkable piece, with the smallest change.
 
 The revised answer keeps the words of the baseline wherever the rule lets it, so a preference pair differs by the effect
-and by nothing else. A new edit is one function and one line of `EDITS`.
+and by nothing else. A new edit is one function and one line of `EDITS`, and one of `VALUES` that checks its value.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from c3po_bench.feedback.metrics.kind import text_value
 from c3po_bench.feedback.records import Feedback
 
 _GREETING = re.compile(
@@ -112,6 +113,34 @@ EDITS: dict[str, Callable[[str, Any], str]] = {
     "bullets": _bullets,  # the marker
     "case": _case,  # lower | upper
 }
+
+
+def _pair(value: Any) -> list[str]:
+    if not isinstance(value, list) or len(value) != 2 or any(not isinstance(v, str) for v in value):
+        raise ValueError("needs [pattern, replacement], two texts")
+    try:
+        re.sub(value[0], value[1], "")
+    except (re.error, IndexError) as error:
+        raise ValueError(f"has no regular expression and its replacement: {error}") from None
+    return value
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError("needs a whole number, 1 or more")
+    return value
+
+
+def _direction(value: Any) -> str:
+    if value not in ("lower", "upper"):
+        raise ValueError(f"needs lower or upper, not {value!r}")
+    return value
+
+
+VALUES: dict[str, Callable[[Any], Any]] = {  # what an edit's value must be, or `ValueError`
+    "replace": _pair, "sentences": _number, "characters": _number, "case": _direction,
+    **dict.fromkeys(("opening", "closing", "prepend", "append", "bullets"), text_value),
+}  # fmt: skip
 ADDING = ("closing", "append")  # edits that put something behind a cut answer's last whole sentence
 CUTTING = ("sentences", "characters")  # edits that leave the beginning of an answer
 

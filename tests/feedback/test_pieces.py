@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,22 @@ def test_values_that_could_never_tell_are_refused(kind, value):
         ({"aspect": "stile"}, "style"),
         ({"content": ""}, "content"),
         ({"rewrite": [{"openning": "x"}]}, "opening"),
+        ({"rewrite": [{"case": "title"}]}, "edit case needs lower or upper, not 'title'"),
+        ({"rewrite": [{"sentences": "two"}]}, "edit sentences needs a whole number"),
+        ({"rewrite": [{"characters": None}]}, "edit characters needs a whole number"),
+        ({"rewrite": [{"replace": "x"}]}, "edit replace needs .pattern, replacement."),
+        ({"rewrite": [{"replace": ["(", "x"]}]}, "edit replace .* unterminated"),
+        ({"rewrite": [{"replace": ["a", r"\1"]}]}, "edit replace .* group"),
+        ({"rewrite": [{"opening": 5}]}, "edit opening needs a non-empty text"),
+        ({"rewrite": [{5: "x"}]}, "unknown edit '5'"),
+        ({"rules": [{1: "Hi"}]}, "unknown metric kind '1'"),
+        ({"slots": ["a", "b"]}, "slots must be a mapping"),
+        ({"slots": {"when": datetime.date(2024, 1, 1)}}, "slot when must be a text .* quotes"),
+        ({"slots": {"who": ["Ann", True]}}, "slot who must be a text"),
+        ({"slots": {"who": []}}, "slot who must be a text"),
+        ({"scene": "emial"}, "email"),
+        ({"scene": 5}, "unknown scene '5'"),
+        ({"leak": 3}, "leak must be a text"),
     ],
 )
 def test_a_wrong_piece_is_refused_in_one_line(change, said):
@@ -117,6 +134,22 @@ def test_a_wrong_piece_is_refused_in_one_line(change, said):
     with pytest.raises(UserError, match=said) as caught:
         parse_feedback(record, "my.yaml")
     assert "my.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_slots_may_be_left_empty_or_be_numbers():
+    record = {"id": "x", "content": "a", "domain": "b", "effect": "c"}
+    assert parse_feedback({**record, "slots": None}).slots == {}
+    assert parse_feedback({**record, "slots": {"who": [1, "Ann"]}}).slots == {"who": [1, "Ann"]}
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xfe bad", b"- {id: x, content: a, domain: b, effect: c, leak: 2024-13-45}"])
+def test_files_that_are_no_text_are_refused_in_one_line(raw: bytes, tmp_path: Path):
+    (tmp_path / "bad.yaml").write_bytes(raw)
+    with pytest.raises(UserError, match="bad.yaml: "):
+        find([str(tmp_path / "bad.yaml")])
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe bad")
+    with pytest.raises(UserError, match="bad.txt' is no text file in UTF-8"):
+        general_prompts(str(tmp_path / "bad.txt"), 1, 0)
 
 
 def test_the_library_is_large_and_varied():

@@ -18,7 +18,7 @@ def read_pieces(path: Path) -> list[Feedback]:
     """The pieces of one YAML file (a list), validated; `UserError` on anything a user can mend."""
     try:
         records = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that is none
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     if isinstance(records, dict):
         records = [records]
