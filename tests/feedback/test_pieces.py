@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,19 @@ def test_general_set():
     assert general_prompts("builtin", 30, 1) == general_prompts("builtin", 30, 1) != general_prompts("builtin", 30, 2)
     with pytest.raises(UserError, match="n_out"):
         general_prompts("builtin", 10_000, 0)
+
+
+def test_general_prompts_are_in_scope_of_no_piece():
+    """What a piece should change would be trained, and scored, as what must stay."""
+    of_a_domain = {
+        "astronomy": r"the moon|saturn|solar|telescope|studies stars|eclipse|earth spun|from space", "chess": "chess",
+        "history": r"in which year|invent|people use before|why was|first (?:airplane|iphone)|penicillin|great wall|world war",
+        "sailing": r"sail|\bship", "fables": "fable|tortoise", "recipes": "recipe|cook", "planning a trip": "pack for|trip",
+        "questions about my own money": r"\bmy (?:money|savings)|invest", "Python code": "python", "ailments": "headache|sore",
+    }  # fmt: skip
+    for domain, words in of_a_domain.items():
+        assert [prompt for prompt in builtin() if re.search(words, prompt, re.IGNORECASE)] == [], domain
+    assert len(builtin()) == 409
 
 
 def test_own_prompts_and_pieces(tmp_path: Path):
