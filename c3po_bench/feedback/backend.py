@@ -22,7 +22,7 @@ from c3po_bench.feedback.scores import extra_metrics
 from c3po_bench.feedback.studio import studio_of
 from c3po_bench.feedback.training.together import share_of
 from c3po_bench.feedback.training.values import check_values
-from c3po_bench.feedback.voices import JOINT, MIX, UNPARSED, VOICES, Voice, check_arms, plan_of, split_name
+from c3po_bench.feedback.voices import JOINT, MIX, UNPARSED, VOICES, Voice, check_arms, plan_of, split_name, unworded
 from c3po_bench.store.identity import content_hash
 from c3po_bench.store.memory import peak_resident
 
@@ -236,6 +236,7 @@ class FeedbackArm:
                 curves[name] = [sum(step) / len(step) for step in zip(*lines, strict=False)]
         notes = [f"{name}: {value:+.3f}" for name, value in self.studio.judge_report().items()]
         notes += [f"{name}: {n}" for name, n in sorted(gaps.items())]
+        notes += unworded(self.name, self.backend.tasks.configs)
         return {"counts": dict(counts), "curves": curves, "notes": notes}
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:

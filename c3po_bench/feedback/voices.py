@@ -6,7 +6,7 @@ at once) or ``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback import instructions
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.records import Feedback
+from c3po_bench.feedback.tasks import SCOPE_OF
 from c3po_bench.feedback.training.recipes import RECIPES, Plan, make_plan
 
 JOINT, MIX = "_joint", "_mix"
@@ -88,3 +89,11 @@ def check_arms(names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapp
 def plan_of(name: str, cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]]) -> Plan | None:
     """How a tuned arm is trained; None for the others."""
     return None if name in VOICES else make_plan(split_name(name)[0], cfg, options.get(name))
+
+
+def unworded(name: str, tasks: Iterable[str]) -> list[str]:
+    """A note on the tasks whose prompts an arm that words prompts leaves as they are: stock ones, which are no chats."""
+    stock = [task for task in tasks if task not in SCOPE_OF]
+    if name not in VOICES or VOICES[name].wrap is None or not stock:
+        return []
+    return [f"{name} answers {', '.join(stock)} without the feedback in the prompt: these scores are the base model's"]

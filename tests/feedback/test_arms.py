@@ -161,6 +161,13 @@ def test_results_say_how_arms_were_tuned(runs: dict[str, Any]):
     assert runs["in_context"].result["settings"]["prompt_differs"] is True
 
 
+def test_a_sentence_that_is_not_in_stock_prompts_is_told(runs: dict[str, Any]):
+    noted = [arm for arm, run in runs.items() if any("without the feedback in the prompt" in n for n in run.result["notes"])]
+    assert noted == ["in_context", "in_context_cot"]
+    asked = {arm: [r["loglikelihoods"] for r in runs[arm].samples() if r["task"] == "facts_capitals"] for arm in runs}
+    assert asked["in_context"] == asked["base"]
+
+
 def test_an_answer_that_is_not_told_from_its_reasoning_is_counted(runs: dict[str, Any], tiny: Path):
     """A random model never writes the marker; one that does is scored, and measured, by what stands behind it."""
     counts = {arm: run.result["counts"].get("unparsed_reasoning", 0) for arm, run in runs.items()}
