@@ -22,6 +22,10 @@ from c3po_bench.feedback.chat import prompt_ids, stop_ids
 from c3po_bench.feedback.tasks import GROUP, SCOPE_OF
 from c3po_bench.feedback.voices import VOICES
 from c3po_bench.feedback.voices import arm_names as feedback_names
+from c3po_bench.models.families import family_of
+from c3po_bench.rewiring.arms import arm_names as all_rewiring_names
+from c3po_bench.rewiring.arms import check_tasks
+from c3po_bench.rewiring.pathway import critical_layers
 from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
@@ -36,9 +40,7 @@ log = logging.getLogger(__name__)
 
 def rewiring_names() -> list[str]:
     """Arms of the rewiring backend but base, which is the feedback backend's here."""
-    from c3po_bench.rewiring.arms import arm_names
-
-    return [name for name in arm_names() if name != "base"]
+    return [name for name in all_rewiring_names() if name != "base"]
 
 
 def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
@@ -59,27 +61,43 @@ def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]
     return tuned, rewired, chains
 
 
+def _rewires(name: str) -> bool:
+    return name in rewiring_names() and name not in feedback_names()
+
+
 class BothBackend:
     """Arms of both backends; all are compared with the untouched model."""
 
     def __init__(self, cfg: Config, tasks: TaskSet) -> None:
         self.cfg, self.tasks = cfg, tasks
         self.tuned, self.rewired, self.chains = divide(list(cfg.arms))
-        self.feedback = FeedbackBackend(self._only(cfg, [*self.tuned, *(first for first, _ in self.chains)]), tasks)
+        self.feedback = FeedbackBackend(self._of_feedback(cfg), tasks)
         self.model_hash = self.feedback.model_hash
+        if self.rewired or self.chains:  # what rewiring refuses it refuses before anything is tuned or scored
+            check_tasks(self._of_rewiring(cfg), tasks)
+            critical_layers(cfg.method.layers, list(family_of(self.feedback.studio.workshop.subject.model).layers))
 
     @staticmethod
-    def _only(cfg: Config, names: list[str]) -> Config:
-        """The config with these arms and their options."""
-        kept = list(dict.fromkeys(names))
-        return replace(cfg, arms=kept, arm={name: cfg.arm[name] for name in kept if name in cfg.arm})
+    def _of_feedback(cfg: Config) -> Config:
+        """The config with the feedback backend's arms, and all options but the rewiring backend's: it refuses unknown ones."""
+        tuned, _, chains = divide(list(cfg.arms))
+        kept = list(dict.fromkeys([*tuned, *(first for first, _ in chains)]))
+        return replace(cfg, arms=kept, arm={n: o for n, o in cfg.arm.items() if n in kept or not _rewires(n)})
+
+    @staticmethod
+    def _of_rewiring(cfg: Config, method: str | None = None) -> Config:
+        """The config with the rewiring backend's arms, or one, and the options of all: a control has those of its arm."""
+        _, rewired, chains = divide(list(cfg.arms))
+        kept = list(dict.fromkeys([*rewired, *(second for _, second in chains)]))
+        options = {name: given for name, given in cfg.arm.items() if _rewires(name)}
+        return replace(cfg, arms=[method] if method else kept, arm=options)
 
     @staticmethod
     def check(cfg: Config) -> None:
         """Whatever either backend refuses; and several pieces, which no single model can be tuned on."""
-        tuned, rewired, chains = divide(list(cfg.arms))
-        FeedbackBackend.check(BothBackend._only(cfg, [*tuned, *(first for first, _ in chains)]))
-        load_backend("rewiring").check(BothBackend._only(cfg, [*rewired, *(second for _, second in chains)]))
+        _, rewired, chains = divide(list(cfg.arms))
+        FeedbackBackend.check(BothBackend._of_feedback(cfg))
+        load_backend("rewiring").check(BothBackend._of_rewiring(cfg))
         drawn, asked = cfg.feedback.answers.temperature > 0, [name for name in cfg.tasks if name in (GROUP, *SCOPE_OF)]
         if drawn and asked and (rewired or chains):
             arm = [*rewired, *(f"{first}{THEN}{second}" for first, second in chains)][0]
@@ -93,8 +111,7 @@ class BothBackend:
     @staticmethod
     def own_tasks(cfg: Config) -> dict[str, dict[str, dict[str, Any]]]:
         """The feedback backend's."""
-        tuned, _, chains = divide(list(cfg.arms))
-        return FeedbackBackend.own_tasks(BothBackend._only(cfg, [*tuned, *(first for first, _ in chains)]))
+        return FeedbackBackend.own_tasks(BothBackend._of_feedback(cfg))
 
     def arms(self) -> Iterator[Any]:
         """Base, tuned, rewired, rewired after tuning."""
@@ -118,7 +135,7 @@ class RewiredArm:
     def inner(self) -> Any:
         """The rewiring backend's arm, made (and the adapter trained and merged) when first needed."""
         if self._inner is None:
-            cfg = self.backend._only(self.backend.cfg, [self.method])
+            cfg = self.backend._of_rewiring(self.backend.cfg, self.method)
             if self.tuned is not None:
                 cfg = replace(cfg, model=merged_model(self.tuned, cfg.model))
             made = load_backend("rewiring")(cfg, self.backend.tasks)

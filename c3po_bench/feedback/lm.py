@@ -63,14 +63,15 @@ class FeedbackLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The answers, in order."""
         del disable_tqdm
-        if any("feedback" not in settings_of(request) for request in requests):
-            return self._by_adapter("generate_until", requests)
         answers: list[str] = [""] * len(requests)
         groups = defaultdict(list)
         for position, request in enumerate(requests):
-            groups[settings_of(request)["feedback"]].append(position)
+            groups[settings_of(request).get("feedback")].append(position)
+        if stock := groups.pop(None, []):
+            for position, text in zip(stock, self._by_adapter("generate_until", [requests[p] for p in stock]), strict=True):
+                answers[position] = text
         started = time.perf_counter()
-        told = self.studio.baselines([str(request.args[0]) for request in requests])
+        told = self.studio.baselines([str(requests[p].args[0]) for positions in groups.values() for p in positions])
         self.spend(BASELINES, time.perf_counter() - started)
         for piece_id, positions in groups.items():
             found = self._answer([requests[p] for p in positions], piece_id, told)

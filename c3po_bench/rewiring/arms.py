@@ -148,6 +148,9 @@ def check_arms(cfg: Config) -> None:
 def check_tasks(cfg: Config, tasks: TaskSet) -> None:
     """One line where an arm can't answer a task."""
     written = [name for name, task in tasks.load().items() if task.OUTPUT_TYPE != "multiple_choice"]
+    for name in written:
+        if (tasks.load()[name].config.generation_kwargs or {}).get("do_sample"):
+            raise UserError(f"task {name} samples its answers, and arms here write the likeliest: give it do_sample=false")
     unable = [name for name in cfg.arms if name in ARMS and ARMS[name].neighborhood == "self" or name == "knn_vote"]
     if written and unable:
         raise UserError(f"arm {unable[0]} needs choices, and task {written[0]} has written answers: leave one of them out")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.errors import UserError
 from c3po_bench.rewiring.engines.base import Prompt
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.questions import Question
@@ -16,20 +17,24 @@ if TYPE_CHECKING:
     from c3po_bench.rewiring.lm import RewiredLM
 
 MAX_NEW_TOKENS = 256
+IDS = ("prompt_ids", "stop_ids")
 
 
 def generate(lm: RewiredLM, request: Instance) -> str:
-    """Greedy answer to a `generate_until` request; `until` and `max_gen_toks` are honoured.
+    """Greedy answer to a `generate_until` request; `until` and `max_gen_toks` (by any name that lm-eval takes) are honoured.
 
     One that is not tokenized as lm-eval would brings its ids along (`prompt_ids`), and those that end an answer (`stop_ids`).
     """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
     arguments: Any = request.args
     context, options = arguments
     rewirer, hf = lm.rewirer, lm.tokenizer.lm
     engine = rewirer.engine
-    new_tokens = int(options.get("max_gen_toks", MAX_NEW_TOKENS))
-    until = options.get("until") or []
-    stops = [until] if isinstance(until, str) else [stop for stop in until if stop]
+    asked = normalize_gen_kwargs({name: value for name, value in options.items() if name not in IDS}, MAX_NEW_TOKENS)
+    new_tokens, stops = int(asked["max_gen_toks"]), [stop for stop in asked["until"] if stop]
+    if new_tokens >= hf.max_length:
+        raise UserError(f"task {request.task_name}: {new_tokens} tokens to write leave no room for a prompt in {hf.max_length}")
     ids = options.get("prompt_ids") or hf.tok_encode(context)[-(hf.max_length - new_tokens) :]
     ends = options.get("stop_ids") or [hf.eot_token_id]
     key = (str(request.task_name), int(request.doc_id or 0))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tokenizers.processors import TemplateProcessing
 
 from c3po_bench import both, harness
@@ -136,6 +139,49 @@ def test_sampled_answers_are_compared_with_none_that_are_not(moe: Path, tmp_path
     BothBackend.check(cfg)
     cfg.tasks, cfg.arms = ["in_scope"], ["base", "c3po"]
     BothBackend.check(cfg)
+
+
+def test_options_reach_the_controls_of_arms_that_are_not_run_and_misspelt_ones_are_refused(moe: Path, tmp_path: Path):
+    cfg = config(moe, tmp_path, ["base", "kernel_regression_random_neighbors"])
+    cfg.arm = {"kernel_regression": {"search": "fixed", "alpha": 0.25}}
+    cfg.tasks, cfg.limit = ["facts_capitals"], 1
+    _, control = harness.run(cfg)
+    assert control.result["settings"]["option_alpha"] == 0.25 and control.result["settings"]["option_search"] == "fixed"
+    for wrong in ("kernel_regresion", "dpo"):  # no arm; an arm of the other room that is not run
+        with pytest.raises(UserError, match=wrong):
+            BothBackend.check(replace(cfg, arm={wrong: {"alpha": 0.5}}))
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes", "said"), [("oracle", {}, "needs choices"), ("ngd", {"layers": "last:99"}, "layers")]
+)
+def test_what_rewiring_refuses_is_refused_before_anything_is_tuned(
+    arm: str, changes: dict[str, str], said: str, moe: Path, tmp_path: Path
+):
+    cfg = config(moe, tmp_path, ["base", "c3po", arm])
+    cfg.method = replace(cfg.method, **changes)
+    with pytest.raises(UserError, match=said):
+        harness.run(cfg)
+    assert not list((tmp_path / "results").glob("runs/*"))
+
+
+@pytest.mark.parametrize("backend", ["feedback", "both"])
+def test_written_answers_of_stock_tasks_stand_beside_feedback(backend: str, moe: Path, tmp_path: Path):
+    """Both kinds of requests meet in one batch."""
+    (tmp_path / "written").mkdir()
+    docs = [{"question": f"what is {i}?", "answer": str(i)} for i in range(2)]
+    (tmp_path / "written" / "test.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    task = {
+        "task": "written", "dataset_path": "none", "test_split": "test", "output_type": "generate_until",
+        "doc_to_text": "question", "doc_to_target": "answer", "metric_list": [{"metric": "exact_match"}],
+        "generation_kwargs": {"until": ["\n"], "max_new_tokens": 3, "do_sample": False},
+    }  # fmt: skip
+    (tmp_path / "written.yaml").write_text(yaml.safe_dump(task))
+    cfg = config(moe, tmp_path, ["base", "kernel_regression"] if backend == "both" else ["base", "in_context"])
+    cfg.arm = {"kernel_regression": {"search": "fixed", "alpha": 1.0}} if backend == "both" else {}
+    cfg.backend, cfg.tasks, cfg.data.root = BackendConfig(backend), [str(tmp_path / "written.yaml"), "feedback"], str(tmp_path)
+    answers = [[row["prediction"] for row in run.samples() if row["task"] == "written"] for run in harness.run(cfg)]
+    assert answers[0] == answers[1] and all(answers[0])  # its own pathway; a sentence that stock prompts do not have
 
 
 def test_arms_that_put_something_before_the_prompt_take_ids_too(moe: Path, tmp_path: Path):

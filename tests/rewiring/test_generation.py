@@ -6,9 +6,11 @@ import json
 
 import pytest
 import torch
+from rewiring_world import tasks_of
 
 from c3po_bench.errors import UserError
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
+from c3po_bench.rewiring.arms import check_tasks
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.hook import override
@@ -52,6 +54,26 @@ def test_without_a_recipe_it_is_lm_evals_greedy_decoding(written):
     for ask in (request(), request(until=["a"]), request(tokens=3), request(until=["zz", "~"])):
         assert lm.generate_until([ask]) == lm.tokenizer.lm.generate_until([ask], disable_tqdm=True)
     assert lm.pop_details() == {}
+
+
+def test_the_length_has_every_name_that_lm_eval_takes(written):
+    lm = written()
+    for name in ("max_new_tokens", "max_tokens", "max_gen_toks"):
+        ask = request()
+        ask.arguments = (PROMPT, {"until": [], name: 3})
+        assert lm.generate_until([ask]) == lm.tokenizer.lm.generate_until([ask], disable_tqdm=True)
+    with pytest.raises(UserError, match="leave no room for a prompt"):
+        lm.generate_until([request(tokens=10**6)])
+
+
+def test_tasks_that_sample_are_refused(experiment, monkeypatch):
+    cfg = experiment(arms=["base"])
+    tasks = tasks_of(cfg)
+    (task,) = tasks.load().values()
+    monkeypatch.setattr(task, "OUTPUT_TYPE", "generate_until", raising=False)
+    monkeypatch.setattr(task.config, "generation_kwargs", {"do_sample": True})
+    with pytest.raises(UserError, match="samples its answers"):
+        check_tasks(cfg, tasks)
 
 
 def by_hand(lm, position: str, tokens: int) -> str:
