@@ -31,10 +31,12 @@ def generate(lm: RewiredLM, request: Instance) -> str:
     context, options = arguments
     rewirer, hf = lm.rewirer, lm.tokenizer.lm
     engine = rewirer.engine
-    asked = normalize_gen_kwargs({name: value for name, value in options.items() if name not in IDS}, MAX_NEW_TOKENS)
+    asked: Any = normalize_gen_kwargs({name: value for name, value in options.items() if name not in IDS}, MAX_NEW_TOKENS)
     new_tokens, stops = int(asked["max_gen_toks"]), [stop for stop in asked["until"] if stop]
     if new_tokens >= hf.max_length:
-        raise UserError(f"task {request.task_name}: {new_tokens} tokens to write leave no room for a prompt in {hf.max_length}")
+        raise UserError(
+            f"task {request.task_name}: {new_tokens} tokens to write leave no room for a prompt in {hf.max_length}"
+        )
     ids = options.get("prompt_ids") or hf.tok_encode(context)[-(hf.max_length - new_tokens) :]
     ends = options.get("stop_ids") or [hf.eot_token_id]
     key = (str(request.task_name), int(request.doc_id or 0))
