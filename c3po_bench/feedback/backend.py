@@ -85,7 +85,7 @@ class FeedbackBackend:
 
 def check_targets(cfg: Config) -> None:
     """What tuned arms adapt, by the model itself, before anything is written by it: `UserError` for what it has not."""
-    from c3po_bench.feedback.training.targets import find_targets
+    from c3po_bench.models.targets import find_targets
 
     for name in cfg.arms:
         if plan := plan_of(name, cfg.feedback, cfg.arm):

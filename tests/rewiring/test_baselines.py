@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError
 from c3po_bench.harness import run
 from c3po_bench.models.loading import load
+from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.backend import RewiringBackend
 from c3po_bench.rewiring.baselines import training, virtual_tokens
 from c3po_bench.rewiring.baselines.knn_vote import KnnVoteLM
+from c3po_bench.rewiring.baselines.sft import Lora, trainable
 from c3po_bench.tasks.items import Item
 
 TRAINED = ["soft_prompt", "prefix_tuning", "router_tuning", "sft"]
@@ -200,6 +203,16 @@ def test_knn_vote_of_letters(experiment):
         assert row["prediction"] == max(range(4), key=row["votes"].__getitem__)
         predictions.add(row["prediction"])
     assert len(predictions) > 1 and vote.result["counts"]["silent"] == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sft_adapts_every_linear_map_outside_the_experts_and_nothing_else(family):
+    model: Any = tiny_model(family)
+    shared = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and ".experts." not in name]
+    wanted = {name for name in shared if model.get_submodule(name) is not model.get_output_embeddings()}
+    with Lora(SimpleNamespace(loaded=SimpleNamespace(model=model)), 2).inserted() as adapted:  # type: ignore[arg-type]
+        names = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in trainable(adapted)}
+    assert {name.replace(".base_layer", "") for name in names} == wanted
 
 
 @pytest.mark.parametrize("weights", [[1.0] * 5, [3e-4] * 5])

@@ -37,7 +37,7 @@ def adapter_folder(plan: Plan, materials: Sequence[Material], workshop: Workshop
 def resolved(plan: Plan, workshop: Workshop) -> dict[str, Any]:
     """The plan's numbers with the precision that this machine trains in, and with what is adapted of this model."""
     from c3po_bench.feedback.training.precision import precision
-    from c3po_bench.feedback.training.targets import find_targets
+    from c3po_bench.models.targets import find_targets
 
     identity, model = plan.identity(), workshop.subject.model
     adapted = find_targets(model, plan.cfg.lora)

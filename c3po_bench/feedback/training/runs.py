@@ -20,9 +20,9 @@ from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedD
 from c3po_bench.feedback.training.precision import precision
 from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.feedback.training.rows import Row
-from c3po_bench.feedback.training.targets import check_adapted, find_targets
 from c3po_bench.feedback.training.together import Together, share_of
 from c3po_bench.feedback.workshop import Workshop
+from c3po_bench.models.targets import check_adapted, find_targets
 
 
 class _Watch(TrainerCallback):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.models.targets import AllLinear, check_adapted, find_targets
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.router_tuning import engine_lm
 from c3po_bench.rewiring.baselines.training import Opened, TrainedArm, Weights
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from c3po_bench.rewiring.backend import RewiringBackend
     from c3po_bench.rewiring.meter import Meter
+
+OUTSIDE = AllLinear()
 
 
 def sft(
@@ -34,7 +37,19 @@ def sft(
         rank: of the adapters; their scale is 2.
     """
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "rank": rank}
-    return TrainedArm(backend, "sft", options, Lora(backend, rank))
+    return SftArm(backend, "sft", options, Lora(backend, rank))
+
+
+class SftArm(TrainedArm):
+    """See `sft`."""
+
+    def identity(self) -> dict[str, Any]:
+        """Also what is adapted, which once were the fused experts of some models, too."""
+        return super().identity() | {"adapts": "outside the experts"}
+
+    def extra(self) -> Any:
+        """The same, for the weights that are kept."""
+        return "outside the experts"
 
 
 class Lora:
@@ -47,13 +62,15 @@ class Lora:
     def inserted(self, weights: Weights | None = None, seed: int = 0) -> Iterator[Any]:
         """The PEFT model, within the block; the base model's modules are back in place afterwards."""
         peft = peft_package("sft")
+        targets = find_targets(self.model, OUTSIDE)  # PEFT's own "all-linear" also takes routers and fused experts of OLMoE
         config = peft.LoraConfig(
-            r=self.rank, lora_alpha=2 * self.rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+            r=self.rank, lora_alpha=2 * self.rank, lora_dropout=0.0, task_type="CAUSAL_LM",
+            target_modules=list(targets.modules), target_parameters=list(targets.parameters) or None,
+        )  # fmt: skip
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it also offers to adapt fused experts, which we leave alone
+            warnings.simplefilter("ignore")  # it offers to adapt fused experts, which we leave alone
             torch.manual_seed(seed)
-            peft_model: Any = peft.get_peft_model(self.model, config)
+            peft_model: Any = check_adapted(peft.get_peft_model(self.model, config), OUTSIDE)
         try:
             if weights is not None:
                 own = trainable(peft_model)

@@ -19,7 +19,7 @@ from c3po_bench.feedback.config import FeedbackConfig, LoraConfig
 from c3po_bench.feedback.training.adapters import adapter_folder
 from c3po_bench.feedback.training.recipes import make_plan
 from c3po_bench.feedback.training.runs import lora_config
-from c3po_bench.feedback.training.targets import check_adapted, find_targets
+from c3po_bench.models.targets import check_adapted, find_targets
 from c3po_bench.models.tiny import OWN, tiny_model, tiny_tokenizer
 from tests.feedback.test_arms import config
 

@@ -7,18 +7,40 @@ and would adapt the fused ones in their place: the weights of such layers are na
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from c3po_bench.errors import UserError, unknown
-from c3po_bench.feedback.config import LoraConfig
 
 ALL = "all-linear"
 _FUSED = ("gate_up_proj", "down_proj")  # the fused expert weights of transformers 5
 _HALVES = ("gate_proj", "up_proj", "w1", "w3")  # what is fused in the first of them
 _OLD = (*_HALVES, "down_proj", "w2")  # names in the experts of transformers 4
 _ROUTERS = (".gate", ".router")
+
+
+class Wanted(Protocol):
+    """What is to be adapted: ``all-linear`` or names of modules, routers and fused experts only where they are asked for."""
+
+    @property
+    def targets(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def routers(self) -> bool: ...  # noqa: D102
+    @property
+    def experts(self) -> bool: ...  # noqa: D102
+    @property
+    def dropout(self) -> float: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class AllLinear:
+    """Every linear map outside the experts."""
+
+    targets: tuple[str, ...] = (ALL,)
+    routers: bool = False
+    experts: bool = False
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,7 @@ class Targets:
     experts: bool
 
 
-def find_targets(model: Any, cfg: LoraConfig) -> Targets:
+def find_targets(model: Any, cfg: Wanted) -> Targets:
     """What `cfg` asks for in `model`, whatever adapter is on it.
 
     Raises:
@@ -77,7 +99,7 @@ def _adaptable(module: Any) -> bool:
 
 
 def _named(
-    target: str, model: Any, layers: dict[str, Any], routers: set[str], single: set[str], fused: bool, cfg: LoraConfig
+    target: str, model: Any, layers: dict[str, Any], routers: set[str], single: set[str], fused: bool, cfg: Wanted
 ) -> set[str]:
     """The layers that `target` names: all linear ones but the head, or those of this name; no router and no expert."""
     import torch
@@ -112,7 +134,7 @@ def _taken_for_experts(model: Any, layers: set[str], fused: list[str]) -> set[st
     return layers - set(tried.target_modules or ())
 
 
-def _no_dropout(by_weight: set[str], routers: set[str], cfg: LoraConfig) -> UserError:
+def _no_dropout(by_weight: set[str], routers: set[str], cfg: Wanted) -> UserError:
     mended, what = "feedback.lora.targets without them", ", ".join(sorted({n.rpartition(".")[2] for n in by_weight - routers}))
     for key, asked, name in (("routers", cfg.routers, "routers"), ("experts", cfg.experts, "fused experts")):
         if asked:
@@ -120,7 +142,7 @@ def _no_dropout(by_weight: set[str], routers: set[str], cfg: LoraConfig) -> User
     return UserError(f"feedback.lora.dropout={cfg.dropout}: must be 0 where {what} are adapted; or set {mended}")
 
 
-def check_adapted(model: Any, cfg: LoraConfig) -> Any:
+def check_adapted(model: Any, cfg: Wanted) -> Any:
     """`model`, a PEFT model that trains what `cfg` asks for and nothing else.
 
     Raises:
