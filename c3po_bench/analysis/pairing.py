@@ -61,7 +61,7 @@ def _settings(run: Run) -> dict[str, Any]:
     """The arm's settings beside what it was scored on, under short names."""
     scored = {name: run.result.get(name) for name in ("model", "seed", "limit")}
     scoring = run.result.get("scoring") or {}
-    return (run.result.get("settings") or {}) | scored | {name: str(value) for name, value in scoring.items()}
+    return (run.result.get("settings") or {}) | scored | {name: str(value) for name, value in scoring.items() if name not in scored}
 
 
 class Partners:
