@@ -60,8 +60,8 @@ def varied_settings(runs: Iterable[Run]) -> list[str]:
 def _settings(run: Run) -> dict[str, Any]:
     """The arm's settings beside what it was scored on, under short names."""
     scored = {name: run.result.get(name) for name in ("model", "seed", "limit")}
-    scoring = run.result.get("scoring") or {}
-    return (run.result.get("settings") or {}) | scored | {name: str(value) for name, value in scoring.items() if name not in scored}
+    scoring = {name: str(value) for name, value in (run.result.get("scoring") or {}).items() if name not in scored}
+    return (run.result.get("settings") or {}) | scored | scoring
 
 
 class Partners:
