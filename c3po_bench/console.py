@@ -38,7 +38,7 @@ class Progress:
         """
         stop.check()
         now = time.monotonic()
-        work = done / total if work is None else work
+        work = done / max(1, total) if work is None else work
         if what != self._what:
             self.close()
             self._what, self._started, self._spoken, self._first, self._shown = what, now, now, done, Progress.shown

@@ -33,6 +33,11 @@ def test_speaks_now_and_then_and_not_at_the_end(clock: list[float], said: pytest
     assert said.messages == ["scoring: 20 of 40 (1.0 a second, about 20 s left)"]
 
 
+def test_nothing_to_do_shows_nothing(clock: list[float], said: pytest.LogCaptureFixture):
+    Progress()("scoring", 0, 0)
+    assert said.messages == []
+
+
 def test_tells_what_is_left_from_the_work_where_items_differ(clock: list[float], said: pytest.LogCaptureFixture):
     show = Progress()
     show("reading", 10, 100, 0.02)

@@ -279,7 +279,13 @@ def test_adapters_that_cannot_be_mixed_are_refused_before_they_are_trained(part:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_schedule_can_be_built(name: str):
-    get_scheduler(name, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=5e-5), 1, 10)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=5e-5)
+    schedule, rates = get_scheduler(name, optimizer, 1, 10), []
+    for _ in range(10):
+        optimizer.step()
+        schedule.step()
+        rates.append(schedule.get_last_lr()[0])
+    assert 0 < max(rates) <= 5e-5 and min(rates) >= 0
 
 
 def test_a_scope_without_test_prompts_is_refused(tiny: Path, tmp_path: Path):
