@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from c3po_bench.models import cache_dir
+from c3po_bench.store.lock import alone_in
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +27,11 @@ def build_once(name: str, recipe: dict[str, str], build: Callable[[Path], None])
     when complete, and the others wait. `recipe` holds whatever decides the content, so that a changed recipe
     never meets an old folder.
     """
-    from filelock import FileLock
-
     root = cache_dir()
     folder = root / folder_name(name, recipe)
     if is_intact(folder):
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{folder.name}.lock"):
+    with alone_in(root, f".{folder.name}.lock"):
         if is_intact(folder):
             return folder
         for orphan in root.glob(f".{folder.name}-*"):  # of a build that was killed: nobody else has the lock

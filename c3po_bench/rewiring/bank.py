@@ -19,6 +19,7 @@ import torch
 
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.states import VERSION
+from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.embedders import Embedder
@@ -92,8 +93,6 @@ def build_bank(
     Raises:
         UserError: when no reference is left.
     """
-    from filelock import FileLock
-
     candidates = [item for item in items if item.doc_hash not in test_hashes]
     leaked = len(items) - len(candidates)
     if not candidates:
@@ -105,7 +104,7 @@ def build_bank(
     key = hashlib.sha256(f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|{VERSION}".encode()).hexdigest()[:16]
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(home) + ".lock"):
+    with alone_in(folder, f"{key}.lock"):
         if not (home / "done.json").exists():
             _build(home, candidates, questions, engine, embedder, progress)
     correct = np.load(home / "correct.npy")

@@ -16,6 +16,7 @@ import torch
 
 from c3po_bench.store.files import read_jsonl
 from c3po_bench.store.identity import content_hash
+from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.engines.base import Prompt, State
@@ -31,7 +32,7 @@ class StateStore:
     def __init__(self, folder: Path, most_bytes: int):
         folder.mkdir(parents=True, exist_ok=True)
         self.data, self.index_file, self.most_bytes = folder / "states.bin", folder / "index.jsonl", most_bytes
-        self.lock = str(folder / "lock")
+        self.folder = folder
         self._index: dict[str, tuple[int, int, float, int]] = {}
         self._seen = 0
         self._file: int | None = None
@@ -69,13 +70,13 @@ class StateStore:
         return found
 
     def put(self, states: Sequence[State]) -> None:
-        """Add states; those that are here already, or find no room, are left out."""
-        from filelock import FileLock
-
+        """Add states; those that are here already, or find no room or no lock, are left out."""
         new = [state for state in states if state.prompt not in self]
         if not new:
             return
-        with FileLock(self.lock):
+        with alone_in(self.folder, "lock") as held:
+            if not held:  # places in the data file are told from its size
+                return
             self._refresh()
             lines = []
             with open(self.data, "ab") as file:

@@ -26,6 +26,7 @@ from c3po_bench.rewiring.rewirer import Recipe, Rewirer
 from c3po_bench.rewiring.surrogates import load_surrogate
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
+from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.backend import RewiringBackend
@@ -60,8 +61,6 @@ class Tuning:
 
 def tune(backend: RewiringBackend) -> Tuning:
     """Choose the rate at the given mixing, then the mixing at that rate; the result is kept in `results_dir/tuned`."""
-    from filelock import FileLock
-
     cfg = backend.cfg
     items = [item for item in backend.reference_items[0] if item.doc_hash not in backend.test_hashes]
     drawn = sorted(items, key=lambda i: hashlib.sha256(f"{cfg.seed}:{i.task}:{i.doc_id}".encode()).digest())
@@ -74,8 +73,7 @@ def tune(backend: RewiringBackend) -> Tuning:
     embedder = embedder_identity(cfg.embedder)
     identity = [backend.model_hash, cfg.model.dtype, asdict(cfg.method), asdict(cfg.references), embedder, data]
     path = Path(cfg.results_dir) / "tuned" / f"{content_hash([*identity, cfg.seed])}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with alone_in(path.parent, f"{path.name}.lock"):
         if not path.exists():
             write_json(path, _search(backend, held_out))
     found = json.loads(path.read_text())

@@ -27,7 +27,7 @@ class Together:
 
             self._state: Any = PartialState(cpu=device == "cpu", timeout=PATIENCE)
 
-    def alone_in(self, folder: Path) -> AbstractContextManager[None]:
+    def alone_in(self, folder: Path) -> AbstractContextManager[object]:
         """Hold `folder` against other runs; the first rank does so for all."""
         return lock.alone_in(folder) if self.first else contextlib.nullcontext()
 

@@ -21,6 +21,7 @@ from c3po_bench.rewiring.engines.base import pad_right
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
+from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -98,11 +99,10 @@ class TrainedArm(BaselineArm):
 
     def weights(self) -> Weights:
         """Load the trained weights; train first if nobody has."""
-        from filelock import FileLock
         from safetensors.torch import load_file, save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(self.folder) + ".lock"):
+        with alone_in(self.folder.parent, f"{self.folder.name}.lock"):
             if not (self.folder / "training.json").exists():
                 weights, record = self._train()
                 save_file(weights, self.folder / "adapter.safetensors")
