@@ -14,7 +14,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from c3po_bench.config import Config, conf_dir, register
-from c3po_bench.errors import UserError
-from c3po_bench.explain import explain
+from c3po_bench.errors import UserError, of_the_disk
+from c3po_bench.explain import explain, refuse_extra_keys
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,32 +46,33 @@ Exit status: 0 done, 1 our fault, 2 yours to mend. Interrupt at any time and run
 
 
 register()
-_refused: list[UserError] = []
+_refused: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def experiment(cfg: DictConfig) -> None:
     """One composed experiment: score, compare, print.
 
-    In a single run a `UserError` is kept for `main`, since Hydra would print a line of its own about it; in a sweep it
+    In a single run what the user can mend is kept for `main`, since Hydra would print a line of its own; in a sweep it
     goes through, so that the launcher sees a failed cell.
     """
     from c3po_bench import harness
     from c3po_bench.launch import stop
 
-    config = to_config(cfg)
     if "SUBMITIT_EXECUTOR" not in os.environ:  # submitit has handlers of its own, which requeue
         stop.listen()
     try:
+        config = to_config(cfg)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             return run_cell(config, HydraConfig.get().job.num)
         runs = harness.run(config)
         if os.environ.get("RANK", "0") == "0":
             show(config, runs)
-    except UserError as error:
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
+    except (UserError, OSError) as error:
+        line = str(error) if isinstance(error, UserError) else of_the_disk(error)
+        if line is None or HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
-        _refused.append(error)
+        _refused.append(line)
 
 
 def run_cell(config: Config, number: int) -> None:
@@ -89,7 +90,12 @@ def run_cell(config: Config, number: int) -> None:
 
 
 def to_config(cfg: DictConfig) -> Config:
-    """The typed config of a composed one."""
+    """The typed config of a composed one.
+
+    Raises:
+        UserError: for a key that only `+` or `++` could add.
+    """
+    refuse_extra_keys(cast("dict[str, Any]", OmegaConf.to_container(cfg)))
     found = OmegaConf.to_object(cfg)
     assert isinstance(found, Config)
     return found
@@ -130,7 +136,7 @@ def main() -> int:
     sys.argv[1:] = [f"++{word}" if word.startswith("arm.") else word for word in sys.argv[1:]]  # options of arms are open keys
     status = guarded()
     if status == 0 and _refused:
-        status = say(str(_refused[0]))
+        status = say(_refused[0])
     if "C3PO_SWEEP_FOLDER" in os.environ and status != INTERRUPTED and os.environ.get("RANK", "0") == "0":
         from c3po_bench.launch.callback import folder_of_this_sweep
         from c3po_bench.launch.table import show_sweep
@@ -173,9 +179,9 @@ def guarded() -> int:
         else:
             sys.stderr.write("interrupted: run the same command again to go on where it stopped\n")
         return INTERRUPTED
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        return say(f"{error.filename}: {error.strerror}; results_dir and name say what is written where")
     except Exception as error:
+        if line := of_the_disk(error):
+            return say(line)
         if str(error).startswith("Only one of --run, --multirun, --cfg"):  # Hydra's own check of its flags
             return say("--cfg and --info show one composed config: leave out -m")
         if type(error).__module__.startswith("submitit"):  # a cell's failure, which is in its log and its state

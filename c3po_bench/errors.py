@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
     """Raised for anything the user can put right; the command line prints it in one line and exits with 2."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
+
+def of_the_disk(error: BaseException) -> str | None:
+    """The line for an error of the file system that the user can mend; None for any other."""
+    if not isinstance(error, OSError) or error.errno not in FULL + IN_THE_WAY:
+        return None
+    said = ": ".join(str(part)[:200] for part in (error.filename, error.strerror) if part)
+    if error.errno in FULL:
+        return f"{said}: make room, then run the same command again: it goes on where it stopped"
+    return f"{said}; results_dir and name say what is written where"
 
 
 def exit_status(work: Callable[[], object]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.errors import MissingConfigException
@@ -29,7 +30,8 @@ def explain(error: BaseException) -> str:
         text = str(link)
         key = re.search(r"Key '([^']+)' (?:not in|is not in struct)", text)
         if key:
-            return unknown_key(key[1], re.search(r"full_key: (\S+)", text))
+            full = re.search(r"full_key: (\S+)", text)
+            return unknown_key(full[1] if full else key[1])
         assigned = re.search(r"(?:merging override|Ambiguous value for argument) '?([^\s=']+)=([^\s']+)", text)
         if assigned and (text.startswith("Ambiguous") or any("is not a ListConfig" in str(other) for other in chain)):
             return one_or_many(*assigned.groups())
@@ -47,10 +49,17 @@ def one_or_many(key: str, value: str) -> str:
     return f"{key}={value} is several values, for -m to run one by one; as one value write '{key}=\"{value}\"'"
 
 
-def unknown_key(key: str, full: re.Match[str] | None) -> str:
+def refuse_extra_keys(cfg: Mapping[str, Any]) -> None:
+    """`UserError` for a key that the schema does not have, as `+` or `++` adds them; options of single arms are free."""
+    known = set(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))
+    for path in dotted({name: value for name, value in cfg.items() if name != "arm"}):
+        if path not in known:
+            raise UserError(unknown_key(path))
+
+
+def unknown_key(name: str) -> str:
     """An unknown key, with the nearest dotted keys: those that end in it first."""
-    paths = list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))
-    name = full[1] if full else key
+    paths, key = list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False))), name.rpartition(".")[2]
     same = [path for path in paths if path.rpartition(".")[2] == key]
     if same:
         return f"unknown key {name!r}: did you mean {' or '.join(repr(p) for p in same[:3])}?"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, of_the_disk
 
 if TYPE_CHECKING:
     from c3po_bench.launch.folder import SweepFolder
@@ -46,6 +46,8 @@ def explained(error: Exception) -> int:
 
     if isinstance(error, HydraException | OmegaConfBaseException):
         return say(explain(error))
+    if line := of_the_disk(error):
+        return say(line)
     traceback.print_exc()
     sys.stderr.write("this is our fault: please report it with the traceback above\n")
     return OURS

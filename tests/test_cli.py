@@ -18,6 +18,8 @@ MENDABLE = {
     "k=abc": "method.neighbors.k",
     "method.neighbors.k=abc": "Integer",
     "model=smolmo": "smolmoe",
+    "+limt=5": "'limit'",
+    "++method.stps=3": "'method.steps'",
     "method.layer=3": "method.layers",
     "embedder=minlm": "minilm",
     "arms=base": "arms=[base]",
@@ -72,6 +74,24 @@ def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path,
     assert line.startswith("error: ") and expected in line
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("runs/*")), "something was scored before"
+
+
+@pytest.mark.parametrize(("number", "said"), [("ENOSPC", "make room"), ("EROFS", "results_dir"), ("ENAMETOOLONG", "name")])
+@pytest.mark.parametrize("entry", ["cli", "sweep"])
+def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_path):
+    code = (
+        "import errno, os, sys\n"
+        "from c3po_bench import cli, harness, sweep\n"
+        "from c3po_bench.launch import folder\n"
+        f"error = OSError(errno.{number}, os.strerror(errno.{number}))\n"
+        "def refuse(*_): raise error\n"
+        "harness.run = folder.find_sweeps = refuse\n"
+        f"sys.argv = ['c3po_bench', '+experiment=quickstart', 'results_dir={tmp_path}']\n"
+        f"sys.exit(cli.main() if {entry == 'cli'} else sweep.main(['status', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], done.stderr
 
 
 def test_showing_the_config_of_many_runs_is_refused(c3po):

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from c3po_bench.errors import UserError
+from c3po_bench.explain import refuse_extra_keys
 from c3po_bench.store.identity import content_hash
 
 
@@ -84,6 +85,7 @@ def expand(loader: Any, master: DictConfig) -> Grid:
     points = BasicSweeper.split_arguments(parsed, None)[0]
     compose = _Composer(loader, master, parser)
     cells = [Cell(i, tuple(point), compose(point)) for i, point in enumerate(points)]
+    refuse_extra_keys(cells[0].config)
     stores = {cell.config["results_dir"] for cell in cells}
     if len(stores) > 1:
         raise UserError(f"the cells of a sweep share one store, these have {len(stores)}: set results_dir or name once")

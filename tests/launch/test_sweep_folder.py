@@ -40,6 +40,11 @@ def test_the_same_grid_has_the_same_folder_and_another_has_another(tmp_path):
     assert names[0] == names[1] != names[2]
 
 
+def test_a_key_that_is_none_is_refused_before_cells_are_frozen(tmp_path):
+    with pytest.raises(UserError, match=r"unknown key 'method.stps': did you mean 'method.steps'"):
+        compose_grid([*GRID, "++method.stps=3", f"results_dir={tmp_path}"])
+
+
 def test_a_frozen_cell_comes_back_typed(folder):
     config = folder.config(2)
     assert config.method.neighbors.k == 2 and config.results_dir == str(folder.results_dir)
