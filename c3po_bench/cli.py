@@ -81,6 +81,8 @@ def run_cell(config: Config, number: int) -> None:
     from c3po_bench.launch.callback import folder_of_this_sweep
     from c3po_bench.launch.worker import watched
 
+    if "SUBMITIT_EXECUTOR" in os.environ:  # there the command is submitit's; the run's provenance gives ours
+        sys.argv = ["c3po_bench", *HydraConfig.get().overrides.task]
     folder = folder_of_this_sweep()
     if folder is None:
         harness.run(config)

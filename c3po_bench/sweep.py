@@ -200,10 +200,18 @@ def work_command(options: argparse.Namespace) -> int:
     """`work`."""
     from c3po_bench.launch.folder import find_sweeps
 
-    (folder,) = find_sweeps(options.folder)
+    folder, *others = find_sweeps(options.folder)
+    if others:
+        raise UserError(f"{options.folder} holds {1 + len(others)} sweeps: name one, like {folder.path}")
     cells = options.cells
     if options.groups is not None:
-        cells = json.loads((folder.path / Path(options.groups).name).read_text(encoding="utf-8"))[options.group or 0]
+        groups, number = folder.read(Path(options.groups).name), options.group or 0
+        if not 0 <= number < len(groups):
+            raise UserError(f"--group {number}: {options.groups} has groups 0 to {len(groups) - 1}")
+        cells = groups[number]
+    for cell in cells or []:
+        if not 0 <= cell < len(folder.cells):
+            raise UserError(f"--cells {cell}: {folder.path.name} has cells 0 to {len(folder.cells) - 1}")
     return work_here(folder, range(len(folder.cells)) if cells is None else cells)
 
 
@@ -214,7 +222,12 @@ def work_here(folder: SweepFolder, cells: Sequence[int]) -> int:
     from c3po_bench.launch.worker import run_cells
 
     set_up_logging("info")
-    os.chdir(folder.record["cwd"])
+    try:
+        os.chdir(folder.record["cwd"])
+    except OSError as error:
+        raise UserError(
+            f"{folder.record['cwd']}: {error.strerror}; {folder.path.name}'s relative paths start there"
+        ) from error
     ranks.from_srun()
     stop.listen()
     try:

@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import socket
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from c3po_bench.errors import UserError
-from c3po_bench.store.files import write_json
+from c3po_bench.store.files import parsed, write_json
 from c3po_bench.store.provenance import git_commit, now
 
 if TYPE_CHECKING:
@@ -45,12 +46,22 @@ class SweepFolder:
     @property
     def record(self) -> dict[str, Any]:
         """sweep.json."""
-        return json.loads((self.path / "sweep.json").read_text(encoding="utf-8"))
+        return self.read("sweep.json")
 
     @cached_property
     def cells(self) -> list[list[str]]:
         """Overrides of each cell, by number."""
-        return json.loads((self.path / "cells.json").read_text(encoding="utf-8"))
+        return self.read("cells.json")
+
+    def read(self, name: str) -> Any:
+        """A JSON file of the folder.
+
+        Raises:
+            UserError: where it is missing or damaged.
+        """
+        if not (self.path / name).is_file():
+            raise UserError(f"{self.path} has no {name}: submit the sweep anew")
+        return parsed((self.path / name).read_bytes(), str(self.path / name))
 
     @property
     def launcher(self) -> dict[str, Any]:
@@ -116,9 +127,12 @@ class SweepFolder:
         os.utime(self.path / "state" / f"{cell:04d}.json")
 
     def clock(self) -> float:
-        """Now, by the clock of the file system that the signs of life are stamped by."""
+        """Now, by the clock of the file system that the signs of life are stamped by; by ours where it can't be written."""
         mark = self.path / "state" / ".clock"
-        mark.touch()
+        try:
+            mark.touch()
+        except OSError:
+            return time.time()
         return mark.stat().st_mtime
 
 
@@ -136,7 +150,7 @@ def freeze(grid: Grid) -> SweepFolder:
     """
     import c3po_bench
 
-    path = Path(grid.results_dir) / "sweep" / grid.folder_name
+    path = Path(grid.results_dir).resolve() / "sweep" / grid.folder_name  # scripts are sent again from anywhere
     folder = SweepFolder(path)
     if (path / "sweep.json").exists():
         return folder

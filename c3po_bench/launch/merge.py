@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.chunks import parse_shard
 from c3po_bench.errors import UserError
 from c3po_bench.store.files import Journal, read_groups
 from c3po_bench.store.identity import run_id
@@ -25,42 +26,47 @@ log = logging.getLogger("c3po_bench")
 OWN = ("results_dir", "threads", "bank_gb", "log_level", "tracking")  # each shard's own: its machine, its disk, its word
 
 
-def merge_shards(results_dir: Path) -> list[list[Run]]:
-    """Merge every complete set of shards under `results_dir`/shards; returns the runs of each experiment.
+def merge_shards(results_dir: Path) -> Iterator[list[Run]]:
+    """Merge every complete set of shards under `results_dir`/shards; yields the runs of each experiment.
 
     Raises:
-        UserError: when there are no shards, or some of a set are missing.
+        UserError: when there are no shards, and at the end when some of a set are missing.
     """
     from c3po_bench.harness import run
 
-    found = []
-    for shards in sets_of_shards(results_dir).values():
+    sets = sets_of_shards(results_dir)
+    for shards in sets:
+        if lacking(shards):
+            continue
         config = whole_config(shards, results_dir)
         for experiment in shards.values():
             for name in experiment["runs"]:
                 take_over(experiment["store"] / "runs" / name, results_dir)
-        found.append(run(config))
-    return found
+        yield run(config)
+    for shards in sets:
+        if lacking(shards):
+            command = next(iter(shards.values())).get("command")
+            raise UserError(f"{results_dir}: not done yet: shard={', shard='.join(lacking(shards))} of {command}")
 
 
-def sets_of_shards(results_dir: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """The shards of each experiment, by their number, complete: alike in all but what is each shard's `OWN`."""
+def sets_of_shards(results_dir: Path) -> list[dict[int, dict[str, Any]]]:
+    """The shards of each experiment, by their number: alike in all but what is each shard's `OWN`."""
     sets: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    wanted: dict[str, int] = {}
     for store in sorted((results_dir / "shards").glob("*-of-*")):
         for experiment in load_experiments(store):
             share, _, of = experiment["config"]["shard"].partition("/")
             alike = {name: value for name, value in experiment["config"].items() if name not in OWN} | {"shard": of}
             key = json.dumps(alike, sort_keys=True, default=str)
             sets[key][int(share)] = {**experiment, "store": store}
-            wanted[key] = int(of)
     if not sets:
         raise UserError(f"{results_dir} holds no shards: run with shard=1/N results_dir={results_dir} to shard=N/N first")
-    for key, shards in sets.items():
-        lacking = [f"{i}/{wanted[key]}" for i in range(1, wanted[key] + 1) if i not in shards]
-        if lacking:
-            raise UserError(f"{results_dir}: not done yet: shard={', shard='.join(lacking)}")
-    return dict(sets)
+    return list(sets.values())
+
+
+def lacking(shards: dict[int, dict[str, Any]]) -> list[str]:
+    """The shards that an experiment still lacks."""
+    of = parse_shard(next(iter(shards.values()))["config"]["shard"])[1]
+    return [f"{i}/{of}" for i in range(1, of + 1) if i not in shards]
 
 
 def whole_config(shards: dict[int, dict[str, Any]], results_dir: Path) -> Config:

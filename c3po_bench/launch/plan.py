@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.chunks import parse_shard
 from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def items_of(config: dict[str, Any]) -> int:
         size = ITEMS.get(task, UNKNOWN_ITEMS)
         parts = {"facts": 24, "mmlu": 57}.get(task, 1)
         total += min(size, parts * config["limit"]) if config["limit"] else size
-    shares = int(str(config["shard"]).partition("/")[2]) if config["shard"] else 1
+    shares = parse_shard(config["shard"])[1] if config["shard"] else 1
     return max(1, total // shares)
 
 

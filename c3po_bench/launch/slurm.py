@@ -73,7 +73,7 @@ def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: in
     srun = ["srun", *map(str, launcher.get("srun_args") or [])]
     work = [sys.executable, "-u", "-m", "c3po_bench.sweep", "work", str(folder.path), "--groups", groups]
     root = Path(__file__).resolve().parents[2]
-    text = ["#!/bin/bash", *(f"#SBATCH {line}" for line in lines)]
+    text = ["#!/bin/bash", *(f"#SBATCH {shlex.quote(line)}" for line in lines)]
     text += [f"# Cells of {folder.path}, grouped as in {groups}. Send again with sbatch; cells that are done are left out."]
     text += [f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}"]
     text += [str(line) for line in launcher.get("setup") or []]

@@ -60,5 +60,5 @@ def hardware() -> dict[str, Any]:
 
 def command() -> str:
     """The command that was typed, ready to be typed again."""
-    arguments = sys.argv[1:]
-    return " ".join(["python -m c3po_bench", *map(shlex.quote, arguments)])
+    module = "c3po_bench.sweep" if Path(sys.argv[0]).name == "sweep.py" else "c3po_bench"
+    return " ".join([f"python -m {module}", *map(shlex.quote, sys.argv[1:])])

@@ -11,7 +11,7 @@ import pytest
 from c3po_bench.chunks import Chunks, parse_shard
 from c3po_bench.errors import UserError
 from c3po_bench.launch import ranks
-from c3po_bench.launch.merge import sets_of_shards
+from c3po_bench.launch.merge import merge_shards, sets_of_shards
 from c3po_bench.store.files import Journal, write_json
 from tests.launch.conftest import CELL
 
@@ -34,6 +34,8 @@ def test_merged_shards_are_the_unsharded_run(bench, whole, tmp_path, of):
     bench("-m", "c3po_bench.sweep", "merge", str(store))
     assert samples(store) == samples(whole)
     assert metrics(store) == metrics(whole)
+    for path in store.glob("runs/*/provenance.json"):
+        assert json.loads(path.read_text())["command"] == f"python -m c3po_bench.sweep merge {store}"
 
 
 def test_a_lacking_shard_is_named(bench, tmp_path):
@@ -51,11 +53,23 @@ def test_shards_belong_together_whatever_their_machine_and_logging(tmp_path):
 
     write(1, threads=4, log_level="info", bank_gb=8.0, tracking={"mode": "offline"})
     write(2, threads=8, log_level="debug", bank_gb=1.0, tracking={"mode": "disabled"}, results_dir="elsewhere")
-    (shards,) = sets_of_shards(tmp_path).values()
+    (shards,) = sets_of_shards(tmp_path)
     assert sorted(shards) == [1, 2]
     write(2, seed=1)
     with pytest.raises(UserError, match="not done yet: shard=2/2"):
-        sets_of_shards(tmp_path)
+        list(merge_shards(tmp_path))
+
+
+def test_a_stray_shard_keeps_no_complete_set_from_being_merged(tmp_path, monkeypatch):
+    for share, limit in ((1, 12), (2, 12), (1, 3)):
+        path = tmp_path / "shards" / f"{share}-of-2" / "experiments" / f"x-{limit}.json"
+        config = {"name": "x", "shard": f"{share}/2", "limit": limit}
+        write_json(path, {"config": config, "runs": [], "command": f"c3po limit={limit}"})
+    monkeypatch.setattr("c3po_bench.harness.run", lambda config: config.limit)
+    found = merge_shards(tmp_path)
+    assert next(found) == 12
+    with pytest.raises(UserError, match=r"not done yet: shard=2/2 of c3po limit=3"):
+        next(found)
 
 
 @pytest.mark.slow

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 
+from c3po_bench import cli, sweep
+from c3po_bench.config import Config
 from c3po_bench.errors import UserError
 from c3po_bench.launch import slurm, status, stop
 from c3po_bench.launch.folder import find_sweeps, freeze
@@ -14,6 +17,7 @@ from c3po_bench.launch.grid import compose_grid
 from c3po_bench.launch.plan import plan
 from c3po_bench.launch.worker import run_cells, watched
 from c3po_bench.store.files import write_json
+from c3po_bench.store.provenance import command
 
 GRID = ["+sweep=neighbors", "model=tiny", "method.neighbors.k=1,2", "embedder=minilm,hidden_states"]
 
@@ -52,6 +56,41 @@ def test_a_frozen_cell_comes_back_typed(folder):
     path.write_text(path.read_text() + "\nno_longer_known: 1\n")
     with pytest.raises(UserError, match="another version"):
         folder.config(2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["work", "STORE", "--cells", "4"], "cells 0 to 3"),
+        (["work", "STORE", "--groups", "groups-9.json"], "has no groups-9.json"),
+        (["work", "STORE", "--groups", "groups-1.json", "--group", "2"], "groups 0 to 1"),
+        (["work", "STORE", "--cells"], "relative paths start there"),
+        (["status", "DAMAGED"], "sweep.json is damaged"),
+        (["plan", "+sweep=neighbors", "shard=2"], "i/n"),
+    ],
+)
+def test_what_a_command_cannot_do_is_one_line(folder, words, said, capsys):
+    write_json(folder.path / "groups-1.json", [[0, 1], [2]])
+    write_json(folder.path / "sweep.json", {**folder.record, "cwd": str(folder.path / "nowhere")})
+    if "DAMAGED" in words:
+        (folder.path / "sweep.json").write_text("{")
+    assert sweep.main([str(folder.path) if word in ("STORE", "DAMAGED") else word for word in words]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1 and said in line
+
+
+def test_work_wants_one_sweep(folder, capsys):
+    freeze(compose_grid([*GRID, "seed=1", f"results_dir={folder.results_dir}"]))
+    assert sweep.main(["work", str(folder.results_dir)]) == 2
+    assert "holds 2 sweeps" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_written_has_a_status(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(folder.path), "touch", refuse)
+    assert found(folder)[0] == ("missing", "")
 
 
 def test_one_failure_stops_no_other_cell_and_says_its_last_line(folder):
@@ -101,10 +140,12 @@ def test_a_signal_stops_after_the_batch_at_hand(folder):
 
 def test_the_array_script_can_be_sent_again(folder):
     launcher = {"partition": "gpu", "mem_gb": 8, "timeout_min": 30, "additional_parameters": {"mail_type": "END"}}
+    launcher["comment"] = "of two words"
     path, groups = slurm.write_job(folder, launcher, folder.groups([0, 1, 2], 2))
     text = path.read_text()
     for line in ("--partition=gpu", "--mem=8192M", "--time=30", "--mail-type=END", "--array=0-1%2", "--requeue"):
         assert f"#SBATCH {line}\n" in text
+    assert "#SBATCH '--comment=of two words'\n" in text
     assert (folder.path / groups).read_text() == "[[0, 1], [2]]\n"
 
 
@@ -124,3 +165,17 @@ def test_a_plan_counts_shared_runs_once(tmp_path):
     expected = plan(grid)
     assert (expected.cells, expected.runs, expected.items) == (8, 9, 9 * 2376)
     assert expected.wall_seconds(1) > expected.wall_seconds(8) >= expected.wall_seconds(100) > expected.longest_seconds
+
+
+def test_a_cell_that_submitit_runs_says_our_command(monkeypatch):
+    from types import SimpleNamespace
+
+    hydra = SimpleNamespace(overrides=SimpleNamespace(task=["+sweep=neighbors", "seed=1"]))
+    monkeypatch.setattr(sys, "argv", ["_submit.py", "somewhere/.submitit/1"])
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.delenv("C3PO_SWEEP_FOLDER", raising=False)
+    monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
+    said = []
+    monkeypatch.setattr("c3po_bench.harness.run", lambda config: said.append(command()) or [])
+    cli.run_cell(Config(), 0)
+    assert said == ["python -m c3po_bench +sweep=neighbors seed=1"]
