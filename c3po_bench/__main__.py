@@ -2,6 +2,10 @@
 
 import sys
 
-from c3po_bench.cli import main
+try:
+    from c3po_bench.cli import main
 
-sys.exit(main())
+    sys.exit(main())
+except KeyboardInterrupt:  # before or after what `main` guards
+    sys.stderr.write("interrupted: run the same command again to go on where it stopped\n")
+    sys.exit(130)

@@ -64,7 +64,9 @@ def check_ranges(cfg: Config) -> None:
         value, most = attrgetter(key)(cfg), 1 if key.endswith("top_p") else math.inf
         if not (0 < value <= most and math.isfinite(value)):
             raise UserError(f"{key}={value}: must be above 0{' and at most 1' if most == 1 else ''}")
-    if "/" in cfg.name or "\\" in cfg.name:
+    if cfg.seed >= 2**32:
+        raise UserError(f"seed={cfg.seed}: must be below 2**32, numpy's largest")
+    if "/" in cfg.name or "\\" in cfg.name or cfg.name in ("", ".", ".."):
         raise UserError(f"name={cfg.name}: is a name, not a path; results_dir says where results go")
     if cfg.tracking.mode not in MODES:
         raise unknown("tracking.mode", cfg.tracking.mode, MODES)

@@ -135,7 +135,11 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of Hydra's own report
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.pop("C3PO_SWEEP_FOLDER", None)  # of a sweep that started this one
-    sys.argv[1:] = [f"++{word}" if word.startswith("arm.") else word for word in sys.argv[1:]]  # options of arms are open keys
+    words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # argparse takes no flag between words
+    sys.argv[1:] = [f"++{word}" if word.startswith("arm.") else word for word in words]  # options of arms are open keys
+    for word in words:
+        if word.startswith("--experiment="):  # to argparse an abbreviation of --experimental-rerun
+            return say(f"{word}: write {word.replace('--', '+', 1)}")
     status = guarded()
     if status == 0 and _refused:
         status = say(_refused[0])
@@ -184,6 +188,8 @@ def guarded() -> int:
     except Exception as error:
         if line := of_the_disk(error):
             return say(line)
+        if str(error).startswith("Config group override must be"):  # model=null
+            return say(f"{error}: python -m c3po_bench --help lists the groups and their options")
         if str(error).startswith("Only one of --run, --multirun, --cfg"):  # Hydra's own check of its flags
             return say("--cfg and --info show one composed config: leave out -m")
         if type(error).__module__.startswith("submitit"):  # a cell's failure, which is in its log and its state

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.errors import MissingConfigException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import ListConfig, OmegaConf
 
 from c3po_bench.config import Config
@@ -23,6 +23,8 @@ def explain(error: BaseException) -> str:
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
+        if isinstance(link, OverrideParseException):
+            return unreadable(link.override)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options is not None:
             group, _, name = str(link.missing_cfg_file).rpartition("/")
             return str(unknown(group or "config", name, [o for o in link.options if not o.startswith("_")]))
@@ -38,7 +40,19 @@ def explain(error: BaseException) -> str:
         if re.search(r"could not be converted|is not a subclass|Invalid type", text):
             full = re.search(r"full_key: (\S+)", text)
             return f"{full[1] + ': ' if full else ''}{text.splitlines()[0]}"
+    merging = re.match(r"Error merging override \+*(\S+)", str(error))
+    if merging and len(chain) > 1:
+        why = str(chain[1]).splitlines()[0]
+        return f"{merging[1]}: {'must have a value' if 'is not Optional' in why else why}"
     return str(error).split("\n\n")[0]
+
+
+def unreadable(word: str) -> str:
+    """A word of the command line that Hydra's grammar does not take."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return f"{word!r} is no key=value: python -m c3po_bench --help says what there is"
+    return f"{word} can't be read: lists are [a,b]; for signs like = ~ ( in a value write '{key}=\"{value}\"'"
 
 
 def one_or_many(key: str, value: str) -> str:

@@ -85,8 +85,9 @@ def set_up(cfg: Config) -> None:
     for name in cfg.plugins:
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(f"plugins: module {name!r} can't be imported ({error})") from error
+        except Exception as error:
+            why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+            raise UserError(f"plugins: module {name!r} can't be imported ({why})") from error
     if cfg.threads:
         import torch
 

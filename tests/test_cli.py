@@ -19,6 +19,12 @@ MENDABLE = {
     "method.neighbors.k=abc": "Integer",
     "model=smolmo": "smolmoe",
     "+limt=5": "'limit'",
+    "--experiment=quickstart": "+experiment=quickstart",
+    "seed=null": "seed=null: must have a value",
+    "model=null": "--help",
+    "arm.ngd=3": "arm.ngd=3: Cannot assign int",
+    "results_dir=~/x": "'results_dir=\"~/x\"'",
+    "quickstart": "'quickstart' is no key=value",
     "++method.stps=3": "'method.steps'",
     "method.layer=3": "method.layers",
     "embedder=minlm": "minilm",
@@ -59,6 +65,9 @@ def test_a_wrong_config_is_one_line_with_the_nearest_choice(c3po, override):
         ("method.learning_rate=nan", "method.learning_rate=nan"),
         ("method.experts=tp:20", "top:20"),
         ("name=../../x", "not a path"),
+        ("name=..", "not a path"),
+        ("seed=4294967296", "2**32"),
+        ("plugins=[.x]", "'.x' can't be imported (TypeError"),
         ("tracking.mode=onlne", "'online'"),
         ("model.device=foo", "model.device=foo"),
         ("method.kernel.name=gausian", "'gaussian'"),
@@ -94,8 +103,21 @@ def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_pat
     assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], done.stderr
 
 
+def test_an_interrupt_while_it_starts_is_one_line():
+    code = (
+        "import runpy, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'c3po_bench.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "runpy.run_module('c3po_bench', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and done.stderr.startswith("interrupted: ") and done.stderr.count("\n") == 1
+
+
 def test_showing_the_config_of_many_runs_is_refused(c3po):
-    done = c3po("-m", "+sweep=lr", "--cfg", "job")
+    done = c3po("+sweep=lr", "-m", "model=smollm", "--cfg", "job")  # flags may stand anywhere
     assert done.returncode == 2 and done.stderr.strip() == "error: --cfg and --info show one composed config: leave out -m"
 
 
