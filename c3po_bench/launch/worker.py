@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
 from c3po_bench.launch import ranks
-from c3po_bench.launch.stop import Stopped
 
 if TYPE_CHECKING:
     from c3po_bench.config import Config
@@ -48,8 +47,8 @@ def watched(folder: SweepFolder, cell: int) -> Iterator[list[Run]]:
     try:
         yield runs
         status["runs"] = [str(run.path.resolve().relative_to(folder.results_dir)) for run in runs]
-    except Stopped as stopped:
-        status = {"status": "stopped", "error": f"stopped by {stopped.args[0]}"}
+    except KeyboardInterrupt as stopped:
+        status = {"status": "stopped", "error": f"stopped by {stopped.args[0] if stopped.args else 'SIGINT'}"}
         raise
     except BaseException as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
@@ -68,7 +67,7 @@ def run_cells(folder: SweepFolder, cells: Sequence[int], run: Callable[[Config],
     """Run cells that are not done, whatever happens to the others. Returns the number that failed.
 
     Raises:
-        Stopped: after a signal; the cells left are as they were.
+        KeyboardInterrupt: after a signal (`launch.stop`); the cells left are as they were.
     """
     if run is None:
         from c3po_bench.harness import run

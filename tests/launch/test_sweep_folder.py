@@ -138,6 +138,12 @@ def test_a_signal_stops_after_the_batch_at_hand(folder):
     assert found(folder)[0] == ("failed", "stopped by SIGUSR2")
 
 
+def test_a_cell_that_ctrl_c_stops_is_stopped(folder):
+    with pytest.raises(KeyboardInterrupt), watched(folder, 0):
+        raise KeyboardInterrupt
+    assert folder.state(0)["status"] == "stopped" and found(folder)[0] == ("failed", "stopped by SIGINT")
+
+
 def test_the_array_script_can_be_sent_again(folder):
     launcher = {"partition": "gpu", "mem_gb": 8, "timeout_min": 30, "additional_parameters": {"mail_type": "END"}}
     launcher["comment"] = "of two words"
