@@ -38,7 +38,7 @@ def generate(lm: RewiredLM, request: Instance) -> str:
             f"task {request.task_name}: {new_tokens} tokens to write leave no room for a prompt in {hf.max_length}"
         )
     ids = options.get("prompt_ids") or hf.tok_encode(context)[-(hf.max_length - new_tokens) :]
-    ends = options.get("stop_ids") or [hf.eot_token_id]
+    ends = options.get("stop_ids") or end_ids(engine.model, hf)
     key = (str(request.task_name), int(request.doc_id or 0))
     prompt = Prompt(tuple(ids), ((hf.eot_token_id,),))
     question = Question(key, request.doc["question"], (prompt,), (), seed_key=request.doc["key"])
@@ -69,6 +69,12 @@ def generate(lm: RewiredLM, request: Instance) -> str:
     if details:
         lm._details[question.key] = details
     return text
+
+
+def end_ids(model: Any, hf: Any) -> list[int]:
+    """What ends an answer in lm-eval: the tokenizer's EOS token and all that the model's generation config names."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    return [hf.eot_token_id, *(own if isinstance(own, list) else [] if own is None else [own])]
 
 
 def decoded(hf: Any, ids: list[int]) -> str:

@@ -56,6 +56,17 @@ def test_without_a_recipe_it_is_lm_evals_greedy_decoding(written):
     assert lm.pop_details() == {}
 
 
+def test_an_answer_ends_at_every_end_that_the_generation_config_names(written, monkeypatch):
+    """As for models whose turns end in another token than EOS."""
+    lm = written()
+    hf, whole = lm.tokenizer.lm, lm.generate_until([request()])[0]
+    place = next(n for n in range(1, len(whole)) if whole[n] not in whole[:n])
+    other = hf.tok_encode(whole[place])[0]
+    monkeypatch.setattr(lm.rewirer.engine.model.generation_config, "eos_token_id", [hf.eot_token_id, other])
+    assert lm.generate_until([request()]) == [whole[:place]]
+    assert hf.generate_until([request()], disable_tqdm=True)[0].rstrip(whole[place]) == whole[:place]
+
+
 def test_the_length_has_every_name_that_lm_eval_takes(written):
     lm = written()
     for name in ("max_new_tokens", "max_tokens", "max_gen_toks"):
