@@ -11,8 +11,13 @@ from typing import Any
 
 from c3po_bench.errors import UserError
 
-# Tasks whose stock prompt is not the question: an index (WinoGrande), or a long support text before it.
-QUESTION_FIELDS = {"winogrande": "sentence", "sciq": "question"}
+# Tasks whose stock prompt is not the question: an index (WinoGrande), a long support text or fixed examples before it.
+QUESTION_FIELDS = {
+    "winogrande": "sentence",
+    "sciq": "question",
+    "truthfulqa_mc1": "question",
+    "truthfulqa_mc2": "question",
+}
 OPTION_FIELDS = {"winogrande": ("option1", "option2")}
 
 _CUE_BEFORE = re.compile(r"^(Question|Q):\s*")
@@ -92,6 +97,8 @@ class Fields:
     def choices(self, doc: Mapping[str, Any]) -> list[str]:
         """The stock choices, as lm-eval scores them."""
         choices = render(self.choice, doc)
+        if isinstance(choices, Mapping):
+            return list(choices.values())
         return list(ast.literal_eval(choices) if isinstance(choices, str) else choices)
 
     def options(self, doc: Mapping[str, Any]) -> list[str]:
@@ -115,9 +122,11 @@ class Fields:
 
     def golds(self, doc: Mapping[str, Any]) -> list[int]:
         """Indices of the right choices in stock order; all but a few tasks have one."""
-        gold = render(self.text if self.several_inputs(doc) else self.target, doc)
+        told = self.text if self.several_inputs(doc) else self.target
+        gold, field = render(told, doc), isinstance(told, str) and told in doc
         if isinstance(gold, str) and gold.startswith("["):
             gold = ast.literal_eval(gold)
         several = gold if isinstance(gold, list) else [gold]
         choices = self.choices(doc)
-        return [choices.index(g) if isinstance(g, str) and not g.strip().isdigit() else int(g) for g in several]
+        # as in lm-eval: digits that a template gives are a place, a field's text is a choice even if it is a number
+        return [choices.index(g) if isinstance(g, str) and (field or not g.strip().isdigit()) else int(g) for g in several]

@@ -126,7 +126,7 @@ def _draw(
     name: str, tasks: TaskSet, share: int | None, off_limits: set[str], taken: set[tuple[str, int]]
 ) -> tuple[list[Item], list[str]]:
     """Items of one name, at most `share`, none of them in `taken` (which grows)."""
-    notes = [f"{note} serve as references" for note in tasks.notes]
+    notes = [f"{note} serve as references" for note in tasks.stand_ins]
     pools: dict[str, list[tuple[int, Any]]] = {}
     stand_ins: dict[str, list[str]] = {}
     loaded = tasks.load()

@@ -12,8 +12,9 @@ and CommonsenseQA are lettered already: there `cloze` (stock) and `letters` are 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from c3po_bench import errors
@@ -84,11 +85,11 @@ class Layout:
 
     def choices(self, doc: Mapping[str, Any]) -> list[str]:
         """`doc_to_choice`."""
-        order = self.order(doc)
-        if self.lettered:
-            return list(LETTERS[: len(order)])
         stock = self.fields.choices(doc)
-        return [stock[i] for i in order]
+        if self.fields.lettered:  # as they are spelt there, spaces and all
+            return stock
+        order = self.order(doc)
+        return list(LETTERS[: len(order)]) if self.lettered else [stock[i] for i in order]
 
     def golds(self, doc: Mapping[str, Any]) -> list[int]:
         """Places of the right choices in the order shown."""
@@ -101,6 +102,11 @@ class Layout:
             return str(render(self.fields.target, doc))
         golds = self.golds(doc)
         return golds[0] if len(golds) == 1 else golds
+
+    def scored(self, process: Callable[..., Any], doc: Mapping[str, Any], results: Sequence[Any]) -> Any:
+        """`process_results` of a task that has its own: it reads the labels, and so the results, in stock order."""
+        order = self.order(doc)
+        return process(doc, [results[order.index(i)] for i in range(len(order))])
 
 
 def _listed(options: Sequence[str]) -> str:
@@ -137,10 +143,13 @@ def overrides(task: str, config: dict[str, Any], *, rule: str, num_fewshot: int,
                 "doc_to_target": layout.target,
             }
             fewshot = {k: v for k, v in fewshot.items() if not k.startswith("doc_to_")}
-        if rule == "letters":
-            changed["metric_list"] = [_metric("acc")]
-        elif rule == "length_normalized":
-            changed["metric_list"] = [_metric("acc"), _metric("acc_norm")]
+            if callable(own := config.get("process_results")):
+                changed["process_results"] = partial(layout.scored, own)
+        if rule == "letters" and not fields.lettered:
+            changed["target_delimiter"] = " "
+        if rule != "cloze" and not config.get("process_results"):  # a task's own function gives what it gives
+            names = ["acc"] if rule == "letters" else ["acc", "acc_norm"]
+            changed["metric_list"] = [_metric(name) for name in names]
     if fewshot:
         changed["fewshot_config"] = fewshot
     return changed

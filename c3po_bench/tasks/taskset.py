@@ -8,12 +8,12 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, unknown
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
 from c3po_bench.tasks.fields import compile_once
@@ -50,13 +50,15 @@ class TaskSet:
         rules.check(rule, num_fewshot)
         root = None if data_root is None else check_root(data_root)
         self.names, self.rule, self.num_fewshot, self.seed = tuple(names), rule, num_fewshot, seed
+        self.stand_ins: list[str] = []
         self.notes: list[str] = []
         self.groups: dict[str, list[str]] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         self._tasks: dict[str, ConfigurableTask] = {}
         catalog, stock = Catalog(), {}
         for name in names:
-            leaves = own[name] if own and name in own else catalog.expand(name)
+            with _refused(f"task {name} can't be read"):
+                leaves = own[name] if own and name in own else catalog.expand(name)
             self.groups[name] = list(leaves)
             for task, config in leaves.items():
                 if stock.setdefault(task, _plain(config)) != _plain(config):
@@ -64,10 +66,12 @@ class TaskSet:
                         f"tasks: {name} holds another task {task} than one before it: give one of them another name"
                     )
                 if task not in self.configs:
-                    self.configs[task] = self._configure(task, config, root, permute_options)
+                    with _refused(f"task {task} can't be set up"):
+                        self.configs[task] = self._configure(task, config, root, permute_options)
         self._folders = catalog.folders
 
     def _configure(self, task: str, stock: dict[str, Any], root: Path | None, permute: bool) -> dict[str, Any]:
+        _check(task, stock)
         config = dict(stock)
         if task.startswith("mmlu_"):  # the stock YAML does not name it; it serves as reference
             config.setdefault("validation_split", "validation")
@@ -77,7 +81,10 @@ class TaskSet:
             else:
                 changed, notes = localize(task, config, root)
                 config |= changed
+                self.stand_ins += notes
                 self.notes += notes
+        if (usual := config.get("num_fewshot") or 0) != self.num_fewshot and usual:
+            self.notes.append(f"{task}: asked with {self.num_fewshot} examples (scoring.num_fewshot), in lm-eval with {usual}")
         if config.get("process_docs") is not None:
             config["process_docs"] = ProcessedOnce(config["process_docs"])
         return config | rules.overrides(
@@ -105,7 +112,8 @@ class TaskSet:
             builder = TaskManager(include_defaults=False)
             with quiet("lm_eval.api.task"):
                 for name, config in self.configs.items():
-                    task = builder.load([dict(config)])["tasks"][name]
+                    with _refused(f"task {name} can't be set up"):
+                        task = builder.load([dict(config)])["tasks"][name]
                     self._tasks[name] = cast("ConfigurableTask", task)
         return self._tasks
 
@@ -141,7 +149,7 @@ class TaskSet:
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=_source).encode())
             docs: Any = islice(task.eval_docs, limit)
             for doc_id, doc in enumerate(docs):
-                with _rendering(name, doc_id):
+                with _refused(f"task {name}: document {doc_id} can't be asked"):
                     asked = [request.args for request in self._requests(task, doc_id, doc)]
                     if task.OUTPUT_TYPE == "multiple_choice":
                         right = self._checked_golds(task, doc)
@@ -193,13 +201,14 @@ class TaskSet:
         """Render multiple-choice documents through lm-eval itself: the pairs are exactly its requests."""
         rendered = []
         for doc_id, doc in docs:
-            requests = self._requests(task, doc_id, doc)
-            question = self.question_text(task, doc)
+            with _refused(f"task {task.task_name}: document {doc_id} can't be asked"):
+                requests = self._requests(task, doc_id, doc)
+                question, gold = self.question_text(task, doc), self._checked_golds(task, doc)[0]
             pairs = tuple((str(request.args[0]), str(request.args[1])) for request in requests)
             normalized = rules.headline(task, self.rule) == "acc_norm"
             lengths = tuple(self.choice_lengths(task, doc)) if normalized else ()
             key = question_hash(question)
-            rendered.append(Item(task.task_name, doc_id, key, question, pairs, self.gold(task, doc), lengths))
+            rendered.append(Item(task.task_name, doc_id, key, question, pairs, gold, lengths))
         return rendered
 
 
@@ -213,6 +222,8 @@ def _source(value: Any) -> str:
 
     Of a function of this package it is its own text: the rest of its file is not about scoring.
     """
+    if isinstance(value, partial):
+        value = value.args[0]
     try:
         ours = str(value.__module__).startswith("c3po_bench.")
         return inspect.getsource(value) if ours else Path(inspect.getfile(value)).read_text(encoding="utf-8")
@@ -221,14 +232,29 @@ def _source(value: Any) -> str:
 
 
 @contextmanager
-def _rendering(task: str, doc_id: int) -> Iterator[None]:
-    """Name the document whose fields a task's templates can't do with."""
+def _refused(what: str) -> Iterator[None]:
+    """Say in one line what a task's file or documents make lm-eval fail at: whoever named the task can mend it."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"task {task}: document {doc_id} can't be asked ({type(error).__name__}: {error})") from error
+        raise UserError(f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+
+
+def _check(task: str, config: Mapping[str, Any]) -> None:
+    """`UserError` for what a task's file lacks, and for a metric that lm-eval would look for on the hub, without a word."""
+    from lm_eval.api import metrics, registry
+
+    del metrics  # imported to be registered
+    if config.get("output_type") == "multiple_choice" and not config.get("use_prompt"):
+        for key in ("doc_to_text", "doc_to_choice", "doc_to_target"):
+            if config.get(key) is None:
+                raise UserError(f"task {task}: a multiple-choice task needs {key}, which its file lacks")
+    for metric in [] if config.get("process_results") else config.get("metric_list") or []:
+        name = metric.get("metric")
+        if isinstance(name, str) and not metric.get("hf_evaluate") and name not in registry.metric_registry:
+            raise unknown(f"metric of task {task}", name, list(registry.metric_registry))
 
 
 @contextmanager

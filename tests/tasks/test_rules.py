@@ -13,6 +13,8 @@ from lm_eval.api.model import LM
 
 from c3po_bench.errors import UserError
 from c3po_bench.tasks import RULES, TaskSet
+from c3po_bench.tasks.catalog import Catalog
+from c3po_bench.tasks.fields import Fields
 from tests.tasks.conftest import tiny_tasks
 
 
@@ -171,6 +173,14 @@ def test_shots_take_effect_where_the_yaml_says_zero(tmp_path: Path, tiny_root: P
     assert results["samples"]["arc_zero"][0]["arguments"][0][0].count("\n\n") == 2
 
 
+def test_another_number_of_examples_than_lm_evals_own_is_noted(tmp_path: Path) -> None:
+    """As for gsm8k, whose file asks for five."""
+    path = own_task(tmp_path, "five", num_fewshot=2)
+    said = "five: asked with 0 examples (scoring.num_fewshot), in lm-eval with 2"
+    assert TaskSet([path], data_root=tmp_path).notes == [said]
+    assert TaskSet([path], data_root=tmp_path, num_fewshot=2).notes == []
+
+
 def test_too_few_examples_and_bad_rules_are_user_errors(tiny_root: Path) -> None:
     tasks = TaskSet(["facts_capitals"], num_fewshot=50)
     with pytest.raises(UserError, match="num_fewshot=50"):
@@ -190,6 +200,12 @@ def test_templates_are_compiled_once(tiny_root: Path) -> None:
     compiled = from_string.cache_info().misses
     assert TaskSet(["arc_easy"], data_root=tiny_root).request_hashes() == first
     assert from_string.cache_info().misses == compiled
+
+
+def test_fixed_examples_in_a_prompt_are_not_the_question() -> None:
+    for name in ("truthfulqa_mc1", "truthfulqa_mc2"):
+        (config,) = Catalog().expand(name).values()
+        assert Fields.of(name, config).question({"question": "Do cats fly?"}) == "Do cats fly?"
 
 
 def test_question_texts_are_questions(tiny_root: Path) -> None:
@@ -275,6 +291,73 @@ def test_documents_that_cannot_be_asked_are_named(rule: str, doc: dict[str, Any]
     own = own_task(tmp_path, "plain", doc_to_text="question", doc_to_choice="{{choices}}", docs=docs)
     with pytest.raises(UserError, match=said):
         TaskSet([own], data_root=tmp_path, rule=rule).request_hashes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"doc_to_text": "{{question"}, "task plain can't be set up .TemplateSyntaxError"),
+        ({"doc_to_txt": "question"}, "unexpected keyword argument 'doc_to_txt'"),
+        ({"doc_to_target": None}, "needs doc_to_target, which its file lacks"),
+        ({"metric_list": [{"metric": "accc"}]}, "unknown metric of task plain 'accc': did you mean 'acc'"),
+        ({"test_split": None}, "must have valid or test docs"),
+        ({"include": "absent.yaml"}, "can't be read .FileNotFoundError"),
+    ],
+)
+def test_a_task_file_with_a_mistake_is_refused_in_one_line(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        TaskSet([own_task(tmp_path, "plain", **changes)], data_root=tmp_path).load()
+
+
+def test_an_answer_is_found_as_lm_eval_finds_it(tmp_path: Path) -> None:
+    """A field's text is one of the choices, even a number; choices may be a dict's values."""
+    docs = [{"question": "q", "answer": "1", "n": 1}, {"question": "r", "answer": "2", "n": 0}]
+    numbers = TaskSet(
+        [own_task(tmp_path, "numbers", docs=docs, doc_to_text="question", doc_to_choice=["1", "2"])], data_root=tmp_path
+    )
+    assert [_first(numbers, "numbers", i).gold for i in range(2)] == [0, 1]
+    keyed = {"docs": docs, "doc_to_text": "question", "doc_to_choice": {"x": "yes", "y": "no"}, "doc_to_target": "n"}
+    stock, mixed = (
+        TaskSet([own_task(tmp_path, "keyed", **keyed)], data_root=tmp_path, permute_options=p) for p in (False, True)
+    )
+    for i in range(2):
+        plain, other = _first(stock, "keyed", i), _first(mixed, "keyed", i)
+        assert sorted(plain.pairs) == sorted(other.pairs) == [("q" if not i else "r", c) for c in (" no", " yes")]
+        assert plain.pairs[plain.gold] == other.pairs[other.gold]
+    wrong = own_task(tmp_path, "wrong", docs=docs, doc_to_text="question", doc_to_choice=["yes", "no"])
+    with pytest.raises(UserError, match="'1' is not in list"):
+        TaskSet([wrong], data_root=tmp_path).items(TaskSet([wrong], data_root=tmp_path).load()["wrong"], [(0, docs[0])])
+
+
+MASS = """
+def mass(doc, results):
+    return {"acc": sum(-ll for (ll, _), label in zip(results, doc["labels"]) if label)}
+"""
+
+
+def test_a_tasks_own_scoring_meets_the_options_in_stock_order(tmp_path: Path) -> None:
+    """As TruthfulQA's second form: its function reads the labels, which stand in stock order."""
+    (tmp_path / "own_mass.py").write_text(MASS)
+    docs = [{"question": f"what is {i}?", "choices": ["a", "bb", "ccc", "dddd"], "labels": [1, 1, 0, 0]} for i in range(8)]
+    text = own_task(tmp_path, "mass", docs=docs, doc_to_text="question", doc_to_choice="choices", doc_to_target=0)
+    Path(text).write_text(Path(text).read_text() + "process_results: !function own_mass.mass\n")
+    found = []
+    for rule, permute in (("cloze", False), ("cloze", True), ("length_normalized", True)):
+        tasks = TaskSet([text], data_root=tmp_path, rule=rule, permute_options=permute)
+        task = tasks.load()["mass"]
+        assert tasks.headline == {"mass": "acc"} and tasks.request_hashes()
+        lls = [[(-float(len(pair[1])), False) for pair in _first(tasks, "mass", i).pairs] for i in range(8)]
+        found.append([task.process_results(doc, ll)["acc"] for doc, ll in zip(docs, lls, strict=True)])
+    assert found == [[5.0] * 8] * 3
+
+
+def test_letters_stand_behind_a_space_whatever_the_stock_choices_do(tmp_path: Path) -> None:
+    tight = {"doc_to_text": "question", "doc_to_choice": "{{choices}}", "target_delimiter": ""}
+    item = _first(TaskSet([own_task(tmp_path, "tight", **tight)], data_root=tmp_path, rule="letters"), "tight")
+    assert [continuation for _, continuation in item.pairs] == [" A", " B", " C"]
+    spaced = {"doc_to_choice": [" A", " B", " C"], "target_delimiter": ""}
+    item = _first(TaskSet([own_task(tmp_path, "spaced", **spaced)], data_root=tmp_path, permute_options=True), "spaced")
+    assert [continuation for _, continuation in item.pairs] == [" A", " B", " C"]
 
 
 @pytest.mark.parametrize(
