@@ -77,19 +77,27 @@ def _load(cfg: ModelConfig) -> Loaded:
     if cfg.kind == "tiny":
         return _tiny(cfg)
     path, revision = _source(cfg)
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if cfg.kind == "hf" and (form := deepseek.converted(path, revision)):  # transformers 5 has no class for it
-        path, revision = str(form), None
     try:
+        if cfg.kind == "hf" and (form := deepseek.converted(path, revision)):  # transformers 5 has no class for it
+            path, revision = str(form), None
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=cfg.dtype)
-    except (OSError, ValueError) as error:
+        read: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=cfg.dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, LookupError, SafetensorError) as error:
         where = "a local folder" if Path(path).exists() else "the hub or its cache"
         raise UserError(
-            f"model {path} can't be loaded from {where} ({str(error).splitlines()[0][:120]}): connect to the hub, "
+            f"model {path} can't be loaded from {where} ({' '.join(str(error).split())[:120]}): connect to the hub, "
             "give model.path=FOLDER, or use model=smolmoe, which needs neither"
         ) from error
+    if not tokenizer("one", add_special_tokens=False).input_ids:  # what transformers makes of a folder without a tokenizer
+        raise UserError(
+            f"model {path} has no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside the weights"
+        )
+    model, told = read
+    if missing := sorted(told["missing_keys"]):  # transformers would fill them in at random, with a warning
+        raise UserError(f"model {path} lacks {len(missing)} of its weights ({missing[0]}): get all files of the checkpoint")
     _place(model, cfg)
     left_out = _plain(model, cfg.name)
     return Loaded(model, tokenizer, cfg.name, _hash(str(revision), model, _content(cfg, path, model) + left_out), str(path))

@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from c3po_bench.config import ModelConfig
+from c3po_bench.errors import UserError
 from c3po_bench.models import loading
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
@@ -63,3 +64,41 @@ def test_a_model_writes_by_its_own_probabilities(folder, caplog):
     kept = loaded.model.generation_config
     assert (kept.repetition_penalty, kept.min_length, kept.top_p, kept.eos_token_id) == (None, None, 0.8, [1, 5])
     assert "asks for min_length=4, repetition_penalty=1.05, which is left out for every arm" in caplog.text
+
+
+def _cut(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:5000])
+
+
+def _more_layers(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 7, "layer_types": None}))
+
+
+def _wider(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+
+
+def _no_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (_cut, "can't be loaded from a local folder"),
+        (lambda folder: (folder / "config.json").write_text("{"), "can't be loaded from a local folder"),
+        (_wider, "can't be loaded from a local folder"),
+        (_more_layers, "lacks 2[0-9] of its weights .model.layers.5"),
+        (_no_tokenizer, "has no tokenizer"),
+    ],
+)
+def test_a_folder_that_is_no_whole_model_is_refused(harm, said, folder):
+    """Not filled in at random, nor read by a tokenizer that knows no word."""
+    harm(folder)
+    with pytest.raises(UserError, match=said) as caught:
+        loading.load(ModelConfig(name="m", kind="hf", path=str(folder)))
+    assert "\n" not in str(caught.value)
