@@ -127,6 +127,10 @@ def test_s_is_the_mean_over_feedbacks_as_in_the_result(tmp_path):
         assert row["mean"] == pytest.approx(told[f"S_{scope}"])
     row = pick(frame, arm="c3po", scope="in", measure="score")
     assert row["difference"] == pytest.approx(0.5) and row["low"] < 0.5 < row["high"]
+    overall = pick(frame, arm="c3po", scope="overall", measure="score")
+    assert overall["n"] == 120 and overall["difference"] == pytest.approx(told["S_overall"] - 0.5)
+    assert overall["diff_low"] < overall["difference"] < overall["diff_high"]
+    assert pick(feedback_measures(runs, draws=1000, seed=1), arm="c3po", scope="in", measure="score")["low"] != row["low"]
     assert pick(frame, arm="c3po", scope="in", measure="score")["n"] == 40
 
 

@@ -90,13 +90,14 @@ def tiny_trainer(tiny: Path, folder: Path, peft: bool = True, most: int = 250, *
     pairs = [{"prompt_ids": ids(4 + i), "chosen_ids": ids(6), "rejected_ids": ids(5 + i)} for i in range(5)]
     near = [Row(ids(5), ids(3 + i)) for i in range(3)]
     out = [Row(ids(3), ids(4)) for _ in range(7)]
+    eval_near, eval_out = [Row(ids(4), ids(2 + i)) for i in range(5)], [Row(ids(6), ids(5))]
     return ConstrainedDPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32),
         args=config(folder, **changes),
         train_dataset=Dataset.from_list(pairs),
         eval_dataset=Dataset.from_list(pairs[:2]),
         processing_class=AutoTokenizer.from_pretrained(tiny),
-        near=near, out=out, eval_near=near, eval_out=out,
+        near=near, out=out, eval_near=eval_near, eval_out=eval_out,
         peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear") if peft else None,
     )  # fmt: skip
 
@@ -136,6 +137,48 @@ def test_evaluation_reports_every_scope(tiny: Path, tmp_path: Path):
     measured = trainer.evaluate()
     assert {"eval_near/nll", "eval_out/nll", "eval_rewards/margins"} <= set(measured)
     assert "near_rows" in trainer.train_dataset.column_names and not any(trainer.train_dataset["near_rows"])
+
+
+def test_evaluation_asks_every_validation_row_once_and_no_other(tiny: Path, tmp_path: Path):
+    trainer = tiny_trainer(tiny, tmp_path, per_device_eval_batch_size=1)
+    asked: dict[str, list[list[int]]] = {"near": [], "out": []}
+    for batch in trainer.get_eval_dataloader():
+        kept = zip(batch["keep_scope"], batch["keep_ids"], batch["keep_labels"], batch["keep_attention"], strict=True)
+        for scope, ids, labels, attention in kept:
+            asked["out" if scope else "near"].append(ids[attention.bool()].tolist())
+            assert not attention[attention.sum() :].any() and (labels[~attention.bool()] == -100).all()
+    tables = trainer.data_collator.eval_tables
+    for scope, rows in tables.items():
+        assert sorted(asked[scope]) == sorted(row.prompt_ids + row.completion_ids for row in rows), scope
+
+
+def test_kl_is_the_references_from_the_policy_at_a_temperature(tiny: Path, tmp_path: Path):
+    """KL(reference || policy) of both sides at temperature 2, times 4, written out for every answer token."""
+    trainer = tiny_trainer(tiny, tmp_path, constraint="kl", kl_temperature=2.0, lambda_near=1.0)
+    with torch.no_grad():
+        for name, weight in trainer.model.named_parameters():
+            if "lora_B" in name:
+                weight += 0.3
+    trainer.model.eval()
+    batch = next(iter(trainer.get_train_dataloader()))
+    keep = {name.removeprefix("keep_"): value for name, value in batch.items() if name.startswith("keep_")}
+    values, mask = trainer._divergence(trainer.model, keep)
+    told = {}
+    for row, (ids, labels) in enumerate(zip(keep["ids"], keep["labels"], strict=True)):
+        length = int(keep["attention"][row].sum())
+        with torch.no_grad():
+            policy = (trainer.model(ids[None, :length]).logits[0] / 2).log_softmax(-1)
+            with trainer.model.disable_adapter():
+                reference = (trainer.model(ids[None, :length]).logits[0] / 2).log_softmax(-1)
+        told |= {
+            (row, i - 1): float((reference[i - 1].exp() * (reference[i - 1] - policy[i - 1])).sum()) * 4
+            for i in range(1, length)
+            if labels[i] != -100
+        }
+    assert {(int(i), int(j)) for i, j in mask.nonzero()} == set(told)
+    assert min(told.values()) > 1e-4
+    for place, expected in told.items():
+        assert values[place].item() == pytest.approx(expected, rel=1e-3), place
 
 
 def test_kl_is_a_token_mean_and_zero_at_the_start(tiny: Path, tmp_path: Path):

@@ -43,6 +43,17 @@ def test_median_bandwidth_is_the_neighbors_median_distance(units):
     np.testing.assert_allclose(weights(units, name="gaussian", bandwidth="median"), RBF(lower_median)(*units), rtol=1e-9)
 
 
+def test_every_query_has_a_median_of_its_own():
+    """Of three queries with three neighbors, one of them masked: a bandwidth laid along the wrong axis would fit, too."""
+    similarity = torch.tensor([[0.9, 0.8, 0.7], [0.5, 0.4, 0.3], [0.6, 0.1, 0.0]])
+    mask = torch.tensor([[True] * 3, [True] * 3, [True, True, False]])
+    found = kernel_weights(KernelConfig(), similarity, mask)
+    for row, known, together in zip(similarity, mask, found, strict=True):
+        torch.testing.assert_close(kernel_weights(KernelConfig(), row[None], known[None])[0], together)
+        distance = (2 - 2 * row).sqrt()
+        torch.testing.assert_close(together, (torch.exp(-(distance**2) / (2 * distance[known].median() ** 2)) * known))
+
+
 def test_linear_is_cosine_and_polynomial_its_power(units):
     cosine = units[0] @ units[1].T
     np.testing.assert_allclose(weights(units, name="linear"), cosine.clip(0), rtol=1e-12)

@@ -51,6 +51,7 @@ def test_a_bank_of_duplicates_leaves_no_neighbor():
     bank = units(1, 1).expand(4, -1)
     found = nearest(method(k=3), bank[:1], bank)
     assert (found.weights == 0).all() and found.dropped.tolist() == [4]
+    assert (random_draw(method(k=3), bank[:1], bank, [0]).weights == 0).all(), "nor does the control draw one"
 
 
 def test_fewer_references_than_k():

@@ -106,13 +106,47 @@ def test_alpha_search_finds_the_least_loss(search):
     assert len({round(float(a), 2) for a in best}) > 1, "the search should differ by query"
 
 
+@pytest.mark.parametrize("search", ["grid", "binary"])
 @pytest.mark.parametrize("best", [0.0, 1.0])
-def test_binary_search_takes_an_end_that_is_best(best):
+def test_a_search_takes_an_end_that_is_best(best, search):
     """And what it tried, never a point between that nobody evaluated."""
     problem = make_problem()
     end = best * problem.own + (1 - best) * hand_mean(problem)
     narrow = replace(problem, loss=lambda w: ((w - end).flatten(1).norm(dim=1) > 1e-6).float())
-    torch.testing.assert_close(kernel_regression(narrow, search="binary").pathway, end)
+    torch.testing.assert_close(kernel_regression(narrow, search=search).pathway, end)
+
+
+def tried(problem: Problem, search: str, points: int) -> list[float]:
+    """The alphas whose loss the search asks for, of the first query."""
+    own, mean, asked = problem.own[0], hand_mean(problem)[0], []
+
+    def loss(w: torch.Tensor) -> torch.Tensor:
+        asked.append(float(((w[0] - mean) * (own - mean)).sum() / ((own - mean) ** 2).sum()))
+        return problem.loss(w)
+
+    kernel_regression(replace(problem, loss=loss), search=search, points=points)
+    return asked
+
+
+def test_what_each_search_tries():
+    """A grid over all of [0, 1]; golden section: the ends, then points that cut an interval by 0.618, one at a time."""
+    problem = make_problem()
+    assert tried(problem, "grid", 5) == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=1e-5)
+    found, golden = tried(problem, "binary", 6), (5**0.5 - 1) / 2
+    assert found[:4] == pytest.approx([1, 0, 1 - golden, golden], abs=1e-5)
+    assert found[4:] == pytest.approx(golden_points(problem, golden), abs=1e-4)
+
+
+def golden_points(problem: Problem, golden: float) -> list[float]:
+    """Points five and six of a golden section for the first query, written for one number."""
+    own, mean = problem.own, hand_mean(problem)
+    low, high, points = 0.0, 1.0, []
+    for _ in range(2):
+        inner, outer = high - golden * (high - low), low + golden * (high - low)
+        one, two = (float(problem.loss(a * own + (1 - a) * mean)[0]) for a in (inner, outer))
+        low, high = (low, outer) if one < two else (inner, high)
+        points.append(high - golden * (high - low) if one < two else low + golden * (high - low))
+    return points
 
 
 def test_alpha_stays_at_the_own_pathway_where_it_does_not_matter():
@@ -259,6 +293,8 @@ def test_surrogates_document_their_options(name):
 
 
 def test_options_are_checked():
+    assert options_of(kernel_regression) == {"search": "grid", "alpha": 0.0, "points": 11}
+    assert options_of(mode_finding) == options_of(mode_finding_random_neighbors) == {"iterations": 10, "alpha": 0.5}
     assert checked_options("a", kernel_regression, {"alpha": 1}) == {"search": "grid", "alpha": 1, "points": 11}
     with pytest.raises(UserError, match="did you mean 'alpha'"):
         checked_options("kernel_regression", kernel_regression, {"alhpa": 1})

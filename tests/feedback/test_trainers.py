@@ -1,0 +1,129 @@
+"""From plan and material to a ready trainer: what is preferred, every number, where training starts. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+from transformers import AutoModelForCausalLM
+
+from c3po_bench.feedback.answering import Answer
+from c3po_bench.feedback.config import FeedbackConfig, LoraConfig, TrainConfig
+from c3po_bench.feedback.library import find
+from c3po_bench.feedback.synthesis import Example, Material
+from c3po_bench.feedback.training.constrained import ConstrainedDPOTrainer
+from c3po_bench.feedback.training.recipes import make_plan
+from c3po_bench.feedback.training.runs import answer_rows, make_answer_trainer, make_pair_trainer, pair_rows
+from c3po_bench.feedback.workshop import Subject, Workshop
+from tests.feedback.test_arms import config
+
+EXAMPLES = tuple(
+    Example(scope, "c", split, f"{scope} {split} {i}", Answer("no", i > 0, 2), "yes" if scope == "in" else None, i < 2)
+    for scope in ("in", "near", "out")
+    for split in ("train", "validation")
+    for i in range(3)
+)
+TRAIN = TrainConfig(
+    lr=3e-4, steps=5, epochs=2.0, batch=3, constraint_batch=2, accumulation=2, sft_lr=7e-4, sft_steps=0, scheduler="cosine",
+    warmup=0.25, max_grad_norm=0.5, max_length=96, precision="float32", eval_every=4, save_every=9,
+)  # fmt: skip
+CFG = FeedbackConfig(
+    beta=0.3, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5], lambda_near=0.7, lambda_out=0.4, constraint="kl",
+    kl_temperature=2.0, lora=LoraConfig(rank=2, alpha=6, dropout=0.125, targets=["q_proj"]), train=TRAIN,
+)  # fmt: skip
+
+
+@pytest.fixture
+def workshop(tiny: Path, tmp_path: Path) -> Workshop:
+    return Workshop(replace(CFG, cache_dir=str(tmp_path)), Subject(config(tiny, tmp_path, []).model), seed=11)
+
+
+def material() -> list[Material]:
+    return [Material(find(["ahoy_greeting"])[0], EXAMPLES)]
+
+
+def make(workshop: Workshop, arm: str, folder: Path, start: Path | None = None, **train: Any) -> tuple[Any, Any]:
+    plan = make_plan(arm, replace(CFG, train=replace(TRAIN, **train)))
+    build = make_pair_trainer if plan.recipe.objective == "pairs" else make_answer_trainer
+    model = AutoModelForCausalLM.from_pretrained(workshop.subject.model.config.name_or_path, dtype=torch.float32)
+    trainer, counts, _ = build(plan, material(), workshop, model, folder, start)
+    return trainer, counts
+
+
+def test_the_revision_is_preferred_and_elsewhere_the_own_answer_kept(workshop: Workshop):
+    tokenizer, left_out = workshop.subject.tokenizer, Counter[str]()
+    inside, near = (material()[0].select(scope, "train") for scope in ("in", "near"))
+    rows = pair_rows(inside, tokenizer, 96, left_out)
+    for example, row in zip(inside, rows, strict=True):
+        assert example.prompt in tokenizer.decode(row["prompt_ids"])
+        texts = {name: tokenizer.decode(row[f"{name}_ids"]) for name in ("chosen", "rejected")}
+        assert texts["chosen"].startswith("yes") and texts["rejected"].startswith("no")
+        ended = {name: "<|end|>" in text for name, text in texts.items()}
+        assert ended == {"chosen": example.revised_finished, "rejected": example.baseline.finished}
+    assert {ended.revised_finished for ended in inside} == {True, False}
+    for examples, text in ((inside, "yes"), (near, "no")):
+        for example, row in zip(examples, answer_rows(examples, tokenizer, 96, left_out), strict=True):
+            said = tokenizer.decode(row.completion_ids)
+            ends = example.revised_finished if text == "yes" else example.baseline.finished
+            assert said.startswith(text) and ("<|end|>" in said) == ends
+            assert example.prompt in tokenizer.decode(row.prompt_ids)
+
+
+@pytest.mark.parametrize("arm", ["c3po", "scd_negatives"])
+def test_every_number_of_a_plan_reaches_its_trainer(workshop: Workshop, tmp_path: Path, arm: str):
+    trainer, counts = make(workshop, arm, tmp_path / "scratch")
+    args, pairs = trainer.args, arm == "c3po"
+    assert (args.learning_rate, args.max_steps) == ((3e-4, 5) if pairs else (7e-4, 1))  # 2 epochs of 3 rows, 6 a step
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (3 if pairs else 6, 2)
+    assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 0.25, 0.5)
+    assert (args.seed, args.weight_decay, args.bf16) == (11, 0.0, False)
+    assert (args.eval_steps, args.save_steps) == (4, 9)
+    assert counts == {"pairs" if pairs else "in_rows": 3, "near_rows": 3, "out_rows": 3}
+    lora = trainer.model.peft_config["default"]
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (2, 6, 0.125)
+    assert {name.rpartition(".")[2] for name in lora.target_modules} == {"q_proj"}
+    if pairs:
+        assert (args.beta, args.loss_type, args.loss_weights) == (0.3, ["sigmoid", "sft"], [1.0, 0.5])
+        assert trainer.scope_weights() == {"near": 0.7, "out": 0.4}
+        assert (args.constraint, args.kl_temperature, args.constraint_batch_size) == ("kl", 2.0, 2)
+        assert (args.max_length, args.disable_dropout) == (96, False)
+
+
+def test_passes_over_the_pairs_become_steps(workshop: Workshop, tmp_path: Path):
+    """Three pairs in batches of one, two a step: five passes are eight steps, and the rows are laid out for all of them."""
+    trainer, _ = make(workshop, "dpo", tmp_path / "scratch", steps=0, epochs=5.0, batch=1)
+    assert trainer.args.max_steps == 8 and len(trainer.train_dataset) == 16
+
+
+def test_the_seed_decides_the_adapters_first_weights_and_the_order(workshop: Workshop, tmp_path: Path):
+    for arm in ("dpo", "scd"):
+        found = []
+        for seed in (11, 12, 11):
+            workshop.seed = seed
+            trainer, _ = make(workshop, arm, tmp_path / "scratch", steps=6, epochs=12.0)
+            weights = torch.cat([w.flatten() for w in get_peft_model_state_dict(trainer.model).values()])
+            rows = trainer.train_dataset
+            order = [row["prompt_ids"] for row in rows] if arm == "dpo" else [row.prompt_ids for row in rows]
+            found.append((weights.clone(), order))
+        (one, ordered), (two, otherwise), (again, as_before) = found
+        assert not one.equal(two) and ordered != otherwise, arm
+        assert one.equal(again) and ordered == as_before, arm
+
+
+def test_training_goes_on_from_the_adapter_it_starts_from(workshop: Workshop, tmp_path: Path):
+    first, _ = make(workshop, "scd_negatives", tmp_path / "a")
+    with torch.no_grad():
+        for name, weight in first.model.named_parameters():
+            if "lora_B" in name:
+                weight += 0.5
+    first.model.save_pretrained(str(tmp_path / "start"))
+    wanted = {name: weight.clone() for name, weight in get_peft_model_state_dict(first.model).items()}
+    trainer, _ = make(workshop, "c3po_from_sft", tmp_path / "b", tmp_path / "start")
+    assert isinstance(trainer, ConstrainedDPOTrainer)
+    for name, weight in get_peft_model_state_dict(trainer.model).items():
+        assert weight.equal(wanted[name]), name
