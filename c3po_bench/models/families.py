@@ -143,18 +143,9 @@ def moe_layers(model: nn.Module) -> list[int]:
     return list(family_of(model).layers)
 
 
-def router_probabilities(family: Family, router_output: tuple[Tensor, ...], router: nn.Module) -> Tensor:
-    """The pathway that a router chose: the float32 softmax of its logits over all experts.
-
-    Args:
-        family: of the model.
-        router_output: what the router returned; its first element is the logits [tokens, experts].
-        router: the module that returned it (no family needs it today: all return their logits).
-
-    Returns:
-        [tokens, experts], rows sum to one.
-    """
-    return router_output[0].float().softmax(dim=-1)
+def router_probabilities(logits: Tensor) -> Tensor:
+    """The pathway that a router chose: the float32 softmax of its logits [tokens, experts] over all experts."""
+    return logits.float().softmax(dim=-1)
 
 
 def mix(family: Family, pathway: Tensor, top_k: int | None = None, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:

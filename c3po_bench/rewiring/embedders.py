@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -160,8 +159,3 @@ def load_embedder(cfg: EmbedderConfig, loaded: Any) -> Embedder:
     """The embedder that `cfg` names; `loaded` is the evaluated model."""
     check_embedder(cfg)
     return EMBEDDERS[cfg.name](cfg, loaded)
-
-
-def text_hash(texts: list[str]) -> str:
-    """Hash of a list of texts, for cache keys."""
-    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]

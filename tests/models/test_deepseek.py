@@ -88,7 +88,7 @@ def test_golden_logits_and_routing(golden_dir, tmp_path, monkeypatch):
         seen: dict[int, torch.Tensor] = {}
         handles = [
             family.router_of(model, layer).register_forward_hook(
-                lambda m, _, out, layer=layer, seen=seen: seen.update({layer: router_probabilities(family, out, m)[-1]})
+                lambda _m, _, out, layer=layer, seen=seen: seen.update({layer: router_probabilities(out[0])[-1]})
             )
             for layer in family.layers
         ]

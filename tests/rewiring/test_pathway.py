@@ -7,7 +7,7 @@ import torch
 
 from c3po_bench.errors import UserError
 from c3po_bench.models.families import family_of, mix
-from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.config import MethodConfig, NeighborsConfig
 from c3po_bench.rewiring.pathway import Mixer, check_method, core_experts, critical_layers
 
 SIXTEEN = list(range(16))
@@ -102,6 +102,8 @@ def test_preserved_mass_is_the_models_own(models, pathways, mixing):
     ("key", "value"),
     [
         ("position", "lst"),
+        ("parameterization", "logit"),
+        ("final_mixing", "straight_through"),
         ("mixing", "soft"),
         ("mass", "x"),
         ("optimizer", "adm"),
@@ -116,3 +118,8 @@ def test_fixed_choices_are_checked(key, value):
     setattr(method, key, value)
     with pytest.raises(UserError, match=f"method.{key}"):
         check_method(method)
+
+
+def test_kinds_of_neighborhoods_are_checked():
+    with pytest.raises(UserError, match="unknown method.neighbors.kind 'kn'.*'knn'"):
+        check_method(MethodConfig(neighbors=NeighborsConfig(kind="kn")))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from c3po_bench.models.families import router_probabilities
 from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, continuation_scores, pad_right
 from c3po_bench.rewiring.hook import override, record_routing
 
@@ -28,7 +29,7 @@ class NaiveEngine(Engine):
         with record_routing(self.family, self.model, list(self.family.layers)) as logits:
             self.model(input_ids=ids, attention_mask=_mask(ids, lengths), use_cache=False, logits_to_keep=1)
         last = torch.arange(len(prompts), device=self.device) * ids.shape[1] + lengths - 1
-        own = torch.stack([logits[i][last].float().softmax(-1) for i in self.family.layers], dim=1).cpu()
+        own = torch.stack([router_probabilities(logits[i][last]) for i in self.family.layers], dim=1).cpu()
         return [State(prompt, own[i]) for i, prompt in enumerate(prompts)]
 
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> NaiveBatch:

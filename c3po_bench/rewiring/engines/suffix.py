@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.models.families import router_probabilities
 from c3po_bench.rewiring.engines.attention import constant_prefix
 from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, cheap_groups, like_sizes
 from c3po_bench.rewiring.engines.experts import experts_by, mix_few, mix_many
@@ -135,7 +136,7 @@ class SuffixEngine(Engine):
         keys, values = ([t.transpose(1, 2).flatten(0, 1) for t in (c[i] for i in rest)] for c in (cache.keys, cache.values))
         lasts = torch.tensor([len(p.context) - 1 for p in prompts])
         at = [(torch.tensor(packed.lead) + lasts).to(self.device) for packed in (whole, above)]
-        routed = [logits[i][at[i >= self.first]].float().softmax(-1) for i in self.family.layers]
+        routed = [router_probabilities(logits[i][at[i >= self.first]]) for i in self.family.layers]
         own = torch.stack(routed, dim=1).cpu()
         states = []
         for n, prompt in enumerate(prompts):
