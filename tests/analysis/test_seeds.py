@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+import numpy as np
 import pytest
 
 from c3po_bench.analysis.seeds import seed_agreement
@@ -21,6 +22,20 @@ def runs_of(root, *parts: dict) -> list[factory.FakeRun]:
         run.provenance["identity"] = {"arm": "ngd", "method": {"tune": "none"}, **part}
         made.append(run)
     return made
+
+
+def test_each_task_is_counted_by_itself_over_items_that_every_seed_answered(tmp_path):
+    runs = []
+    for seed, (arc, piqa) in enumerate([([1, 1, 1, 0], [0, 0]), ([1, 0, 1, 0], [1, 0]), ([0, 0, 1], [1, 1])]):
+        scores = {"arc": np.array(arc), "piqa": np.array(piqa)}
+        rows = [row for task in scores for row in factory.sample_rows("ngd", task, scores[task], details=False)]
+        runs.append(factory.write_run(tmp_path, "ngd", rows, seed=seed))
+    first, second = seed_agreement(runs).to_dict("records")
+    assert (first["task"], first["items"], second["task"], second["items"]) == ("arc", 3, "piqa", 2)
+    assert (first["lowest"], first["highest"]) == pytest.approx((1 / 3, 1)) and first["accuracy"] == pytest.approx(2 / 3)
+    assert (first["agreement"], first["unanimous"]) == pytest.approx(((2 / 3 + 1 / 3 + 2 / 3) / 3, 1 / 3))
+    assert (second["accuracy"], second["accuracy_sd"]) == (0.5, 0.5)
+    assert (second["agreement"], second["unanimous"]) == pytest.approx(((1 / 2 + 0 + 1 / 2) / 3, 0))
 
 
 def test_what_a_seed_draws_differs_between_seeds(tmp_path):

@@ -267,6 +267,9 @@ def test_random_pathway_is_as_far_as_ngd(parameterization):
     torch.testing.assert_close(random.sum(-1), torch.ones(3, 2))
     if parameterization == "probabilities":
         torch.testing.assert_close(random[~problem.core], problem.own[~problem.core])
+    else:  # their proportions stay
+        before, after = (pathway.masked_fill(problem.core, 0) for pathway in (problem.own, random))
+        torch.testing.assert_close(after / after.sum(-1, keepdim=True), before / before.sum(-1, keepdim=True))
 
 
 def test_temperature_sharpens():
