@@ -37,7 +37,7 @@ class Result(TypedDict):
     limit: int | None
     seed: int
     scoring: dict[str, Any]  # rule, num_fewshot, permute_options
-    metrics: dict[str, dict[str, float]]  # task -> metric -> value, with "n"; "headline" names none: it is acc
+    metrics: dict[str, dict[str, float]]  # task -> metric -> value, with "n"; acc is the headline
     settings: dict[str, Any]  # flat columns of the ablation table: layers, experts, k, kernel, steps, ...
     cost: Cost
     counts: dict[str, int]  # references used, left out as duplicates, leaked, ...
@@ -75,10 +75,11 @@ class Sample(TypedDict, total=False):
     scope: str  # in, near or out of the feedback's scope
     feedback_id: str
     category: str  # of the prompt
-    score: float  # how far the answer follows the feedback
+    score: float | None  # how far the answer follows the feedback, signed; null where no judgement could be had
     drift: float | None  # from the base model, in nats a token of the base's answer
     similarity: float  # of the two answers' words
     degeneration: dict[str, Any]  # repetition, broken ending, tokens, length ratio
+    unparsed_reasoning: bool  # in_context_cot: the answer could not be told from its reasoning
 
 
 class Provenance(TypedDict):

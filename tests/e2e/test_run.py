@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from c3po_bench.store.reader import load_experiments, load_runs
+from c3po_bench.store.schema import Cost, Provenance, Result, Sample
 from tests.conftest import ROOT
 
 ARMS = "arms=[base,mode_finding,kernel_regression,ngd,oracle,ngd_random_neighbors,ngd_shuffled_labels,random_pathway]"
@@ -57,6 +58,9 @@ def test_every_run_folder_is_complete(finished):
         names = {p.name for p in run.path.iterdir()}
         assert {"config.yaml", "result.json", "samples.jsonl", "provenance.json", "log.txt"} <= names
         assert len(run.samples()) == 8 == run.result["cost"]["items"]
+        assert set(run.result) == set(Result.__annotations__) and set(run.result["cost"]) == set(Cost.__annotations__)
+        assert set(run.provenance) == set(Provenance.__annotations__)
+        assert set().union(*run.samples()) <= set(Sample.__annotations__)
         assert sorted(sum(run.result["groups"].values(), [])) == sorted(run.result["tasks"])
         assert run.result["cost"]["phases"]["score"]["flops"] > 0
     assert len({run.result["comparison_key"] for run in runs}) == 1

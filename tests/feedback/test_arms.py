@@ -35,6 +35,7 @@ from c3po_bench.feedback.scores import s_metrics
 from c3po_bench.feedback.training.recipes import make_plan
 from c3po_bench.feedback.training.values import SCHEDULERS, check_values
 from c3po_bench.feedback.voices import VOICES, check_arms
+from c3po_bench.store.schema import Sample
 
 ARMS = ["base", "in_context", "in_context_cot", "dpo", "c3po_kl", "c3po_from_sft", "revised"]
 SEVERAL = ["dpo_mix", "c3po_joint"]
@@ -71,6 +72,7 @@ def test_every_arm_answers_every_task(runs: dict[str, Any]):
     for run in runs.values():
         assert set(run.result["metrics"]) >= {"in_scope", "near_scope", "out_of_scope", "facts_capitals", "feedback"}
         assert {row["task"] for row in run.samples()} == {"in_scope", "near_scope", "out_of_scope", "facts_capitals"}
+        assert set().union(*run.samples()) <= set(Sample.__annotations__), "every field is documented"
 
 
 def test_rows_say_what_was_compared(runs: dict[str, Any]):
