@@ -16,8 +16,11 @@ from c3po_bench.feedback.answering import Answer
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig, TrainConfig
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.synthesis import Example, Material
+from c3po_bench.feedback.training.adapters import _last_checkpoint, adapter_folder
 from c3po_bench.feedback.training.constrained import ConstrainedDPOTrainer
+from c3po_bench.feedback.training.heads import IGNORED, token_fields
 from c3po_bench.feedback.training.recipes import make_plan
+from c3po_bench.feedback.training.rows import Row
 from c3po_bench.feedback.training.runs import answer_rows, make_answer_trainer, make_pair_trainer, pair_rows
 from c3po_bench.feedback.workshop import Subject, Workshop
 from tests.feedback.test_arms import config
@@ -127,3 +130,58 @@ def test_training_goes_on_from_the_adapter_it_starts_from(workshop: Workshop, tm
     assert isinstance(trainer, ConstrainedDPOTrainer)
     for name, weight in get_peft_model_state_dict(trainer.model).items():
         assert weight.equal(wanted[name]), name
+
+
+def test_fields_of_a_token_are_those_of_its_distribution(tiny: Path):
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+    ids = torch.tensor([[20, 30, 40, 50, 60], [70, 80, 90, 0, 0]])
+    labels = torch.tensor([[IGNORED, IGNORED, 40, 50, 60], [IGNORED, IGNORED, 90, IGNORED, IGNORED]])
+    with torch.no_grad():
+        logits = model(ids).logits
+        labels[0, 3] = logits[0, 2].argmax()  # one label is the likeliest token
+        fields = token_fields(model, ids, labels)
+    spread = torch.distributions.Categorical(logits=logits[:, :-1])
+    wanted = {
+        "log_probs": spread.log_prob(labels[:, 1:].clamp_min(0)), "entropy": spread.entropy(),
+        "mean_logits": logits[:, :-1].mean(-1), "is_top1": logits[:, :-1].argmax(-1) == labels[:, 1:],
+    }  # fmt: skip
+    assert fields.mask.tolist() == (labels[:, 1:] != IGNORED).tolist() and fields.is_top1.sum() == 1
+    for name, values in wanted.items():
+        expected = values.float() * fields.mask
+        torch.testing.assert_close(getattr(fields, name).float(), expected, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_distillation_is_the_mean_over_the_answers_tokens(workshop: Workshop, tmp_path: Path):
+    """Of all rows of a batch together, short and long, whatever pads them."""
+    trainer, _ = make(workshop, "scd_negatives", tmp_path / "scratch", precision="float32")
+    rows = [Row([20, 30], [40, 50, 60, 70]), Row([80, 90, 99], [45])]
+    batch, total = trainer.data_collator(rows), 0.0
+    assert batch["attention_mask"].tolist() == [[1] * 6, [1] * 4 + [0] * 2]
+    model = trainer.model.eval()
+    with torch.no_grad():
+        for row in rows:
+            ids = torch.tensor([row.prompt_ids + row.completion_ids])
+            chances = model(ids).logits[0].log_softmax(-1)
+            total -= sum(float(chances[i - 1, ids[0, i]]) for i in range(len(row.prompt_ids), ids.shape[1]))
+        assert trainer.compute_loss(model, batch).item() == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_an_adapter_is_known_by_its_plan_data_model_and_seed(workshop: Workshop, tiny: Path, tmp_path: Path):
+    plan, made = make_plan("c3po", CFG), material()
+    known = {adapter_folder(plan, made, workshop)}
+    known.add(adapter_folder(make_plan("c3po", replace(CFG, beta=0.2)), made, workshop))
+    known.add(adapter_folder(plan, [replace(made[0], examples=EXAMPLES[1:])], workshop))
+    workshop.seed = 12
+    known.add(adapter_folder(plan, made, workshop))
+    workshop.seed, workshop.subject._load().hash = 11, "another model"
+    known.add(adapter_folder(plan, made, workshop))
+    assert len(known) == 5 and {path.parent for path in known} == {tmp_path / "adapters"}
+
+
+def test_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path: Path):
+    assert _last_checkpoint(tmp_path) is None
+    for step, whole in ((2, True), (9, True), (10, True), (11, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert _last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
