@@ -44,6 +44,14 @@ def test_the_best_of_a_sweep_is_named_whatever_its_label():
     assert "with k=3 [e8d54f], was picked after the fact." in sentence
 
 
+def test_of_a_sweep_only_what_holds_after_correction_is_counted():
+    runs = [row("ngd", gain, label=f"ngd (k={k})", p_holm=p) for k, (gain, p) in enumerate(
+        [(0.3, 0.01), (0.2, 0.01), (0.1, 0.2), (-0.1, 0.01), (-0.2, 0.2), (-0.3, 0.01), (-0.4, 0.04)]
+    )]  # fmt: skip
+    (sentence,) = said(*runs)
+    assert sentence.startswith("NGD under 7 settings: 2 beat base after correction for all of them, 3 lose;")
+
+
 def test_every_ceiling_is_named():
     sentences = said(row("oracle", 0.1, label="oracle (model=a)"), row("oracle", 0.45, label="oracle (model=b)"))
     assert [s.split(", which")[0] for s in sentences] == [f"The ceiling, oracle (model={m})" for m in "ab"]
@@ -63,6 +71,13 @@ def test_following_is_said_where_it_is_shown():
     rows = [*feedback("sft", 0.0), *feedback("c3po", 0.5), *feedback("dpo", -0.2)]
     starts = [s.split(", against base")[0] for s in said(*rows)]
     assert starts == ["C3PO follows the feedback", "SFT is not shown to follow the feedback", "DPO goes against the feedback"]
+
+
+def test_a_leak_is_told_where_it_is_shown():
+    both = [row("dpo", gain, scope=scope, task=f"feedback_{scope}") for scope, gain in (("in", 0.5), ("out", 0.1))]
+    (kept,) = said(*both[:1], row("dpo", 0.005, scope="out", task="feedback_out"))
+    (leaks,) = said(*both)
+    assert leaks.endswith("out of scope: it leaks where it should not apply.") and "leaks" not in kept
 
 
 def test_the_best_feedback_arms_are_told_and_the_rest_counted():
