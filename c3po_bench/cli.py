@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import atexit
 import gc
-import logging
 import os
 import shlex
 import sys
 import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
@@ -24,7 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from c3po_bench.config import Config, conf_dir, register
-from c3po_bench.errors import UserError, of_the_disk
+from c3po_bench.errors import UserError, of_the_disk, our_fault
 from c3po_bench.explain import explain, refuse_extra_keys
 
 if TYPE_CHECKING:
@@ -195,9 +193,7 @@ def guarded() -> int:
         if type(error).__module__.startswith("submitit"):  # a cell's failure, which is in its log and its state
             return OURS
         traceback.print_exc()
-        handlers = [h for h in logging.getLogger("c3po_bench").handlers if isinstance(h, logging.FileHandler)]
-        where = f"; attach {Path(handlers[0].baseFilename).parent}" if handlers else ""
-        sys.stderr.write(f"this is our fault: please report it with the traceback above{where}\n")
+        sys.stderr.write(our_fault(error))
         return OURS
     return 0
 

@@ -6,11 +6,13 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from c3po_bench.errors import RUN_FOLDER, UserError
 from c3po_bench.launch import stop
 
 log = logging.getLogger("c3po_bench")
@@ -115,13 +117,20 @@ def _says_news(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Also write our log lines to `path`."""
+    """Also write our log lines to `path`, the log of a run; an error that is not the user's too, which then names the run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
+    except UserError:
+        raise
+    except Exception as error:
+        error.add_note(f"{RUN_FOLDER}{path.parent}")
+        with suppress(OSError), open(path, "a", encoding="utf-8") as file:  # the disk may be full
+            traceback.print_exc(file=file)
+        raise
     finally:
         log.removeHandler(handler)
         handler.close()

@@ -12,7 +12,7 @@ class UserError(Exception):
     """Raised for anything the user can put right; the command line prints it in one line and exits with 2."""
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
@@ -24,6 +24,16 @@ def of_the_disk(error: BaseException) -> str | None:
     if error.errno in FULL:
         return f"{said}: make room, then run the same command again: it goes on where it stopped"
     return f"{said}; results_dir and name say what is written where"
+
+
+RUN_FOLDER = "run folder: "
+"""Begins the note by which an error says in which run it happened."""
+
+
+def our_fault(error: BaseException) -> str:
+    """The line below the traceback of an error that is not the user's, with the run folder to attach where it names one."""
+    folders = [note.removeprefix(RUN_FOLDER) for note in getattr(error, "__notes__", []) if note.startswith(RUN_FOLDER)]
+    return "this is our fault: please report it with the traceback above" + "".join(f"; attach {f}" for f in folders) + "\n"
 
 
 def exit_status(work: Callable[[], object]) -> int:

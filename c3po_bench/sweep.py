@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.errors import UserError, of_the_disk
+from c3po_bench.errors import UserError, of_the_disk, our_fault
 
 if TYPE_CHECKING:
     from c3po_bench.launch.folder import SweepFolder
@@ -49,7 +49,7 @@ def explained(error: Exception) -> int:
     if line := of_the_disk(error):
         return say(line)
     traceback.print_exc()
-    sys.stderr.write("this is our fault: please report it with the traceback above\n")
+    sys.stderr.write(our_fault(error))
     return OURS
 
 

@@ -9,8 +9,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from c3po_bench import cli
 from c3po_bench.cli import to_config
 from c3po_bench.config import Config, conf_dir
+from c3po_bench.console import log_to
+from c3po_bench.errors import UserError
 from c3po_bench.explain import dotted
 
 MENDABLE = {
@@ -114,6 +117,24 @@ def test_an_interrupt_while_it_starts_is_one_line():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 130 and done.stderr.startswith("interrupted: ") and done.stderr.count("\n") == 1
+
+
+def test_a_fault_of_ours_ends_with_its_traceback_and_the_run_to_attach(tmp_path, monkeypatch, capsys):
+    """The log of the run has the traceback, too; an error of the user's is one line, and neither."""
+
+    def fails(error):
+        def experiment():
+            with log_to(tmp_path / "ngd-1" / "log.txt"):
+                raise error
+
+        monkeypatch.setattr(cli, "experiment", experiment)
+        return cli.guarded(), capsys.readouterr().err, (tmp_path / "ngd-1" / "log.txt").read_text(encoding="utf-8")
+
+    assert fails(UserError("no such thing")) == (2, "error: no such thing\n", "")
+    status, said, log = fails(ZeroDivisionError("oops"))
+    assert status == 1 and said.startswith("Traceback") and "ZeroDivisionError: oops" in said
+    assert said.endswith(f"please report it with the traceback above; attach {tmp_path / 'ngd-1'}\n")
+    assert "ZeroDivisionError: oops" in log
 
 
 def test_showing_the_config_of_many_runs_is_refused(c3po):
