@@ -18,7 +18,7 @@ from c3po_bench.analysis.compare import COLUMNS, compare, records
 from c3po_bench.store.reader import load_runs
 from c3po_bench.tracking.config import TrackingConfig
 from c3po_bench.tracking.state import State, wandb_id
-from c3po_bench.tracking.tables import SAMPLES
+from c3po_bench.tracking.tables import SAMPLES, samples_table
 from tests import store_factory as factory
 
 pytest.importorskip("wandb")
@@ -62,6 +62,31 @@ def test_samples_have_strict_types_all_rows_and_markup_as_text(published):
             assert all(issubclass(t, JSON_TYPES[kind]) for t in column_types(table, name)), name
     questions = [row[table["columns"].index("question")] for row in table["data"]]
     assert any(factory.HOSTILE in question for question in questions)
+
+
+def test_a_row_of_samples_holds_the_item_and_both_answers():
+    neighbors = [{"similarity": 0.9, "question": "q1", "answer": "a1"}, {"similarity": 0.8, "question": "q2", "answer": "a2"}]
+    row = {
+        "task": "arc", "doc_id": 7, "question": "what?", "choices": ["x", "y", "z"], "gold": 2, "prediction": 1,
+        "correct": 0.0, "neighbors": neighbors, "losses": [3.0, 2.0, 1.5], "pathway_change": 0.25,
+    }  # fmt: skip
+    asked = {
+        "task": "in_scope", "doc_id": 7, "prompt": "write", "gold": "", "prediction": "no", "correct": 1.0, "scope": "in",
+        "response": "yes", "baseline_response": "no", "score": -1.0, "drift": float("nan"),
+    }  # fmt: skip
+    others = [row | {"prediction": 2, "correct": 1.0}, asked | {"doc_id": 8}]
+    table = samples_table([row, asked], others)
+    first, second = (dict(zip(table.columns, cells, strict=True)) for cells in table.rows)
+    assert first == dict.fromkeys(("scope", "response", "baseline_response", "score", "drift")) | {
+        "task": "arc", "doc_id": 7.0, "question": "what?", "choices": "x\ny\nz", "gold": "z", "base_prediction": "z",
+        "prediction": "y", "correct": 0.0, "change": "broken", "neighbors": "0.9  q1  →  a1\n0.8  q2  →  a2",
+        "loss_first": 3.0, "loss_last": 1.5, "pathway_change": 0.25,
+    }  # fmt: skip
+    told = {name: second[name] for name in ("question", "scope", "response", "baseline_response", "score", "drift")}
+    assert told == {
+        "question": "write", "scope": "in", "response": "yes", "baseline_response": "no", "score": -1.0, "drift": None,
+    }  # fmt: skip
+    assert second["base_prediction"] is second["change"] is second["choices"] is second["loss_last"] is None
 
 
 def test_changes_in_the_samples_are_those_of_the_scores(published):
