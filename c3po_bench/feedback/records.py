@@ -96,7 +96,7 @@ def parse_feedback(record: Any, source: str = "feedback") -> Feedback:
     for key in ("leak", "provenance"):
         if not isinstance(record.get(key, ""), str):
             raise UserError(f"{where}: {key} must be a text")
-    if record.get("scene") is not None and record["scene"] not in scenes():
+    if record.get("scene") is not None and record["scene"] not in list(scenes()):
         raise UserError(f"{where}: {unknown('scene', str(record['scene']), scenes())}")
     return Feedback(
         **{

@@ -127,6 +127,10 @@ def test_values_that_could_never_tell_are_refused(kind, value):
         ({"slots": {"who": []}}, "slot who must be a text"),
         ({"scene": "emial"}, "email"),
         ({"scene": 5}, "unknown scene '5'"),
+        ({"scene": ["email"]}, "unknown scene"),
+        ({"rules": {"starts_with": "Hi"}}, "rules must be a list of one-key mappings"),
+        ({"rules": ["starts_with"]}, "rules must be a list of one-key mappings"),
+        ({"rewrite": [{"opening": "Hi", "ending": "Bye"}]}, "rewrite must be a list of one-key mappings"),
         ({"leak": 3}, "leak must be a text"),
     ],
 )
