@@ -22,8 +22,9 @@ OPTIMUM = "planted_optimum"
 def share_recovered(runs: Sequence[Run], *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
     """(arm - base) / (optimum - base) over all items, with a paired bootstrap interval.
 
-    Items are drawn together for arm, base and optimum. `distance` is the mean total variation between the arm's
-    pathways and the planted ones, 0 (the same) to 1 (disjoint).
+    Items are drawn together for arm, base and optimum; where few items leave draws without a gap, a bound may be
+    infinite, and where there is no gap at all there is no share (NaN). `distance` is the mean total variation between the
+    arm's pathways and the planted ones, 0 (the same) to 1 (disjoint).
     """
     rows = {run.arm: {(r["task"], r["doc_id"]): r for r in run.samples()} for run in runs}
     keys = sorted(rows["base"])
@@ -39,7 +40,7 @@ def share_recovered(runs: Sequence[Run], *, draws: int = DRAWS, seed: int = 0) -
         share = (values.mean() - correct["base"].mean()) / whole if whole else float("nan")
         with np.errstate(divide="ignore", invalid="ignore"):
             drawn = (means[arm] - means["base"]) / (means[OPTIMUM] - means["base"])
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        low, high = _bounds(drawn[~np.isnan(drawn)]) if whole else (float("nan"), float("nan"))
         far = [_distance(rows[arm][key]) for key in keys]
         known = [value for value in far if value is not None]
         table.append(
@@ -56,6 +57,11 @@ def share_recovered(runs: Sequence[Run], *, draws: int = DRAWS, seed: int = 0) -
     return pd.DataFrame(table)
 
 
+def _bounds(drawn: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(drawn, [0.025, 0.975], method="linear" if np.isfinite(drawn).all() else "nearest")
+    return float(low), float(high)
+
+
 def _distance(row: dict[str, Any]) -> float | None:
     if "pathway_after" not in row:
         return None
@@ -65,12 +71,14 @@ def _distance(row: dict[str, Any]) -> float | None:
 def gap_table(frame: pd.DataFrame) -> Table:
     """The shares as a console table."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="share of the planted gap recovered")
     for name in ("arm", "n", "accuracy", "share", "95% interval", "distance to planted"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for row in frame.to_dict("records"):
         far = "" if np.isnan(row["distance"]) else f"{row['distance']:.3f}"
-        interval = f"[{row['low']:.2f}, {row['high']:.2f}]"
-        table.add_row(str(row["arm"]), str(row["n"]), f"{row['accuracy']:.3f}", f"{row['share']:.2f}", interval, far)
+        share = "" if np.isnan(row["share"]) else f"{row['share']:.2f}"
+        interval = "" if np.isnan(row["low"]) else f"[{row['low']:.2f}, {row['high']:.2f}]"
+        table.add_row(*map(Text, (str(row["arm"]), str(row["n"]), f"{row['accuracy']:.3f}", share, interval, far)))
     return table
