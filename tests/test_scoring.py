@@ -34,7 +34,7 @@ class Parrot(LM):
         return [f"#### {a}" if a % 4 == 0 else f"It is {a}" for a in answers]
 
     def loglikelihood(self, requests):  # noqa: ANN001, ANN201
-        return [(float("nan") if "broken" in request.args[0] else -float(request.idx), False) for request in requests]
+        return [(float("nan") if "broken" in request.args[0] else -1.0 - request.idx, False) for request in requests]
 
     def loglikelihood_rolling(self, requests):  # noqa: ANN001, ANN201
         raise NotImplementedError
@@ -52,19 +52,30 @@ class ParrotArm:
         return {"phases": {}, "peak_memory_bytes": 0}
 
 
+class CostlyArm(ParrotArm):
+    """A batch costs 3 seconds and 5 FLOPs of `score`, and 8 seconds that an arm before it has spent; training was before."""
+
+    asked = 0
+
+    def cost(self) -> dict:
+        self.asked += 1
+        phases = {"score": {"seconds": 3.0 * self.asked, "flops": 5 * self.asked}, "train": {"seconds": 7.0, "flops": None}}
+        return {"phases": phases, "peak_memory_bytes": 0, "credited_seconds": 8.0 * self.asked}
+
+
 @pytest.fixture
 def scored(tmp_path):
     """Rows of a task made of documents and a config."""
 
-    def run(docs: list[dict], **config) -> list[dict]:
+    def run(docs: list[dict], rule: str = "cloze", arm: ParrotArm | None = None, **config) -> list[dict]:
         (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
         data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "docs.jsonl")}}}
         (tmp_path / "made.yaml").write_text(json.dumps({"task": "made", "test_split": "test", **data, **config}))
-        tasks = TaskSet([str(tmp_path / "made.yaml")])
+        tasks = TaskSet([str(tmp_path / "made.yaml")], rule=rule)
         chunks = make_chunks(tasks, 4, None)
         journal = Journal(tmp_path / "journal.jsonl")
         settings = {"chunks": chunks, "limit": None, "doc_ids": None, "seed": 0}
-        return score(ParrotArm(), tasks, journal, lambda *_: None, **settings)[0]  # pyright: ignore[reportArgumentType]
+        return score(arm or ParrotArm(), tasks, journal, lambda *_: None, **settings)[0]  # pyright: ignore[reportArgumentType]
 
     return run
 
@@ -105,3 +116,26 @@ def test_questions_that_share_a_passage_share_a_cluster(scored):
     assert clusters[::2] == clusters[1::2] and len(set(clusters)) == 3
     plain = [{name: value for name, value in doc.items() if name != "passage"} for doc in docs]
     assert not any("cluster" in row for row in scored(plain, **asked))
+
+
+@pytest.mark.parametrize(("rule", "predicted"), [("cloze", [0, 0, 0]), ("length_normalized", [1, 2, 0])])
+def test_a_row_says_what_was_chosen_and_it_is_what_counts(scored, rule, predicted):
+    """The likeliest choice, or the likeliest a character; log-likelihoods are -1, -2 and -3 as they are asked."""
+    choices = [["no", "by no means", "yes"], ["a", "b", "every one of them"], ["a long first choice", "b", "c"]]
+    docs = [{"q": f"question {n}", "c": list(found), "a": n} for n, found in enumerate(choices)]
+    asked = {"output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}", "doc_to_target": "a"}
+    metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
+    rows = scored(docs, rule=rule, **asked, metric_list=metrics)
+    assert [row["prediction"] for row in rows] == predicted and [row["gold"] for row in rows] == [0, 1, 2]
+    assert [row["correct"] for row in rows] == [float(row["prediction"] == row["gold"]) for row in rows]
+    assert all(row["loglikelihoods"] == [-1.0, -2.0, -3.0] for row in rows)
+    assert [row["choices"] for row in rows] == choices and [row["question"] for row in rows] == [d["q"] for d in docs]
+    assert [row["doc_id"] for row in rows] == [0, 1, 2]
+
+
+def test_a_batchs_cost_is_shared_by_its_items(scored, tmp_path):
+    """Six items in batches of four and two: what was spent for them before is theirs, phases are told once a batch."""
+    scored(SUMS, arm=CostlyArm(), **GSM8K_LIKE)
+    rows = list(Journal(tmp_path / "journal.jsonl").rows.values())
+    assert [int(row["seconds"]) for row in rows] == [2, 2, 2, 2, 4, 4]
+    assert [row["phases"] for row in rows if "phases" in row] == [{"score": [3.0, 5]}] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from c3po_bench.feedback.chat import completion_ids, prompt_ids, turn_end_ids
 from c3po_bench.feedback.config import GenerationConfig
 from c3po_bench.feedback.drift import token_drift
 from c3po_bench.feedback.measures import broken_ending, repetition, similarity
+from c3po_bench.feedback.scores import extra_metrics
 from c3po_bench.feedback.training.rows import Row
 
 
@@ -89,3 +91,23 @@ def test_drift_is_the_mean_token_kl(tiny: Path):
         )
         expected = (p.exp() * (p - q)).sum(-1).mean().item()
         assert value == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def test_a_result_has_each_tasks_means_and_the_scores_of_each_piece():
+    """Means over what is known, rows of stock tasks left out, a measure that no row has not there."""
+    rows: list[dict[str, Any]] = [
+        {"task": "in_scope", "scope": "in", "feedback_id": "a", "score": 1.0, "drift": 0.2, "degeneration": {"tokens": 4}},
+        {"task": "in_scope", "scope": "in", "feedback_id": "b", "score": 0.0, "drift": None, "degeneration": {"tokens": 8}},
+        {"task": "near_scope", "scope": "near", "feedback_id": "a", "score": -1.0, "drift": 0.6},
+        {"task": "out_of_scope", "scope": "out", "feedback_id": "a", "score": 0.0, "drift": 0.0, "similarity": 0.5},
+        {"task": "facts", "correct": 1.0},
+    ]
+    found = extra_metrics(rows)
+    assert found == {
+        "in_scope": {"drift": 0.2, "tokens": 6.0}, "near_scope": {"drift": 0.6},
+        "out_of_scope": {"drift": 0.0, "similarity": 0.5},
+        "feedback": {"S_in": 0.5, "S_near": 1.0, "S_out": 0.0, "S_overall": 0.5, "n": 4},
+        "feedback/a": {"S_in": 1.0, "S_near": 1.0, "S_out": 0.0, "S_overall": 0.75, "n": 3},
+        "feedback/b": {"S_in": 0.0, "n": 1},
+    }  # fmt: skip
+    assert extra_metrics(rows[-1:]) == {}
