@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rewiring_world import tasks_of
@@ -83,6 +85,25 @@ def test_tuning_takes_the_best_on_held_out_references(experiment, monkeypatch):
     cfg.arms = ["ngd", "ngd_random_neighbors"]
     run(cfg)
     assert len(seen) == count, "the choice is made once"
+
+
+def test_a_settings_loss_is_the_mean_cross_entropy_of_the_right_choices(monkeypatch):
+    """By hand, over three held-out items in batches of two: the surer of the right choices, the smaller."""
+    scores = [[-1.0, -2.0], [-3.0, -1.0], [-4.0, -1.0]]
+
+    class Stub:
+        def __init__(self, *_, **__):
+            pass
+
+        def answer(self, batch):
+            return [SimpleNamespace(scores=[(score, False) for score in scores[i]]) for i in batch]
+
+    monkeypatch.setattr(tune_module, "Rewirer", Stub)
+    backend = SimpleNamespace(cfg=SimpleNamespace(batch_size=2, method=None, seed=0), engine=None, question_embedder=None)
+    right, wrong = (tune_module._loss(backend, None, None, [0, 1, 2], golds) for golds in ([0, 1, 1], [1, 0, 0]))
+    gaps = [1.0, 2.0, 3.0]  # between the right choice's log-likelihood and the other's
+    assert right == pytest.approx(sum(math.log1p(math.exp(-gap)) for gap in gaps) / 3)
+    assert wrong == pytest.approx(sum(math.log1p(math.exp(gap)) for gap in gaps) / 3)
 
 
 def test_too_few_references_to_hide_some_are_refused(experiment):
