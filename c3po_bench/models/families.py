@@ -30,6 +30,7 @@ class Family:
     renormalises: bool | str = "norm_topk_prob"  # a fact of the family, or the config key that tells
     scale_key: str | None = None  # config key: every weight is multiplied by it
     logits_divisor_key: str | None = None  # config key: the head's logits are divided by it
+    window_key: str | None = None  # config key: how far all layers see, where their attention has no `sliding_window`
     decoder: str = "model"  # path of the decoder within the model
     head: str = "lm_head"
     since: str = "5.10"  # the transformers that first has the family in this form
@@ -40,6 +41,7 @@ class Family:
     renormalise: bool = False
     scale: float = 1.0
     logits_divisor: float = 1.0
+    window: int | None = None
     groups: int = 1  # group-limited selection (DeepSeek-V2): experts of the best `kept_groups` groups compete
     kept_groups: int = 1
 
@@ -63,7 +65,7 @@ FAMILIES: dict[str, Family] = {
         Family("olmoe"),
         Family("qwen2_moe"),
         Family("qwen3_moe"),
-        Family("mixtral", renormalises=True),
+        Family("mixtral", renormalises=True, window_key="sliding_window"),
         Family("gpt_oss", router="mlp.router", renormalises=True),
         Family(
             "granitemoe",
@@ -110,6 +112,7 @@ def family_of(model: nn.Module) -> Family:
         renormalise=bool(getattr(config, rule)) if isinstance(rule, str) else rule,
         scale=_number(config, family.scale_key),
         logits_divisor=_number(config, family.logits_divisor_key),
+        window=getattr(config, family.window_key) if family.window_key else None,
         groups=config.n_group if limited else 1,
         kept_groups=config.topk_group if limited else 1,
     )

@@ -8,6 +8,7 @@ from rewiring_world import FAMILIES, all_rows, both_engines, make_prompts
 
 from c3po_bench.errors import UserError
 from c3po_bench.models.families import family_of
+from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 
@@ -71,6 +72,32 @@ def test_engines_agree_under_override(models, kind, position, layers):
         assert (s1 - batches[0][1].score(None)[0]).abs().max() > 1e-3, "the override changed nothing"
         torch.testing.assert_close(s1, s2, atol=3e-4, rtol=1e-4)
         torch.testing.assert_close(g1, g2, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("mixtral", {"sliding_window": 6}),
+        ("qwen2_moe", {"sliding_window": 6, "use_sliding_window": True, "max_window_layers": 3}),
+        ("qwen3_moe", {"sliding_window": 6, "use_sliding_window": True}),
+        ("olmoe", {"clip_qkv": 0.5}),
+        ("deepseek_v2", {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}),
+    ],
+)
+def test_engines_agree_on_what_a_config_may_ask_for(kind, changes):
+    """Windows shorter than the prompts, clipped projections, experts chosen within groups."""
+    model, prompts = tiny_model(kind, **changes), make_prompts(5, seed=1)
+    rows, found = all_rows(prompts), []
+    for engine in both_engines(model):
+        states = engine.read(prompts)
+        own = engine.own_pathways(states)
+        pathway = random_pathways(own).requires_grad_()
+        mixture = Mixer(engine.family)(pathway, own, core_experts(own, "all", engine.family.top_k), "hard")
+        batch = engine.batch(states, rows)
+        scores, _ = batch.score(mixture, torch.tensor([i for i, _ in rows]))
+        found.append((own, batch.score(None)[0], scores.detach(), torch.autograd.grad(scores.sum(), pathway)[0]))
+    for naive, suffix in zip(*found, strict=True):
+        torch.testing.assert_close(suffix, naive, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

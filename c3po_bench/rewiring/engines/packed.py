@@ -115,7 +115,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, hidden: Tensor) -> Tensor:
         ctx.weight = weight
-        return times(hidden.flatten(0, -2), weight).view(*hidden.shape[:-1], -1)
+        out = times(hidden.flatten(0, -2), weight)  # no view of it: OLMoE's `clip_qkv` clamps in place
+        return torch.ops.aten._unsafe_view(out, [*hidden.shape[:-1], len(weight)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

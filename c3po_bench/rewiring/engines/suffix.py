@@ -77,7 +77,7 @@ class SuffixEngine(Engine):
             layer = self.decoder.layers[index]
             if self.reading.counting:
                 self.reading.step((hidden.shape, sum(p.numel() for p in layer.parameters())))
-            window = getattr(layer.self_attn, "sliding_window", None)
+            window = getattr(layer.self_attn, "sliding_window", self.family.window)
             if window not in masks:
                 visible = (allowed >= 0) if window is None else (allowed >= 0) & (allowed < window)
                 masks[window] = torch.zeros_like(visible, dtype=hidden.dtype).masked_fill_(
