@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from c3po_bench.tasks.items import Item
 
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
+FILES = ("correct", "pathways", "embeddings")
 Progress = Callable[[str, int, int, float], None]
 
 
@@ -105,7 +106,7 @@ def build_bank(
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
     with alone_in(folder, f"{key}.lock"):
-        if not (home / "done.json").exists():
+        if not ((home / "done.json").exists() and _whole(home, len(candidates), *FILES)):
             _build(home, candidates, questions, engine, embedder, progress)
     correct = np.load(home / "correct.npy")
     kept = np.flatnonzero(correct) if only_correct else np.arange(len(candidates))
@@ -150,8 +151,7 @@ def _build(
     family = engine.family
     shape = (total, len(family.layers), family.num_experts)
     state_file = home / "progress.json"
-    whole = all(path.exists() for path in (state_file, home / "pathways.npy", home / "correct.npy"))
-    done = json.loads(state_file.read_text())["done"] if whole else 0
+    done = _done(state_file) if _whole(home, total, "pathways", "correct") else 0
     pathways = _open(home / "pathways.npy", shape, np.float32, done)
     correct = _open(home / "correct.npy", (total,), np.bool_, done)
     begun, chunks = 0, _chunks(questions, engine.sizes)
@@ -183,10 +183,26 @@ def _build(
         correct.flush()
         _write(state_file, {"done": done})
         progress("reading references", done, total, float(tokens[done] / tokens[-1]))
-    if not (home / "embeddings.npy").exists():
+    if not _whole(home, total, "embeddings"):
         np.save(home / "embeddings.tmp.npy", embedder([item.question for item in items]).astype(np.float32))
         os.replace(home / "embeddings.tmp.npy", home / "embeddings.npy")
     _write(home / "done.json", {"references": total})
+
+
+def _whole(home: Path, count: int, *names: str) -> bool:
+    """Whether these arrays are there, with a row for each of `count` references and none cut short."""
+    try:
+        return all(len(np.load(home / f"{name}.npy", mmap_mode="r")) == count for name in names)
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+def _done(path: Path) -> int:
+    """How many references were read before; 0 where nobody can tell."""
+    try:
+        return int(json.loads(path.read_text())["done"])
+    except (OSError, ValueError):
+        return 0
 
 
 def _open(path: Path, shape: tuple[int, ...], dtype: Any, done: int) -> Any:

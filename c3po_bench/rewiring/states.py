@@ -1,20 +1,22 @@
 """States of reference prompts on disk: read by the model once, then shared by arms, sweep cells and processes.
 
 An append-only data file of safetensors blobs and an index of JSON lines. Writers take a lock; readers copy what they
-need, so resident memory does not grow with the number of references.
+need, so resident memory does not grow with the number of references. What is cut short or damaged counts as not kept.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.store.files import read_jsonl
+from c3po_bench.store.files import drop_torn_line, read_jsonl
 from c3po_bench.store.identity import content_hash
 from c3po_bench.store.lock import alone_in
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 VERSION = 4  # of states and banks: raise when reading changes its numbers, even in the last digits
 CPU = torch.device("cpu")
+PLACE = ("offset", "size", "crc", "seconds", "flops")
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -33,7 +36,7 @@ class StateStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.data, self.index_file, self.most_bytes = folder / "states.bin", folder / "index.jsonl", most_bytes
         self.folder = folder
-        self._index: dict[str, tuple[int, int, float, int]] = {}
+        self._index: dict[str, tuple[Any, ...]] = {}  # what `PLACE` names
         self._seen = 0
         self._file: int | None = None
         self._refresh()
@@ -42,8 +45,8 @@ class StateStore:
         """Take in what other processes have added."""
         size = self.index_file.stat().st_size if self.index_file.exists() else 0
         if size != self._seen:
-            rows = list(read_jsonl(self.index_file))
-            self._index = {r["key"]: (r["offset"], r["size"], r["seconds"], r["flops"]) for r in rows}
+            rows = (r for r in read_jsonl(self.index_file) if "crc" in r)  # older stores have none
+            self._index = {r["key"]: tuple(r[name] for name in PLACE) for r in rows}
             self._seen = size
 
     def __contains__(self, prompt: Prompt) -> bool:
@@ -60,14 +63,22 @@ class StateStore:
             place = self._index.get(key_of(prompt))
             if place is None:
                 continue
-            if self._file is None:
-                self._file = os.open(self.data, os.O_RDONLY)
-            offset, size, seconds, flops = place
-            blob = bytearray(size)
-            os.preadv(self._file, [blob], offset)
+            offset, size, crc, seconds, flops = place
+            blob = self._blob(offset, size)
+            if zlib.crc32(blob) != crc:
+                del self._index[key_of(prompt)]
+                continue
             kept = _unpack(blob, device)
             found[prompt] = State(prompt, kept.pop("own").cpu(), kept, seconds, flops)
         return found
+
+    def _blob(self, offset: int, size: int) -> bytearray:
+        blob = bytearray(size)
+        with suppress(FileNotFoundError):
+            if self._file is None:
+                self._file = os.open(self.data, os.O_RDONLY)
+            os.preadv(self._file, [blob], offset)
+        return blob
 
     def put(self, states: Sequence[State]) -> None:
         """Add states; those that are here already, or find no room or no lock, are left out."""
@@ -86,15 +97,11 @@ class StateStore:
                     if state.prompt in self or offset + len(blob) > self.most_bytes:
                         continue
                     file.write(blob)
-                    place = (offset, len(blob), state.seconds, state.flops)
+                    place = (offset, len(blob), zlib.crc32(blob), state.seconds, state.flops)
                     self._index[key_of(state.prompt)] = place
-                    lines.append(
-                        json.dumps(
-                            dict(zip(("offset", "size", "seconds", "flops"), place, strict=True))
-                            | {"key": key_of(state.prompt)}
-                        )
-                    )
+                    lines.append(json.dumps(dict(zip(PLACE, place, strict=True)) | {"key": key_of(state.prompt)}))
                 file.flush()
+            drop_torn_line(self.index_file)
             with open(self.index_file, "a", encoding="utf-8") as file:
                 file.writelines(line + "\n" for line in lines)
             self._seen = self.index_file.stat().st_size

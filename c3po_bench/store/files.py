@@ -47,6 +47,18 @@ def read_jsonl(path: Path) -> Iterator[Any]:
             yield parsed(line, f"{path}, line {number}")
 
 
+def drop_torn_line(path: Path) -> None:
+    """Take off a last line that a kill has cut short: what is appended to it would be lost, and the file unreadable."""
+    if not path.exists():
+        return
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def parsed(text: bytes, where: str) -> Any:
     """JSON read from a store.
 

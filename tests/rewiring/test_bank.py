@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -153,14 +154,24 @@ def test_an_interrupted_build_goes_on(build):
     np.testing.assert_array_equal(resumed.embeddings, whole.embeddings)
 
 
-def test_a_damaged_progress_starts_over(build):
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("name", ["pathways.npy", "correct.npy", "embeddings.npy", "progress.json"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut"])
+def test_a_damaged_bank_is_built_anew(build, name, damage, done):
+    """Not loaded, and not gone on with: numpy fills up with zeros what lacks."""
     items = make_items(4)
     bank = build(items)
     (home,) = [p.parent for p in build.folder.glob("*/done.json")]
-    (home / "done.json").unlink()
-    (home / "pathways.npy").unlink()
+    if not done:
+        (home / "done.json").unlink()
+    if damage == "gone":
+        (home / name).unlink()
+    else:
+        os.truncate(home / name, 0 if damage == "empty" else (home / name).stat().st_size - 2)
     again = build(items)
     np.testing.assert_array_equal(again.pathways, bank.pathways)
+    np.testing.assert_array_equal(again.embeddings, bank.embeddings)
+    assert again.counts == bank.counts
 
 
 def test_tokenizer_renders_as_lm_eval_does(tokenizer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -65,3 +67,30 @@ def test_prompts_read_for_tests_are_not_stored(model, tmp_path):
     store = StateStore(tmp_path, 1 << 30)
     engine_with(model, store).read(PROMPTS)
     assert PROMPTS[0] not in store
+
+
+def test_what_a_kill_cut_short_is_written_anew(model, tmp_path):
+    """Lines appended to a torn one made the index unreadable for every later process."""
+    engine = engine_with(model, StateStore(tmp_path, 1 << 30))
+    engine.read(PROMPTS, keep=True)
+    index = tmp_path / "index.jsonl"
+    os.truncate(index, index.stat().st_size - 9)
+    again = StateStore(tmp_path, 1 << 30)
+    assert [p in again for p in PROMPTS].count(True) == 2
+    again.put(engine.read(PROMPTS))
+    assert len(StateStore(tmp_path, 1 << 30).get(PROMPTS)) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_damaged_states_count_as_not_kept(model, tmp_path, damage):
+    expected = engine_with(model, StateStore(tmp_path, 1 << 30)).read(PROMPTS, keep=True)
+    data = tmp_path / "states.bin"
+    whole = data.read_bytes()
+    if damage == "gone":
+        data.unlink()
+    else:
+        data.write_bytes(whole[:-8] if damage == "cut" else whole[:-8] + bytes(b ^ 255 for b in whole[-8:]))
+    found = engine_with(model, StateStore(tmp_path, 1 << 30)).read(PROMPTS, keep=True)
+    for state, other in zip(found, expected, strict=True):
+        torch.testing.assert_close((state.own, state.kept), (other.own, other.kept))
+    assert len(StateStore(tmp_path, 1 << 30).get(PROMPTS)) == 3, "it is kept again"
