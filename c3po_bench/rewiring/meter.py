@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from c3po_bench.store.memory import peak_resident
@@ -24,14 +24,14 @@ class Meter:
         self._uses: dict[str, int] = {}
         self._rate: dict[str, float] = {}
         self._count: Count | None = None
-        self.credited = 0.0
+        self.credited = self._aside = 0.0
 
     @contextmanager
     def phase(self, name: str, units: int = 1) -> Iterator[None]:
         """Measure the block as phase `name` doing `units` of work (say, items)."""
         uses = self._uses[name] = self._uses.get(name, 0) + 1
         settle()
-        start = time.perf_counter()
+        start, aside = time.perf_counter(), self._aside
         if is_counted(uses):
             with Count() as count:
                 self._count = count
@@ -43,7 +43,19 @@ class Meter:
         else:
             yield
         settle()
-        self.add(name, time.perf_counter() - start, self._rate[name] * units)
+        self.add(name, time.perf_counter() - start - (self._aside - aside), self._rate[name] * units)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the block out of the open phase, and its seconds out of the clock's: work done once, on nobody's account."""
+        settle()
+        start = time.perf_counter()
+        with nullcontext() if self._count is None else self._count.paused():
+            yield
+        settle()
+        spent = time.perf_counter() - start
+        self._aside += spent
+        self.credited -= spent
 
     @property
     def counting(self) -> bool:
@@ -112,6 +124,16 @@ class Count:
         self._switch(more)
         if not more:
             self.total += found[-1]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing within the block."""
+        on = self._on
+        self._switch(False)
+        try:
+            yield
+        finally:
+            self._switch(on)
 
     def _switch(self, on: bool) -> None:
         if on != self._on:

@@ -223,7 +223,8 @@ class Rewirer:
         """States of the neighbors; reading them is part of the one-off cost of the bank, not of the item."""
         assert self.bank is not None
         prompts = self.bank.prompts([(i, p) for i, (p, _) in zip(indices, labels, strict=True)])
-        return self.engine.read(prompts, keep=True, groups=self.bank.groups)
+        with self.meter.aside():
+            return self.engine.read(prompts, keep=True, groups=self.bank.groups)
 
     def _label(self, reference: int, seed: int) -> tuple[int, int]:
         """(prompt, continuation) of a reference's label: the true one, or one drawn at random from all choices."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from rewiring_world import FAMILIES
@@ -120,3 +122,29 @@ def test_a_phase_that_fails_leaves_nothing_counting():
         raise ValueError("stop")
     meter.step("descent")
     assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+
+
+@pytest.mark.parametrize("engine", ["suffix", "naive"])
+def test_reading_references_is_no_items_cost(experiment, tmp_path, engine):
+    """Of a sweep over layers only the first cell found the references read; the second's descents were charged for it."""
+
+    def cost(store: str, **changes) -> dict[str, float]:
+        cfg = experiment(engine=engine, results_dir=str(tmp_path / store), limit=8, batch_size=2, **changes)
+        phases = harness.run(cfg)[-1].result["cost"]["phases"]
+        return {name: phase["flops"] for name, phase in phases.items()}
+
+    alone = cost("alone", arms=["ngd_random_neighbors"])
+    assert alone == pytest.approx(cost("beside", arms=["ngd", "ngd_random_neighbors"]), rel=1e-6)
+    cost("sweep", arms=["ngd"], method__layers="last:3")
+    assert alone == pytest.approx(cost("sweep", arms=["ngd_random_neighbors"]), rel=1e-6)
+    kept_nowhere = cost("nowhere", arms=["ngd_random_neighbors"], bank_gb=0.0)
+    assert alone == pytest.approx(kept_nowhere, rel=1e-6)
+
+
+def test_what_is_done_aside_is_not_of_the_phase():
+    meter = Meter()
+    with meter.phase("optimize"), meter.aside():
+        torch.ones(8, 8) @ torch.ones(8, 8)
+        time.sleep(0.2)
+    assert meter.phases()["optimize"]["flops"] == 0 and meter.phases()["optimize"]["seconds"] < 0.1
+    assert meter.credited < -0.2

@@ -153,7 +153,7 @@ class Engine(ABC):
             for state in held.values():
                 meter.credit("read", state.seconds, state.flops)
         for chunk in _together(missing, self.sizes.prompts, groups if keep else None):
-            states = self._measured(chunk)
+            states = self.read_new(chunk) if keep else self._measured(chunk)  # references' states are no item's cost
             for prompt, state in zip(chunk, states, strict=True):
                 held[prompt] = self._remember(state)
                 if meter is not None and prompt in wanted:
