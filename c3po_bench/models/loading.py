@@ -137,9 +137,11 @@ def _source(cfg: ModelConfig) -> tuple[str, str | None]:
 
 
 def _tiny(cfg: ModelConfig) -> Loaded:
+    import torch
+
     from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
-    model: Any = tiny_model(cfg.path or "olmoe")
+    model: Any = tiny_model(cfg.path or "olmoe").to(getattr(torch, cfg.dtype))
     _place(model, cfg)
     return Loaded(model, tiny_tokenizer(), cfg.name, _hash("None", model), "tiny")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from c3po_bench.config import ModelConfig
@@ -102,3 +103,10 @@ def test_a_folder_that_is_no_whole_model_is_refused(harm, said, folder):
     with pytest.raises(UserError, match=said) as caught:
         loading.load(ModelConfig(name="m", kind="hf", path=str(folder)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_tiny_model_has_the_dtype_that_is_asked_for():
+    configs = [ModelConfig(name="tiny", kind="tiny", path="olmoe", dtype=dtype) for dtype in ("float32", "bfloat16")]
+    found = [loading.load(cfg) for cfg in configs]
+    assert [next(one.model.parameters()).dtype for one in found] == [torch.float32, torch.bfloat16]
+    assert found[0].hash != found[1].hash, "their references' pathways are not the same"
