@@ -39,10 +39,13 @@ class EchoLM(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """The inner LM's answers to the chats."""
-        texts = self.inner.generate_until([self._as_chat(request) for request in requests])
+        written: list[list[int]] = [[] for _ in requests]
+        chats = [self._as_chat(request, ids) for request, ids in zip(requests, written, strict=True)]
+        texts = self.inner.generate_until(chats)
         asked = [str(request.args[0]) for request in requests if "feedback" in settings_of(request)]
         told = self.studio.baselines(asked)
-        return [self._noted(request, text.strip(), told) for request, text in zip(requests, texts, strict=True)]
+        answers = zip(requests, texts, written, strict=True)
+        return [self._noted(request, text.strip(), len(ids), told) for request, text, ids in answers]
 
     def pop_details(self) -> dict[tuple[str, int], dict[str, Any]]:
         """The inner LM's, with the feedback rows' own."""
@@ -52,8 +55,11 @@ class EchoLM(LM):
         self._details = {}
         return details
 
-    def _as_chat(self, request: Instance) -> Instance:
-        """The chat as token ids, and those that end an answer: of text and EOS, an LM would make others than the base's."""
+    def _as_chat(self, request: Instance, written: list[int]) -> Instance:
+        """The chat as token ids, and those that end an answer: of text and EOS, an LM would make others.
+
+        `written` is where the LM puts the answer's ids: its text alone does not say how many there were.
+        """
         prompt, settings = str(request.args[0]), settings_of(request)
         if "feedback" not in settings:
             return request
@@ -62,15 +68,14 @@ class EchoLM(LM):
         kept = {k: v for k, v in settings.items() if k not in ("feedback", "scope")}
         return Instance(
             request_type=request.request_type, doc=request.doc, idx=request.idx,
-            arguments=(subject.tokenizer.decode(ids), {**kept, "prompt_ids": ids, "stop_ids": stops}),
+            arguments=(subject.tokenizer.decode(ids), {**kept, "prompt_ids": ids, "stop_ids": stops, "written_ids": written}),
             metadata=(request.task_name, request.doc_id, request.repeats),
         )  # fmt: skip
 
-    def _noted(self, request: Instance, text: str, told: Mapping[str, Answer]) -> str:
+    def _noted(self, request: Instance, text: str, tokens: int, told: Mapping[str, Answer]) -> str:
         prompt, settings = str(request.args[0]), settings_of(request)
         if "feedback" in settings:
             example, baseline = self.examples[settings["feedback"], settings["scope"], prompt], told[prompt]
-            tokens = len(self.studio.workshop.subject.tokenizer(text, add_special_tokens=False).input_ids)
             finished = tokens < int(settings.get("max_gen_toks", 0))
             self._details[str(request.task_name), int(request.doc_id or 0)] = {
                 "scope": example.scope, "feedback_id": settings["feedback"], "category": example.category, "prompt": prompt,

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from c3po_bench.rewiring.lm import RewiredLM
 
 MAX_NEW_TOKENS = 256
-IDS = ("prompt_ids", "stop_ids")
+IDS = ("prompt_ids", "stop_ids", "written_ids")
 
 
 def generate(lm: RewiredLM, request: Instance) -> str:
     """Greedy answer to a `generate_until` request; `until` and `max_gen_toks` (by any name that lm-eval takes) are honoured.
 
     One that is not tokenized as lm-eval would brings its ids along (`prompt_ids`), and those that end an answer (`stop_ids`).
+    It gets those of the answer back, in the list `written_ids`.
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 
@@ -63,6 +64,7 @@ def generate(lm: RewiredLM, request: Instance) -> str:
             text = hf.tok_decode(written)
             if any(stop in text for stop in stops):
                 break
+    options.get("written_ids", []).extend(written)
     text = decoded(hf, written) if "prompt_ids" in options else hf.tok_decode(written)
     for stop in stops:
         text = text.split(stop)[0]

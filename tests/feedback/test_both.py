@@ -191,3 +191,19 @@ def test_arms_that_put_something_before_the_prompt_take_ids_too(moe: Path, tmp_p
     for run in others:
         assert any(row["response"] != row["baseline_response"] for row in run.samples()), run.arm
         assert [row["baseline_response"] for row in run.samples()] == [row["response"] for row in base.samples()]
+
+
+def test_lengths_are_of_what_was_written_also_where_texts_lose_their_spaces(tmp_path: Path):
+    """An answer cut at a space has as many tokens as any that is cut, and no broken ending."""
+    tokenizer, model = tiny_tokenizer(), tiny_model("olmoe", max_position_embeddings=512)
+    with torch.no_grad():
+        model.lm_head.weight[CHARACTERS.index(" ")] = 1.2 * model.lm_head.weight[CHARACTERS.index("(")]
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    cfg = config(tmp_path / "model", tmp_path, ["base", "ngd", "soft_prompt", "icl"])
+    cfg.tasks, cfg.limit, cfg.method.steps, cfg.arm = ["feedback"], 3, 0, {"soft_prompt": {"steps": 0}}
+    base, ngd, *others = harness.run(cfg)
+    measured = [[row["degeneration"] for row in run.samples()] for run in (base, ngd)]
+    assert measured[0] == measured[1]
+    assert any(len(row["response"]) < row["degeneration"]["tokens"] for row in base.samples())
+    assert all(row["degeneration"]["tokens"] == 4 for run in others for row in run.samples())

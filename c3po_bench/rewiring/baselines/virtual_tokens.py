@@ -87,7 +87,8 @@ def _asked_by_ids(kind: Any) -> Any:
                 input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=settings["max_gen_toks"],
                 do_sample=False, eos_token_id=stops, pad_token_id=stops[0],
             )  # fmt: skip
-            ids = output[0, prompt.shape[1] :].tolist()
-            return decoded(self, [i for i in ids if i not in stops])
+            written = [i for i in output[0, prompt.shape[1] :].tolist() if i not in stops]
+            settings["written_ids"].extend(written)
+            return decoded(self, written)
 
     return Asked
