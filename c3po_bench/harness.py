@@ -6,6 +6,7 @@ import importlib
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.backend import load_backend
@@ -235,7 +236,12 @@ def record_arm(
 
 def mean_correct(rows: list[dict[str, Any]]) -> float:
     """Share of right answers over all items."""
-    return sum(row["correct"] for row in rows) / max(1, len(rows))
+    return fmean([row["correct"] for row in judged(rows)] or [0.0])
+
+
+def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that have a score: all, but answers to feedback prompts whose judgement could not be had."""
+    return [row for row in rows if row.get("score", row["correct"]) is not None]
 
 
 def make_result(
@@ -251,7 +257,7 @@ def make_result(
     """The `store.schema.Result` of a scored arm."""
     metrics: dict[str, dict[str, float]] = {}
     for task in tasks.load():
-        correct = [row["correct"] for row in rows if row["task"] == task]
+        correct = [row["correct"] for row in judged(rows) if row["task"] == task]
         if correct:
             metrics[task] = {"acc": sum(correct) / len(correct), "n": len(correct)}
     for task, more in extra.items():

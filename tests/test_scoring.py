@@ -9,6 +9,7 @@ from lm_eval.api.model import LM
 
 from c3po_bench.chunks import make_chunks
 from c3po_bench.errors import UserError
+from c3po_bench.harness import mean_correct
 from c3po_bench.scoring import score
 from c3po_bench.store.files import Journal
 from c3po_bench.tasks.taskset import TaskSet
@@ -139,3 +140,9 @@ def test_a_batchs_cost_is_shared_by_its_items(scored, tmp_path):
     rows = list(Journal(tmp_path / "journal.jsonl").rows.values())
     assert [int(row["seconds"]) for row in rows] == [2, 2, 2, 2, 4, 4]
     assert [row["phases"] for row in rows if "phases" in row] == [{"score": [3.0, 5]}] * 2
+
+
+def test_an_answer_that_no_judge_scored_is_in_no_mean():
+    rows = [{"correct": 1.0, "score": -1.0}, {"correct": 0.0, "score": None}, {"correct": 1.0}]
+    assert mean_correct(rows) == 1.0
+    assert mean_correct(rows[1:2]) == 0.0

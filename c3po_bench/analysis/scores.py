@@ -7,6 +7,7 @@ it refuses (NaN is no JSON) are read with the standard library.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -49,6 +50,11 @@ class Scores:
     def tasks(self) -> list[str]:
         """The tasks that have items, in the store's order."""
         return list(dict.fromkeys(self.task.tolist()))
+
+
+def score_of(row: Mapping[str, Any]) -> float:
+    """The score of a sample row; NaN where a feedback's answer could not be judged."""
+    return float("nan") if row.get("scope") is not None and row.get("score", "") is None else float(row["correct"])
 
 
 def load_scores(run: Run) -> Scores:

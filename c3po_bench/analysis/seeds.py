@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis.pairing import identity, run_labels
-from c3po_bench.analysis.scores import load_scores
+from c3po_bench.analysis.scores import load_scores, score_of
 from c3po_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,13 +70,14 @@ def _repeated(run: Run) -> str:
 
 
 def _answers(run: Run) -> dict[tuple[str, Any], tuple[Any, float]]:
-    """Prediction and score by item; nothing of a run whose rows lack a score or are there twice."""
+    """Prediction and score by item that has one; nothing of a run whose rows lack a score or are there twice."""
     try:
         load_scores(run)
     except UserError as reason:
         log.warning("left out where seeds are compared: %s", reason)
         return {}
-    return {(row["task"], row["doc_id"]): (row.get("prediction"), float(row["correct"])) for row in run.samples()}
+    scored = ((row, score_of(row)) for row in run.samples())
+    return {(row["task"], row["doc_id"]): (row.get("prediction"), score) for row, score in scored if score == score}
 
 
 def _group(runs: list[Run], label: str) -> list[dict[str, Any]]:

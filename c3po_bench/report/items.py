@@ -15,6 +15,7 @@ import pandas as pd
 
 from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.roles import BASE, role, title
+from c3po_bench.analysis.scores import score_of
 
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
@@ -42,7 +43,7 @@ def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
 
     Items are rows ``[task, doc_id, question, choices, gold]``, one for each document and order of its choices, since
     a prediction is a place among them. An arm's answers are two lists over the items, its predictions and its scores,
-    None where it has no answer.
+    None where it has no answer, or a judge could not score it.
     """
     names = {row["run_id"]: (row["label"], row["base_run_id"]) for row in records(compared)}
     runs = sorted((run for run in runs if run.run_id in names), key=lambda run: run.arm != BASE)
@@ -67,9 +68,9 @@ def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
             if row.get("scope"):
                 scopes[row["task"]] = row["scope"]
             at = place[key]
-            given[at] = (_answer(row.get("prediction")), float(row["correct"]))
+            given[at] = (_answer(row.get("prediction")), score_of(row))
             before = answers[base].get(at) if base < number else None
-            flipped = before is not None and before[1] != given[at][1]
+            flipped = before is not None and abs(before[1] - given[at][1]) > 0  # not where one is unjudged
             (flips if flipped else rest).add(at, _details(row))
         answers.append(given)
         kept, left_out = _fill(flips, rest)

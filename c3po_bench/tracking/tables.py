@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.compare import COLUMNS, records
+from c3po_bench.analysis.scores import score_of
 
 LONGEST = 2000  # characters of a cell
 MOST_ROWS = 200_000  # W&B's limit for one table
@@ -21,7 +22,7 @@ SAMPLES: dict[str, type] = {
     "gold": str,
     "base_prediction": str,
     "prediction": str,
-    "correct": float,
+    "correct": float,  # None where a judge could not score the answer
     "change": str,  # fixed | broken | same, against the base run
     "neighbors": str,
     "loss_first": float,
@@ -45,12 +46,12 @@ class TypedTable:
 
 def samples_table(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> TypedTable:
     """One row an item of a run's sample `rows`, with what the rows of its `base` answered."""
-    answers = {(r["task"], r["doc_id"]): (_answer(r, r.get("prediction")), float(r["correct"])) for r in base}
+    answers = {(r["task"], r["doc_id"]): (_answer(r, r.get("prediction")), score_of(r)) for r in base}
     found = []
     for row in rows[:MOST_ROWS]:
-        before, score = answers.get((row["task"], row["doc_id"]), (None, None))
+        before, score = answers.get((row["task"], row["doc_id"]), (None, math.nan))
         cells = {name: row.get(name) for name in SAMPLES} | _derived(row)
-        cells |= {"base_prediction": before, "change": _change(float(row["correct"]), score)}
+        cells |= {"correct": score_of(row), "base_prediction": before, "change": _change(score_of(row), score)}
         found.append([_cell(cells[name], kind) for name, kind in SAMPLES.items()])
     return TypedTable(SAMPLES, found)
 
@@ -115,8 +116,8 @@ def _answer(row: Mapping[str, Any], answer: Any) -> str | None:
     return str(answer)
 
 
-def _change(score: float, before: float | None) -> str | None:
-    if before is None:
+def _change(score: float, before: float) -> str | None:
+    if math.isnan(score - before):
         return None
     return "fixed" if score > before else "broken" if score < before else "same"
 

@@ -85,3 +85,13 @@ def test_a_run_without_all_scores_is_left_out_with_the_reason(tmp_path, caplog):
     assert seed_agreement(runs)["seeds"].tolist() == [2]
     assert "1 of 20 rows have no score" in caplog.text
     assert seed_agreement(runs[:2]).empty
+
+
+def test_answers_that_no_judge_scored_are_left_out(tmp_path):
+    runs = runs_of(tmp_path, {"seed": 0}, {"seed": 1})
+    for run in runs:
+        rows = [row | {"scope": "in", "score": 1.0, "correct": 1.0} for row in run.samples()]
+        rows[3] |= {"score": None, "correct": 0.0} if run is runs[0] else {}
+        (run.path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = seed_agreement(runs)
+    assert (found["items"].tolist(), found["accuracy"].tolist()) == ([19], [1.0])

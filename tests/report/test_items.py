@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from c3po_bench.analysis.compare import compare
+from c3po_bench.report import page
 from c3po_bench.report.items import explore
 from c3po_bench.store.reader import load_runs
 from tests import store_factory as factory
@@ -46,3 +47,14 @@ def test_other_documents_are_other_items_and_the_same_one_row(tmp_path):
     assert len(said(tmp_path).index["items"]) == 12
     write(tmp_path, "base", "two", document="-other")
     assert len(said(tmp_path).index["items"]) == 24
+
+
+def test_an_answer_that_no_judge_scored_is_neither_wrong_nor_changed(tmp_path):
+    for arm in ("base", "c3po"):
+        rows = [row | {"score": 1, "correct": 1} for row in factory.feedback_rows(arm, "in", 4)]
+        rows[2] |= {"correct": 0, "score": None} if arm == "c3po" else {}
+        factory.write_run(tmp_path, arm, rows, backend="feedback")
+    runs = load_runs(tmp_path)
+    index = page.finite(explore(runs, compare(runs, draws=50)).index)
+    assert index["scores"] == [[1, 1, 1, 1], [1, 1, None, 1]]
+    assert None not in index["predictions"][1]  # so that the page can tell it from one that was not given

@@ -99,6 +99,13 @@ def test_changes_in_the_samples_are_those_of_the_scores(published):
     assert [row[at] for row in table["data"]] == expected
 
 
+def test_an_answer_that_no_judge_scored_is_neither_wrong_nor_changed():
+    base = [{"task": "in_scope", "doc_id": i, "correct": 1.0, "scope": "in", "score": 1.0} for i in range(2)]
+    table = samples_table([base[0] | {"correct": 0.0, "score": None}, base[1]], base)
+    found = [dict(zip(SAMPLES, row, strict=True)) for row in table.rows]
+    assert [(row["correct"], row["change"]) for row in found] == [(None, None), (1.0, "same")]
+
+
 def test_cross_run_tables_in_one_analysis_run(published):
     _, runs, found = published
     (analysis,) = [run for run in found.values() if run.run.job_type == "analysis"]

@@ -25,10 +25,12 @@ const setUpExplorer = async () => {
   const chosen = () => [Number(control("arm").value), Number(control("base").value)];
   const kindOf = (item, arm, base) => {
     const [ours, theirs] = [index.scores[arm][item], index.scores[base][item]];
-    if (ours === null || theirs === null) return "unanswered";
+    if (ours === null || theirs === null) {
+      return index.predictions[ours === null ? arm : base][item] === null ? "unanswered" : "unjudged";
+    }
     return ours > theirs ? "fixed" : ours < theirs ? "broken" : "same";
   };
-  const NAMES = { fixed: "fixed", broken: "broken", same: "unchanged", unanswered: "not answered" };
+  const NAMES = { fixed: "fixed", broken: "broken", same: "unchanged", unanswered: "not answered", unjudged: "not judged" };
   const badge = (kind) => el("span", { class: "badge " + (kind === "fixed" || kind === "broken" ? kind : "plain") }, NAMES[kind]);
 
   const filter = () => {
