@@ -170,7 +170,7 @@ def _page(
         name=name_of(experiments, results_dir.resolve().name),
         models=sorted({str(run.result.get("model")) for run in runs}),
         tasks=sorted({task for run in runs for task in run.result.get("tasks") or []}),
-        items=f"{len(explorer.index['items']):,}",
+        items=f"{explorer.questions:,}",
         run_count=f"{len(runs):,}",
         finished=max((str(run.provenance.get("finished") or "")[:10] for run in selection.runs), default=""),
         verdict=verdict_sentences(compared, controls),

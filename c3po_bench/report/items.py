@@ -36,6 +36,7 @@ class Explorer:
     meta: dict[str, Any]
     index: dict[str, Any]
     chunks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    questions: int = 0  # items, counted once under whatever order of their choices
 
 
 def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
@@ -91,6 +92,7 @@ def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
         "predictions": [[given.get(i, (None,))[0] for i in range(len(items))] for given in answers],
         "scores": [[given[i][1] if i in given else None for i in range(len(items))] for given in answers],
     }
+    explorer.questions = len({key[:3] for key in place})
     return explorer
 
 
