@@ -176,7 +176,7 @@ def write_run(
             "items": len(rows),
         },
         "counts": {"references": 200, "dropped_duplicates": 3},
-        "curves": curves if curves is not None else {"loss": np.linspace(1, 0.4, 11).round(3).tolist()},
+        "curves": curves if curves is not None else {"surrogate_loss": np.linspace(1, 0.4, 11).round(3).tolist()},
         "notes": [],
     }
     provenance = provenance or {

@@ -71,7 +71,7 @@ def ablation_table(
     if compared is None:
         compared = compare(runs)
     limits = len({run.result.get("limit") for run in runs})
-    settings = {run.run_id: _settings(run, limits > 1) for run in runs}
+    settings = {run.run_id: settings_of(run, limits > 1) for run in runs}
     by_run = {run.run_id: run for run in runs}
     rows: list[dict[str, Any]] = []
     for row in records(compared):
@@ -139,7 +139,8 @@ def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
     return [csv, parquet]
 
 
-def _settings(run: Run, limited: bool) -> dict[str, Any]:
+def settings_of(run: Run, limited: bool = True) -> dict[str, Any]:
+    """What a sweep may vary of a run, under the names of the table's columns; the limit of items if `limited`."""
     raw = run.result.get("settings") or {}
     named = {str(ALIASES.get(str(k), k)): _flat(value) for k, value in raw.items() if k not in IDENTITY | MEASURES}
     scoring = run.result.get("scoring") or {}

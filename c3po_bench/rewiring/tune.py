@@ -52,10 +52,11 @@ class Tuning:
     @property
     def note(self) -> str:
         """What a reader of the numbers should know."""
-        best = min(loss for name, loss in self.losses.items() if name != "base")
+        tried = {name: loss for name, loss in self.losses.items() if name != "base"}
         return (
             f"tune=reference: learning rate {self.method.learning_rate:g}, mixing {self.method.mixing}, chosen on "
-            f"{self.held_out} held-out references (choice loss {best:.3f}; {self.losses['base']:.3f} without rewiring)"
+            f"{self.held_out} held-out references (choice loss {min(tried.values()):.3f}; {self.losses['base']:.3f} "
+            "without rewiring); of all tried: " + "; ".join(f"{name}: {loss:.3f}" for name, loss in tried.items())
         )
 
 

@@ -57,7 +57,7 @@ def arm_panels() -> list[Any]:
         wr.BarPlot(title="Accuracy", metrics=[TASK_METRIC], title_x="share correct"),
         wr.BarPlot(title="Difference to base", metrics=["difference"]),
         wr.ScatterPlot(title="Cost against gain", x="seconds_per_item", y="difference", log_x=True),
-        wr.LinePlot(title="Loss by step", x="step", y=["curve/loss"]),
+        wr.LinePlot(title="Loss by step", x="step", y=["curve/surrogate_loss", "curve/train_loss"]),
         wr.BarPlot(title="Fixed and broken items", metrics=["fixed", "broken"]),
     ]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from c3po_bench.analysis.ablation import ALIASES, ablation_table, axes
+from c3po_bench.analysis.ablation import ablation_table, axes, known, settings_of
 from c3po_bench.analysis.compare import compare, records
 from c3po_bench.analysis.controls import compare_controls
 from c3po_bench.analysis.pairing import Partners
@@ -171,7 +171,8 @@ class _Publisher:
     def _publish_run(self, run: Run, only_row: bool = False) -> None:
         """Publish all of a run; with `only_row` just its name and numbers: W&B has the rest, and would have it twice."""
         result, row = run.result, self.rows.get(run.run_id, {})
-        settings = {ALIASES.get(str(k), str(k)): v for k, v in (result.get("settings") or {}).items()}
+        named = settings_of(run) | {"model": result.get("model")}  # under the names of `axes`, as panels ask for them
+        settings = {name: value for name, value in named.items() if known(value)}
         tags = [str(t)[:64] for t in dict.fromkeys([result.get("model"), run.arm, *(result.get("tasks") or [])]) if t]
         started = self._start(
             wandb_id(run),
@@ -179,6 +180,7 @@ class _Publisher:
             group=self.groups.get(run.run_id, self.name)[:128],
             job_type="baseline" if run.arm == BASE else str(result.get("backend") or "run"),
             tags=tags[:20],
+            notes="\n".join(map(str, result.get("notes") or [])),
             config={"settings": settings, "run_id": run.run_id, "config": run.config, "provenance": run.provenance},
         )
         with started as target:

@@ -72,7 +72,9 @@ def test_tuning_takes_the_best_on_held_out_references(experiment, monkeypatch):
     for arm in ("ngd", "oracle"):
         result = runs[arm].result
         assert result["settings"]["lr"] == found["learning_rate"] and result["settings"]["mixing"] == found["mixing"]
-        assert any("tune=reference" in note for note in result["notes"]) and result["cost"]["phases"]["tune"]["seconds"] > 0
+        (note,) = (note for note in result["notes"] if "tune=reference" in note)
+        assert f"lr=0.5, mixing=dense: {found['losses']['lr=0.5, mixing=dense']:.3f}" in note
+        assert result["cost"]["phases"]["tune"]["seconds"] > 0
     assert "tune" not in runs["base"].result["cost"]["phases"] and "lr" not in runs["mode_finding"].result["settings"]
     (task,) = tasks_of(cfg).load().values()
     tested = {tasks_of(cfg).question_text(task, dict(doc)) for doc in list(task.eval_docs)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import sys
 import time
@@ -121,7 +122,7 @@ def test_cross_run_tables_in_one_analysis_run(published):
 def test_curves_histograms_and_files(published):
     _, runs, found = published
     ngd = found[wandb_id(next(r for r in runs if r.arm == "ngd"))]
-    assert len(ngd.logged("curve/loss")) == 11 and ngd.logged("step")[:11] == list(range(11))
+    assert len(ngd.logged("curve/surrogate_loss")) == 11 and ngd.logged("step")[:11] == list(range(11))
     assert sum(ngd.logged("histogram/pathway_change/values")[0]) > 0
     (files,) = [a for a in ngd.artifacts if a.type == "run"]
     assert {entry.path for entry in files.manifest.contents} == {
@@ -136,6 +137,32 @@ def test_dashboard_is_previewed_as_json(published):
     assert {"report", "workspace"} == preview.keys()
     for part in ("comparison", "ablation", "samples", "Cost against gain", "cannot be told from base"):
         assert part in text
+
+
+def test_every_axis_of_a_sweep_has_a_panel_over_values_that_runs_have(tmp_path):
+    scores = factory.scores_of("base", 20, 0.5)
+    cells = [("cloze", 0, "A", 20, "last:1"), ("letters", 5, "B", None, "last:5")]
+    for rule, shots, model, limit, layers in cells:
+        for arm in ("base", "ngd"):
+            rows = factory.sample_rows(arm, "arc", scores, details=False)
+            settings = {"layers": layers} if arm == "ngd" else {}
+            run = factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}", settings=settings)
+            record = run.result | {"scoring": {"rule": rule, "num_fewshot": shots}, "model": model, "limit": limit}
+            (run.path / "result.json").write_text(json.dumps(record | {"notes": ["one", "two"]}))
+    publish_store(tmp_path, TrackingConfig(mode="offline"))
+    found = [run.run for run in offline_runs(tmp_path).values() if run.run.job_type == "rewiring"]
+    given = [{item.key: json.loads(item.value_json) for item in run.config.update}["settings"] for run in found]
+    preview = (tmp_path / "wandb" / "dashboard.json").read_text()
+    for axis in ("model", "limit", "num_fewshot", "rule", "layers"):
+        assert f"c::settings.{axis}" in preview and any(axis in settings for settings in given)
+    assert {settings.get("limit") for settings in given} == {20, None} and {run.notes for run in found} == {"one\ntwo"}
+
+
+def test_panels_show_what_runs_log(published):
+    root, _, found = published
+    panels = json.loads((root / "wandb" / "dashboard.json").read_text())["workspace"]["spec"]["section"]["panelBankConfig"]
+    lines = re.findall(r'"(curve/[^"]+)"', json.dumps(panels))
+    assert any(run.logged(name) for name in lines for run in found.values())
 
 
 def test_publishing_twice_changes_nothing(published, capsys):
