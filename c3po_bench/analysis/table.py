@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.compare import compare, headlines, records
-from c3po_bench.analysis.verdict import WHERE, bracket, p_text
+from c3po_bench.analysis.verdict import WHERE, amount, bracket, p_text
 
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
@@ -77,7 +77,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         bracket(row["diff_low"], row["diff_high"]) if compared else "",
         f"{p_text(row['p'])}{star}{kind}" if tested else "",
         f"{row['fixed']}/{row['broken']}" if tested else "",
-        "" if math.isnan(row["seconds_per_item"]) else f"{row['seconds_per_item']:.2g}",
+        "" if math.isnan(row["seconds_per_item"]) else amount(row["seconds_per_item"]),
     ]
 
 

@@ -135,6 +135,11 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
+def amount(value: float, digits: int = 2) -> str:
+    """A cost to so many digits, large ones in full instead of as a power of ten."""
+    return f"{value:,.0f}" if value >= 10**digits - 0.5 else f"{value:.{digits}g}"
+
+
 def _against_control(row: dict[str, Any], over: dict[str, Any], control: dict[str, Any] | None) -> str:
     """An arm that beats base against one control: `over` is their difference, `control` the control's own row."""
     _, name, ingredient = CONTROLS[method(over["control"])]

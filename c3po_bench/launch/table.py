@@ -59,7 +59,7 @@ def console_rows(frame: pd.DataFrame) -> Table:
     from rich.text import Text
 
     from c3po_bench.analysis.ablation import axes, shown
-    from c3po_bench.analysis.verdict import p_text
+    from c3po_bench.analysis.verdict import amount, p_text
 
     varied, chosen = axes(frame), overall_rows(frame)
     tasks = list(dict.fromkeys(chosen["task"].dropna()))
@@ -75,7 +75,8 @@ def console_rows(frame: pd.DataFrame) -> Table:
         points = _lacks(row["difference"])
         cells.append("" if points else f"{row['difference'] * 100:+.1f}")
         between = "" if points or _lacks(row["diff_low"]) else f"[{row['diff_low'] * 100:.1f}, {row['diff_high'] * 100:.1f}]"
-        cells += [between, "" if _lacks(row["p"]) else p_text(row["p"]), _number(row["seconds_per_item"], "{:.2g}")]
+        cells += [between, "" if _lacks(row["p"]) else p_text(row["p"])]
+        cells.append("" if _lacks(row["seconds_per_item"]) else amount(row["seconds_per_item"]))
         table.add_row(*(Text(cell) for cell in cells))
     return table
 

@@ -12,7 +12,7 @@ import pandas as pd
 from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.measures import MEASURES, SCOPES
 from c3po_bench.analysis.roles import CONTROLS, method, role, title
-from c3po_bench.analysis.verdict import bracket, direction, p_text
+from c3po_bench.analysis.verdict import amount, bracket, direction, p_text
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ def seed_rows(seeds: pd.DataFrame) -> list[Row]:
 def marks(compared: pd.DataFrame) -> str:
     """What the signs in the table mean, of those that occur."""
     said = ["Brackets are 95% intervals; grey rows are bases and controls."]
+    if any(map(direction, records(compared))):
+        said.append("Green and red: the interval excludes 0 and p is below 0.05; Holm's p is the one after correction.")
     if any(compared["prompt_differs"]):
         said.append("“Its own prompt”: the arm by nature changes the prompt.")
     if "sign-flip" in set(compared["test"]):
@@ -153,18 +155,18 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
         Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}") if _known(row["p"]) else Cell(""),
         _changed(row),
         _control(controls),
-        Cell(f"{row['seconds_per_item']:.2g}" if _known(row["seconds_per_item"]) else "", _value(row["seconds_per_item"])),
-        Cell(f"{flops / 1e9:,.3g}" if _known(flops) else "", _value(flops)),
+        Cell(amount(row["seconds_per_item"]) if _known(row["seconds_per_item"]) else "", _value(row["seconds_per_item"])),
+        Cell(amount(flops / 1e9, 3) if _known(flops) else "", _value(flops)),
     ]
 
 
 def _control(found: list[dict[str, Any]]) -> Cell:
-    """The difference to the first control, and beside it those to the others."""
+    """The difference to the first control, and below it those to the others, a line each."""
     if not found:
         return Cell("")
     said = [f"{bracket(row['diff_low'], row['diff_high'])} {CONTROLS[method(row['control'])].title}" for row in found]
     gaps = [f"{row['difference'] * 100:+.1f}" for row in found]
-    detail = "; ".join([said[0], *(f"{gap} {words}" for gap, words in zip(gaps[1:], said[1:], strict=True))])
+    detail = "\n".join([said[0], *(f"{gap} {words}" for gap, words in zip(gaps[1:], said[1:], strict=True))])
     return Cell(gaps[0], found[0]["difference"], detail, TONES[direction(found[0])])
 
 

@@ -151,6 +151,22 @@ def test_settings_are_cut_from_a_label_whole(tmp_path, label, detail):
     assert comparison_rows(frame, frame[:0])[0].cells[0].detail == detail
 
 
+def test_a_small_store_is_told_in_words_that_fit_it(tmp_path):
+    """Each control has a line of its own, costs are whole numbers, and what is green says what that means."""
+    arms = ("base", "ngd", "ngd_random_neighbors", "ngd_shuffled_labels", "random_pathway")
+    for arm in arms:
+        rows = factory.sample_rows(arm, "arc", factory.scores_of(arm, 20, 1.0 if arm == "ngd" else 0.0), details=False)
+        factory.write_run(tmp_path, arm, rows, seconds=2500.0)
+    html = write_report(tmp_path).read_text()
+    (cell,) = re.findall(r'class="num up">\+100.0 <span class="range">([^<]*random neighbors[^<]*)</span>', html)
+    assert [line.split("] ")[1] for line in cell.splitlines()] == ["random neighbors", "shuffled labels", "a random pathway"]
+    assert '<td data-value="125.0" class="num">125</td>' in html
+    assert "Green and red: the interval excludes 0 and p is below 0.05" in html
+    factory.write_run(tmp_path / "one", "base", factory.sample_rows("base", "arc", [1], details=False))
+    html = write_report(tmp_path / "one").read_text()
+    assert "1 task · 1 item · 1 run ·" in html and "Green and red" not in html and "1e+03</td>" not in html
+
+
 def test_corners_lie_where_they_should():
     top, left, right = corner("in"), corner("near"), corner("out")
     assert top[1] < left[1] and left[0] < top[0] < right[0]

@@ -9,7 +9,7 @@ const itemDetail = ({ item, task, scope, kind, arm, base }) => {
     el("p", { class: "eyebrow" }, kind, ` ${task} #${id}`, scope ? ` · ${scope} scope` : ""),
     el("p", { class: "question" }, (arm.details && arm.details.prompt) || question),
   ];
-  if (choices) parts.push(choiceList(choices, gold, arm, base));
+  if (choices) parts.push(...choiceList(choices, gold, arm, base));
   else parts.push(...freeAnswers(arm, base));
   const found = arm.details;
   if (!found && !arm.isBase) {
@@ -18,7 +18,7 @@ const itemDetail = ({ item, task, scope, kind, arm, base }) => {
   }
   if (!found) return parts;
   if (found.neighbors && found.neighbors.length) parts.push(el("h4", {}, "Neighbors"), ...found.neighbors.map(neighbor));
-  if (found.losses && found.losses.length > 1) parts.push(el("h4", {}, "Loss on the neighbors by step"), lossCurve(found.losses));
+  if (found.losses && found.losses.length > 1) parts.push(el("h4", {}, found.neighbors && found.neighbors.length ? "Loss on the neighbors by step" : "Loss by step"), lossCurve(found.losses));
   if (found.pathway_before && found.pathway_after) {
     const change = typeof found.pathway_change === "number" ? ` (moved by ${found.pathway_change.toFixed(2)})` : "";
     parts.push(el("h4", {}, "Pathway: routing weights, layers by experts" + change), pathways(found));
@@ -33,7 +33,7 @@ const itemDetail = ({ item, task, scope, kind, arm, base }) => {
 const choiceList = (choices, gold, arm, base) => {
   const ours = (arm.details && arm.details.loglikelihoods) || [];
   const theirs = (base.details && base.details.loglikelihoods) || [];
-  return el("ol", { class: "choices", "aria-label": "Choices" }, choices.map((text, i) => {
+  const list = el("ol", { class: "choices", "aria-label": "Choices" }, choices.map((text, i) => {
     const right = gold === i || gold === text;
     const before = fixedDigits(theirs[i], 2);
     const after = fixedDigits(ours[i], 2);
@@ -42,8 +42,11 @@ const choiceList = (choices, gold, arm, base) => {
       right && el("span", { class: "tag gold" }, "correct"),
       base.prediction === i && el("span", { class: "tag" }, base.label),
       arm.prediction === i && arm.label !== base.label && el("span", { class: "tag ours" }, arm.label),
-      (before || after) && el("span", { class: "range", title: "log-likelihood" }, before && after && before !== after ? `${before} → ${after}` : after || before));
+      (before || after) && el("span", { class: "range" }, before && after && before !== after ? `${before} → ${after}` : after || before));
   }));
+  if (!ours.length && !theirs.length) return [list];
+  const whose = ours.length && theirs.length && arm.label !== base.label ? `, ${base.label} → ${arm.label}` : "";
+  return [list, el("p", { class: "legend" }, `Numbers: log-likelihoods${whose}.`)];
 };
 
 const freeAnswers = (arm, base) => {
@@ -81,10 +84,10 @@ const pathways = ({ pathway_before: before, pathway_after: after, pathway_layers
   const change = after.map((row, r) => row.map((v, c) => v - ((before[r] || [])[c] || 0)));
   const moved = Math.max(...change.flat().map(Math.abs), 1e-9);
   return el("div", { class: "heat-row" },
-    heatMap("before", before, layers, largest), heatMap("after", after, layers, largest), heatMap("change", change, layers, moved));
+    heatMap("before", before, layers, largest), heatMap("after", after, layers, largest), heatMap("change", change, layers, moved, " (blue: more, orange: less)"));
 };
 
-const heatMap = (name, rows, layers, largest) => {
+const heatMap = (name, rows, layers, largest, legend = "") => {
   const [cell, left] = [10, 22];
   const columns = Math.max(...rows.map((row) => row.length));
   const [width, height] = [left + columns * cell, rows.length * cell];
@@ -99,5 +102,5 @@ const heatMap = (name, rows, layers, largest) => {
         x: left + c * cell, y: r * cell, width: cell - 1, height: cell - 1, rx: 1.5,
         style: `fill: rgba(var(${v < 0 ? "--heat-less" : "--heat"}), ${(Math.abs(v) / largest).toFixed(3)})`,
       }, svg("title", {}, `layer ${layer(r)}, expert ${c}: ${fixedDigits(v, 4)}`))),
-    ]).flat()), el("figcaption", {}, name));
+    ]).flat()), el("figcaption", {}, name + legend));
 };
