@@ -19,6 +19,7 @@ from urllib.request import getproxies
 
 from c3po_bench.errors import UserError, nearest
 
+FORMATS = ("json", "csv", "parquet", "text")  # what `datasets` calls files that a task names itself
 # A file that stands in for a missing one, with what is said about it in the notes.
 STAND_INS = {
     ("hellaswag", "train"): ("reference_from_validation", "held-out validation items (no train split here)"),
@@ -45,6 +46,11 @@ def folder_name(task: str) -> str:
 def has_local(task: str, root: Path) -> bool:
     """Whether `root` holds any data of `task`."""
     return any((root / folder_name(task)).glob("*.jsonl"))
+
+
+def names_files(config: dict[str, Any]) -> bool:
+    """Whether a task's YAML says itself in which files its rows are, as one of the user's own does."""
+    return config.get("dataset_path") in FORMATS and bool((config.get("dataset_kwargs") or {}).get("data_files"))
 
 
 def localize(task: str, config: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[str]]:

@@ -18,7 +18,7 @@ from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
 from c3po_bench.tasks.fields import compile_once
 from c3po_bench.tasks.items import Item, question_hash
-from c3po_bench.tasks.local_data import check_root, from_hub, localize
+from c3po_bench.tasks.local_data import check_root, from_hub, has_local, localize, names_files
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -76,7 +76,7 @@ class TaskSet:
         if task.startswith("mmlu_"):  # the stock YAML does not name it; it serves as reference
             config.setdefault("validation_split", "validation")
         if "custom_dataset" not in config:
-            if root is None:
+            if root is None or names_files(config) and not has_local(task, root):
                 config |= from_hub(task, config)
             else:
                 changed, notes = localize(task, config, root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -31,8 +32,8 @@ STOCK = {  # task: (YAML below lm_eval/tasks, splits of the stock YAML that the 
 
 def _stock(name: str, data_root: Path, cache: Path) -> ConfigurableTask:
     """The stock task through lm-eval's and `datasets`' own JSON reader."""
-    yaml, splits = STOCK[name]
-    config = load_yaml(stock_root() / yaml, resolve_func=True)
+    file, splits = STOCK[name]
+    config = load_yaml(stock_root() / file, resolve_func=True)
     config.pop("tag", None)
     files = {split: str(data_root / folder_name(name) / f"{split}.jsonl") for split in splits}
     config |= {"dataset_path": "json", "dataset_name": None}
@@ -79,6 +80,16 @@ def test_missing_things_are_said_in_one_line(tmp_path: Path, tiny_root: Path) ->
         with pytest.raises(UserError) as caught:
             TaskSet(names, data_root=root)
         assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_task_that_names_its_files_stands_beside_local_copies(tmp_path: Path, tiny_root: Path) -> None:
+    rows, own = tiny_root / "arc_easy" / "test.jsonl", tmp_path / "own.yaml"
+    stock = load_yaml(stock_root() / "arc/arc_easy.yaml", resolve_func=True)
+    kept = {key: stock[key] for key in ("output_type", "test_split", "doc_to_text", "doc_to_target", "doc_to_choice")}
+    files = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(rows)}}}
+    own.write_text(yaml.safe_dump({"task": "own", **files, **kept}))
+    tasks = TaskSet([str(own), "arc_easy"], data_root=tiny_root).load()
+    assert len(tasks["own"].eval_docs) == len(tasks["arc_easy"].eval_docs) == 12
 
 
 def test_an_absent_test_split_is_an_error_and_other_splits_are_not(tmp_path: Path, tiny_root: Path) -> None:
