@@ -98,7 +98,7 @@ def needs_bank(name: str) -> bool:
 
 def learns_a_rate(name: str) -> bool:
     """Whether `method.tune` concerns the arm: it descends, or evaluates the loss that NGD descends."""
-    return name != "base" and spec_of(name).surrogate not in (*MODES, "routing_temperature")
+    return name != "base" and name not in BASELINES and spec_of(name).surrogate not in (*MODES, "routing_temperature")
 
 
 def options(cfg: Config, name: str) -> dict[str, Any]:

@@ -114,6 +114,12 @@ def test_too_few_references_to_hide_some_are_refused(experiment):
         run(experiment(arms=["ngd"], method__tune="reference", references__limit=4))
 
 
+def test_baselines_stand_beside_tuned_arms(experiment):
+    cfg = experiment(arms=["base", "icl", "ngd"], method__tune="reference", references__limit=40)
+    base, icl, ngd = RewiringBackend(cfg, tasks_of(cfg)).arms()
+    assert ngd.tuned and not base.tuned and icl.name == "icl"
+
+
 def test_untuned_runs_are_not_tuned_ones(experiment):
     tasks = tasks_of(experiment())
     names = []
