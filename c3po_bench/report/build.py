@@ -141,7 +141,13 @@ PRINT = {
     "font": "DejaVu Sans, Helvetica, Arial, sans-serif",
     "view": {"stroke": None},
     "range": {"diverging": ["#f0a48c", "#f3f5f7", "#8db9ea"], "category": ["#1f5fbf", "#c05a00", "#0b7d5a", "#9a3d93"]},
-    "axis": {"titleFontWeight": "normal", "gridColor": "#e3e7ec", "domainColor": "#c5ccd4", "tickColor": "#c5ccd4"},
+    "axis": {
+        "titleFontWeight": "normal",
+        "gridColor": "#e3e7ec",
+        "domainColor": "#c5ccd4",
+        "tickColor": "#c5ccd4",
+        "labelLimit": 300,
+    },
 }
 
 

@@ -71,7 +71,7 @@ def effects(points: list[dict[str, Any]]) -> Figure:
     tasks = list(dict.fromkeys(p["task"] for p in points))
     order = list(dict.fromkeys(p["arm"] for p in points))
     offset = alt.YOffset("task:N", sort=tasks)
-    y = alt.Y("arm:N", sort=order, title=None, axis=alt.Axis(labelLimit=300, domain=False, ticks=False))
+    y = alt.Y("arm:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False))
     legend = alt.Legend(orient="top") if len(tasks) > 1 else None
     color = alt.Color("task:N", scale=alt.Scale(domain=tasks), title=None, legend=legend)
     shape = alt.Shape("task:N", scale=alt.Scale(domain=tasks), title=None, legend=legend)

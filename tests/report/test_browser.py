@@ -89,6 +89,15 @@ def test_report_works_and_is_accessible(context, reports, name):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
 
 
+def test_names_of_arms_leave_room_for_the_chart(context, reports):
+    page, trouble = opened(context, reports["rewiring"])
+    draw_all(page)
+    widths = page.locator("#figure-effects .role-axis-label text").evaluate_all("ts => ts.map(t => t.getBBox().width)")
+    limit = 120 if page.viewport_size["width"] < 480 else 300
+    assert 60 < max(widths) < limit
+    assert trouble == []
+
+
 def test_comparison_sorts_both_ways_and_filters(context, reports):
     page, trouble = opened(context, reports["rewiring"])
     rows = page.locator("#comparison-table tbody tr:visible")

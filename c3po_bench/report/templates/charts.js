@@ -19,7 +19,7 @@ const chartConfig = () => {
     range: { category, diverging },
     view: { stroke: null },
     axis: { labelColor: quiet, titleColor: quiet, gridColor: line, domainColor: line, tickColor: line,
-            labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
+            labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelLimit: 300 },
     legend: { labelColor: text, titleColor: quiet, labelFontSize: 12, titleFontWeight: "normal", labelLimit: 160, columns: window.innerWidth < 560 ? 2 : 0 },
     text: { color: text, fontSize: 12 },
     rule: { color: quiet },
