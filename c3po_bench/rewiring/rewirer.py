@@ -220,11 +220,10 @@ class Rewirer:
         return loss
 
     def _neighbors_read(self, indices: list[int], labels: list[tuple[int, int]]) -> list[State]:
-        """States of the neighbors; reading them is part of the one-off cost of the bank, not of the item."""
+        """States of the neighbors; having the model read them is part of the one-off cost of the bank, not of the item."""
         assert self.bank is not None
         prompts = self.bank.prompts([(i, p) for i, (p, _) in zip(indices, labels, strict=True)])
-        with self.meter.aside():
-            return self.engine.read(prompts, keep=True, groups=self.bank.groups)
+        return self.engine.read(prompts, keep=True, groups=self.bank.groups, aside=self.meter.aside)
 
     def _label(self, reference: int, seed: int) -> tuple[int, int]:
         """(prompt, continuation) of a reference's label: the true one, or one drawn at random from all choices."""

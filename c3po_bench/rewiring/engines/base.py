@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -129,12 +130,14 @@ class Engine(ABC):
         meter: Meter | None = None,
         keep: bool = False,
         groups: Mapping[Prompt, Sequence[Prompt]] | None = None,
+        aside: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> list[State]:
         """Run the prompts once (no gradient) and keep what scoring needs.
 
         What was read before is taken from a cache of bounded size, shared by all arms of an experiment; `meter` is
         charged what reading it cost, so that an arm's cost does not depend on the arms before it. With `keep` (for
-        reference prompts) the store on disk is asked too, and given what it lacks.
+        reference prompts) the store on disk is asked too, and given what it lacks: what is read for that, within `aside`,
+        is no item's cost.
 
         What is read together does not depend on what was read before, since it moves the last digits: a reference is
         read with its whole group (`groups`, as the bank was built), the other prompts with all of their call.
@@ -153,13 +156,16 @@ class Engine(ABC):
             for state in held.values():
                 meter.credit("read", state.seconds, state.flops)
         for chunk in _together(missing, self.sizes.prompts, groups if keep else None):
-            states = self.read_new(chunk) if keep else self._measured(chunk)  # references' states are no item's cost
+            if keep:
+                with aside():
+                    states = self.read_new(chunk)
+                    self.keep(states)
+            else:
+                states = self._measured(chunk)
             for prompt, state in zip(chunk, states, strict=True):
                 held[prompt] = self._remember(state)
                 if meter is not None and prompt in wanted:
                     meter.add("read", state.seconds, state.flops)
-            if keep:
-                self.keep(states)
         for prompt in held:
             self._states.move_to_end(prompt)
         while self._bytes > self.state_bytes and len(self._states) > len(held):
