@@ -14,6 +14,7 @@ from c3po_bench.feedback.judges import Case, Judge, judge_name, open_judge
 from c3po_bench.feedback.ledger import call_key
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.records import Feedback
+from c3po_bench.feedback.voices import VOICES
 from c3po_bench.feedback.workshop import Subject, Workshop
 from c3po_bench.store.lock import alone_in
 
@@ -38,11 +39,11 @@ class Studio:
 
     @cached_property
     def material(self) -> list[Material]:
-        """The synthesized data of every piece."""
+        """The synthesized data of every piece; test prompts are answered and revised only where an arm shows revisions."""
         from c3po_bench.feedback.synthesis import synthesize
 
         with self._alone():
-            return synthesize(self.pieces, self.workshop)
+            return synthesize(self.pieces, self.workshop, tests=_shows_revisions(self.cfg))
 
     @cached_property
     def tests(self) -> list[Material]:
@@ -99,9 +100,13 @@ class Studio:
 
 def studio_of(cfg: Config) -> Studio:
     """The studio of this config; the same object for the tasks and the arms of an experiment."""
-    parts = [asdict(cfg.feedback), asdict(cfg.model), cfg.seed]
+    parts = [asdict(cfg.feedback), asdict(cfg.model), cfg.seed, _shows_revisions(cfg)]
     key = json.dumps(parts, sort_keys=True)
     if key not in _open:
         _open.clear()
         _open[key] = Studio(cfg)
     return _open[key]
+
+
+def _shows_revisions(cfg: Config) -> bool:
+    return any(VOICES[name].stored == "revised" for name in cfg.arms if name in VOICES)

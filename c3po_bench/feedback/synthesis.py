@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from c3po_bench.console import Progress
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.answering import Answer, answer_all, is_answer, settings
 from c3po_bench.feedback.chat import prompt_ids
@@ -61,16 +62,21 @@ class Material:
         return hashlib.sha256(json.dumps([self.piece.id, seen], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def synthesize(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material]:
-    """The material of every piece; prompts first, so that the model answers all pieces' together, those of the test first."""
+def synthesize(pieces: Sequence[Feedback], workshop: Workshop, tests: bool = True) -> list[Material]:
+    """The material of every piece; prompts first, so that the model answers all pieces' together, those of the test first.
+
+    Without `tests` the test prompts are neither answered nor revised: trainings see none of them.
+    """
     started = time.perf_counter()
     drafts = write_all(pieces, workshop)
-    tested = answer_prompts([e.prompt for examples in drafts for e in examples if e.split == "test"], workshop)
-    rest = [e.prompt for examples in drafts for e in examples if e.prompt not in tested]
-    answers = tested | answer_prompts(rest, workshop)
+    by_split = {True: [], False: []}
+    for example in (e for examples in drafts for e in examples):
+        by_split[example.split == "test"].append(example.prompt)
+    answers: dict[str, Answer] = answer_prompts(by_split[True], workshop, Progress()) if tests else {}
+    answers |= answer_prompts(by_split[False], workshop, Progress())
     made = []
     for piece, examples in zip(pieces, drafts, strict=True):
-        answered = [replace(e, baseline=answers[e.prompt]) for e in examples]
+        answered = [replace(e, baseline=answers.get(e.prompt)) for e in examples]
         made.append(Material(piece, tuple(revise(piece, answered, workshop))))
     seconds = (time.perf_counter() - started) / len(pieces)
     return [replace(material, seconds=seconds) for material in made]
@@ -181,7 +187,7 @@ def _split(scope: str, by_category: dict[str, list[str]], workshop: Workshop) ->
     return examples
 
 
-def answer_prompts(asked: Sequence[str], workshop: Workshop) -> dict[str, Answer]:
+def answer_prompts(asked: Sequence[str], workshop: Workshop, progress: Progress | None = None) -> dict[str, Answer]:
     """What the model being tuned answers to each prompt, batch by batch, from the ledger where it is known."""
     prompts = list(dict.fromkeys(asked))
     known = known_answers(prompts, workshop)
@@ -189,10 +195,16 @@ def answer_prompts(asked: Sequence[str], workshop: Workshop) -> dict[str, Answer
         return known
     log.info("answering %d prompts with the base model", len(prompts) - len(known))
     subject, ledger = workshop.subject, _answers(workshop)
+
+    def keep(found: dict[int, Answer]) -> None:
+        ledger.put((_answer_key(prompts[i], workshop), answer.record()) for i, answer in found.items())
+        known.update((prompts[i], answer) for i, answer in found.items())
+        if progress is not None:
+            progress("answering with the base model", len(known), len(prompts))
+
     answers = answer_all(
         bare(subject.model), subject.tokenizer, [prompt_ids(subject.tokenizer, prompt) for prompt in prompts],
-        workshop.cfg.answers, workshop.seed, [known.get(prompt) for prompt in prompts],
-        lambda found: ledger.put((_answer_key(prompts[i], workshop), answer.record()) for i, answer in found.items()),
+        workshop.cfg.answers, workshop.seed, [known.get(prompt) for prompt in prompts], keep,
     )  # fmt: skip
     return dict(zip(prompts, answers, strict=True))
 

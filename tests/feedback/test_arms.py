@@ -24,7 +24,7 @@ from c3po_bench.analysis.compare import compare
 from c3po_bench.checks import check_ranges
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.errors import UserError
-from c3po_bench.feedback import studio
+from c3po_bench.feedback import studio, synthesis
 from c3po_bench.feedback.answering import Answer, answer_all
 from c3po_bench.feedback.backend import FeedbackBackend
 from c3po_bench.feedback.chat import prompt_ids
@@ -108,6 +108,30 @@ def test_only_prompts_that_are_asked_are_answered(tiny: Path, tmp_path: Path):
     asked = {row["prompt"] for row in found[0].samples()}
     assert len(ledger.read_text().splitlines()) == len(asked) == 3
     assert all("baselines" not in run.result["cost"]["phases"] for run in found)
+
+
+def test_training_needs_no_answers_or_revisions_of_tests(tiny: Path, tmp_path: Path):
+    """They were made for tests that `limit` leaves out, and for stock tasks alone; what training sees is the same."""
+    cfg = config(tiny, tmp_path, ["base", "dpo"], limit=1)
+    harness.run(cfg)
+    (ledger,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
+    made = studio.studio_of(cfg)
+    tests = [e for m in made.material for e in m.examples if e.split == "test"]
+    trained = {e.prompt for m in made.material for e in m.examples if e.split != "test"}
+    assert tests and all(e.baseline is None and e.revised is None for e in tests)
+    assert len(ledger.read_text().splitlines()) == len(trained) + 3
+    whole = studio.studio_of(replace(cfg, arms=["base", "dpo", "revised"]))
+    assert whole is not made and [m.digest() for m in whole.material] == [m.digest() for m in made.material]
+    assert all(e.baseline is not None for m in whole.material for e in m.examples)
+
+
+def test_answering_the_training_prompts_shows_progress(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """There were minutes without a word, and no place to stop at."""
+    seen = []
+    monkeypatch.setattr(synthesis, "Progress", lambda: lambda *told: seen.append(told[1:]))
+    made = studio.studio_of(config(tiny, tmp_path, ["base", "dpo"]))
+    total = len({e.prompt for m in made.material for e in m.examples if e.split != "test"})
+    assert len(seen) > 1 and seen[-1] == (total, total) and seen == sorted(seen)
 
 
 def test_answers_scored_against_other_baselines_are_not_compared(tiny: Path, tmp_path: Path):
