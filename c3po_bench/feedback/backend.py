@@ -17,7 +17,7 @@ from c3po_bench.feedback.generators import GENERATORS
 from c3po_bench.feedback.judges import JUDGES, judge_name
 from c3po_bench.feedback.ledger import call_key
 from c3po_bench.feedback.library import find
-from c3po_bench.feedback.revisers import REVISERS
+from c3po_bench.feedback.revisers import REVISERS, open_reviser
 from c3po_bench.feedback.scores import extra_metrics
 from c3po_bench.feedback.studio import studio_of
 from c3po_bench.feedback.training.together import share_of
@@ -69,6 +69,7 @@ class FeedbackBackend:
 
         def load() -> Any:
             check_targets(cfg)
+            check_speakers(cfg)
             return studio_of(cfg).tests
 
         def scorer(rows: Sequence[dict[str, Any]]) -> list[float | None]:
@@ -92,6 +93,16 @@ def check_targets(cfg: Config) -> None:
             adapted = find_targets(studio_of(cfg).workshop.subject.model, plan.cfg.lora)
             if adapted.parameters and split_name(name)[1] == MIX:
                 raise UserError(f"arm {name!r}: PEFT can't mix what adapts {adapted.parameters[0]}: leave it out")
+
+
+def check_speakers(cfg: Config) -> None:
+    """Revisers and judges that can't be opened (no endpoint, no rewriter), before prompts are paid for and answered."""
+    studio = studio_of(cfg)
+    revised = any(plan_of(name, cfg.feedback, cfg.arm) or VOICES[name].stored == "revised" for name in cfg.arms)
+    for piece in studio.pieces:
+        studio.judge(piece)
+        if revised:
+            open_reviser(piece, studio.workshop)
 
 
 class FeedbackArm:

@@ -121,17 +121,28 @@ def test_training_needs_no_answers_or_revisions_of_tests(tiny: Path, tmp_path: P
     assert tests and all(e.baseline is None and e.revised is None for e in tests)
     assert len(ledger.read_text().splitlines()) == len(trained) + 3
     whole = studio.studio_of(replace(cfg, arms=["base", "dpo", "revised"]))
-    assert whole is not made and [m.digest() for m in whole.material] == [m.digest() for m in made.material]
+    assert [m.digest() for m in whole.material] == [m.digest() for m in made.material]
     assert all(e.baseline is not None for m in whole.material for e in m.examples)
+
+
+@pytest.mark.parametrize("who", ["judge", "reviser"])
+def test_a_judge_or_writer_without_endpoint_is_refused_before_anything_is_written(tiny: Path, tmp_path: Path, who: str):
+    """All prompts had been made by then, and the model had answered them."""
+    cfg = config(tiny, tmp_path, ["base", "dpo"], limit=1)
+    cfg.feedback.judge.kind = "openai" if who == "judge" else "auto"
+    if who == "reviser":
+        cfg.feedback.reviser.kind, cfg.feedback.reviser.writer.kind = "critique", "openai"
+    with pytest.raises(UserError, match="base_url"):
+        harness.run(cfg)
+    assert not list(tmp_path.glob("cache/*"))
 
 
 def test_answering_the_training_prompts_shows_progress(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """There were minutes without a word, and no place to stop at."""
     seen = []
     monkeypatch.setattr(synthesis, "Progress", lambda: lambda *told: seen.append(told[1:]))
-    made = studio.studio_of(config(tiny, tmp_path, ["base", "dpo"]))
-    total = len({e.prompt for m in made.material for e in m.examples if e.split != "test"})
-    assert len(seen) > 1 and seen[-1] == (total, total) and seen == sorted(seen)
+    assert studio.studio_of(config(tiny, tmp_path, ["base", "dpo"])).material
+    assert len(seen) > 1 and seen == sorted(seen) and seen[-1][0] == seen[-1][1]
 
 
 def test_answers_scored_against_other_baselines_are_not_compared(tiny: Path, tmp_path: Path):
