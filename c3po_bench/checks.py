@@ -42,6 +42,7 @@ LEAST |= {
     for chat in _CHATS
     for key, least in {"temperature": 0, "max_tokens": 1, "retries": 0, "backoff": 0, "concurrency": 1}.items()
 }
+MOST_THREADS = 1024  # torch takes what it is told, and crashes where the machine has no room for so many
 ABOVE = ("feedback.answers.top_p", *(f"feedback.{chat}.{key}" for chat in _CHATS for key in ("top_p", "timeout")))
 
 
@@ -64,6 +65,8 @@ def check_ranges(cfg: Config) -> None:
         value, most = attrgetter(key)(cfg), 1 if key.endswith("top_p") else math.inf
         if not (0 < value <= most and math.isfinite(value)):
             raise UserError(f"{key}={value}: must be above 0{' and at most 1' if most == 1 else ''}")
+    if cfg.threads is not None and cfg.threads > MOST_THREADS:
+        raise UserError(f"threads={cfg.threads}: must be at most {MOST_THREADS}")
     if cfg.seed >= 2**32:
         raise UserError(f"seed={cfg.seed}: must be below 2**32, numpy's largest")
     if "/" in cfg.name or "\\" in cfg.name or cfg.name in ("", ".", ".."):

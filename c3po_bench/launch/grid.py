@@ -6,10 +6,12 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from c3po_bench.checks import check_ranges
 from c3po_bench.errors import UserError
 from c3po_bench.explain import refuse_extra_keys
 from c3po_bench.store.identity import content_hash
@@ -86,6 +88,8 @@ def expand(loader: Any, master: DictConfig) -> Grid:
     compose = _Composer(loader, master, parser)
     cells = [Cell(i, tuple(point), compose(point)) for i, point in enumerate(points)]
     refuse_extra_keys(cells[0].config)
+    for cell in cells:
+        check_ranges(_with_attributes(cell.config))
     stores = {cell.config["results_dir"] for cell in cells}
     if len(stores) > 1:
         raise UserError(f"the cells of a sweep share one store, these have {len(stores)}: set results_dir or name once")
@@ -94,6 +98,11 @@ def expand(loader: Any, master: DictConfig) -> Grid:
     launcher: Any = OmegaConf.to_container(hydra.launcher, resolve=False)
     assert isinstance(launcher, dict)
     return Grid(str(name), tuple(task), cells, launcher)
+
+
+def _with_attributes(config: Any) -> Any:
+    """A composed config to read like `Config`: making one of the schema takes as long as composing the cell did."""
+    return SimpleNamespace(**{k: _with_attributes(v) for k, v in config.items()}) if isinstance(config, dict) else config
 
 
 class _Composer:

@@ -67,6 +67,7 @@ def test_a_frozen_cell_comes_back_typed(folder):
         (["work", "STORE", "--cells"], "relative paths start there"),
         (["status", "DAMAGED"], "sweep.json is damaged"),
         (["plan", "+sweep=neighbors", "shard=2"], "i/n"),
+        (["plan", "+sweep=neighbors", "limit=4,0"], "limit=0: must be a number of at least 1"),
     ],
 )
 def test_what_a_command_cannot_do_is_one_line(folder, words, said, capsys):
