@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from c3po_bench.config import Config, conf_dir, register
 from c3po_bench.errors import UserError, of_the_disk, our_fault
-from c3po_bench.explain import explain, refuse_extra_keys
+from c3po_bench.explain import explain, refuse_extra_keys, unknown_flag
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -135,9 +135,8 @@ def main() -> int:
     os.environ.pop("C3PO_SWEEP_FOLDER", None)  # of a sweep that started this one
     words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # argparse takes no flag between words
     sys.argv[1:] = [f"++{word}" if word.startswith("arm.") else word for word in words]  # options of arms are open keys
-    for word in words:
-        if word.startswith("--experiment="):  # to argparse an abbreviation of --experimental-rerun
-            return say(f"{word}: write {word.replace('--', '+', 1)}")
+    if line := unknown_flag(words):
+        return say(line)
     status = guarded()
     if status == 0 and _refused:
         status = say(_refused[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -53,6 +53,25 @@ def unreadable(word: str) -> str:
     if not equals:
         return f"{word!r} is no key=value: python -m c3po_bench --help says what there is"
     return f"{word} can't be read: lists are [a,b]; for signs like = ~ ( in a value write '{key}=\"{value}\"'"
+
+
+def unknown_flag(words: Sequence[str]) -> str | None:
+    """The line for the first dashed word that Hydra does not know, for which it would print its usage; None without one."""
+    from hydra._internal.utils import get_args_parser
+
+    own = [word for word in words if re.match("--experiment(=|$)", word)]  # argparse: short for --experimental-rerun
+    flags = own or [word for word in get_args_parser().parse_known_args(list(words))[1] if word.startswith("-")]
+    if not flags:
+        return None
+    flag, _, value = flags[0].partition("=")
+    key, after = flag.lstrip("-").replace("-", "_"), words[words.index(flags[0]) + 1 :]
+    if not value and after and not re.match("-|.*=", after[0]):
+        value = after[0]
+    if key in ("experiment", "sweep", "task"):
+        return f"{flags[0]}: write +{key}={value or 'NAME'}"
+    if key in dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)):
+        return f"{flags[0]}: write {key}={value or 'VALUE'}"
+    return f"{flags[0]}: keys are set by key=value, without dashes; {unknown_key(key)}"
 
 
 def one_or_many(key: str, value: str) -> str:

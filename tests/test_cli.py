@@ -23,6 +23,9 @@ MENDABLE = {
     "model=smolmo": "smolmoe",
     "+limt=5": "'limit'",
     "--experiment=quickstart": "+experiment=quickstart",
+    "--limit 5": "--limit: write limit=5",
+    "--results-dir=x": "write results_dir=x",
+    "--lmit": "'limit'",
     "seed=null": "seed=null: must have a value",
     "model=null": "--help",
     "arm.ngd=3": "arm.ngd=3: Cannot assign int",
@@ -44,7 +47,7 @@ def option_names(group: str) -> list[str]:
 
 @pytest.mark.parametrize("override", MENDABLE)
 def test_a_wrong_config_is_one_line_with_the_nearest_choice(c3po, override):
-    done = c3po(override)
+    done = c3po(*override.split())
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: ")
@@ -63,6 +66,7 @@ def test_a_wrong_config_is_one_line_with_the_nearest_choice(c3po, override):
         ("arm.kernel_regression.alfa=1", "'alpha'"),
         ("shard=3", "i/n"),
         ("limit=0", "limit=0"),
+        ("threads=100000", "at most 1024"),
         ("batch_size=-3", "batch_size=-3"),
         ("method.neighbors.k=0", "at least 1"),
         ("method.learning_rate=nan", "method.learning_rate=nan"),
