@@ -47,11 +47,12 @@ def _publish(arguments: argparse.Namespace) -> str:
         raise UserError("W&B is not installed: pip install 'c3po-bench[wandb]'") from error
     from c3po_bench.tracking.wandb_publisher import publish_store
 
+    stored = len(load_runs(arguments.results_dir))
     mode = arguments.mode or os.environ.get("WANDB_MODE") or "online"
     mode = mode if mode in ("online", "offline") else "online"
     if mode == "online" and not wandb.api.api_key:
         raise UserError("not logged in to W&B: run `wandb login`, set WANDB_API_KEY, or use --mode offline")
-    few = not arguments.at_end_of_run or len(load_runs(arguments.results_dir)) <= MANY_RUNS
+    few = not arguments.at_end_of_run or stored <= MANY_RUNS
     cfg = TrackingConfig(mode=mode, project=arguments.project, entity=arguments.entity)
     done = publish_store(arguments.results_dir, cfg, analysis=few, save_dashboard=not arguments.at_end_of_run)
     lines = [f"{len(done.runs)} runs published ({mode}), {done.skipped} were already", *done.urls]

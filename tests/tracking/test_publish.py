@@ -165,6 +165,12 @@ def test_panels_show_what_runs_log(published):
     assert any(run.logged(name) for name in lines for run in found.values())
 
 
+def test_a_store_that_is_none_is_said_before_a_login_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("wandb.api", MagicMock(api_key=None))
+    assert command.main([str(tmp_path / "nowhere"), "--mode", "online"]) == 2
+    assert "holds no results" in capsys.readouterr().err
+
+
 def test_publishing_twice_changes_nothing(published, capsys):
     root, _, _ = published
     before = sorted(p.name for p in (root / "wandb").iterdir())
