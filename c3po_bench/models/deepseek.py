@@ -57,7 +57,10 @@ def converted(path: str, revision: str | None = None) -> Path | None:
 def is_deepseek(folder: Path) -> bool:
     """Whether `folder` is a checkpoint of `model_type: deepseek`."""
     config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "deepseek"
+    found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{config} is no JSON object")
+    return found.get("model_type") == "deepseek"
 
 
 def convert(folder: Path) -> Path:

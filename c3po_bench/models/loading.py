@@ -126,6 +126,8 @@ def _source(cfg: ModelConfig) -> tuple[str, str | None]:
     if cfg.kind == "hf":
         if not cfg.path:
             raise UserError("model=hf needs model.path=FOLDER or a hub id")
+        if cfg.path.lower().endswith(".gguf"):
+            raise UserError(f"model.path={cfg.path}: GGUF is not read; give the folder or hub id of the model's safetensors")
         return cfg.path, cfg.revision
     if cfg.kind == "smollm":
         from c3po_bench.models.smollm import checkpoint

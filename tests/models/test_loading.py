@@ -92,6 +92,7 @@ def _no_tokenizer(folder):
     [
         (_cut, "can't be loaded from a local folder"),
         (lambda folder: (folder / "config.json").write_text("{"), "can't be loaded from a local folder"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json is no JSON object"),
         (_wider, "can't be loaded from a local folder"),
         (_more_layers, "lacks 2[0-9] of its weights .model.layers.5"),
         (_no_tokenizer, "has no tokenizer"),
@@ -103,6 +104,11 @@ def test_a_folder_that_is_no_whole_model_is_refused(harm, said, folder):
     with pytest.raises(UserError, match=said) as caught:
         loading.load(ModelConfig(name="m", kind="hf", path=str(folder)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_gguf_file_is_refused_before_it_is_taken_for_a_hub_id():
+    with pytest.raises(UserError, match="GGUF is not read; give the folder or hub id"):
+        loading.load(ModelConfig(name="m", kind="hf", path="models/x.GGUF"))
 
 
 def test_a_tiny_model_has_the_dtype_that_is_asked_for():
