@@ -56,8 +56,8 @@ class Sample(TypedDict, total=False):
     question: str
     choices: list[str] | None
     gold: int | str | None
-    prediction: int | str
-    correct: float  # 0 or 1 for multiple choice; under the task's first filter
+    prediction: int | str  # multiple choice: the choice of the highest (rule's) log-likelihood, whatever `correct` is made of
+    correct: float  # of the headline metric, under the task's first filter; 0 or 1 for multiple choice by acc
     filters: dict[str, float]  # the score under each filter, where the task has several (gsm8k)
     cluster: str  # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
     loglikelihoods: list[float] | None
