@@ -147,6 +147,9 @@ def settings_of(run: Run, limited: bool = True) -> dict[str, Any]:
     named |= {str(name): _flat(value) for name, value in scoring.items()} | {"seed": run.result.get("seed")}
     if limited:
         named["limit"] = run.result.get("limit")
+    *_, folder, shard, _, _ = "", "", *run.path.parts
+    if folder == "shards":  # of a run that is not merged yet
+        named["shard"] = shard.replace("-of-", "/")
     if run.arm != BASE:
         named.setdefault("reference_size", (run.result.get("counts") or {}).get("references"))
     for name in ("layers", "experts"):

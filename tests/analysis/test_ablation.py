@@ -82,6 +82,16 @@ def test_scoring_model_and_limit_are_settings(tmp_path):
     assert not table.duplicated(["arm", *axes(table)]).any()
 
 
+def test_shards_that_are_not_merged_yet_are_told_apart(tmp_path):
+    runs = []
+    for shard in ("1-of-2", "2-of-2"):
+        for arm in ("base", "ngd"):
+            rows = factory.sample_rows(arm, "arc", factory.scores_of("base", 20, 0.5), details=False)
+            runs.append(factory.write_run(tmp_path / "shards" / shard, arm, rows, key=shard))
+    table = ablation_table(runs)
+    assert axes(table) == ["shard"] and set(table["shard"]) == {"1/2", "2/2"}
+
+
 def test_none_is_a_value_of_arms_that_have_the_setting(tmp_path):
     cells_of(tmp_path, [{"k": 1}, {"k": 3}], arm="knn_vote")
     table = cells_of(tmp_path, [{"reference_size": 200}, {"reference_size": None}])
