@@ -81,6 +81,7 @@ def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
                 "label": title(run.arm) + label[len(run.arm) :],
                 "run": run.run_id,
                 "role": role(run.arm),
+                "tries": run.arm.startswith("kernel_regression"),  # its losses are of shares tried, not of steps
                 "base": base,
                 "chunks": starts,
                 "left_out": left_out,

@@ -62,7 +62,7 @@ class Sample(TypedDict, total=False):
     cluster: str  # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
     loglikelihoods: list[float] | None
     neighbors: list[dict[str, Any]]  # id, similarity, question, answer
-    losses: list[float]  # surrogate loss by step
+    losses: list[float]  # surrogate loss by step; kernel regression: the best so far, by share of the own pathway tried
     pathway_layers: list[int]
     pathway_before: list[list[float]]  # [layers, experts]
     pathway_after: list[list[float]]

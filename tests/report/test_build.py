@@ -94,6 +94,7 @@ def test_all_items_are_listed_and_flips_have_details(hostile):
     html = hostile[1].read_text()
     meta, index = block(html, "explorer"), block(html, "items-index")
     assert len(index["items"]) == 60 and len(meta["arms"]) == 6
+    assert {a["label"] for a in meta["arms"] if a["tries"]} == {"kernel regression"}, "whose losses are of shares, not steps"
     arm = next(i for i, a in enumerate(meta["arms"]) if a["label"] == "NGD")
     details = {k: v for _, chunk in meta["arms"][arm]["chunks"] for k, v in block(html, chunk).items()}
     scores, base = index["scores"][arm], index["scores"][meta["arms"][arm]["base"]]

@@ -18,7 +18,11 @@ const itemDetail = ({ item, task, scope, kind, arm, base }) => {
   }
   if (!found) return parts;
   if (found.neighbors && found.neighbors.length) parts.push(el("h4", {}, "Neighbors"), ...found.neighbors.map(neighbor));
-  if (found.losses && found.losses.length > 1) parts.push(el("h4", {}, found.neighbors && found.neighbors.length ? "Loss on the neighbors by step" : "Loss by step"), lossCurve(found.losses));
+  if (found.losses && found.losses.length > 1) {
+    const loss = (arm.tries ? "Best loss" : "Loss") + (found.neighbors && found.neighbors.length ? " on the neighbors" : "");
+    const by = arm.tries ? "try" : "step";
+    parts.push(el("h4", {}, arm.tries ? `${loss} by shares tried of the own pathway` : `${loss} by step`), lossCurve(found.losses, loss, by));
+  }
   if (found.pathway_before && found.pathway_after) {
     const change = typeof found.pathway_change === "number" ? ` (moved by ${found.pathway_change.toFixed(2)})` : "";
     parts.push(el("h4", {}, "Pathway: routing weights, layers by experts" + change), pathways(found));
@@ -65,18 +69,20 @@ const bar = (share) => {
   return node;
 };
 
-const lossCurve = (losses) => {
+const lossCurve = (losses, loss, by) => {
   const [width, height, left] = [320, 90, 40];
   const [low, high] = [Math.min(...losses), Math.max(...losses)];
   const x = (i) => left + (i / (losses.length - 1)) * (width - left - 8);
   const y = (v) => 8 + (1 - (high === low ? 0.5 : (v - low) / (high - low))) * (height - 26);
-  const said = `Loss by step, from ${fixedDigits(losses[0], 3)} to ${fixedDigits(losses[losses.length - 1], 3)} in ${losses.length - 1} steps`;
+  const first = by === "try" ? 1 : 0;
+  const last = losses.length - 1 + first;
+  const said = `${loss} by ${by}, from ${fixedDigits(losses[0], 3)} at ${by} ${first} to ${fixedDigits(losses[losses.length - 1], 3)} at ${by} ${last}`;
   return svg("svg", { class: "loss", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said },
     svg("line", { x1: left, x2: width, y1: height - 14, y2: height - 14 }),
     svg("text", { x: 0, y: y(high) + 4 }, fixedDigits(high, 2)), svg("text", { x: 0, y: y(low) + 4 }, high === low ? "" : fixedDigits(low, 2)),
-    svg("text", { x: left, y: height - 2 }, "step 0"), svg("text", { x: width - 8, y: height - 2, "text-anchor": "end" }, losses.length - 1),
+    svg("text", { x: left, y: height - 2 }, `${by} ${first}`), svg("text", { x: width - 8, y: height - 2, "text-anchor": "end" }, last),
     svg("polyline", { points: losses.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`).join(" ") }),
-    losses.map((v, i) => svg("circle", { cx: x(i), cy: y(v), r: 2.5 }, svg("title", {}, `step ${i}: ${fixedDigits(v, 4)}`))));
+    losses.map((v, i) => svg("circle", { cx: x(i), cy: y(v), r: 2.5 }, svg("title", {}, `${by} ${i + first}: ${fixedDigits(v, 4)}`))));
 };
 
 const pathways = ({ pathway_before: before, pathway_after: after, pathway_layers: layers }) => {

@@ -86,7 +86,7 @@ const setUpExplorer = async () => {
     holder.replaceChildren(...itemDetail({
       item: index.items[i], task: meta.tasks[index.items[i][0]], scope: meta.scopes[index.items[i][0]],
       kind: badge(kindOf(i, arm, base)),
-      arm: { label: meta.arms[arm].label, run: meta.arms[arm].run, prediction: index.predictions[arm][i], details: ours, isBase: meta.arms[arm].role === "base" },
+      arm: { label: meta.arms[arm].label, run: meta.arms[arm].run, prediction: index.predictions[arm][i], details: ours, isBase: meta.arms[arm].role === "base", tries: meta.arms[arm].tries },
       base: { label: meta.arms[base].label, prediction: index.predictions[base][i], details: theirs },
     }));
     holder.scrollTop = 0;
