@@ -56,6 +56,18 @@ def test_without_a_recipe_it_is_lm_evals_greedy_decoding(written):
     assert lm.pop_details() == {}
 
 
+def test_an_answer_is_cut_before_its_stop_and_a_prompt_to_what_leaves_it_room(written):
+    lm = written()
+    hf, whole = lm.tokenizer.lm, lm.generate_until([request()])[0]
+    place = next(n for n in range(1, len(whole)) if whole[n] not in whole[:n])
+    assert lm.generate_until([request(until=["", whole[place]])]) == [whole[:place]]
+    long = request(prompt="".join(map(str, range(hf.max_length))), tokens=5)
+    assert len(hf.tok_encode(long.args[0])) > hf.max_length
+    assert lm.generate_until([long]) == hf.generate_until([long], disable_tqdm=True)
+    with pytest.raises(UserError, match="leave no room for a prompt"):
+        lm.generate_until([request(tokens=hf.max_length)])
+
+
 def test_an_answer_ends_at_every_end_that_the_generation_config_names(written, monkeypatch):
     """As for models whose turns end in another token than EOS."""
     lm = written()
