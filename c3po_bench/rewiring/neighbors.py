@@ -64,10 +64,9 @@ def random_draw(method: MethodConfig, queries: Tensor, bank: Tensor, seeds: list
     for row, seed in enumerate(seeds):
         order = torch.randperm(bank.shape[0], generator=torch.Generator().manual_seed(seed)).to(queries.device)
         is_copy = duplicate[row][order].long()
-        places.append(order[is_copy.argsort(stable=True)][:count])  # copies last: only where nothing else is left
+        places.append(order[is_copy.argsort(stable=True)][:count])  # copies last, where the retrieved ones' weights are 0
     index = torch.stack(places)
-    weights = found.weights.masked_fill(duplicate.gather(1, index), 0.0)
-    return Neighborhood(index, similarity.gather(1, index), weights, found.dropped)
+    return Neighborhood(index, similarity.gather(1, index), found.weights, found.dropped)
 
 
 def item_seed(seed: int, *parts: object) -> int:
