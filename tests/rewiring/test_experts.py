@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from rewiring_world import FAMILIES
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from c3po_bench.models.families import family_of
 from c3po_bench.rewiring.engines import experts as ours
+from c3po_bench.rewiring.engines import grouped
+from c3po_bench.rewiring.engines import packed as packing
 from c3po_bench.rewiring.hook import experts_of
 
 
@@ -23,11 +26,14 @@ def asked(model, tokens, wanted=2):
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("tokens", [1, 3, 40])  # a few rows an expert, and more
 @pytest.mark.parametrize("wanted", [2, 4, 8])
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("packed", ["compiled", "oneDNN", None])
 def test_values_and_gradients_are_the_models_own(models, kind, tokens, wanted, packed, monkeypatch):
     experts, hidden, indices, weights = asked(models(kind), tokens, wanted)
     if torch.backends.mkldnn.is_available() and not ours._is_odd(experts):
         assert ours.asks_most(experts, wanted) == (2 * wanted >= experts.num_experts), "both ways should be taken"
+    if packed == "oneDNN":
+        monkeypatch.setattr(grouped, "available", lambda: False)
+        monkeypatch.setattr(packing, "_copies", WeakTensorKeyDictionary())  # the models are shared with the other tests
     if not packed:  # as when the copies found no room, or only those for the forward pass did
         monkeypatch.setattr(ours, "packed", lambda *_: None)
         monkeypatch.setattr(ours, "asks_most", lambda _, k: k == wanted == 8)

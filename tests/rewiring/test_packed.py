@@ -17,27 +17,43 @@ def frozen(*shape: int) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.randn(*shape), requires_grad=False)
 
 
+@pytest.fixture(params=["compiled", "oneDNN"], autouse=True)
+def either_way(request, monkeypatch):
+    """Every test with our own product and with oneDNN's, as where there is no compiler."""
+    if request.param == "oneDNN":
+        monkeypatch.setattr(ours.grouped, "available", lambda: False)
+    elif not ours.grouped.available():
+        pytest.skip("no C compiler here")
+
+
 @pytest.mark.parametrize("rows", [1, ours.FEW, ours.FEW + 1, 70])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_products(rows, transposed):
-    weight = frozen(3, 5, 6)
-    for matrix, copy in zip(weight.transpose(1, 2) if transposed else weight, ours.packed(weight, transposed), strict=True):
-        x = torch.randn(rows, matrix.shape[1])
-        expected = torch.nn.functional.linear(x, matrix)
-        torch.testing.assert_close(ours.with_copy(x, copy), expected)
-        torch.testing.assert_close(ours.product(x, matrix), expected)
+    weight = frozen(5, 6)
+    matrix = weight.T if transposed else weight
+    x = torch.randn(rows, matrix.shape[1])
+    expected = torch.nn.functional.linear(x, matrix)
+    torch.testing.assert_close(ours.packed(weight, transposed).times(x), expected)
+    torch.testing.assert_close(ours.product(x, matrix), expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_each_share_of_the_rows_meets_its_matrix(transposed):
+    weight, counts = frozen(3, 5, 6), [4, 0, 13]
+    matrices = weight.transpose(1, 2) if transposed else weight
+    x = torch.randn(17, matrices.shape[2])
+    expected = torch.cat([share @ matrix.T for share, matrix in zip(x.split(counts), matrices, strict=True)])
+    torch.testing.assert_close(ours.packed(weight, transposed).times(x, counts), expected)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_matrices_side_by_side(transposed, axis):
     weight = frozen(3, 5, 6)
-    matrices = [matrix.T if transposed else matrix for matrix in weight]
-    (copy,) = ours.packed(weight, transposed, axis)
-    whole = torch.cat(matrices, dim=axis)
+    whole = torch.cat([matrix.T if transposed else matrix for matrix in weight], dim=axis)
     x = torch.randn(4, whole.shape[1])
-    torch.testing.assert_close(ours.with_copy(x, copy), x @ whole.T)
-    assert len(ours.packed(weight, transposed)) == 3, "kept apart from the copies one by one"
+    torch.testing.assert_close(ours.packed(weight, transposed, axis).times(x), x @ whole.T)
+    assert ours.packed(weight, transposed) is not ours.packed(weight, transposed, axis), "kept apart from those one by one"
 
 
 def test_a_copy_is_made_once_and_anew_when_the_weight_changes():

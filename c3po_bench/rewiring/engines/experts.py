@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import embedding_bag
 
-from c3po_bench.rewiring.engines.packed import one_way, packed, product, with_copy
+from c3po_bench.rewiring.engines.packed import one_way, packed, product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,14 +178,11 @@ class _Joined(torch.autograd.Function):
 
 def _at_once(rows: Tensor, weight: Tensor, transposed: bool, axis: int) -> Tensor:
     copies = packed(weight, transposed, axis)
-    return with_copy(rows, copies[0]) if copies else product(rows, torch.cat(one_way(weight, transposed), dim=axis))
+    return copies.times(rows) if copies else product(rows, torch.cat(one_way(weight, transposed), dim=axis))
 
 
 def _each(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool) -> Tensor:
-    copies = packed(weight, transposed)
-    asked = [expert for expert, count in enumerate(counts) if count]
-    shares = pairs.split([counts[expert] for expert in asked])
-    if copies:
-        return torch.cat([with_copy(rows, copies[expert]) for expert, rows in zip(asked, shares, strict=True)])
-    matrices = weight.transpose(1, 2) if transposed else weight
-    return torch.cat([product(rows, matrices[expert]) for expert, rows in zip(asked, shares, strict=True)])
+    if copies := packed(weight, transposed):
+        return copies.times(pairs, counts)
+    shares = zip(pairs.split(counts), one_way(weight, transposed), strict=True)
+    return torch.cat([product(rows, matrix) for rows, matrix in shares if len(rows)])

@@ -1,7 +1,8 @@
-"""Products with constant weights on a CPU: oneDNN's, with each weight put once in the order in which they read it.
+"""Products with constant weights on a CPU: each weight is put once in the order in which a product reads it.
 
 A CPU's matrix product rearranges the weight at every call, which costs as much as the product itself where few rows
-meet it. Measured with a few to sixty rows: 1.4 to 2.4 times the rate of `torch.mm`, and 1.15 times with four hundred.
+meet it. The product is our own (`grouped`) where that can be compiled, else oneDNN's, which has 1.4 to 2.4 times the rate
+of `torch.mm` with a few to sixty rows, and 1.15 times with four hundred.
 """
 
 from __future__ import annotations
@@ -15,35 +16,66 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from c3po_bench.rewiring.engines import grouped
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 MEMORY = 1 << 30
 """Bytes that copies of weights may take: what does not fit is multiplied as it is."""
 ROWS = 32
-"""Rows that the order of a copy is made for (measured: as good for 3 and for 400)."""
+"""Rows that oneDNN's order of a copy is made for (measured: as good for 3 and for 400)."""
 FEW = 8
 """Rows up to which W X^T is the faster way without a copy (measured: twice as fast at 3 rows, even at 8)."""
 
 
 @dataclass(frozen=True)
-class _Copies:
-    """Of one parameter in one direction, and what they were made from: it is kept, so that its place stays its own."""
+class Copies:
+    """Of matrices [out, in]: panels of all of them, for `grouped_product`, or oneDNN's one by one."""
+
+    outputs: int
+    panels: Tensor | None
+    others: list[Tensor]
+
+    @classmethod
+    def of(cls, matrices: list[Tensor]) -> Copies:
+        """Copies of one matrix or several of one size."""
+        if grouped.available():
+            return cls(len(matrices[0]), grouped.in_panels(torch.stack(matrices)), [])
+        return cls(len(matrices[0]), None, [torch.ops.mkldnn._reorder_linear_weight(matrix, ROWS) for matrix in matrices])
+
+    def times(self, rows: Tensor, counts: list[int] | None = None) -> Tensor:
+        """X W^T of rows [n, in], the first counts[0] of them with the first matrix, and so on; of a single one without counts.
+
+        Gives no gradient.
+        """
+        if self.panels is not None:
+            return grouped.grouped_product(rows, self.panels, counts or [len(rows)], self.outputs)
+        product = torch.ops.mkldnn._linear_pointwise.default
+        if counts is None:
+            return product(rows, self.others[0], None, "none", [], "")
+        shares = zip(rows.split(counts), self.others, strict=True)
+        return torch.cat([product(share, other, None, "none", [], "") for share, other in shares if len(share)])
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Copies of one parameter in one direction, and what they were made from: it is kept, so its place stays its own."""
 
     source: Tensor
     version: int
-    matrices: list[Tensor]
+    copies: Copies
 
     def of(self, parameter: Tensor) -> bool:
         """Whether `parameter` still is what it was."""
         return self.source.data_ptr() == parameter.data_ptr() and self.version == parameter._version
 
 
-_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> {(transposed, joined): _Copies}
+_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> {(transposed, joined): _Made}
 
 
-def packed(parameter: Any, transposed: bool = False, joined: int | None = None) -> list[Tensor] | None:
-    """Copies of a parameter's matrices ([out, in], or [n, out, in]), to be given to `with_copy`; made at first use.
+def packed(parameter: Any, transposed: bool = False, joined: int | None = None) -> Copies | None:
+    """Copies of a parameter's matrices ([out, in], or [n, out, in]), made at first use.
 
     `transposed`: the parameter's are [in, out]. `joined`: one copy of all, side by side along their outputs (0) or
     inputs (1).
@@ -54,10 +86,10 @@ def packed(parameter: Any, transposed: bool = False, joined: int | None = None) 
     """
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return None
-    mine: dict[tuple[bool, int | None], _Copies] = _copies.setdefault(parameter, {})  # pyright: ignore[reportAssignmentType]
+    mine: dict[tuple[bool, int | None], _Made] = _copies.setdefault(parameter, {})  # pyright: ignore[reportAssignmentType]
     key = (transposed, joined)
     if key in mine and mine[key].of(parameter):
-        return mine[key].matrices
+        return mine[key].copies
     mine.pop(key, None)
     if _held() + parameter.numel() * parameter.element_size() > MEMORY:
         return None
@@ -65,8 +97,8 @@ def packed(parameter: Any, transposed: bool = False, joined: int | None = None) 
     matrices = one_way(source, transposed)
     if joined is not None:
         matrices = [torch.cat(matrices, dim=joined)]
-    copies = [torch.ops.mkldnn._reorder_linear_weight(matrix, ROWS) for matrix in matrices]
-    mine[key] = _Copies(source, parameter._version, copies)
+    copies = Copies.of(matrices)
+    mine[key] = _Made(source, parameter._version, copies)
     return copies
 
 
@@ -74,11 +106,6 @@ def one_way(weight: Tensor, transposed: bool) -> list[Tensor]:
     """The matrices of a weight [out, in] or [n, out, in] (`transposed`: [in, out]), each as [out, in]."""
     matrices = weight.reshape(-1, *weight.shape[-2:])
     return list((matrices.mT if transposed else matrices).unbind())
-
-
-def with_copy(rows: Tensor, copy: Tensor) -> Tensor:
-    """X W^T of rows [n, in] and a copy of a weight [out, in]. Gives no gradient."""
-    return torch.ops.mkldnn._linear_pointwise.default(rows, copy, None, "none", [], "")
 
 
 def product(rows: Tensor, weight: Tensor) -> Tensor:
@@ -91,7 +118,7 @@ def product(rows: Tensor, weight: Tensor) -> Tensor:
 def times(rows: Tensor, parameter: Tensor, transposed: bool = False) -> Tensor:
     """X W^T of rows [n, in] and a parameter [out, in] (`transposed`: [in, out]), with a copy of it if there is one."""
     copies = packed(parameter, transposed)
-    return with_copy(rows, copies[0]) if copies else product(rows, parameter.T if transposed else parameter)
+    return copies.times(rows) if copies else product(rows, parameter.T if transposed else parameter)
 
 
 @contextmanager
