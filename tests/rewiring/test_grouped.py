@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import platform
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,6 +45,22 @@ def test_products(library, threads, outputs, inputs, monkeypatch):
     rows, matrices = torch.randn(sum(counts), inputs), torch.randn(len(counts), outputs, inputs)
     found = ours.grouped_product(rows, ours.in_panels(matrices), counts, outputs)
     torch.testing.assert_close(found, one_by_one(rows, matrices, counts), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="its instruction sets")
+@pytest.mark.parametrize("march", ["x86-64", "x86-64-v3"])
+def test_processors_without_avx512(library, anew, march, monkeypatch, tmp_path):
+    """Their tiles are smaller, and so are the panels."""
+    if march == "x86-64-v3" and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX2")
+    monkeypatch.setenv("C3PO_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiled, "FLAGS", [f"-march={march}" if f == "-march=native" else f for f in compiled.FLAGS])
+    counts = [0, *range(1, 9), 25]
+    rows, matrices = torch.randn(sum(counts), 700), torch.randn(len(counts), 37, 700)
+    panels = ours.in_panels(matrices)
+    assert panels.shape == (len(counts), 3, 700, 16)
+    expected = one_by_one(rows, matrices, counts)
+    torch.testing.assert_close(ours.grouped_product(rows, panels, counts, 37), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_many_threads_leave_nothing_out(library, monkeypatch):
