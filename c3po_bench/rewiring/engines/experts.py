@@ -178,7 +178,7 @@ class _Joined(torch.autograd.Function):
 
 def _at_once(rows: Tensor, weight: Tensor, transposed: bool, axis: int) -> Tensor:
     copies = packed(weight, transposed, axis)
-    return copies.times(rows) if copies else product(rows, torch.cat(one_way(weight, transposed), dim=axis))
+    return copies.times(rows) if copies else product(rows, torch.cat([*one_way(weight, transposed)], dim=axis))
 
 
 def _each(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool) -> Tensor:

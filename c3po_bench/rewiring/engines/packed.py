@@ -38,11 +38,12 @@ class Copies:
     others: list[Tensor]
 
     @classmethod
-    def of(cls, matrices: list[Tensor]) -> Copies:
-        """Copies of one matrix or several of one size."""
+    def of(cls, matrices: Tensor) -> Copies:
+        """Copies of matrices [n, out, in]."""
+        outputs = matrices.shape[1]
         if grouped.available():
-            return cls(len(matrices[0]), grouped.in_panels(torch.stack(matrices)), [])
-        return cls(len(matrices[0]), None, [torch.ops.mkldnn._reorder_linear_weight(matrix, ROWS) for matrix in matrices])
+            return cls(outputs, grouped.in_panels(matrices), [])
+        return cls(outputs, None, [torch.ops.mkldnn._reorder_linear_weight(matrix, ROWS) for matrix in matrices])
 
     def times(self, rows: Tensor, counts: list[int] | None = None) -> Tensor:
         """X W^T of rows [n, in], the first counts[0] of them with the first matrix, and so on; of a single one without counts.
@@ -96,16 +97,16 @@ def packed(parameter: Any, transposed: bool = False, joined: int | None = None) 
     source = parameter.detach()
     matrices = one_way(source, transposed)
     if joined is not None:
-        matrices = [torch.cat(matrices, dim=joined)]
+        matrices = torch.cat([*matrices], dim=joined)[None]
     copies = Copies.of(matrices)
     mine[key] = _Made(source, parameter._version, copies)
     return copies
 
 
-def one_way(weight: Tensor, transposed: bool) -> list[Tensor]:
-    """The matrices of a weight [out, in] or [n, out, in] (`transposed`: [in, out]), each as [out, in]."""
+def one_way(weight: Tensor, transposed: bool) -> Tensor:
+    """The matrices [n, out, in] of a weight [out, in] or [n, out, in] (`transposed`: [in, out])."""
     matrices = weight.reshape(-1, *weight.shape[-2:])
-    return list((matrices.mT if transposed else matrices).unbind())
+    return matrices.mT if transposed else matrices
 
 
 def product(rows: Tensor, weight: Tensor) -> Tensor:
