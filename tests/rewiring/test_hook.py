@@ -67,6 +67,22 @@ def test_other_tokens_and_later_forwards_are_untouched(models, kind):
     assert (during[0, 9] - before[0, 9]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("others", [0, 1])  # all tokens are overridden, or all but one: two ways in the hook
+def test_tokens_may_be_named_in_any_order(models, others):
+    model = models("olmoe")
+    family = family_of(model)
+    layers = list(family.layers[-2:])
+    ids = torch.arange(3, 15)[None]
+    rows = torch.randperm(12, generator=torch.Generator().manual_seed(0))[others:]
+    weights, indices = torch.rand(len(rows), 2, 3) + 0.2, torch.rand(len(rows), 2, family.num_experts).topk(3).indices
+    order = rows.argsort()
+    with torch.no_grad():
+        with override(family, model, layers, rows, Mixture(weights, indices)):
+            mixed = model(ids).logits
+        with override(family, model, layers, rows[order], Mixture(weights[order], indices[order])):
+            torch.testing.assert_close(mixed, model(ids).logits)
+
+
 def test_hooks_are_removed_when_the_forward_fails(models):
     model = models("olmoe")
     family = family_of(model)

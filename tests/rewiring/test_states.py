@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ import torch
 
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.engines.base import Prompt, State
 from c3po_bench.rewiring.states import StateStore
 
 PROMPTS = [Prompt((5, 6, 7, 8), ((9, 10), (11,))), Prompt((12, 13), ((14, 15, 16),)), Prompt((17, 18, 19), ((20,),))]
@@ -105,3 +106,31 @@ def test_damaged_states_count_as_not_kept(model, tmp_path, damage):
     for state, other in zip(found, expected, strict=True):
         torch.testing.assert_close((state.own, state.kept), (other.own, other.kept))
     assert len(StateStore(tmp_path, 1 << 30).get(PROMPTS)) == 3, "it is kept again"
+
+
+def test_two_writers_write_a_state_once(model, tmp_path):
+    left, right = StateStore(tmp_path, 1 << 30), StateStore(tmp_path, 1 << 30)
+    states = engine_with(model, None).read(PROMPTS)
+    left.put(states)
+    size = left.data.stat().st_size
+    right.put(states)  # opened before the first wrote
+    assert right.data.stat().st_size == size
+    left.put([*states, *states])
+    assert left.index_file.read_text().count("\n") == len(PROMPTS)
+
+
+def test_a_state_without_checksum_is_read_anew(model, tmp_path):
+    store = StateStore(tmp_path, 1 << 30)
+    store.put(engine_with(model, None).read(PROMPTS))
+    lines = [json.loads(line) for line in store.index_file.read_text().splitlines()]
+    del lines[0]["crc"]
+    store.index_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert set(StateStore(tmp_path, 1 << 30).get(PROMPTS)) == set(PROMPTS[1:])
+
+
+def test_layers_come_back_in_order(tmp_path):
+    prompt, layers = PROMPTS[0], [torch.full((2,), float(i)) for i in range(12)]
+    store = StateStore(tmp_path, 1 << 30)
+    store.put([State(prompt, torch.zeros(1), {"keys": layers, "entering": torch.ones(3)}, 0.0, 0)])
+    kept = StateStore(tmp_path, 1 << 30).get([prompt])[prompt].kept
+    assert torch.equal(torch.stack(kept["keys"]), torch.stack(layers)) and torch.equal(kept["entering"], torch.ones(3))
