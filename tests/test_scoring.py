@@ -84,6 +84,19 @@ def scored(tmp_path):
 SUMS = [{"q": f"0 + {n} + {n}?", "a": str(2 * n)} for n in range(6)]
 
 
+def test_long_questions_are_scored_first_whatever_their_order(tmp_path):
+    words = [3, 40, 1, 25, 12]
+    found = []
+    for docs in (words, words[::-1]):
+        lines = [{"q": "why " * n, "a": "so"} for n in docs]
+        (tmp_path / "docs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "docs.jsonl")}}}
+        (tmp_path / "made.yaml").write_text(json.dumps({"task": "made", "test_split": "test", **data, **GSM8K_LIKE}))
+        chunks = make_chunks(TaskSet([str(tmp_path / "made.yaml")]), 2, None)
+        found.append([[docs[doc_id] for _, doc_id in chunk] for chunk in chunks.items])
+    assert found[0] == found[1] == [[40, 25], [12, 3], [1]]
+
+
 def test_a_task_with_several_filters_counts_each_item_once_under_the_first(scored):
     rows = scored(SUMS, **GSM8K_LIKE)
     assert [row["doc_id"] for row in rows] == list(range(6))

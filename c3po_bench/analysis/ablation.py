@@ -81,7 +81,7 @@ def ablation_table(
             rows += [settings[run.run_id] | _cost(run) | other for other in _other_metrics(run, row)]
     for run_id in dict.fromkeys(row["run_id"] for row in rows):
         rows += [settings[run_id] | _cost(by_run[run_id]) | other for other in _summary_metrics(by_run[run_id], rows)]
-    rows += _unfinished(results_dir, set(by_run))
+    rows += _unfinished(results_dir)
     extra = sorted({name for row in settings.values() for name in row} - SETTINGS.keys())
     varied = _axes(rows, ["model", *SETTINGS, *extra])
     return _typed(rows + _missing(rows, varied), extra)
@@ -195,10 +195,10 @@ def _summary_metrics(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any
     return found
 
 
-def _unfinished(results_dir: str | Path | None, finished: set[str]) -> list[dict[str, Any]]:
+def _unfinished(results_dir: str | Path | None) -> list[dict[str, Any]]:
     if results_dir is None:
         return []
-    folders = sorted(p for p in (Path(results_dir) / "runs").glob("*/") if p.name not in finished)
+    folders = sorted((Path(results_dir) / "runs").glob("*/"))
     return [
         {
             "arm": p.name.rpartition("-")[0],

@@ -56,6 +56,16 @@ def cells_of(root, cells, arm="ngd", model="smolmoe"):
     return ablation_table(load_runs(root))
 
 
+def test_flops_that_nobody_counted_are_no_zero(tmp_path):
+    rows = factory.sample_rows("base", "arc", factory.scores_of("base", 20, 0.5), details=False)
+    for seed, counted in enumerate(([None, None], [None, 5], [2, 5])):
+        run = factory.write_run(tmp_path, "base", rows, seed=seed)
+        cost = {"seconds": 1.0, "phases": {name: {"flops": f} for name, f in zip(("read", "score"), counted, strict=True)}}
+        (run.path / "result.json").write_text(json.dumps(run.result | {"cost": cost}))
+    table = ablation_table(load_runs(tmp_path)).sort_values("seed")
+    assert table["flops"].isna().tolist() == [True, False, False] and table["flops"].tolist()[1:] == [5, 7]
+
+
 def test_settings_that_follow_another_span_no_grid(tmp_path):
     tuned = [{"layers": n, "lr": rate} for n, rate in ((1, 0.1), (3, 0.1), (5, 0.01), (7, 0.01))]
     together = [{"rank": n, "start_rank": n} for n in (8, 16)]

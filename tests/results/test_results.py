@@ -59,6 +59,12 @@ def test_a_changed_table_or_sample_is_found(tmp_path):
     table.write_text("\n".join([head, first.replace("base", "best"), *rest]), encoding="utf-8")
     with pytest.raises(UserError, match=r"comparison\.csv is not what its runs say"):
         check(study)
+    column = head.split(",").index("accuracy")
+    cells = first.split(",")
+    cells[column] = str(float(cells[column]) + 0.001)
+    table.write_text("\n".join([head, ",".join(cells), *rest]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"comparison\.csv is not what its runs say.*accuracy"):
+        check(study)
     table.unlink()
     with pytest.raises(UserError, match="missing"):
         check(study)
@@ -95,7 +101,8 @@ def test_publishing_leaves_out_text_and_machines(tmp_path):
     shutil.copytree(STUDIES[0], store)
     run = next(store.glob("runs/*"))
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
-    provenance |= {"hardware": {"host": "somebody"}, "command": "python -m c3po_bench data.root=~/somebody limit=4"}
+    command = "python -m c3po_bench data.root=~/somebody limit=4 model.path=/home/somebody/model seed=1"
+    provenance |= {"hardware": {"host": "somebody"}, "command": command}
     (run / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
     samples = run / "samples.jsonl"
     rows = [{**row, "question": "What does somebody ask?", "cluster": "1f"} for row in read_jsonl(samples)]
@@ -103,7 +110,9 @@ def test_publishing_leaves_out_text_and_machines(tmp_path):
     publish(store, tmp_path / "study")
     check(tmp_path / "study")
     assert {row["cluster"] for row in read_jsonl(tmp_path / "study" / "runs" / run.name / "samples.jsonl")} == {"1f"}
-    assert "data.root=DIR limit=4" in (tmp_path / "study" / "runs" / run.name / "provenance.json").read_text(encoding="utf-8")
+    assert "data.root=DIR limit=4 model.path=DIR seed=1" in (
+        tmp_path / "study" / "runs" / run.name / "provenance.json"
+    ).read_text(encoding="utf-8")
     assert not [
         path for path in (tmp_path / "study").rglob("*") if path.is_file() and "somebody" in path.read_text(encoding="utf-8")
     ]
