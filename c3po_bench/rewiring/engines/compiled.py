@@ -35,7 +35,8 @@ def load(source: Path) -> ctypes.CDLL | None:
     try:
         return _load(source)
     except (OSError, subprocess.SubprocessError) as error:
-        log.info("rewiring takes up to twice as long on this processor: %s can't be compiled (%s)", source.name, _told(error))
+        why = f"{source.name} can't be compiled or loaded ({_told(error)})"
+        log.info("rewiring takes up to twice as long on this processor: %s", why)
         return None
 
 
