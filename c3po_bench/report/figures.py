@@ -5,6 +5,7 @@ Charts carry no colors of their own; the page hands Vega the palette of its ligh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from c3po_bench.analysis.roles import role, title
 from c3po_bench.analysis.verdict import bracket, summary_rows
 
 alt.data_transformers.disable_max_rows()
-WIDE = "width < 420 ? '' : datum.arm"  # labels would lie over each other on a phone
+WIDE = "width >= 420"  # names would lie over each other on a phone
+NAMED = 20
+"""Arms up to which the cost chart names each."""
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 SHAPES = {"method": "circle", "control": "square", "ceiling": "triangle-up"}
 
@@ -110,17 +113,47 @@ def cost(points: list[dict[str, Any]]) -> Figure:
     ]
     x = alt.X("seconds:Q", title="seconds an item (log scale)", scale=alt.Scale(type="log", nice=False, padding=48))
     color = alt.Color("role:N", scale=alt.Scale(domain=present), title=None, legend=legend)
-    base = alt.Chart(alt.Data(values=[p for p in points if p["seconds"] and p["seconds"] > 0]))
+    points = [p for p in points if p["seconds"] and p["seconds"] > 0]
+    base = alt.Chart(alt.Data(values=_spread(points)))
     bars = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(
         x, alt.Y("low:Q", title="difference to base, points"), alt.Y2("high:Q"), color, tooltip=tooltip
     )
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(x, alt.Y("difference:Q"), color, shape, tooltip=tooltip)
     layers = [bars, marks]
-    if len(points) <= 12:
-        named = base.transform_calculate(name=WIDE)
-        layers.append(named.mark_text(align="left", dx=8, dy=-6, limit=170).encode(x, alt.Y("difference:Q"), text="name:N"))
+    if len(points) <= NAMED:
+        leaders = base.mark_rule(strokeWidth=0.75).encode(
+            x,
+            alt.Y("difference:Q"),
+            alt.X2("name_x:Q"),
+            alt.Y2("name_y:Q"),
+            opacity=alt.condition(WIDE, alt.value(0.6), alt.value(0)),
+        )
+        names = base.mark_text(align="left", dx=2, limit=220).encode(
+            alt.X("name_x:Q"), alt.Y("name_y:Q"), text="arm:N", opacity=alt.condition(WIDE, alt.value(1), alt.value(0))
+        )
+        layers = [leaders, *layers, names]
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
     chart = alt.layer(zero, *layers).properties(width="container", height=300, autosize=FIT)
     said = "; ".join(f"{p['arm']}: {p['difference']:+.1f} points at {p['seconds']:.2g} s" for p in points[:40])
     heading = "Cost against gain"
     return Figure("cost", "cost", heading, f"{heading}: up and to the left is better.", f"{heading}, by arm. {said}.", chart)
+
+
+def _spread(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points with a place for each one's name, `name_x` and `name_y`: beside it, or the nearest that is free.
+
+    Sizes are shares of what the points span: a letter is an eightieth wide, a line a nineteenth high.
+    """
+    costs = [math.log10(p["seconds"]) for p in points]
+    across = max(costs, default=0) - min(costs, default=0) or 1
+    line = (max((p["high"] for p in points), default=0) - min((p["low"] for p in points), default=0) or 1) / 19
+    taken = [(x - across / 100, x + across / 100, p["difference"]) for x, p in zip(costs, points, strict=True)]
+    found = []
+    for x, point in sorted(zip(costs, points, strict=True), key=lambda pair: pair[0]):
+        begin, end = x + across / 50, x + across / 50 + min(36, len(point["arm"])) * across / 80
+        levels = [point["difference"] + line * (n + 0.4) for n in sorted(range(-NAMED, NAMED), key=abs)]
+        free = (y for y in levels if not any(b < end and begin < e and abs(y - other) < line for b, e, other in taken))
+        level = next(free, levels[0])
+        taken.append((begin, end, level))
+        found.append({**point, "name_x": 10**begin, "name_y": level})
+    return found
