@@ -48,10 +48,11 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
         yield compare("olmoe-shaped, hard", shaped, random_prompts(batch), batch, options.rounds, mixing="hard")
     del shaped
     loaded = smolmoe(options.device)
-    for shots, name in ((5, "smolmoe 5-shot"), (0, "smolmoe zero-shot")):
-        asked = questions(loaded, 128, options.data, num_fewshot=shots)
+    for shots, name, batches in ((5, "smolmoe 5-shot", (1, 16)), (0, "smolmoe zero-shot", SMOLMOE_BATCHES)):
+        batches = (1,) if options.quick else (*batches, *large)
+        asked = questions(loaded, (1 + K) * max(SMOLMOE_BATCHES + large), options.data, num_fewshot=shots)
         prompts = [Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.gold or 0],)) for q in asked]
-        for batch in (1,) if options.quick else SMOLMOE_BATCHES if shots == 0 else (1, 16):
+        for batch in batches:
             yield compare(name, loaded.model, prompts, batch, options.rounds)
 
 
