@@ -95,6 +95,10 @@ def test_names_of_arms_leave_room_for_the_chart(context, reports):
     widths = page.locator("#figure-effects .role-axis-label text").evaluate_all("ts => ts.map(t => t.getBBox().width)")
     limit = 120 if page.viewport_size["width"] < 480 else 300
     assert 60 < max(widths) < limit
+    shown = page.locator("#figure-cost .mark-text.role-mark text").evaluate_all(
+        "ts => ts.map(t => Number(getComputedStyle(t).opacity))"
+    )
+    assert shown and set(shown) == {0.0 if page.viewport_size["width"] < 480 else 1.0}, "arms are named where there is room"
     assert trouble == []
 
 
