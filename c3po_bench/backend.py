@@ -24,8 +24,8 @@ BACKENDS = {
 class Arm(Protocol):
     """One way of answering.
 
-    `reads_labels` is true of the oracle alone: the harness gives no other arm any label. Optional: `finish(rows)`
-    post-processes sample rows after scoring and returns (rows, extra metrics by task).
+    `reads_labels` is true of the oracle alone: the harness gives no other arm any label. Optional:
+    `finish(rows)` post-processes sample rows after scoring and returns (rows, extra metrics by task).
     """
 
     name: str
@@ -46,8 +46,8 @@ class Arm(Protocol):
     def cost(self) -> dict[str, Any]:
         """{"phases": {name: {"seconds", "flops"}}, "peak_memory_bytes"} so far.
 
-        `credited_seconds`, optional, is work that an earlier arm did for this one: it is added to the clock's. Work that
-        all arms share counts negative.
+        `credited_seconds`, optional, is work that an earlier arm did for this one: it is added to the
+            clock's. Work that all arms share counts negative.
         """
         ...
 

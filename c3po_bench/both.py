@@ -1,8 +1,10 @@
-"""The backend `both`: feedback-tuned, rewired, and rewired after tuning, side by side on one model and one base.
+"""The backend `both`.
+
+Feedback-tuned, rewired, and rewired after tuning, side by side on one model and one base.
 
 An arm's name is one of the feedback backend's, one of the rewiring backend's, or two of them as
-``RECIPE_then_METHOD`` (for example ``c3po_then_ngd``): the recipe's adapter is merged into the model and the method then
-rewires that one. This module knows both backends; they do not know each other.
+``RECIPE_then_METHOD`` (for example ``c3po_then_ngd``): the recipe's adapter is merged into the model and the
+method then rewires that one. This module knows both backends; they do not know each other.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ def rewiring_names() -> list[str]:
 
 
 def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """Feedback arms, rewiring arms and (recipe, method) chains; `UserError` for a name that is none of them."""
+    """Feedback arms, rewiring arms and (recipe, method) chains.
+
+    `UserError` for a name that is none of them.
+    """
     tuned, rewired, chains = [], [], []
     for name in names:
         first, then, second = name.partition(THEN)
@@ -53,7 +58,9 @@ def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]
         elif name in rewiring_names():
             rewired.append(name)
         elif then and first in VOICES and second in rewiring_names():
-            raise UserError(f"arm {name!r}: {first} tunes nothing to be rewired: start with a recipe, as c3po{THEN}ngd")
+            raise UserError(
+                f"arm {name!r}: {first} tunes nothing to be rewired: start with a recipe, as c3po{THEN}ngd"
+            )
         elif then and first in feedback_names() and second in rewiring_names():
             chains.append((first, second))
         else:
@@ -75,18 +82,26 @@ class BothBackend:
         self.model_hash = self.feedback.model_hash
         if self.rewired or self.chains:  # what rewiring refuses it refuses before anything is tuned or scored
             check_tasks(self._of_rewiring(cfg), tasks)
-            critical_layers(cfg.method.layers, list(family_of(self.feedback.studio.workshop.subject.model).layers))
+            critical_layers(
+                cfg.method.layers, list(family_of(self.feedback.studio.workshop.subject.model).layers)
+            )
 
     @staticmethod
     def _of_feedback(cfg: Config) -> Config:
-        """The config with the feedback backend's arms, and all options but the rewiring backend's: it refuses unknown ones."""
+        """The config with the feedback backend's arms, and all options but the rewiring backend's.
+
+        It refuses unknown ones.
+        """
         tuned, _, chains = divide(list(cfg.arms))
         kept = list(dict.fromkeys([*tuned, *(first for first, _ in chains)]))
         return replace(cfg, arms=kept, arm={n: o for n, o in cfg.arm.items() if n in kept or not _rewires(n)})
 
     @staticmethod
     def _of_rewiring(cfg: Config, method: str | None = None) -> Config:
-        """The config with the rewiring backend's arms, or one, and the options of all: a control has those of its arm."""
+        """The config with the rewiring backend's arms, or one, and the options of all.
+
+        A control has those of its arm.
+        """
         _, rewired, chains = divide(list(cfg.arms))
         kept = list(dict.fromkeys([*rewired, *(second for _, second in chains)]))
         options = {name: given for name, given in cfg.arm.items() if _rewires(name)}
@@ -98,15 +113,24 @@ class BothBackend:
         _, rewired, chains = divide(list(cfg.arms))
         FeedbackBackend.check(BothBackend._of_feedback(cfg))
         load_backend("rewiring").check(BothBackend._of_rewiring(cfg))
-        drawn, asked = cfg.feedback.answers.temperature > 0, [name for name in cfg.tasks if name in (GROUP, *SCOPE_OF)]
+        drawn, asked = (
+            cfg.feedback.answers.temperature > 0,
+            [name for name in cfg.tasks if name in (GROUP, *SCOPE_OF)],
+        )
         if drawn and asked and (rewired or chains):
             arm = [*rewired, *(f"{first}{THEN}{second}" for first, second in chains)][0]
             raise UserError(
                 f"arm {arm!r} samples no answers and would be scored against sampled ones: "
                 f"set feedback.answers.temperature=0, or leave out task {asked[0]!r}"
             )
-        if chains and len(cfg.feedback.pieces) > 1 and any(not f.endswith(("_joint", "_mix")) for f, _ in chains):
-            raise UserError(f"a chain such as c3po{THEN}ngd needs one adapter: one piece, or a _joint or _mix arm")
+        if (
+            chains
+            and len(cfg.feedback.pieces) > 1
+            and any(not f.endswith(("_joint", "_mix")) for f, _ in chains)
+        ):
+            raise UserError(
+                f"a chain such as c3po{THEN}ngd needs one adapter: one piece, or a _joint or _mix arm"
+            )
 
     @staticmethod
     def own_tasks(cfg: Config) -> dict[str, dict[str, dict[str, Any]]]:
@@ -178,7 +202,10 @@ class RewiredArm:
 
 
 def own_way(studio: Studio) -> dict[str, Any]:
-    """An example of a prompt's ids, and those that end an answer; nothing where text and the EOS token say the same."""
+    """An example of a prompt's ids, and those that end an answer.
+
+    Nothing where text and the EOS token say the same.
+    """
     subject = studio.workshop.subject
     ids, stops = prompt_ids(subject.tokenizer, "?"), stop_ids(subject.tokenizer, subject.model)
     told = subject.tokenizer.decode(ids)

@@ -40,10 +40,19 @@ _CHATS = ("generator", "reviser.writer", "judge.chat")
 LEAST |= {
     f"feedback.{chat}.{key}": least
     for chat in _CHATS
-    for key, least in {"temperature": 0, "max_tokens": 1, "retries": 0, "backoff": 0, "concurrency": 1}.items()
+    for key, least in {
+        "temperature": 0,
+        "max_tokens": 1,
+        "retries": 0,
+        "backoff": 0,
+        "concurrency": 1,
+    }.items()
 }
 MOST_THREADS = 1024  # torch takes what it is told, and crashes where the machine has no room for so many
-ABOVE = ("feedback.answers.top_p", *(f"feedback.{chat}.{key}" for chat in _CHATS for key in ("top_p", "timeout")))
+ABOVE = (
+    "feedback.answers.top_p",
+    *(f"feedback.{chat}.{key}" for chat in _CHATS for key in ("top_p", "timeout")),
+)
 
 
 def check_least(cfg: Any, least: Mapping[str, float], section: str = "") -> None:

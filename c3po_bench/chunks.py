@@ -1,8 +1,9 @@
 """Which items are scored together: fixed by the items and the batch size alone.
 
-A batch's make-up moves floating-point results in the sixth digit. So chunks do not depend on what is done already, on
-the shard or on the number of processes: a resumed, sharded or distributed run scores the very same batches, and its
-samples are the same bytes.
+A batch's make-up moves floating-point results in the sixth digit. So chunks do not depend on what is done
+already, on
+the shard or on the number of processes: a resumed, sharded or distributed run scores the very same batches,
+and its samples are the same bytes.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ _refused: list[str] = []
 def experiment(cfg: DictConfig) -> None:
     """One composed experiment: score, compare, print.
 
-    In a single run what the user can mend is kept for `main`, since Hydra would print a line of its own; in a sweep it
-    goes through, so that the launcher sees a failed cell.
+    In a single run what the user can mend is kept for `main`, since Hydra would print a line of its own; in a
+    sweep it goes through, so that the launcher sees a failed cell.
     """
     from c3po_bench import harness
     from c3po_bench.launch import stop
@@ -129,12 +129,18 @@ def main() -> int:
     """Entry point: returns the exit status."""
     if sys.argv[1:] in (["--help"], ["-h"]):
         return show_help()
-    atexit.register(gc.freeze)  # else Python looks for garbage once more, in all that torch and transformers brought: a second
+    atexit.register(
+        gc.freeze
+    )  # else Python looks for garbage once more, in all that torch and transformers brought: a second
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of Hydra's own report
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.pop("C3PO_SWEEP_FOLDER", None)  # of a sweep that started this one
-    words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # argparse takes no flag between words
-    sys.argv[1:] = [f"++{word}" if word.startswith("arm.") else word for word in words]  # options of arms are open keys
+    words = sorted(
+        sys.argv[1:], key=lambda word: word not in ("-m", "--multirun")
+    )  # argparse takes no flag between words
+    sys.argv[1:] = [
+        f"++{word}" if word.startswith("arm.") else word for word in words
+    ]  # options of arms are open keys
     if line := unknown_flag(words):
         return say(line)
     status = guarded()
@@ -151,7 +157,10 @@ def main() -> int:
 
 
 def show_help() -> int:
-    """What there is to choose from, read off the folders: Hydra's own page composes every group first, which is slow."""
+    """What there is to choose from, read off the folders.
+
+    Hydra's own page composes every group first, which is slow.
+    """
     groups = {}
     for folder in sorted(p for p in conf_dir().rglob("*") if p.is_dir()):
         names = sorted(file.stem for file in folder.glob("*.yaml"))
@@ -189,7 +198,9 @@ def guarded() -> int:
             return say(f"{error}: python -m c3po_bench --help lists the groups and their options")
         if str(error).startswith("Only one of --run, --multirun, --cfg"):  # Hydra's own check of its flags
             return say("--cfg and --info show one composed config: leave out -m")
-        if type(error).__module__.startswith("submitit"):  # a cell's failure, which is in its log and its state
+        if type(error).__module__.startswith(
+            "submitit"
+        ):  # a cell's failure, which is in its log and its state
             return OURS
         traceback.print_exc()
         sys.stderr.write(our_fault(error))

@@ -22,7 +22,8 @@ QUIET_SECONDS = 15.0
 class Progress:
     """One bar at a time: `progress(what, done, total)`. Without a terminal, a log line now and then.
 
-    What another progress shows meanwhile (references read for the first items scored) does not count in the rate.
+    What another progress shows meanwhile (references read for the first items scored) does not count in the
+    rate.
     """
 
     shown = 0.0  # seconds that any progress showed something, others inside it left out
@@ -34,7 +35,9 @@ class Progress:
         self._started = self._spoken = self._first = self._shown = self._first_work = 0.0
 
     def __call__(self, what: str, done: int, total: int, work: float | None = None) -> None:
-        """Show that `done` of `total` items of `what` are finished, and on disk: the place to stop if asked to.
+        """Show that `done` of `total` items of `what` are finished, and on disk.
+
+        The place to stop if asked to.
 
         `work` is the share of all work that is done, where items differ much: what is left is told from it.
         """
@@ -43,13 +46,21 @@ class Progress:
         work = done / max(1, total) if work is None else work
         if what != self._what:
             self.close()
-            self._what, self._started, self._spoken, self._first, self._shown = what, now, now, done, Progress.shown
+            self._what, self._started, self._spoken, self._first, self._shown = (
+                what,
+                now,
+                now,
+                done,
+                Progress.shown,
+            )
             self._first_work = work
         if sys.stderr.isatty():
             self._draw(what, done, total, work)
         elif now - self._spoken >= QUIET_SECONDS and done < total:
             left = self._left(work)
-            log.info("%s: %d of %d (%.1f a second%s)", what, done, total, self._rate(done), left and f", {left}")
+            log.info(
+                "%s: %d of %d (%.1f a second%s)", what, done, total, self._rate(done), left and f", {left}"
+            )
             self._spoken = now
         if done >= total:
             self.close()
@@ -70,7 +81,9 @@ class Progress:
             )
             self._bar.start()
             self._task = self._bar.add_task(what, total=total, completed=done, rate="", left="")
-        self._bar.update(self._task, completed=done, total=total, rate=f"{self._rate(done):.1f}/s", left=self._left(work))
+        self._bar.update(
+            self._task, completed=done, total=total, rate=f"{self._rate(done):.1f}/s", left=self._left(work)
+        )
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started - (Progress.shown - self._shown)
@@ -105,7 +118,15 @@ def set_up_logging(level: str) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
         log.propagate = False
-    for noisy in ("lm_eval", "lm-eval", "transformers", "datasets", "httpx", "sentence_transformers", "filelock"):
+    for noisy in (
+        "lm_eval",
+        "lm-eval",
+        "transformers",
+        "datasets",
+        "httpx",
+        "sentence_transformers",
+        "filelock",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING if level != "debug" else logging.INFO)
     logging.getLogger("lm_eval.models.huggingface").addFilter(_says_news)
 
@@ -117,7 +138,10 @@ def _says_news(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Also write our log lines to `path`, the log of a run; an error that is not the user's too, which then names the run."""
+    """Also write our log lines to `path`, the log of a run.
+
+    An error that is not the user's too, which then names the run.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

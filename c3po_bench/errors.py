@@ -32,8 +32,16 @@ RUN_FOLDER = "run folder: "
 
 def our_fault(error: BaseException) -> str:
     """The line below the traceback of an error that is not the user's, with the run folder to attach where it names one."""
-    folders = [note.removeprefix(RUN_FOLDER) for note in getattr(error, "__notes__", []) if note.startswith(RUN_FOLDER)]
-    return "this is our fault: please report it with the traceback above" + "".join(f"; attach {f}" for f in folders) + "\n"
+    folders = [
+        note.removeprefix(RUN_FOLDER)
+        for note in getattr(error, "__notes__", [])
+        if note.startswith(RUN_FOLDER)
+    ]
+    return (
+        "this is our fault: please report it with the traceback above"
+        + "".join(f"; attach {f}" for f in folders)
+        + "\n"
+    )
 
 
 def exit_status(work: Callable[[], object]) -> int:

@@ -34,8 +34,12 @@ def explain(error: BaseException) -> str:
         if key:
             full = re.search(r"full_key: (\S+)", text)
             return unknown_key(full[1] if full else key[1])
-        assigned = re.search(r"(?:merging override|Ambiguous value for argument) '?([^\s=']+)=([^\s']+)", text)
-        if assigned and (text.startswith("Ambiguous") or any("is not a ListConfig" in str(other) for other in chain)):
+        assigned = re.search(
+            r"(?:merging override|Ambiguous value for argument) '?([^\s=']+)=([^\s']+)", text
+        )
+        if assigned and (
+            text.startswith("Ambiguous") or any("is not a ListConfig" in str(other) for other in chain)
+        ):
             return one_or_many(*assigned.groups())
         if re.search(r"could not be converted|is not a subclass|Invalid type", text):
             full = re.search(r"full_key: (\S+)", text)
@@ -56,11 +60,18 @@ def unreadable(word: str) -> str:
 
 
 def unknown_flag(words: Sequence[str]) -> str | None:
-    """The line for the first dashed word that Hydra does not know, for which it would print its usage; None without one."""
+    """The line for the first dashed word that Hydra does not know, for which it would print its usage.
+
+    None without one.
+    """
     from hydra._internal.utils import get_args_parser
 
-    own = [word for word in words if re.match("--experiment(=|$)", word)]  # argparse: short for --experimental-rerun
-    flags = own or [word for word in get_args_parser().parse_known_args(list(words))[1] if word.startswith("-")]
+    own = [
+        word for word in words if re.match("--experiment(=|$)", word)
+    ]  # argparse: short for --experimental-rerun
+    flags = own or [
+        word for word in get_args_parser().parse_known_args(list(words))[1] if word.startswith("-")
+    ]
     if not flags:
         return None
     flag, _, value = flags[0].partition("=")
@@ -79,11 +90,16 @@ def one_or_many(key: str, value: str) -> str:
     key = key.removeprefix("++")
     if isinstance(OmegaConf.select(OmegaConf.structured(Config), key), ListConfig):
         return f"{key} wants a list: {key}=[{value}]"
-    return f"{key}={value} is several values, for -m to run one by one; as one value write '{key}=\"{value}\"'"
+    return (
+        f"{key}={value} is several values, for -m to run one by one; as one value write '{key}=\"{value}\"'"
+    )
 
 
 def refuse_extra_keys(cfg: Mapping[str, Any]) -> None:
-    """`UserError` for a key that the schema does not have, as `+` or `++` adds them; options of single arms are free."""
+    """`UserError` for a key that the schema does not have, as `+` or `++` adds them.
+
+    Options of single arms are free.
+    """
     known = set(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))
     for path in dotted({name: value for name, value in cfg.items() if name != "arm"}):
         if path not in known:
@@ -92,13 +108,20 @@ def refuse_extra_keys(cfg: Mapping[str, Any]) -> None:
 
 def unknown_key(name: str) -> str:
     """An unknown key, with the nearest dotted keys: those that end in it first."""
-    paths, key = list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False))), name.rpartition(".")[2]
+    paths, key = (
+        list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False))),
+        name.rpartition(".")[2],
+    )
     same = [path for path in paths if path.rpartition(".")[2] == key]
     if same:
         return f"unknown key {name!r}: did you mean {' or '.join(repr(p) for p in same[:3])}?"
     leaves = {path.rpartition(".")[2]: path for path in paths}
     close = nearest(name, paths) or [leaves[leaf] for leaf in nearest(key, leaves)]
-    hint = f"did you mean {' or '.join(repr(p) for p in close)}?" if close else "see python -m c3po_bench --cfg job"
+    hint = (
+        f"did you mean {' or '.join(repr(p) for p in close)}?"
+        if close
+        else "see python -m c3po_bench --cfg job"
+    )
     return f"unknown key {name!r}: {hint}"
 
 

@@ -47,7 +47,9 @@ def run(cfg: Config) -> list[Run]:
     shared = shared_identity(cfg, tasks, backend)
     done: dict[str, Run] = {}
     names, busy = [], []
-    for arm in list(backend.arms()):  # all first: bad options of the last one are refused before anything is scored
+    for arm in list(
+        backend.arms()
+    ):  # all first: bad options of the last one are refused before anything is scored
         names.append(arm.name)
         try:
             done[arm.name] = run_arm(cfg, arm, tasks, backend, shared, wait=ranks.world() > 1)
@@ -130,8 +132,12 @@ def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, 
     }
 
 
-def run_arm(cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dict[str, Any], wait: bool = True) -> Run:
-    """Score one arm into its run folder, going on where an earlier process stopped; alone, or with other ranks.
+def run_arm(
+    cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dict[str, Any], wait: bool = True
+) -> Run:
+    """Score one arm into its run folder, going on where an earlier process stopped.
+
+    Alone, or with other ranks.
 
     Raises:
         Busy: if another process has the folder and `wait` is false.
@@ -164,7 +170,9 @@ def store_dir(cfg: Config) -> Path:
     return Path(cfg.results_dir) / "shards" / f"{share}-of-{of}"
 
 
-def score_arm(cfg: Config, arm: Arm, tasks: TaskSet, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def score_arm(
+    cfg: Config, arm: Arm, tasks: TaskSet, folder: Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Sample rows and totals of all items; what ranks but the first return is only their share."""
     from c3po_bench.scoring import score
 
@@ -176,11 +184,15 @@ def score_arm(cfg: Config, arm: Arm, tasks: TaskSet, folder: Path) -> tuple[list
         share, of = parse_shard(cfg.shard)
         chosen = chunks.share(share - 1, of)
         if not chosen:
-            raise UserError(f"shard={cfg.shard}: {len(chunks.items)} batches can't be cut in {of}: use fewer shards")
+            raise UserError(
+                f"shard={cfg.shard}: {len(chunks.items)} batches can't be cut in {of}: use fewer shards"
+            )
 
     def scored(numbers: list[int] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         doc_ids = None if numbers is None else chunks.doc_ids(numbers)
-        return score(arm, tasks, journal, Progress(), chunks=chunks, limit=cfg.limit, doc_ids=doc_ids, seed=cfg.seed)
+        return score(
+            arm, tasks, journal, Progress(), chunks=chunks, limit=cfg.limit, doc_ids=doc_ids, seed=cfg.seed
+        )
 
     if ranks.world() > 1:
         mine = chunks.share(ranks.rank(), ranks.world(), chosen)

@@ -8,7 +8,10 @@ from typing import Any
 
 
 def option(default: Any, text: str) -> Any:
-    """A dataclass field with its description in `metadata["help"]`; lists and dicts are copied for each instance."""
+    """A dataclass field with its description in `metadata["help"]`.
+
+    Lists and dicts are copied for each instance.
+    """
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.copy(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})

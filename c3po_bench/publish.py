@@ -1,4 +1,7 @@
-"""`python -m c3po_bench.publish RESULTS_DIR`: W&B runs, tables and dashboard from a store, any number of times."""
+"""`python -m c3po_bench.publish RESULTS_DIR`.
+
+W&B runs, tables and dashboard from a store, any number of times.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
         description="Create or complete the W&B runs, tables and dashboard of a store of results.",
     )
     parser.add_argument("results_dir", help="the folder an experiment or a sweep wrote its results to")
-    parser.add_argument("--mode", choices=["online", "offline"], default=None, help="default: WANDB_MODE, else online")
+    parser.add_argument(
+        "--mode", choices=["online", "offline"], default=None, help="default: WANDB_MODE, else online"
+    )
     parser.add_argument("--project", default="c3po-bench")
     parser.add_argument("--entity", default=None, help="W&B user or team (default: your own)")
     parser.add_argument("--at-end-of-run", action="store_true", help=argparse.SUPPRESS)

@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     from c3po_bench.tasks.taskset import TaskSet
 
 Progress = Callable[[str, int, int], None]
-PASSAGES = ("passage", "article", "paragraph")  # fields of a document that questions may share: BoolQ, RACE, MultiRC
+PASSAGES = (
+    "passage",
+    "article",
+    "paragraph",
+)  # fields of a document that questions may share: BoolQ, RACE, MultiRC
 
 
 class ResumableLM(LM):
     """Puts a journal, a progress bar and a wall in front of an arm's LM.
 
-    Requests are grouped by item; finished items come from the journal. What the arm gets of an item is its requests
-    and `doc = {"question", "key"}`: no document, and so no label (`gold` only if the arm declares to read it).
+    Requests are grouped by item; finished items come from the journal. What the arm gets of an item is its
+    requests and `doc = {"question", "key"}`: no document, and so no label (`gold` only if the arm declares to
+    read it).
     """
 
     def __init__(
@@ -116,7 +121,9 @@ class ResumableLM(LM):
         lm = self.lm
         before = self.arm.cost()
         start = time.perf_counter()
-        asked = [self._stripped(requests[p], keyed[item], n) for n, item in enumerate(chunk) for p in groups[item]]
+        asked = [
+            self._stripped(requests[p], keyed[item], n) for n, item in enumerate(chunk) for p in groups[item]
+        ]
         flat = iter(getattr(lm, kind)(asked))
         answers = [[next(flat) for _ in groups[item]] for item in chunk]
         if kind != "generate_until":
@@ -135,7 +142,10 @@ class ResumableLM(LM):
         self.journal.append(rows)
 
     def _check_numbers(self, chunk: list[tuple[str, int]], answers: list[list[Any]]) -> None:
-        """Refuse log-likelihoods that are not numbers: they would be ranked as if they were, and stay in the journal."""
+        """Refuse log-likelihoods that are not numbers.
+
+        They would be ranked as if they were, and stay in the journal.
+        """
         for item, found in zip(chunk, answers, strict=True):
             if any(math.isnan(answer[0] if isinstance(answer, tuple | list) else answer) for answer in found):
                 raise UserError(
@@ -146,7 +156,10 @@ class ResumableLM(LM):
     def _stripped(self, request: Instance, key: str, number: int) -> Instance:
         """The request without its document; items are numbered within the chunk."""
         task = self.tasks[str(request.task_name)]
-        doc: dict[str, Any] = {"question": self.taskset.question_text(task, request.doc), "key": key.partition(".")[0]}
+        doc: dict[str, Any] = {
+            "question": self.taskset.question_text(task, request.doc),
+            "key": key.partition(".")[0],
+        }
         if self.arm.reads_labels:
             doc["gold"] = self.taskset.gold(task, request.doc)
         return Instance(
@@ -230,8 +243,13 @@ def score(
     return rows, _totals(journal)
 
 
-def _row(arm: str, tasks: TaskSet, name: str, filtered: list[dict[str, Any]], details: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row of samples.jsonl, from an item's samples under each filter of its task: the first filter's counts."""
+def _row(
+    arm: str, tasks: TaskSet, name: str, filtered: list[dict[str, Any]], details: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """One row of samples.jsonl, from an item's samples under each filter of its task.
+
+    The first filter's counts.
+    """
     task = tasks.load()[name]
     sample = filtered[0]
     doc, headline = sample["doc"], tasks.headline[name]

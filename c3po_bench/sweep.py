@@ -1,4 +1,7 @@
-"""`python -m c3po_bench.sweep submit|status|retry|table|plan|merge|work`: sweeps on a cluster, beyond what Hydra offers."""
+"""`python -m c3po_bench.sweep submit|status|retry|table|plan|merge|work`.
+
+Sweeps on a cluster, beyond what Hydra offers.
+"""
 
 from __future__ import annotations
 
@@ -70,11 +73,17 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     def grouping(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--cells-per-job", type=int, default=1, metavar="N", help="cells run by one job, one model load")
+        command.add_argument(
+            "--cells-per-job", type=int, default=1, metavar="N", help="cells run by one job, one model load"
+        )
         command.add_argument("--dry-run", action="store_true", help="write the script, do not send it")
 
-    submit = add("submit", submit_command, "freeze a sweep's cells, send them to Slurm as an array job, return at once")
-    submit.add_argument("overrides", nargs="+", help="as for c3po_bench -m: +sweep=NAME hydra/launcher=slurm ...")
+    submit = add(
+        "submit", submit_command, "freeze a sweep's cells, send them to Slurm as an array job, return at once"
+    )
+    submit.add_argument(
+        "overrides", nargs="+", help="as for c3po_bench -m: +sweep=NAME hydra/launcher=slurm ..."
+    )
     grouping(submit)
     retry = add("retry", retry_command, "send again the cells that failed or are missing, and only these")
     retry.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
@@ -83,10 +92,16 @@ def parser() -> argparse.ArgumentParser:
     status = add("status", status_command, "how far the sweeps of a results_dir are, and why cells failed")
     status.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
     status.add_argument("--json", action="store_true", help="one JSON object a line")
-    table = add("table", table_command, "the sweep's table: settings, accuracy, difference to base; also written as CSV")
+    table = add(
+        "table",
+        table_command,
+        "the sweep's table: settings, accuracy, difference to base; also written as CSV",
+    )
     table.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
     planned = add("plan", plan_command, "what a sweep would cost: cells, runs, items, hours, bank, memory")
-    planned.add_argument("overrides", nargs="+", help="as for c3po_bench -m: +sweep=NAME [+experiment=NAME] ...")
+    planned.add_argument(
+        "overrides", nargs="+", help="as for c3po_bench -m: +sweep=NAME [+experiment=NAME] ..."
+    )
     merge = add("merge", merge_command, "put the shards (shard=i/n) of a store's runs together")
     merge.add_argument("folder", nargs="+", help="the results_dir that the shards were given")
     work = add("work", work_command, "run cells here (what the array job calls)")
@@ -109,7 +124,9 @@ def submit_command(options: argparse.Namespace) -> int:
     return send(folder, [cell.number for cell in grid.cells], launcher, options)
 
 
-def send(folder: SweepFolder, cells: Sequence[int], launcher: dict[str, Any], options: argparse.Namespace) -> int:
+def send(
+    folder: SweepFolder, cells: Sequence[int], launcher: dict[str, Any], options: argparse.Namespace
+) -> int:
     """Send `cells` that are neither done nor on their way, `cells_per_job` at a time."""
     from c3po_bench.launch import slurm
     from c3po_bench.launch.status import statuses
@@ -161,7 +178,9 @@ def status_command(options: argparse.Namespace) -> int:
     for folder in find_sweeps(options.folder):
         found = statuses(folder)
         if options.json:
-            sys.stdout.write("".join(json.dumps({"sweep": folder.path.name, **asdict(s)}) + "\n" for s in found))
+            sys.stdout.write(
+                "".join(json.dumps({"sweep": folder.path.name, **asdict(s)}) + "\n" for s in found)
+            )
         else:
             sys.stdout.write(report(folder, found) + "\n")
     return 0
@@ -216,7 +235,10 @@ def work_command(options: argparse.Namespace) -> int:
 
 
 def work_here(folder: SweepFolder, cells: Sequence[int]) -> int:
-    """Run cells in this process; when asked to stop by the time limit's signal, put the job back into the queue."""
+    """Run cells in this process.
+
+    When asked to stop by the time limit's signal, put the job back into the queue.
+    """
     from c3po_bench.console import set_up_logging
     from c3po_bench.launch import ranks, slurm, stop
     from c3po_bench.launch.worker import run_cells

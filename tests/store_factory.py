@@ -34,7 +34,9 @@ def digest(*parts: object) -> str:
     return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
-def scores_of(arm: str, items: int, accuracy: float, seed: int = 0, base: np.ndarray | None = None) -> np.ndarray:
+def scores_of(
+    arm: str, items: int, accuracy: float, seed: int = 0, base: np.ndarray | None = None
+) -> np.ndarray:
     """0/1 scores ``[items]``; with `base`, most items answer as the base does (as real arms do)."""
     rng = np.random.default_rng([seed, int(digest(arm), 16) % 2**32])
     own = (rng.random(items) < accuracy).astype(int)
@@ -43,7 +45,9 @@ def scores_of(arm: str, items: int, accuracy: float, seed: int = 0, base: np.nda
     return np.where(rng.random(items) < 0.85, base, own)
 
 
-def rewiring_details(rng: np.random.Generator, layers: int, experts: int, steps: int, hostile: str) -> dict[str, Any]:
+def rewiring_details(
+    rng: np.random.Generator, layers: int, experts: int, steps: int, hostile: str
+) -> dict[str, Any]:
     before = rng.dirichlet(np.ones(experts), size=layers).round(4)
     after = rng.dirichlet(np.ones(experts), size=layers).round(4)
     return {
@@ -99,7 +103,9 @@ def sample_rows(
     return rows
 
 
-def feedback_rows(arm: str, scope: str, items: int, *, hostile: str = "", seed: int = 0) -> list[dict[str, Any]]:
+def feedback_rows(
+    arm: str, scope: str, items: int, *, hostile: str = "", seed: int = 0
+) -> list[dict[str, Any]]:
     rng = np.random.default_rng([seed, len(scope), int(digest(arm), 16) % 2**32])
     rows = []
     for i in range(items):
@@ -176,7 +182,9 @@ def write_run(
             "items": len(rows),
         },
         "counts": {"references": 200, "dropped_duplicates": 3},
-        "curves": curves if curves is not None else {"surrogate_loss": np.linspace(1, 0.4, 11).round(3).tolist()},
+        "curves": curves
+        if curves is not None
+        else {"surrogate_loss": np.linspace(1, 0.4, 11).round(3).tolist()},
         "notes": [],
     }
     provenance = provenance or {
@@ -239,7 +247,11 @@ def rewiring_store(
         for t in tasks:
             correct = base[t] if arm == "base" else scores_of(arm + t, items, accuracy, base=base[t])
             rows += sample_rows(arm, t, correct, details=details, hostile=hostile, seed=i)
-        settings = {} if arm in ("base",) else {"layers": 5, "experts": 20, "k": 3, "kernel": "gaussian", "steps": 10}
+        settings = (
+            {}
+            if arm in ("base",)
+            else {"layers": 5, "experts": 20, "k": 3, "kernel": "gaussian", "steps": 10}
+        )
         runs.append(write_run(root, arm, rows, settings=settings, seconds=10.0 + 20 * i))
     write_experiment(root, "quickstart", runs)
     return runs
@@ -249,7 +261,11 @@ def feedback_store(root: Path, *, items: int = 40, hostile: str = "") -> list[Fa
     """An experiment of four arms on the in / near / out of scope tasks."""
     runs = []
     for i, arm in enumerate(["base", "icl", "dpo", "c3po"]):
-        rows = [row for s in ("in", "near", "out") for row in feedback_rows(arm, s, items, hostile=hostile, seed=i)]
+        rows = [
+            row
+            for s in ("in", "near", "out")
+            for row in feedback_rows(arm, s, items, hostile=hostile, seed=i)
+        ]
         settings = {"prompt_differs": True} if arm == "icl" else {}
         runs.append(write_run(root, arm, rows, settings=settings, backend="feedback", seconds=30.0 + i))
     write_experiment(root, "feedback", runs)
@@ -276,7 +292,9 @@ def sweep_store(root: Path, *, cells: int, items: int, skip: int = 0) -> int:
     return len(runs)
 
 
-def _light_run(root: Path, arm: str, correct: np.ndarray, hashes: list[tuple[str, str]], settings: dict[str, Any]) -> FakeRun:
+def _light_run(
+    root: Path, arm: str, correct: np.ndarray, hashes: list[tuple[str, str]], settings: dict[str, Any]
+) -> FakeRun:
     rows = [
         {
             "arm": arm,

@@ -92,7 +92,9 @@ def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path,
     assert not list(tmp_path.glob("runs/*")), "something was scored before"
 
 
-@pytest.mark.parametrize(("number", "said"), [("ENOSPC", "make room"), ("EROFS", "results_dir"), ("ENAMETOOLONG", "name")])
+@pytest.mark.parametrize(
+    ("number", "said"), [("ENOSPC", "make room"), ("EROFS", "results_dir"), ("ENAMETOOLONG", "name")]
+)
 @pytest.mark.parametrize("entry", ["cli", "sweep"])
 def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_path):
     code = (
@@ -107,7 +109,9 @@ def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_pat
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], done.stderr
+    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], (
+        done.stderr
+    )
 
 
 def test_an_interrupt_while_it_starts_is_one_line():
@@ -132,7 +136,11 @@ def test_a_fault_of_ours_ends_with_its_traceback_and_the_run_to_attach(tmp_path,
                 raise error
 
         monkeypatch.setattr(cli, "experiment", experiment)
-        return cli.guarded(), capsys.readouterr().err, (tmp_path / "ngd-1" / "log.txt").read_text(encoding="utf-8")
+        return (
+            cli.guarded(),
+            capsys.readouterr().err,
+            (tmp_path / "ngd-1" / "log.txt").read_text(encoding="utf-8"),
+        )
 
     assert fails(UserError("no such thing")) == (2, "error: no such thing\n", "")
     status, said, log = fails(ZeroDivisionError("oops"))
@@ -143,12 +151,17 @@ def test_a_fault_of_ours_ends_with_its_traceback_and_the_run_to_attach(tmp_path,
 
 def test_showing_the_config_of_many_runs_is_refused(c3po):
     done = c3po("+sweep=lr", "-m", "model=smollm", "--cfg", "job")  # flags may stand anywhere
-    assert done.returncode == 2 and done.stderr.strip() == "error: --cfg and --info show one composed config: leave out -m"
+    assert (
+        done.returncode == 2
+        and done.stderr.strip() == "error: --cfg and --info show one composed config: leave out -m"
+    )
 
 
 def test_olmoe_without_a_hub_says_the_way_out(c3po, data_root, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    done = c3po("+experiment=olmoe_arc", f"data.root={data_root}", f"results_dir={tmp_path}", "tracking=disabled")
+    done = c3po(
+        "+experiment=olmoe_arc", f"data.root={data_root}", f"results_dir={tmp_path}", "tracking=disabled"
+    )
     assert done.returncode == 2
     assert "model=smolmoe" in done.stderr.strip().splitlines()[-1]
 

@@ -38,7 +38,9 @@ def test_nothing_to_do_shows_nothing(clock: list[float], said: pytest.LogCapture
     assert said.messages == []
 
 
-def test_tells_what_is_left_from_the_work_where_items_differ(clock: list[float], said: pytest.LogCaptureFixture):
+def test_tells_what_is_left_from_the_work_where_items_differ(
+    clock: list[float], said: pytest.LogCaptureFixture
+):
     show = Progress()
     show("reading", 10, 100, 0.02)
     clock[0] += 20
@@ -46,7 +48,9 @@ def test_tells_what_is_left_from_the_work_where_items_differ(clock: list[float],
     assert said.messages == ["reading: 50 of 100 (2.0 a second, about 78 s left)"]
 
 
-def test_a_terminal_shows_rate_and_rest(monkeypatch: pytest.MonkeyPatch, clock: list[float], capsys: pytest.CaptureFixture):
+def test_a_terminal_shows_rate_and_rest(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], capsys: pytest.CaptureFixture
+):
     monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True, raising=False)
     show = Progress()
     show("reading", 10, 100, 0.02)
@@ -62,7 +66,9 @@ def test_lm_evals_word_on_loaded_models_is_held_back_and_others_are_not(caplog: 
     console.set_up_logging("info")
     logger = logging.getLogger("lm_eval.models.huggingface")
     logger.warning("Passed an already-initialized model through `pretrained`, assuming single-process call")
-    logger.warning("Combined length of context (9) and continuation (9) exceeds model's maximum length (9). Truncating")
+    logger.warning(
+        "Combined length of context (9) and continuation (9) exceeds model's maximum length (9). Truncating"
+    )
     assert [r.message[:8] for r in caplog.records if r.name == logger.name] == ["Combined"]
 
 

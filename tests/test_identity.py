@@ -19,7 +19,9 @@ def experiment(tmp_path):
     """A config on the tiny model: `experiment(**changes)`, a section's key as `section__key`."""
 
     def make(**changes) -> Config:
-        cfg = Config(name="tiny", results_dir=str(tmp_path / "results"), limit=2, batch_size=4, log_level="error")
+        cfg = Config(
+            name="tiny", results_dir=str(tmp_path / "results"), limit=2, batch_size=4, log_level="error"
+        )
         cfg.tracking.mode = "disabled"
         cfg.model.name = cfg.model.kind = "tiny"
         cfg.model.path, cfg.model.device = "olmoe", "cpu"
@@ -43,7 +45,10 @@ def data_root(folder: Path, answer: str) -> str:
             {
                 "id": f"{split}{n}",
                 "question_stem": f"{split} item number {n} is",
-                "choices": {"text": [f"thing {n}", f"stuff {n}", f"matter {n}", f"object {n}"], "label": list("ABCD")},
+                "choices": {
+                    "text": [f"thing {n}", f"stuff {n}", f"matter {n}", f"object {n}"],
+                    "label": list("ABCD"),
+                },
                 "answerKey": right,
             }
             for n in range(12)
@@ -55,13 +60,18 @@ def data_root(folder: Path, answer: str) -> str:
 def test_other_references_under_the_same_names_are_another_run(experiment, tmp_path):
     arms, options = ["ngd", "icl", "knn_vote", "sft"], {"sft": {"steps": 1, "batch_size": 2}}
     first, second = (
-        {r.arm: r for r in run(experiment(arms=arms, arm=options, data__root=data_root(tmp_path / name, answer)))}
+        {
+            r.arm: r
+            for r in run(experiment(arms=arms, arm=options, data__root=data_root(tmp_path / name, answer)))
+        }
         for name, answer in (("a", "A"), ("b", "B"))
     )
     assert first["base"].run_id == second["base"].run_id
     for arm in arms:
         assert first[arm].run_id != second[arm].run_id, arm
-    answers = [{n["answer"] for row in runs["ngd"].samples() for n in row["neighbors"]} for runs in (first, second)]
+    answers = [
+        {n["answer"] for row in runs["ngd"].samples() for n in row["neighbors"]} for runs in (first, second)
+    ]
     assert all(a.startswith("thing") for a in answers[0]) and all(a.startswith("stuff") for a in answers[1])
 
 
@@ -152,15 +162,30 @@ def rolled(problem):
         for by in (1, 3):
             (tmp_path / "rolling.py").write_text(text.format(by=by))
             sys.modules.pop("rolling", None)
-            found.append(run(experiment(plugins=["rolling"], arms=["rolled"], references__tasks=["facts_foods"]))[1])
+            found.append(
+                run(experiment(plugins=["rolling"], arms=["rolled"], references__tasks=["facts_foods"]))[1]
+            )
     finally:
         SURROGATES.pop("rolled", None)
     assert found[0].run_id != found[1].run_id
     assert found[0].samples()[0]["loglikelihoods"] != found[1].samples()[0]["loglikelihoods"]
 
 
-IRRELEVANT = {"learning_rate": 0.5, "steps": 3, "mixing": "hard", "loss": "choice", "optimizer": "adam", "schedule": "fixed"}
-RELEVANT = {"layers": "last:1", "experts": "top:4", "position": "continuation", "final_mixing": "dense", "mass": "preserved"}
+IRRELEVANT = {
+    "learning_rate": 0.5,
+    "steps": 3,
+    "mixing": "hard",
+    "loss": "choice",
+    "optimizer": "adam",
+    "schedule": "fixed",
+}
+RELEVANT = {
+    "layers": "last:1",
+    "experts": "top:4",
+    "position": "continuation",
+    "final_mixing": "dense",
+    "mass": "preserved",
+}
 
 
 def identities(cfg) -> dict[str, dict]:

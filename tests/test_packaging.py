@@ -15,9 +15,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 def test_every_requirement_is_pinned_within_its_range():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, filter(None, (re.sub("#.*", "", x) for x in lines)))}
+    pins = {
+        canonicalize_name(pin.name): pin
+        for pin in map(Requirement, filter(None, (re.sub("#.*", "", x) for x in lines)))
+    }
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [Requirement(text) for group in (PROJECT["project"]["dependencies"], *extras.values()) for text in group]
+    wanted = [
+        Requirement(text)
+        for group in (PROJECT["project"]["dependencies"], *extras.values())
+        for text in group
+    ]
     for one in wanted:
         (pin,) = pins[canonicalize_name(one.name)].specifier
         assert one.specifier.contains(pin.version), f"{one} is pinned to {pin.version}"

@@ -21,7 +21,10 @@ GSM8K_LIKE = {
     "generation_kwargs": {"until": ["\n"], "do_sample": False},
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     "filter_list": [
-        {"name": name, "filter": [{"function": "regex", "regex_pattern": pattern}, {"function": "take_first"}]}
+        {
+            "name": name,
+            "filter": [{"function": "regex", "regex_pattern": pattern}, {"function": "take_first"}],
+        }
         for name, pattern in {"strict-match": "#### ([0-9]+)", "flexible-extract": "([0-9]+)"}.items()
     ],
 }
@@ -35,7 +38,10 @@ class Parrot(LM):
         return [f"#### {a}" if a % 4 == 0 else f"It is {a}" for a in answers]
 
     def loglikelihood(self, requests):  # noqa: ANN001, ANN201
-        return [(float("nan") if "broken" in request.args[0] else -1.0 - request.idx, False) for request in requests]
+        return [
+            (float("nan") if "broken" in request.args[0] else -1.0 - request.idx, False)
+            for request in requests
+        ]
 
     def loglikelihood_rolling(self, requests):  # noqa: ANN001, ANN201
         raise NotImplementedError
@@ -60,7 +66,10 @@ class CostlyArm(ParrotArm):
 
     def cost(self) -> dict:
         self.asked += 1
-        phases = {"score": {"seconds": 3.0 * self.asked, "flops": 5 * self.asked}, "train": {"seconds": 7.0, "flops": None}}
+        phases = {
+            "score": {"seconds": 3.0 * self.asked, "flops": 5 * self.asked},
+            "train": {"seconds": 7.0, "flops": None},
+        }
         return {"phases": phases, "peak_memory_bytes": 0, "credited_seconds": 8.0 * self.asked}
 
 
@@ -70,8 +79,13 @@ def scored(tmp_path):
 
     def run(docs: list[dict], rule: str = "cloze", arm: ParrotArm | None = None, **config) -> list[dict]:
         (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
-        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "docs.jsonl")}}}
-        (tmp_path / "made.yaml").write_text(json.dumps({"task": "made", "test_split": "test", **data, **config}))
+        data = {
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(tmp_path / "docs.jsonl")}},
+        }
+        (tmp_path / "made.yaml").write_text(
+            json.dumps({"task": "made", "test_split": "test", **data, **config})
+        )
         tasks = TaskSet([str(tmp_path / "made.yaml")], rule=rule)
         chunks = make_chunks(tasks, 4, None)
         journal = Journal(tmp_path / "journal.jsonl")
@@ -90,8 +104,13 @@ def test_long_questions_are_scored_first_whatever_their_order(tmp_path):
     for docs in (words, words[::-1]):
         lines = [{"q": "why " * n, "a": "so"} for n in docs]
         (tmp_path / "docs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "docs.jsonl")}}}
-        (tmp_path / "made.yaml").write_text(json.dumps({"task": "made", "test_split": "test", **data, **GSM8K_LIKE}))
+        data = {
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(tmp_path / "docs.jsonl")}},
+        }
+        (tmp_path / "made.yaml").write_text(
+            json.dumps({"task": "made", "test_split": "test", **data, **GSM8K_LIKE})
+        )
         chunks = make_chunks(TaskSet([str(tmp_path / "made.yaml")]), 2, None)
         found.append([[docs[doc_id] for _, doc_id in chunk] for chunk in chunks.items])
     assert found[0] == found[1] == [[40, 25], [12, 3], [1]]
@@ -117,15 +136,30 @@ def test_a_metric_of_whole_corpora_is_refused_and_never_zero(scored):
 
 def test_a_log_likelihood_that_is_no_number_is_refused_and_not_kept(scored, tmp_path):
     docs = [{"q": f"question {n}" + " broken" * (n == 1), "c": ["yes", "no"], "a": 0} for n in range(3)]
-    asked = {"output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}", "doc_to_target": "a"}
-    with pytest.raises(UserError, match="parrot: item 1 of task made has a log-likelihood that is not a number"):
+    asked = {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": "{{c}}",
+        "doc_to_target": "a",
+    }
+    with pytest.raises(
+        UserError, match="parrot: item 1 of task made has a log-likelihood that is not a number"
+    ):
         scored(docs, **asked)
     assert not Journal(tmp_path / "journal.jsonl").rows
 
 
 def test_questions_that_share_a_passage_share_a_cluster(scored):
-    docs = [{"passage": f"passage {n // 2}", "q": f"question {n}", "c": ["yes", "no"], "a": n % 2} for n in range(6)]
-    asked = {"output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}", "doc_to_target": "a"}
+    docs = [
+        {"passage": f"passage {n // 2}", "q": f"question {n}", "c": ["yes", "no"], "a": n % 2}
+        for n in range(6)
+    ]
+    asked = {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": "{{c}}",
+        "doc_to_target": "a",
+    }
     clusters = [row["cluster"] for row in scored(docs, **asked)]
     assert clusters[::2] == clusters[1::2] and len(set(clusters)) == 3
     plain = [{name: value for name, value in doc.items() if name != "passage"} for doc in docs]
@@ -135,15 +169,28 @@ def test_questions_that_share_a_passage_share_a_cluster(scored):
 @pytest.mark.parametrize(("rule", "predicted"), [("cloze", [0, 0, 0]), ("length_normalized", [1, 2, 0])])
 def test_a_row_says_what_was_chosen_and_it_is_what_counts(scored, rule, predicted):
     """The likeliest choice, or the likeliest a character; log-likelihoods are -1, -2 and -3 as they are asked."""
-    choices = [["no", "by no means", "yes"], ["a", "b", "every one of them"], ["a long first choice", "b", "c"]]
+    choices = [
+        ["no", "by no means", "yes"],
+        ["a", "b", "every one of them"],
+        ["a long first choice", "b", "c"],
+    ]
     docs = [{"q": f"question {n}", "c": list(found), "a": n} for n, found in enumerate(choices)]
-    asked = {"output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}", "doc_to_target": "a"}
-    metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
+    asked = {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": "{{c}}",
+        "doc_to_target": "a",
+    }
+    metrics = [
+        {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+    ]
     rows = scored(docs, rule=rule, **asked, metric_list=metrics)
     assert [row["prediction"] for row in rows] == predicted and [row["gold"] for row in rows] == [0, 1, 2]
     assert [row["correct"] for row in rows] == [float(row["prediction"] == row["gold"]) for row in rows]
     assert all(row["loglikelihoods"] == [-1.0, -2.0, -3.0] for row in rows)
-    assert [row["choices"] for row in rows] == choices and [row["question"] for row in rows] == [d["q"] for d in docs]
+    assert [row["choices"] for row in rows] == choices and [row["question"] for row in rows] == [
+        d["q"] for d in docs
+    ]
     assert [row["doc_id"] for row in rows] == [0, 1, 2]
 
 

@@ -65,8 +65,8 @@ def ablation_table(
 
     `compared` is the frame of `compare` over the same runs where the caller has it already. Run folders
     under `results_dir` that have no result yet are listed as `unfinished`, cells that a mostly complete grid
-    lacks as `missing`. Settings beyond the usual ones, and how runs were scored, keep their own names, as columns
-    after `seed`; the limit of items is one of them where it varies.
+    lacks as `missing`. Settings beyond the usual ones, and how runs were scored, keep their own names, as
+    columns after `seed`; the limit of items is one of them where it varies.
     """
     if compared is None:
         compared = compare(runs)
@@ -80,7 +80,10 @@ def ablation_table(
         if row["level"] == "task":
             rows += [settings[run.run_id] | _cost(run) | other for other in _other_metrics(run, row)]
     for run_id in dict.fromkeys(row["run_id"] for row in rows):
-        rows += [settings[run_id] | _cost(by_run[run_id]) | other for other in _summary_metrics(by_run[run_id], rows)]
+        rows += [
+            settings[run_id] | _cost(by_run[run_id]) | other
+            for other in _summary_metrics(by_run[run_id], rows)
+        ]
     rows += _unfinished(results_dir)
     extra = sorted({name for row in settings.values() for name in row} - SETTINGS.keys())
     varied = _axes(rows, ["model", *SETTINGS, *extra])
@@ -88,13 +91,19 @@ def ablation_table(
 
 
 def axes(frame: pd.DataFrame) -> list[str]:
-    """The settings that the sweep varies, the model among them: columns that take two or more values within one arm."""
+    """The settings that the sweep varies, the model among them.
+
+    Columns that take two or more values within one arm.
+    """
     names = [str(name) for name in frame.columns]
     return _axes(records(frame), ["model", *names[len(IDENTITY) : names.index("task")]])
 
 
 def shown(frame: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The records of `frame` for a reader: "none" where an arm has one of the settings `names`, but no value of it."""
+    """The records of `frame` for a reader.
+
+    "none" where an arm has one of the settings `names`, but no value of it.
+    """
     rows = records(frame)
     found = {name: _values(rows, name) for name in names}
     for row in rows:
@@ -111,7 +120,10 @@ def _axes(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
 
 
 def _values(rows: list[dict[str, Any]], name: str) -> dict[str, set[Any]]:
-    """What finished runs set `name` to, by arm; None is a value, too (all references, no limit) where an arm has others."""
+    """What finished runs set `name` to, by arm.
+
+    None is a value, too (all references, no limit) where an arm has others.
+    """
     found: dict[str, set[Any]] = {}
     for row in rows:
         if row["status"] == "done" and row["metric"] == "acc":
@@ -140,9 +152,14 @@ def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
 
 
 def settings_of(run: Run, limited: bool = True) -> dict[str, Any]:
-    """What a sweep may vary of a run, under the names of the table's columns; the limit of items if `limited`."""
+    """What a sweep may vary of a run, under the names of the table's columns.
+
+    The limit of items if `limited`.
+    """
     raw = run.result.get("settings") or {}
-    named = {str(ALIASES.get(str(k), k)): _flat(value) for k, value in raw.items() if k not in IDENTITY | MEASURES}
+    named = {
+        str(ALIASES.get(str(k), k)): _flat(value) for k, value in raw.items() if k not in IDENTITY | MEASURES
+    }
     scoring = run.result.get("scoring") or {}
     named |= {str(name): _flat(value) for name, value in scoring.items()} | {"seed": run.result.get("seed")}
     if limited:
@@ -159,7 +176,10 @@ def settings_of(run: Run, limited: bool = True) -> dict[str, Any]:
 
 
 def _flat(value: Any) -> Any:
-    """A list (a plugin's options may hold one) as the text that names it; other containers as Python shows them."""
+    """A list (a plugin's options may hold one) as the text that names it.
+
+    Other containers as Python shows them.
+    """
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value) if isinstance(value, dict | set) else value
@@ -188,8 +208,17 @@ def _summary_metrics(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any
     for task, metrics in (run.result.get("metrics") or {}).items():
         if task in own:
             continue
-        kept = {"arm": run.arm, "run_id": run.run_id, "model": run.result.get("model"), "task": task, "level": "summary"}
-        kept |= {"label": next(row["label"] for row in rows if row["run_id"] == run.run_id), "n": metrics.get("n")}
+        kept = {
+            "arm": run.arm,
+            "run_id": run.run_id,
+            "model": run.result.get("model"),
+            "task": task,
+            "level": "summary",
+        }
+        kept |= {
+            "label": next(row["label"] for row in rows if row["run_id"] == run.run_id),
+            "n": metrics.get("n"),
+        }
         numbers = {k: v for k, v in metrics.items() if k != "n" and isinstance(v, int | float)}
         found += [kept | {"metric": name, "value": float(value)} for name, value in numbers.items()]
     return found
@@ -232,12 +261,17 @@ def _missing(rows: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any
         for cell in product(*values):
             if cell not in present:
                 own = dict(zip(grid, cell, strict=True))
-                gaps.append(shared | own | {name: value[own[other]] for name, (other, value) in follow.items()})
+                gaps.append(
+                    shared | own | {name: value[own[other]] for name, (other, value) in follow.items()}
+                )
     return gaps
 
 
 def _grid(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
-    """The settings that vary over `rows` on their own: one that is a function of another spans no cells beside it."""
+    """The settings that vary over `rows` on their own.
+
+    One that is a function of another spans no cells beside it.
+    """
     grid = [name for name in names if len({row.get(name) for row in rows}) > 1]
     for name in grid[::-1]:
         if any(by_value(rows, name, other) for other in grid if other != name):
@@ -246,7 +280,10 @@ def _grid(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
 
 
 def by_value(rows: list[dict[str, Any]], name: str, other: str) -> dict[Any, Any]:
-    """The value of `name` for each of `other`, where it is a function of it (a rate tuned for each layer); else empty."""
+    """The value of `name` for each of `other`, where it is a function of it (a rate tuned for each layer).
+
+    Else empty.
+    """
     found: dict[Any, Any] = {}
     for row in rows:
         if found.setdefault(row.get(other), row.get(name)) != row.get(name):

@@ -54,9 +54,9 @@ def compare(
 ) -> pd.DataFrame:
     """Compare every run with the base run of the same comparison key, paired on (task, doc_id, doc_hash).
 
-    Rows: one a run and task; one a benchmark of many tasks (facts, MMLU); with several benchmarks also one over
-    all items and their mean. Holm's correction runs over all (run, benchmark) tests, over the runs for the row of
-    all items, and over the tasks within benchmarks on their own. Intervals are 95%.
+    Rows: one a run and task; one a benchmark of many tasks (facts, MMLU); with several benchmarks also one
+    over all items and their mean. Holm's correction runs over all (run, benchmark) tests, over the runs for
+    the row of all items, and over the tasks within benchmarks on their own. Intervals are 95%.
 
     Raises UserError with the reason where data, prompts or scoring differ; with `refused` (a dict) those runs
     are left out instead and their reasons put there by run id. ``settings.prompt_differs`` of a run permits
@@ -122,12 +122,16 @@ def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def typed(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
     """The rows as a frame of these columns, with Holm's correction within the family of each level."""
     frame = pd.DataFrame(rows, columns=list(columns))
-    families = [("pooled" if r["level"] == "pooled" else "task" if r.get("group") else "benchmark") for r in rows]
+    families = [
+        ("pooled" if r["level"] == "pooled" else "task" if r.get("group") else "benchmark") for r in rows
+    ]
     for name in dict.fromkeys(families):
         family = [other == name for other in families]
         frame.loc[family, "p_holm"] = paired.holm(frame.loc[family, "p"].astype(float).to_numpy())
     for name, kind in columns.items():
         column = frame[name]
         text = kind == "str"
-        frame[name] = column.astype(object).where(column.notna(), "").astype("str") if text else column.astype(kind)
+        frame[name] = (
+            column.astype(object).where(column.notna(), "").astype("str") if text else column.astype(kind)
+        )
     return frame

@@ -1,4 +1,7 @@
-"""Each arm beside the controls that ran with it, item by item: does it gain more than what lacks one ingredient?"""
+"""Each arm beside the controls that ran with it, item by item.
+
+Does it gain more than what lacks one ingredient?
+"""
 
 from __future__ import annotations
 
@@ -41,10 +44,12 @@ COLUMNS = {
 def compare_controls(
     runs: Sequence[Run], *, draws: int = paired.DRAWS, seed: int = 0, refused: dict[str, str] | None = None
 ) -> pd.DataFrame:
-    """Compare every run with each of its controls: as `compare` does with its base, a row a benchmark and summary.
+    """Compare every run with each of its controls.
 
-    Holm's correction runs over all (run, control, benchmark) tests, and over (run, control) for the row of all items.
-    Raises UserError where items differ; with `refused` (a dict) its reason is put there instead.
+    As `compare` does with its base, a row a benchmark and summary.
+
+    Holm's correction runs over all (run, control, benchmark) tests, and over (run, control) for the row of
+    all items. Raises UserError where items differ; with `refused` (a dict) its reason is put there instead.
     """
     partners, labels = Partners(runs), run_labels(runs)
     rows: list[dict[str, Any]] = []

@@ -22,9 +22,9 @@ OPTIMUM = "planted_optimum"
 def share_recovered(runs: Sequence[Run], *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
     """(arm - base) / (optimum - base) over all items, with a paired bootstrap interval.
 
-    Items are drawn together for arm, base and optimum; where few items leave draws without a gap, a bound may be
-    infinite, and where there is no gap at all there is no share (NaN). `distance` is the mean total variation between the
-    arm's pathways and the planted ones, 0 (the same) to 1 (disjoint).
+    Items are drawn together for arm, base and optimum; where few items leave draws without a gap, a bound may
+    be infinite, and where there is no gap at all there is no share (NaN). `distance` is the mean total
+    variation between the arm's pathways and the planted ones, 0 (the same) to 1 (disjoint).
     """
     rows = {run.arm: {(r["task"], r["doc_id"]): r for r in run.samples()} for run in runs}
     keys = sorted(rows["base"])
@@ -32,7 +32,8 @@ def share_recovered(runs: Sequence[Run], *, draws: int = DRAWS, seed: int = 0) -
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(keys), (draws, len(keys)), dtype=np.int32)
     means = {
-        arm: np.concatenate([values[p].mean(axis=1) for p in np.array_split(picks, 20)]) for arm, values in correct.items()
+        arm: np.concatenate([values[p].mean(axis=1) for p in np.array_split(picks, 20)])
+        for arm, values in correct.items()
     }
     table = []
     for arm, values in correct.items():
@@ -80,5 +81,7 @@ def gap_table(frame: pd.DataFrame) -> Table:
         far = "" if np.isnan(row["distance"]) else f"{row['distance']:.3f}"
         share = "" if np.isnan(row["share"]) else f"{row['share']:.2f}"
         interval = "" if np.isnan(row["low"]) else f"[{row['low']:.2f}, {row['high']:.2f}]"
-        table.add_row(*map(Text, (str(row["arm"]), str(row["n"]), f"{row['accuracy']:.3f}", share, interval, far)))
+        table.add_row(
+            *map(Text, (str(row["arm"]), str(row["n"]), f"{row['accuracy']:.3f}", share, interval, far))
+        )
     return table

@@ -1,4 +1,7 @@
-"""Feedback arms by scope: how far they follow, and what rules miss (drift, repetition, broken endings, length)."""
+"""Feedback arms by scope.
+
+How far they follow, and what rules miss (drift, repetition, broken endings, length).
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,39 @@ if TYPE_CHECKING:
 SCOPES = {"in": "in scope", "near": "near scope", "out": "out of scope", "overall": "overall"}
 MEASURES = ("score", "drift", "similarity", "repetition", "broken_ending", "length_ratio")
 COLUMNS = (
-    "arm", "label", "run_id", "scope", "feedback", "measure", "n", "mean", "low", "high",
-    "against", "difference", "diff_low", "diff_high",
-)  # fmt: skip
+    "arm",
+    "label",
+    "run_id",
+    "scope",
+    "feedback",
+    "measure",
+    "n",
+    "mean",
+    "low",
+    "high",
+    "against",
+    "difference",
+    "diff_low",
+    "diff_high",
+)
 
 Key = tuple[str, Any, Any]  # task, doc_id and doc_hash
 
 
 def feedback_measures(
-    runs: Sequence[Run], against: str = BASE, *, pieces: bool = False, draws: int = paired.DRAWS, seed: int = 0
+    runs: Sequence[Run],
+    against: str = BASE,
+    *,
+    pieces: bool = False,
+    draws: int = paired.DRAWS,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Every measure of every scope by run, with its difference to the run `against` over the same prompts.
 
-    `score` is S_in (signed), S_near and S_out (absolute) in the scopes, the mean over feedbacks of their prompts' means,
-    and S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 (RLVF, section 5) in the row `overall`; other measures are means
-    over prompts. Intervals are bootstrap intervals over prompts, over feedbacks where there are ten or more. With
-    `pieces`, also one row a feedback (column `feedback`).
+    `score` is S_in (signed), S_near and S_out (absolute) in the scopes, the mean over feedbacks of their
+    prompts' means, and S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 (RLVF, section 5) in the row
+    `overall`; other measures are means over prompts. Intervals are bootstrap intervals over prompts, over
+    feedbacks where there are ten or more. With `pieces`, also one row a feedback (column `feedback`).
 
     Args:
         runs: of one store.
@@ -58,7 +78,11 @@ def feedback_measures(
         own, other = rows[run.run_id], {}
         if (beside := partners.beside(run, against)) is not None:
             other = rows[beside.run_id]
-        names = sorted({str(r.get("feedback_id")) for items in own.values() for r in items.values()}) if pieces else []
+        names = (
+            sorted({str(r.get("feedback_id")) for items in own.values() for r in items.values()})
+            if pieces
+            else []
+        )
         common = {"arm": run.arm, "label": labels[run.run_id], "run_id": run.run_id, "against": against}
         for feedback in ["", *names]:
             one, two = _only(own, feedback), _only(other, feedback)
@@ -70,7 +94,8 @@ def feedback_measures(
 def feedback_table(runs: Sequence[Run]) -> Table:
     """The measures as the console shows them: a row an arm and scope, intervals at 95%."""
     table = Table(
-        caption=Text("brackets: 95% over prompts, or over feedbacks where there are ten or more"), caption_justify="left"
+        caption=Text("brackets: 95% over prompts, or over feedbacks where there are ten or more"),
+        caption_justify="left",
     )
     table.add_column("arm", no_wrap=True)
     table.add_column("scope", no_wrap=True)
@@ -81,7 +106,11 @@ def feedback_table(runs: Sequence[Run]) -> Table:
         own = [row for row in rows if row["run_id"] == run_id]
         for scope in dict.fromkeys(row["scope"] for row in own):
             values = {row["measure"]: row for row in own if row["scope"] == scope}
-            name = title(own[0]["arm"]) + own[0]["label"][len(own[0]["arm"]) :] if scope == own[0]["scope"] else ""
+            name = (
+                title(own[0]["arm"]) + own[0]["label"][len(own[0]["arm"]) :]
+                if scope == own[0]["scope"]
+                else ""
+            )
             table.add_row(Text(name), SCOPES.get(scope, scope), *(_shown(values.get(m), m) for m in MEASURES))
         table.add_section()
     return table
@@ -99,7 +128,9 @@ def _shown(row: dict[str, Any] | None, measure: str) -> str:
     if row is None:
         return ""
     digits = 3 if measure == "drift" else 2
-    interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if measure in ("score", "drift") else ""
+    interval = (
+        f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if measure in ("score", "drift") else ""
+    )
     return f"{row['mean']:.{digits}f}{interval}"
 
 
@@ -114,20 +145,31 @@ def _by_scope(run: Run) -> dict[str, dict[Key, dict[str, Any]]]:
     return {scope: scopes[scope] for scope in SCOPES if scope in scopes}
 
 
-def _only(scopes: dict[str, dict[Key, dict[str, Any]]], feedback: str) -> dict[str, dict[Key, dict[str, Any]]]:
+def _only(
+    scopes: dict[str, dict[Key, dict[str, Any]]], feedback: str
+) -> dict[str, dict[Key, dict[str, Any]]]:
     if not feedback:
         return scopes
-    return {s: {k: r for k, r in rows.items() if str(r.get("feedback_id")) == feedback} for s, rows in scopes.items()}
+    return {
+        s: {k: r for k, r in rows.items() if str(r.get("feedback_id")) == feedback}
+        for s, rows in scopes.items()
+    }
 
 
 def _measured(
-    own: dict[str, dict[Key, dict[str, Any]]], other: dict[str, dict[Key, dict[str, Any]]], *, draws: int, seed: int
+    own: dict[str, dict[Key, dict[str, Any]]],
+    other: dict[str, dict[Key, dict[str, Any]]],
+    *,
+    draws: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     drawn: dict[str, tuple[float, np.ndarray]] = {}
     changed: dict[str, tuple[float, np.ndarray]] = {}
     names = sorted({_feedback(row) for rows in own.values() for row in rows.values()}) or [""]
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    weights = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=draws
+    )
     for place, (scope, rows) in enumerate(own.items()):
         for measure in MEASURES:
             keys = [key for key, row in rows.items() if _number(row.get(measure))]
@@ -146,7 +188,9 @@ def _measured(
                 gap = np.array([float(rows[key][measure]) - float(theirs[key][measure]) for key in shared])
                 gap *= _shares(whose[both]) if measure == "score" else 1.0
                 moved = _means(gap, whose[both], weights, (seed, place))
-                row |= {"difference": float(gap.mean())} | _bounds("diff_low", "diff_high", float(gap.mean()), moved)
+                row |= {"difference": float(gap.mean())} | _bounds(
+                    "diff_low", "diff_high", float(gap.mean()), moved
+                )
                 if measure == "score":
                     changed[scope] = (float(gap.mean()), moved)
             if measure == "score":
@@ -171,7 +215,10 @@ def _shares(whose: np.ndarray) -> np.ndarray:
 
 
 def _overall(scopes: dict[str, tuple[float, np.ndarray]], one: float) -> tuple[float, np.ndarray]:
-    """S_overall of three scores and their bootstrap means; with `one` = 0, the difference of two S_overall."""
+    """S_overall of three scores and their bootstrap means.
+
+    With `one` = 0, the difference of two S_overall.
+    """
     (a, drawn_a), (b, drawn_b), (c, drawn_c) = (scopes[s] for s in ("in", "near", "out"))
     return (a + one - (b + c) / 2) / 2, (drawn_a + one - (drawn_b + drawn_c) / 2) / 2
 
@@ -184,7 +231,8 @@ def _bounds(low: str, high: str, value: float, means: np.ndarray) -> dict[str, A
 def _means(values: np.ndarray, whose: np.ndarray, weights: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
     """Bootstrap means over prompts, or, of ten feedbacks or more, over feedbacks.
 
-    `weights` says how often each feedback is drawn: ``[draws, feedbacks]``, the same for all scopes and measures.
+    `weights` says how often each feedback is drawn: ``[draws, feedbacks]``, the same for all scopes and
+    measures.
     """
     if len(set(whose)) < MIN_CLUSTERS:
         return paired.bootstrap_means(values, draws=len(weights), seed=seed)

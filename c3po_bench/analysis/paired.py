@@ -192,7 +192,9 @@ def paired_bootstrap(
     return bootstrap(a - b, draws=draws, level=level, seed=seed, clusters=clusters)
 
 
-def paired_interval(arm: ArrayLike, base: ArrayLike, *, draws: int, seed: int, clusters: ArrayLike | None) -> Interval:
+def paired_interval(
+    arm: ArrayLike, base: ArrayLike, *, draws: int, seed: int, clusters: ArrayLike | None
+) -> Interval:
     """Mean difference with `tango`'s interval for independent right-or-wrong scores, else with a bootstrap's."""
     if clusters is None and is_binary(arm, base):
         return tango(*fixed_broken(arm, base), len(np.asarray(arm)))
@@ -202,8 +204,8 @@ def paired_interval(arm: ArrayLike, base: ArrayLike, *, draws: int, seed: int, c
 def mean_interval(parts: Sequence[Interval]) -> Interval:
     """Mean of independent estimates that weigh the same, with the interval that theirs make (MOVER).
 
-    A bound is as far from the mean as the root of the parts' summed squared distances to theirs, divided by their number
-    (Zou and Donner 2008), so it keeps the sides of score intervals apart.
+    A bound is as far from the mean as the root of the parts' summed squared distances to theirs, divided by
+    their number (Zou and Donner 2008), so it keeps the sides of score intervals apart.
     """
     values, lows, highs = np.array(parts, dtype=np.float64).T
     value = float(values.mean())
@@ -211,7 +213,9 @@ def mean_interval(parts: Sequence[Interval]) -> Interval:
     return Interval(value, value - below, value + above)
 
 
-def sign_flip(differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0, clusters: ArrayLike | None = None) -> float:
+def sign_flip(
+    differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0, clusters: ArrayLike | None = None
+) -> float:
     """Two-sided p of the mean difference being 0, from random sign flips of items or of whole clusters.
 
     The test for real-valued or clustered scores; on independent 0/1 scores it estimates McNemar's exact p.

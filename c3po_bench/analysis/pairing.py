@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
 
 
-RECORDED = ("arm", "backend", "model", "tasks", "limit", "scoring", "seed", "settings")  # where a run has no identity
+RECORDED = (
+    "arm",
+    "backend",
+    "model",
+    "tasks",
+    "limit",
+    "scoring",
+    "seed",
+    "settings",
+)  # where a run has no identity
 
 
 class Pair(NamedTuple):
@@ -27,7 +36,10 @@ class Pair(NamedTuple):
 
 
 def run_labels(runs: Sequence[Run], *, without: Sequence[str] = ()) -> dict[str, str]:
-    """A readable, distinct name by run id: the arm, and the settings (`without` these) that tell runs of one arm apart."""
+    """A readable, distinct name by run id.
+
+    The arm, and the settings (`without` these) that tell runs of one arm apart.
+    """
     labels: dict[str, str] = {}
     by_arm: dict[str, list[Run]] = {}
     for run in runs:
@@ -60,7 +72,9 @@ def varied_settings(runs: Iterable[Run]) -> list[str]:
 def _settings(run: Run) -> dict[str, Any]:
     """The arm's settings beside what it was scored on, under short names."""
     scored = {name: run.result.get(name) for name in ("model", "seed", "limit")}
-    scoring = {name: str(value) for name, value in (run.result.get("scoring") or {}).items() if name not in scored}
+    scoring = {
+        name: str(value) for name, value in (run.result.get("scoring") or {}).items() if name not in scored
+    }
     return (run.result.get("settings") or {}) | scored | scoring
 
 
@@ -72,7 +86,9 @@ class Partners:
         self.bases = [run for run in runs if run.arm == BASE]
         self.arms = {run.arm for run in runs}
         self.by_key: dict[tuple[str, str], list[Run]] = {}
-        self.by_identity = {(identity(run, "arm"), run.arm): run for run in runs if role(run.arm) == "control"}
+        self.by_identity = {
+            (identity(run, "arm"), run.arm): run for run in runs if role(run.arm) == "control"
+        }
         for run in runs:
             self.by_key.setdefault((str(run.result.get("comparison_key")), run.arm), []).append(run)
 
@@ -83,7 +99,9 @@ class Partners:
         found = self.by_key.get((str(run.result.get("comparison_key")), BASE))
         if found:
             own = _made_by(run)
-            return max(found, key=lambda other: sum(a == b for a, b in zip(_made_by(other), own, strict=True)))
+            return max(
+                found, key=lambda other: sum(a == b for a, b in zip(_made_by(other), own, strict=True))
+            )
         if not self.bases:
             raise UserError(f"run {run.run_id} has no base run beside it; run the experiment with arm 'base'")
         nearest = self.bases[0]
@@ -91,12 +109,20 @@ class Partners:
         raise UserError(f"run {run.run_id} cannot be compared with {nearest.run_id}: {reason}")
 
     def beside(self, run: Run, other: str) -> Run | None:
-        """The run with id `other`, or that of arm `other`, that `run` may be compared with; None where there is none.
+        """The run with id `other`, or that of arm `other`, that `run` may be compared with.
+
+        None where there is none.
 
         Raises UserError where several runs of the arm could be meant (of several bases the nearest is taken).
         """
         key = str(run.result.get("comparison_key"))
-        found = [one for (of, arm), runs in self.by_key.items() if of == key for one in runs if other in (arm, one.run_id)]
+        found = [
+            one
+            for (of, arm), runs in self.by_key.items()
+            if of == key
+            for one in runs
+            if other in (arm, one.run_id)
+        ]
         if other == BASE:
             return self.base(run) if found else None
         if len(found) > 1:

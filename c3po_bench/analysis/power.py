@@ -37,7 +37,8 @@ def minimum_detectable_effect(sd: float, n: int, *, alpha: float = ALPHA, power:
 def smallest_gain(shares: ArrayLike, items: int, *, binary: bool) -> float:
     """The smallest difference that a test of these differences (of items, or of clusters) can be hoped to find.
 
-    NaN where nothing says: fewer right-or-wrong items than the exact test needs, or real values that did not change.
+    NaN where nothing says: fewer right-or-wrong items than the exact test needs, or real values that did not
+    change.
     """
     d = np.asarray(shares, dtype=np.float64)
     effect = minimum_detectable_effect(difference_sd(d), len(d))

@@ -44,7 +44,9 @@ CONTROLS = {
     "kernel_regression_random_neighbors": Control("kernel_regression", "random neighbors", "retrieval"),
     "ngd_shuffled_labels": Control("ngd", "shuffled labels", "the neighbors' labels"),
     "random_pathway": Control("ngd", "a random pathway", "where the pathway moves"),
-    "ngd_permuted_options": Control("ngd", "neighbors with permuted options", "the neighbors' answer letters"),
+    "ngd_permuted_options": Control(
+        "ngd", "neighbors with permuted options", "the neighbors' answer letters"
+    ),
 }
 
 

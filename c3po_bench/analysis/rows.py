@@ -29,8 +29,13 @@ class Columns(NamedTuple):
     clusters: np.ndarray | None
 
     def take(self, rows: np.ndarray) -> Columns:
-        """The same of the scored items at `rows`; with clusters only where items share them and they are many enough."""
-        known = ~np.isnan(self.own[rows]) if self.base is None else ~np.isnan(self.own[rows] - self.base[rows])
+        """The same of the scored items at `rows`.
+
+        With clusters only where items share them and they are many enough.
+        """
+        known = (
+            ~np.isnan(self.own[rows]) if self.base is None else ~np.isnan(self.own[rows] - self.base[rows])
+        )
         rows = rows[known]
         base, clusters = (None if c is None else c[rows] for c in self[1:])
         if clusters is not None and not MIN_CLUSTERS <= len(np.unique(clusters)) < len(clusters):
@@ -41,7 +46,8 @@ class Columns(NamedTuple):
 def asked_groups(run: Run) -> dict[str, list[str]]:
     """The names that the run was asked for, each with its tasks: ``{"mmlu": ["mmlu_anatomy", ...]}``.
 
-    A run recorded without them is read by the names in its config. Raises UserError where it has no config either.
+    A run recorded without them is read by the names in its config. Raises UserError where it has no config
+    either.
     """
     groups = run.result.get("groups")
     if groups is None:
@@ -84,14 +90,19 @@ def task_groups(run: Run, scores: Scores) -> dict[str, list[str]]:
         groups.setdefault(max(holding, key=lambda name: len(asked[name]), default=task), []).append(task)
     if alone:
         named = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more tasks" if len(alone) > 3 else "")
-        log.warning("run %s does not say what asked for %s: each counts as a benchmark of its own", run.run_id, named)
+        log.warning(
+            "run %s does not say what asked for %s: each counts as a benchmark of its own", run.run_id, named
+        )
     return groups
 
 
 def statistics_rows(
     scores: Scores, columns: Columns, groups: dict[str, list[str]], *, draws: int, seed: int
 ) -> list[dict[str, Any]]:
-    """A row a task and a benchmark; of several benchmarks also one over all items and one mean of benchmarks."""
+    """A row a task and a benchmark.
+
+    Of several benchmarks also one over all items and one mean of benchmarks.
+    """
     parts = {task: columns.take(scores.rows(task)) for task in scores.tasks}
     parent = {task: name for name, tasks in groups.items() for task in tasks if len(tasks) > 1}
     rows, whole = {}, {}

@@ -1,7 +1,7 @@
 """The few columns of `samples.jsonl` that comparing needs, read fast: one row an item, as arrays.
 
-A sweep has millions of rows, most of whose bytes are neighbors and pathways, which msgspec passes over; rows that
-it refuses (NaN is no JSON) are read with the standard library.
+A sweep has millions of rows, most of whose bytes are neighbors and pathways, which msgspec passes over; rows
+that it refuses (NaN is no JSON) are read with the standard library.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("task", "doc_id", "doc_hash", "prompt_hash", "correct", "cluster", "feedback_id", "scope", "score")
 
-_Row = msgspec.defstruct("_Row", [(name, Any, msgspec.UNSET if name == "score" else None) for name in COLUMNS], gc=False)
+_Row = msgspec.defstruct(
+    "_Row", [(name, Any, msgspec.UNSET if name == "score" else None) for name in COLUMNS], gc=False
+)
 _DECODER = msgspec.json.Decoder(_Row)
 
 MIN_CLUSTERS = 10  # with fewer, resampling them says more about their number than about the arms
@@ -54,13 +56,20 @@ class Scores:
 
 def score_of(row: Mapping[str, Any]) -> float:
     """The score of a sample row; NaN where a feedback's answer could not be judged."""
-    return float("nan") if row.get("scope") is not None and row.get("score", "") is None else float(row["correct"])
+    return (
+        float("nan")
+        if row.get("scope") is not None and row.get("score", "") is None
+        else float(row["correct"])
+    )
 
 
 def load_scores(run: Run) -> Scores:
-    """Read the scores of `run`. Raises UserError where rows lack a score or an item has two: none is dropped silently.
+    """Read the scores of `run`. Raises UserError where rows lack a score or an item has two.
 
-    A feedback's answer on which no judgement could be had (`score` is null) is kept as NaN: it is neither good nor bad.
+    None is dropped silently.
+
+    A feedback's answer on which no judgement could be had (`score` is null) is kept as NaN: it is neither
+    good nor bad.
     """
     columns = _columns(run)
     correct = np.array(columns["correct"], dtype=np.float64)  # None becomes NaN
@@ -72,7 +81,9 @@ def load_scores(run: Run) -> Scores:
     items = list(zip(columns["task"], columns["doc_id"], strict=True))
     if len(set(items)) < len(items):
         (name, number), times = Counter(items).most_common(1)[0]
-        raise UserError(f"run {run.run_id}: item {name}/{number} has {times} rows; delete the run and repeat the experiment")
+        raise UserError(
+            f"run {run.run_id}: item {name}/{number} has {times} rows; delete the run and repeat the experiment"
+        )
     shared = zip(columns["cluster"], columns["feedback_id"], strict=True)
     groups = [feedback if cluster is None else cluster for cluster, feedback in shared]
     cluster = None

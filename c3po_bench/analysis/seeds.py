@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
 
 log = logging.getLogger("c3po_bench")
-DRAWN = ("seed", "reference_items", "train_data", "revisions")  # parts of a run's identity that its seed may decide
+DRAWN = (
+    "seed",
+    "reference_items",
+    "train_data",
+    "revisions",
+)  # parts of a run's identity that its seed may decide
 COLUMNS = (
     "arm",
     "label",  # the arm, with the settings that tell its rows apart
@@ -40,9 +45,9 @@ def seed_agreement(runs: Sequence[Run]) -> pd.DataFrame:
 
     `accuracy` is the mean over seeds and `accuracy_sd` its standard deviation (n - 1); `agreement` the share
     of items on which two seeds give the same prediction, averaged over pairs of seeds; `unanimous` the share
-    on which all do. Only items that every seed answered are counted. Runs are repetitions where all that makes
-    their identity is equal but the seed and what it draws; where one of their seeds ran twice, something else
-    differs, and they are left out; so is, with a warning, a run whose rows `compare` refuses.
+    on which all do. Only items that every seed answered are counted. Runs are repetitions where all that
+    makes their identity is equal but the seed and what it draws; where one of their seeds ran twice,
+    something else differs, and they are left out; so is, with a warning, a run whose rows `compare` refuses.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -54,7 +59,10 @@ def seed_agreement(runs: Sequence[Run]) -> pd.DataFrame:
         if len(seeds) < 2:
             continue
         if len(seeds) < len(group):
-            log.warning("%s: several runs of one seed, whose data differ; left out where seeds are compared", group[0].arm)
+            log.warning(
+                "%s: several runs of one seed, whose data differ; left out where seeds are compared",
+                group[0].arm,
+            )
             continue
         rows += _group(group, labels[group[0].run_id])
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -70,14 +78,21 @@ def _repeated(run: Run) -> str:
 
 
 def _answers(run: Run) -> dict[tuple[str, Any], tuple[Any, float]]:
-    """Prediction and score by item that has one; nothing of a run whose rows lack a score or are there twice."""
+    """Prediction and score by item that has one.
+
+    Nothing of a run whose rows lack a score or are there twice.
+    """
     try:
         load_scores(run)
     except UserError as reason:
         log.warning("left out where seeds are compared: %s", reason)
         return {}
     scored = ((row, score_of(row)) for row in run.samples())
-    return {(row["task"], row["doc_id"]): (row.get("prediction"), score) for row, score in scored if score == score}
+    return {
+        (row["task"], row["doc_id"]): (row.get("prediction"), score)
+        for row, score in scored
+        if score == score
+    }
 
 
 def _group(runs: list[Run], label: str) -> list[dict[str, Any]]:

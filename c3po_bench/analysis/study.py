@@ -1,7 +1,9 @@
-"""`python -m c3po_bench.analysis.study STORE FOLDER`: publish a store as a study that anybody can check without a model.
+"""`python -m c3po_bench.analysis.study STORE FOLDER`.
 
-A study keeps of each run its result, its provenance and what statistics need of its samples, no text of any question
-or answer; the tables beside them are computed from exactly that, and `check` computes them again.
+Publish a store as a study that anybody can check without a model.
+
+A study keeps of each run its result, its provenance and what statistics need of its samples, no text of any
+question or answer; the tables beside them are computed from exactly that, and `check` computes them again.
 """
 
 from __future__ import annotations
@@ -26,16 +28,31 @@ from c3po_bench.store.files import write_json, write_jsonl, write_text
 from c3po_bench.store.reader import Run, load_runs
 
 KEPT = (
-    "arm", "task", "doc_id", "doc_hash", "prompt_hash", "correct", "prediction", "cluster", "scope", "feedback_id", "score",
-    "drift", "similarity", "degeneration",
-)  # fmt: skip
+    "arm",
+    "task",
+    "doc_id",
+    "doc_hash",
+    "prompt_hash",
+    "correct",
+    "prediction",
+    "cluster",
+    "scope",
+    "feedback_id",
+    "score",
+    "drift",
+    "similarity",
+    "degeneration",
+)
 FILES = {"samples.jsonl", "provenance.json", "result.json"}  # of each run
 TABLES = ("comparison.csv", "controls.csv", "feedback.csv")
 DIGITS = 6
 
 
 def tables(runs: Sequence[Run]) -> dict[str, str]:
-    """CSV text by file name: the comparison, that with controls and, where there is feedback, its measures by piece."""
+    """CSV text by file name.
+
+    The comparison, that with controls and, where there is feedback, its measures by piece.
+    """
     frames = {"comparison.csv": compare(runs)}
     if len(controls := compare_controls(runs)):
         frames["controls.csv"] = controls
@@ -53,7 +70,9 @@ def publish(store: str | Path, folder: Path) -> None:
     groups = {run.run_id: asked_groups(run) for run in runs}  # refuses before anything is written
     for run in runs:
         kept = folder / "runs" / run.run_id
-        write_jsonl(kept / "samples.jsonl", [{key: row[key] for key in KEPT if key in row} for row in run.samples()])
+        write_jsonl(
+            kept / "samples.jsonl", [{key: row[key] for key in KEPT if key in row} for row in run.samples()]
+        )
         write_json(kept / "provenance.json", _public(run.provenance))
         write_json(kept / "result.json", run.result | {"groups": groups[run.run_id]})
     for path in sorted((folder / "runs").iterdir()):
@@ -68,7 +87,10 @@ def publish(store: str | Path, folder: Path) -> None:
 
 
 def _published(path: Path) -> bool:
-    """Whether it is a run as `publish` writes one, not one of a store: that has more files, and is not to be lost."""
+    """Whether it is a run as `publish` writes one, not one of a store.
+
+    That has more files, and is not to be lost.
+    """
     return path.is_dir() and {file.name for file in path.iterdir()} == FILES
 
 
@@ -87,7 +109,9 @@ def check(folder: Path) -> None:
     for name, text in tables(load_runs(folder)).items():
         path = folder / name
         if not path.exists():
-            raise UserError(f"{path} is missing: python -m c3po_bench.analysis.study STORE {folder} writes it")
+            raise UserError(
+                f"{path} is missing: python -m c3po_bench.analysis.study STORE {folder} writes it"
+            )
         ours, theirs = (pd.read_csv(io.StringIO(t)) for t in (text, path.read_text(encoding="utf-8")))
         try:
             pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)

@@ -82,10 +82,15 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def live_line(run: Run, base: Run) -> str:
-    """One finished run against its base in a line, for the log while other arms still run; empty for a base itself."""
+    """One finished run against its base in a line, for the log while other arms still run.
+
+    Empty for a base itself.
+    """
     if run.run_id == base.run_id:
         return ""
-    rows = [row for row in headlines(records(compare([base, run], draws=2000))) if row["run_id"] == run.run_id]
+    rows = [
+        row for row in headlines(records(compare([base, run], draws=2000))) if row["run_id"] == run.run_id
+    ]
     row = next((r for r in rows if r["level"] == "pooled"), rows[0])
     interval = bracket(row["diff_low"], row["diff_high"])
     changed = f"{row['fixed']} fixed, {row['broken']} broken"

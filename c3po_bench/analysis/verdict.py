@@ -12,11 +12,16 @@ from c3po_bench.analysis.power import ALPHA
 from c3po_bench.analysis.roles import CONTROLS, method, role, title
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
-FOLLOWS = {1: "follows the feedback", 0: "is not shown to follow the feedback", -1: "goes against the feedback"}
+FOLLOWS = {
+    1: "follows the feedback",
+    0: "is not shown to follow the feedback",
+    -1: "goes against the feedback",
+}
 FOLLOWS_REST = {1: "follow the feedback", 0: "not shown to follow the feedback", -1: "against it"}
 BASE_REST = {1: "beat base", 0: "cannot be told from base", -1: "lose to base"}
 MOST = 6  # sentences about arms before the rest is only counted; what loses is always told
-MARGIN = 0.01  # a control gains as much where the difference to it is surely smaller, and than half of the arm's gain
+# a control gains as much where the difference to it is surely smaller, and than half of the arm's gain
+MARGIN = 0.01
 MANY = 3  # settings of one arm told one by one; more are summed up
 
 
@@ -31,14 +36,20 @@ def bracket(low: float, high: float) -> str:
 
 
 def direction(row: dict[str, Any]) -> int:
-    """1 where a difference is shown to be above 0, -1 below, 0 where neither: interval and p must agree, so both be there."""
+    """1 where a difference is shown to be above 0, -1 below, 0 where neither.
+
+    Interval and p must agree, so both be there.
+    """
     if not row["p"] < ALPHA:
         return 0
     return int(row["diff_low"] > 0) - int(row["diff_high"] < 0)
 
 
 def verdict(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> str:
-    """Plain words over the rows of `compare` and `compare_controls`: what beat its base, and what its controls say."""
+    """Plain words over the rows of `compare` and `compare_controls`.
+
+    What beat its base, and what its controls say.
+    """
     return " ".join(verdict_sentences(frame, controls))
 
 
@@ -91,7 +102,10 @@ def _rest(shown: list[int], words: dict[int, str]) -> list[str]:
 
 
 def _sweep(runs: list[dict[str, Any]]) -> str:
-    """One arm under many settings: how many hold after correction, and the best, which was picked afterwards."""
+    """One arm under many settings.
+
+    How many hold after correction, and the best, which was picked afterwards.
+    """
     best = runs[0]
     beaten = sum(r["diff_low"] > 0 and r["p_holm"] < ALPHA for r in runs)
     worse = sum(r["diff_high"] < 0 and r["p_holm"] < ALPHA for r in runs)
@@ -110,7 +124,9 @@ def _method(row: dict[str, Any], against: list[str]) -> str:
         return "; ".join([said, *against]) + "."
     if shown < 0:
         return f"{name} loses to base by {points(row['difference'])} points {interval}{_holm(row)}."
-    seen = "" if math.isnan(row["mde"]) else f"; {row['n']} items show gains from about {points(row['mde'])} on"
+    seen = (
+        "" if math.isnan(row["mde"]) else f"; {row['n']} items show gains from about {points(row['mde'])} on"
+    )
     if row["fixed"] == 0 and row["broken"] == 0:
         return f"{name} scores every item as base does{seen}."
     outside = f", p {p_text(row['p'])}" if row["diff_low"] > 0 or row["diff_high"] < 0 else ""
@@ -141,7 +157,10 @@ def amount(value: float, digits: int = 2) -> str:
 
 
 def _against_control(row: dict[str, Any], over: dict[str, Any], control: dict[str, Any] | None) -> str:
-    """An arm that beats base against one control: `over` is their difference, `control` the control's own row."""
+    """An arm that beats base against one control.
+
+    `over` is their difference, `control` the control's own row.
+    """
     _, name, ingredient = CONTROLS[method(over["control"])]
     gap = f"difference {_signed(over)}"
     if (shown := direction(over)) != 0:
@@ -170,7 +189,9 @@ def _feedback(rows: list[dict[str, Any]]) -> list[str]:
         if not math.isnan(row["difference"]):
             runs.setdefault(row["run_id"], {})[row["scope"]] = row
     sentences = []
-    ordered = sorted(runs.values(), key=lambda scopes: -scopes["in"]["difference"] if "in" in scopes else math.inf)
+    ordered = sorted(
+        runs.values(), key=lambda scopes: -scopes["in"]["difference"] if "in" in scopes else math.inf
+    )
     for scopes in ordered[:MOST]:
         told = [f"{_signed(row)} {WHERE.get(scope, scope)}" for scope, row in scopes.items()]
         leaks = any(direction(scopes[s]) > 0 for s in ("near", "out") if s in scopes)

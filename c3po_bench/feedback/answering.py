@@ -1,8 +1,8 @@
 """How a local model answers: batches of token ids in, texts out, the same at every run.
 
-Batches are laid out from the whole list of prompts, not from what is still missing, so a killed and resumed run pads each
-prompt exactly as an uninterrupted one does. Each row of a batch draws from random numbers of its own, so what a prompt is
-answered does not depend on the prompts beside it.
+Batches are laid out from the whole list of prompts, not from what is still missing, so a killed and resumed
+run pads each prompt exactly as an uninterrupted one does. Each row of a batch draws from random numbers of
+its own, so what a prompt is answered does not depend on the prompts beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ TOP_K = 50  # RLVF, appendix A
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: `finished` is false when it was cut at the token limit; `tokens` counts what was generated."""
+    """One answer: `finished` is false when it was cut at the token limit.
+
+    `tokens` counts what was generated.
+    """
 
     text: str
     finished: bool
@@ -46,7 +49,10 @@ def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
 def answer_batch(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], cfg: GenerationConfig, seed: int = 0
 ) -> list[Answer]:
-    """The answers to one batch of prompts (token ids), padded on the left. Sampling draws from `seed` and the prompt."""
+    """The answers to one batch of prompts (token ids), padded on the left.
+
+    Sampling draws from `seed` and the prompt.
+    """
     import torch
     from transformers import LogitsProcessorList
 
@@ -58,9 +64,14 @@ def answer_batch(
     draws = LogitsProcessorList(_draws(prompts, cfg, seed) if cfg.temperature > 0 else [])
     with torch.inference_mode():
         output = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=cfg.max_new_tokens, eos_token_id=stops,
-            pad_token_id=pad, do_sample=False, logits_processor=draws,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=cfg.max_new_tokens,
+            eos_token_id=stops,
+            pad_token_id=pad,
+            do_sample=False,
+            logits_processor=draws,
+        )
     return [_answer(tokenizer, row.tolist(), stops) for row in output[:, width:]]
 
 
@@ -80,7 +91,10 @@ def answer_all(
     known: Sequence[Answer | None] | None = None,
     done: Callable[[dict[int, Answer]], None] | None = None,
 ) -> list[Answer]:
-    """The answers to all prompts; batches with nothing missing in `known` are skipped, `done` is told of each finished one."""
+    """The answers to all prompts.
+
+    Batches with nothing missing in `known` are skipped, `done` is told of each finished one.
+    """
     answers: list[Answer | None] = list(known) if known is not None else [None] * len(prompts)
     for batch in batches(prompts, cfg.batch):
         if all(answers[i] is not None for i in batch):
@@ -96,11 +110,16 @@ def answer_all(
 
 def settings(cfg: GenerationConfig) -> dict[str, Any]:
     """What of `cfg` decides an answer: everything but the batches; and how a sampled one is drawn."""
-    return {k: v for k, v in asdict(cfg).items() if k != "batch"} | ({"draws": "by row"} if cfg.temperature > 0 else {})
+    return {k: v for k, v in asdict(cfg).items() if k != "batch"} | (
+        {"draws": "by row"} if cfg.temperature > 0 else {}
+    )
 
 
 def _draws(prompts: Sequence[Sequence[int]], cfg: GenerationConfig, seed: int) -> list[Any]:
-    """Processors after which the highest score is a sample: Gumbel noise, from each row's own generator, does that."""
+    """Processors after which the highest score is a sample.
+
+    Gumbel noise, from each row's own generator, does that.
+    """
     import torch
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
@@ -110,7 +129,12 @@ def _draws(prompts: Sequence[Sequence[int]], cfg: GenerationConfig, seed: int) -
         waits = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=g) for g in generators])
         return scores - waits.log().to(scores)
 
-    return [TemperatureLogitsWarper(cfg.temperature), TopKLogitsWarper(TOP_K), TopPLogitsWarper(cfg.top_p), add_noise]
+    return [
+        TemperatureLogitsWarper(cfg.temperature),
+        TopKLogitsWarper(TOP_K),
+        TopPLogitsWarper(cfg.top_p),
+        add_noise,
+    ]
 
 
 def _draw_seed(prompt: Sequence[int], seed: int) -> int:

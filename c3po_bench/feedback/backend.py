@@ -22,7 +22,17 @@ from c3po_bench.feedback.scores import extra_metrics
 from c3po_bench.feedback.studio import studio_of
 from c3po_bench.feedback.training.together import share_of
 from c3po_bench.feedback.training.values import check_values
-from c3po_bench.feedback.voices import JOINT, MIX, UNPARSED, VOICES, Voice, check_arms, plan_of, split_name, unworded
+from c3po_bench.feedback.voices import (
+    JOINT,
+    MIX,
+    UNPARSED,
+    VOICES,
+    Voice,
+    check_arms,
+    plan_of,
+    split_name,
+    unworded,
+)
 from c3po_bench.store.identity import content_hash
 from c3po_bench.store.memory import peak_resident
 
@@ -85,20 +95,27 @@ class FeedbackBackend:
 
 
 def check_targets(cfg: Config) -> None:
-    """What tuned arms adapt, by the model itself, before anything is written by it: `UserError` for what it has not."""
+    """What tuned arms adapt, by the model itself, before anything is written by it.
+
+    `UserError` for what it has not.
+    """
     from c3po_bench.models.targets import find_targets
 
     for name in cfg.arms:
         if plan := plan_of(name, cfg.feedback, cfg.arm):
             adapted = find_targets(studio_of(cfg).workshop.subject.model, plan.cfg.lora)
             if adapted.parameters and split_name(name)[1] == MIX:
-                raise UserError(f"arm {name!r}: PEFT can't mix what adapts {adapted.parameters[0]}: leave it out")
+                raise UserError(
+                    f"arm {name!r}: PEFT can't mix what adapts {adapted.parameters[0]}: leave it out"
+                )
 
 
 def check_speakers(cfg: Config) -> None:
     """Revisers and judges that can't be opened (no endpoint, no rewriter), before prompts are paid for and answered."""
     studio = studio_of(cfg)
-    revised = any(plan_of(name, cfg.feedback, cfg.arm) or VOICES[name].stored == "revised" for name in cfg.arms)
+    revised = any(
+        plan_of(name, cfg.feedback, cfg.arm) or VOICES[name].stored == "revised" for name in cfg.arms
+    )
     for piece in studio.pieces:
         studio.judge(piece)
         if revised:
@@ -135,11 +152,16 @@ class FeedbackArm:
             if "openai" in shared["judges"]:
                 shared["judge"] = self._judge_identity()
         if self.voice.stored == "revised":
-            tests = [[e.revised, e.revised_finished] for m in self.studio.material for e in m.select("in", "test")]
+            tests = [
+                [e.revised, e.revised_finished] for m in self.studio.material for e in m.select("in", "test")
+            ]
             shared["revisions"] = call_key(revisions=tests)
         if self.plan is None:
             return shared if self.asks_feedback or self.name != "base" else {}
-        return shared | {"plan": self._resolved(self.plan), "train_data": [m.digest() for m in self.studio.material]}
+        return shared | {
+            "plan": self._resolved(self.plan),
+            "train_data": [m.digest() for m in self.studio.material],
+        }
 
     def _resolved(self, plan: Plan) -> dict[str, Any]:
         """What its adapters are known by."""
@@ -158,10 +180,14 @@ class FeedbackArm:
         """Flat columns for the ablation table."""
         feedback = self.cfg.feedback
         shared = {
-            "pieces": ",".join(p.id for p in self.studio.pieces), "generator": feedback.generator.kind,
-            "prompts_in": feedback.n_in, "prompts_near": feedback.n_near, "prompts_out": feedback.n_out,
-            "max_new_tokens": feedback.answers.max_new_tokens, "prompt_differs": self.voice.wrap is not None,
-        }  # fmt: skip
+            "pieces": ",".join(p.id for p in self.studio.pieces),
+            "generator": feedback.generator.kind,
+            "prompts_in": feedback.n_in,
+            "prompts_near": feedback.n_near,
+            "prompts_out": feedback.n_out,
+            "max_new_tokens": feedback.answers.max_new_tokens,
+            "prompt_differs": self.voice.wrap is not None,
+        }
         plan = self._resolved(self.plan) if self.plan else {}
         return shared | {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in plan.items()}
 
@@ -180,7 +206,9 @@ class FeedbackArm:
             model, adapters = self.tuned_model()
         else:
             subject.release()
-        return FeedbackLM(self.voice, material, self.studio, model, adapters, self._spend, self.cfg.batch_size)
+        return FeedbackLM(
+            self.voice, material, self.studio, model, adapters, self._spend, self.cfg.batch_size
+        )
 
     def adapter_name(self) -> str:
         """A folder name for this arm's adapters on this model and data."""
@@ -219,7 +247,11 @@ class FeedbackArm:
         """Seconds by phase; training counts in full also where the adapter came from the cache, the shared data for no arm."""
         from c3po_bench.feedback.lm import BASELINES
 
-        phases = {name: {"seconds": seconds, "flops": 0} for name, seconds in self._seconds.items() if name != BASELINES}
+        phases = {
+            name: {"seconds": seconds, "flops": 0}
+            for name, seconds in self._seconds.items()
+            if name != BASELINES
+        }
         if self.records:
             phases["train"] = {"seconds": sum(r["seconds"] for r in self.records), "flops": 0}
         shared = self._seconds.get(BASELINES, 0.0)
@@ -228,7 +260,8 @@ class FeedbackArm:
     def report(self) -> dict[str, Any]:
         """Counts of data and gaps, training and validation curves (means over adapters), notes.
 
-        Gaps are those of the data, which all arms share, of this arm's adapters and of the judgements on this arm.
+        Gaps are those of the data, which all arms share, of this arm's adapters and of the judgements on this
+        arm.
         """
         gaps = self.studio.workshop.counts - self.studio.judged + (self.studio.judged - self._judged_before)
         counts = Counter[str]()
@@ -253,7 +286,8 @@ class FeedbackArm:
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
         """Signed scores into the rows, and the S metrics, drift and degeneration into the result.
 
-        A row's `doc_hash` then covers the baseline answer too: rows that were scored against others are not comparable.
+        A row's `doc_hash` then covers the baseline answer too: rows that were scored against others are not
+        comparable.
         """
         started = time.perf_counter()
         tuned = [row for row in rows if "feedback_id" in row]

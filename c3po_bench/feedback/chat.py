@@ -1,7 +1,7 @@
 """From texts to token ids, by the tokenizer's own chat template and nothing else.
 
-The prompt is tokenized with the generation prompt, the completion on its own behind it: these are exactly the ids that the
-model sees when it answers, so training, scoring and generation agree token by token.
+The prompt is tokenized with the generation prompt, the completion on its own behind it: these are exactly the
+ids that the model sees when it answers, so training, scoring and generation agree token by token.
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ _SENTINEL = "sentinel17"
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """The ids of one user turn, ready for the answer; a tokenizer without chat template gets the plain text and a newline."""
+    """The ids of one user turn, ready for the answer.
+
+    A tokenizer without chat template gets the plain text and a newline.
+    """
     if not tokenizer.chat_template:
         return list(tokenizer(prompt + "\n").input_ids)
     messages = [{"role": "user", "content": prompt}]
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True).input_ids)
+    return list(
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True).input_ids
+    )
 
 
 def turn_end_ids(tokenizer: Any) -> list[int]:
-    """The ids that end an answer: what the template puts behind it up to its first special token, else the EOS token."""
+    """The ids that end an answer.
+
+    What the template puts behind it up to its first special token, else the EOS token.
+    """
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
         tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(_SENTINEL)[2]

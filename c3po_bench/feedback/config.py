@@ -1,8 +1,8 @@
 """What can be tuned in the feedback backend: dataclasses only, so that composing a config loads no torch.
 
-Defaults are the ones of "RLVF: Learning from Verbal Feedback without Overgeneralization" (arXiv 2402.10893, section 5 and
-appendix B) where the paper gives one, except for the sizes, which are what an embedded model can do on two cores; the
-paper's sizes are in ``conf/feedback/paper.yaml``.
+Defaults are the ones of "RLVF: Learning from Verbal Feedback without Overgeneralization" (arXiv 2402.10893,
+section 5 and appendix B) where the paper gives one, except for the sizes, which are what an embedded model
+can do on two cores; the paper's sizes are in ``conf/feedback/paper.yaml``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from c3po_bench.options import option
 class ChatConfig:
     """Who writes text for a stage of the synthesis: prompts, critiques, judgements.
 
-    `kind` is a name in `feedback.generators.GENERATORS`: ``template`` (embedded and deterministic), ``openai`` (any
-    OpenAI-compatible endpoint: vLLM, llama.cpp, ``transformers serve``, hosted) or ``transformers`` (a local model).
+    `kind` is a name in `feedback.generators.GENERATORS`: ``template`` (embedded and deterministic),
+    ``openai`` (any OpenAI-compatible endpoint: vLLM, llama.cpp, ``transformers serve``, hosted) or
+    ``transformers`` (a local model).
     """
 
     kind: str = option("template", "template, openai or transformers")
@@ -41,7 +42,9 @@ class ChatConfig:
 
 @dataclass
 class ReviserConfig:
-    """How a baseline answer becomes a revised one: ``rules`` rewrites, ``critique`` asks a model to criticize and revise.
+    """How a baseline answer becomes a revised one.
+
+    ``rules`` rewrites, ``critique`` asks a model to criticize and revise.
 
     ``auto`` takes the rules where the piece has them and the critique elsewhere.
     """
@@ -55,16 +58,22 @@ class ReviserConfig:
 class JudgeConfig:
     """What scores an answer against the base model's: ``rule`` or ``openai`` (both orders, averaged).
 
-    ``auto`` takes the rule where the piece has one and ``openai`` elsewhere (a user error without a `base_url`).
+    ``auto`` takes the rule where the piece has one and ``openai`` elsewhere (a user error without a
+    `base_url`).
     """
 
     kind: str = option("auto", "rule, openai, or auto: the rule where the piece has one")
-    chat: ChatConfig = field(default_factory=lambda: ChatConfig(kind="openai", temperature=0.0, top_p=1.0, max_tokens=400))
+    chat: ChatConfig = field(
+        default_factory=lambda: ChatConfig(kind="openai", temperature=0.0, top_p=1.0, max_tokens=400)
+    )
 
 
 @dataclass
 class LoraConfig:
-    """The adapter (appendix B). `targets` is ``all-linear`` or module names; on MoE models see `routers`, `experts`."""
+    """The adapter (appendix B). `targets` is ``all-linear`` or module names.
+
+    On MoE models see `routers`, `experts`.
+    """
 
     rank: int = option(64, "LoRA rank (paper: 64)")
     alpha: int = option(128, "LoRA alpha (paper: 128)")
@@ -122,7 +131,10 @@ class GenerationConfig:
 
 @dataclass
 class FeedbackConfig:
-    """The section ``feedback`` of the config; arms may override any of `beta` ... `loss_weights` under ``arm.<name>``."""
+    """The section ``feedback`` of the config; arms may override any of `beta` ...
+
+    `loss_weights` under ``arm.<name>``.
+    """
 
     pieces: list[str] = option(["jared_greeting"], "ids in the library, or paths of YAML files")
     library: list[str] = option([], "further folders or files with pieces of your own")
@@ -136,7 +148,8 @@ class FeedbackConfig:
     n_near: int = option(48, "near-scope prompts, all splits together (paper: 960)")
     n_out: int = option(48, "out-of-scope prompts, all splits together (paper: 960)")
     out_of_scope: str = option(
-        "builtin", "builtin (the embedded general set), a text file, or a hub data set as 'org/name:split:column'"
+        "builtin",
+        "builtin (the embedded general set), a text file, or a hub data set as 'org/name:split:column'",
     )
     test_share: float = option(0.25, "of the prompts within each category; paper: 0.2")
     validation_share: float = option(0.05, "of the rest; paper: 0.05")

@@ -1,8 +1,8 @@
 """Drift: how far a policy has moved from the base model, along the base model's own answers.
 
-For an answer y of the base model to prompt x: mean over its tokens of KL(base(. | x, y_<t) || policy(. | x', y_<t)),
-in nats. x' is the prompt as the policy sees it (with the feedback, for in-context arms). 0 means unchanged; rules
-cannot see it.
+For an answer y of the base model to prompt x: mean over its tokens of KL(base(. | x, y_<t) || policy(. | x',
+y_<t)), in nats. x' is the prompt as the policy sees it (with the feedback, for in-context arms). 0 means
+unchanged; rules cannot see it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ def _log_probabilities(model: Any, rows: Sequence[Row], pad: int) -> torch.Tenso
 
 
 def token_drift(
-    model: Any, base_rows: Sequence[Row], policy_rows: Sequence[Row], pad: int, as_base: Context, as_policy: Context
+    model: Any,
+    base_rows: Sequence[Row],
+    policy_rows: Sequence[Row],
+    pad: int,
+    as_base: Context,
+    as_policy: Context,
 ) -> list[float | None]:
     """The drift of each row; both lists hold the same completions. `as_base`, `as_policy` switch adapters.
 

@@ -1,4 +1,7 @@
-"""Any LM on feedback tasks: asked by the chat template of the model being tuned, measured as the feedback arms are."""
+"""Any LM on feedback tasks.
+
+Asked by the chat template of the model being tuned, measured as the feedback arms are.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,17 @@ from c3po_bench.feedback.tasks import settings_of
 
 
 class EchoLM(LM):
-    """Passes stock tasks through; turns feedback prompts into chats, and notes what came back. It measures no drift."""
+    """Passes stock tasks through; turns feedback prompts into chats, and notes what came back.
+
+    It measures no drift.
+    """
 
     def __init__(self, inner: LM, studio: Studio) -> None:
         super().__init__()
         self.inner, self.studio = inner, studio
-        self.examples = {(m.piece.id, e.scope, e.prompt): e for m in studio.tests for e in m.examples if e.split == "test"}
+        self.examples = {
+            (m.piece.id, e.scope, e.prompt): e for m in studio.tests for e in m.examples if e.split == "test"
+        }
         self._details: dict[tuple[str, int], dict[str, Any]] = {}
 
     @property
@@ -67,10 +75,15 @@ class EchoLM(LM):
         ids, stops = prompt_ids(subject.tokenizer, prompt), stop_ids(subject.tokenizer, subject.model)
         kept = {k: v for k, v in settings.items() if k not in ("feedback", "scope")}
         return Instance(
-            request_type=request.request_type, doc=request.doc, idx=request.idx,
-            arguments=(subject.tokenizer.decode(ids), {**kept, "prompt_ids": ids, "stop_ids": stops, "written_ids": written}),
+            request_type=request.request_type,
+            doc=request.doc,
+            idx=request.idx,
+            arguments=(
+                subject.tokenizer.decode(ids),
+                {**kept, "prompt_ids": ids, "stop_ids": stops, "written_ids": written},
+            ),
             metadata=(request.task_name, request.doc_id, request.repeats),
-        )  # fmt: skip
+        )
 
     def _noted(self, request: Instance, text: str, tokens: int, told: Mapping[str, Answer]) -> str:
         prompt, settings = str(request.args[0]), settings_of(request)
@@ -78,9 +91,14 @@ class EchoLM(LM):
             example, baseline = self.examples[settings["feedback"], settings["scope"], prompt], told[prompt]
             finished = tokens < int(settings.get("max_gen_toks", 0))
             self._details[str(request.task_name), int(request.doc_id or 0)] = {
-                "scope": example.scope, "feedback_id": settings["feedback"], "category": example.category, "prompt": prompt,
-                "response": text, "baseline_response": baseline.text, "drift": None,
+                "scope": example.scope,
+                "feedback_id": settings["feedback"],
+                "category": example.category,
+                "prompt": prompt,
+                "response": text,
+                "baseline_response": baseline.text,
+                "drift": None,
                 "similarity": round(similarity(text, baseline.text), 6),
                 "degeneration": degeneration(text, finished, tokens, baseline.tokens),
-            }  # fmt: skip
+            }
         return text

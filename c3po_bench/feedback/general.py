@@ -16,13 +16,18 @@ def builtin() -> tuple[str, ...]:
     """The embedded general prompts, in their written order, without duplicates."""
     families = yaml.safe_load(Path(__file__).with_name("general.yaml").read_text(encoding="utf-8"))
     prompts = [
-        template.format(*(fill if isinstance(fill, list) else [fill])) for template, fills in families for fill in fills
+        template.format(*(fill if isinstance(fill, list) else [fill]))
+        for template, fills in families
+        for fill in fills
     ]
     return tuple(dict.fromkeys(prompts))
 
 
 def general_prompts(source: str, n: int, seed: int) -> list[str]:
-    """`n` prompts drawn with `seed`; `source` is ``builtin``, a text file (a prompt a line) or ``org/name:split:column``."""
+    """`n` prompts drawn with `seed`.
+
+    `source` is ``builtin``, a text file (a prompt a line) or ``org/name:split:column``.
+    """
     pool = list(builtin()) if source == "builtin" else _load(source)
     if n > len(pool):
         raise UserError(
@@ -42,7 +47,9 @@ def _load(source: str) -> list[str]:
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     name, split, column = ([*source.split(":"), "", ""])[:3]
     if not (name and split and column):
-        raise UserError(f"feedback.out_of_scope={source!r} is neither 'builtin', a text file, nor 'org/name:split:column'")
+        raise UserError(
+            f"feedback.out_of_scope={source!r} is neither 'builtin', a text file, nor 'org/name:split:column'"
+        )
     from datasets import load_dataset
 
     try:

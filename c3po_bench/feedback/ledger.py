@@ -1,7 +1,9 @@
-"""Append-only ledgers of finished calls, keyed by content: what was answered once is never asked (or paid for) again.
+"""Append-only ledgers of finished calls, keyed by content.
 
-A key is a hash of stage, model, prompt and parameters. A ledger survives SIGKILL (a line cut short is dropped) and several
-processes at once (appending takes a file lock).
+What was answered once is never asked (or paid for) again.
+
+A key is a hash of stage, model, prompt and parameters. A ledger survives SIGKILL (a line cut short is
+dropped) and several processes at once (appending takes a file lock).
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ def call_key(**parts: Any) -> str:
 
 
 class Ledger:
-    """One JSON-lines file of ``{"key", "value"}`` rows; the last row of a key counts, of those whose value is `valid`."""
+    """One JSON-lines file of ``{"key", "value"}`` rows.
+
+    The last row of a key counts, of those whose value is `valid`.
+    """
 
     def __init__(self, path: Path, valid: Callable[[Any], bool] = lambda value: value is not None) -> None:
         self.path = path

@@ -30,15 +30,21 @@ BASELINES = "baselines"
 class FeedbackLM(LM):
     """Answers with the adapter of each prompt's piece (or none), and notes drift and degeneration beside each answer.
 
-    On stock tasks an arm with several adapters answers each item with one of them, by the item's content hash: the
-    mean over items is the mean over adapters, at the price of one, and an item's answer does not depend on its
-    neighbors.
+    On stock tasks an arm with several adapters answers each item with one of them, by the item's content
+    hash: the mean over items is the mean over adapters, at the price of one, and an item's answer does not
+    depend on its neighbors.
     """
 
     def __init__(
-        self, voice: Voice, materials: list[Material], studio: Studio, model: Any, adapters: Mapping[str, str],
-        spend: Spend, batch_size: int,
-    ) -> None:  # fmt: skip
+        self,
+        voice: Voice,
+        materials: list[Material],
+        studio: Studio,
+        model: Any,
+        adapters: Mapping[str, str],
+        spend: Spend,
+        batch_size: int,
+    ) -> None:
         super().__init__()
         self.voice, self.studio, self.model, self.adapters = voice, studio, model, dict(adapters)
         self.workshop = studio.workshop
@@ -68,10 +74,14 @@ class FeedbackLM(LM):
         for position, request in enumerate(requests):
             groups[settings_of(request).get("feedback")].append(position)
         if stock := groups.pop(None, []):
-            for position, text in zip(stock, self._by_adapter("generate_until", [requests[p] for p in stock]), strict=True):
+            for position, text in zip(
+                stock, self._by_adapter("generate_until", [requests[p] for p in stock]), strict=True
+            ):
                 answers[position] = text
         started = time.perf_counter()
-        told = self.studio.baselines([str(requests[p].args[0]) for positions in groups.values() for p in positions])
+        told = self.studio.baselines(
+            [str(requests[p].args[0]) for positions in groups.values() for p in positions]
+        )
         self.spend(BASELINES, time.perf_counter() - started)
         for piece_id, positions in groups.items():
             found = self._answer([requests[p] for p in positions], piece_id, told)
@@ -80,7 +90,10 @@ class FeedbackLM(LM):
         return answers
 
     def _answer(self, requests: list[Instance], piece_id: str, told: Mapping[str, Answer]) -> list[str]:
-        """The answers to prompts about one piece, with their details noted; `told` is what the base model answers."""
+        """The answers to prompts about one piece, with their details noted.
+
+        `told` is what the base model answers.
+        """
         examples = [self.examples[piece_id, settings_of(r)["scope"], str(r.args[0])] for r in requests]
         baselines = [told[e.prompt] for e in examples]
         started = time.perf_counter()
@@ -96,12 +109,17 @@ class FeedbackLM(LM):
         rows = zip(requests, examples, baselines, answers, gaps, drifts, strict=True)
         for request, example, baseline, answer, gap, drift in rows:
             self._details[str(request.task_name), int(request.doc_id or 0)] = {
-                "scope": example.scope, "feedback_id": piece_id, "category": example.category, "prompt": example.prompt,
-                "response": answer.text, "baseline_response": baseline.text,
+                "scope": example.scope,
+                "feedback_id": piece_id,
+                "category": example.category,
+                "prompt": example.prompt,
+                "response": answer.text,
+                "baseline_response": baseline.text,
                 "drift": None if drift is None else round(drift, 8),
                 "similarity": round(similarity(answer.text, baseline.text), 6),
-                "degeneration": degeneration(answer.text, answer.finished, answer.tokens, baseline.tokens), **gap,
-            }  # fmt: skip
+                "degeneration": degeneration(answer.text, answer.finished, answer.tokens, baseline.tokens),
+                **gap,
+            }
         return [answer.text for answer in answers]
 
     def _stored(self, example: Example, baseline: Answer) -> Answer:
@@ -123,7 +141,10 @@ class FeedbackLM(LM):
             return answer_batch(self.model, self.workshop.subject.tokenizer, prompts, cfg, self.workshop.seed)
 
     def _read(self, said: Answer) -> tuple[Answer, dict[str, bool]]:
-        """The answer in what was said, and its tokens; all of it, and a mark in its row, where the two can't be told apart."""
+        """The answer in what was said, and its tokens.
+
+        All of it, and a mark in its row, where the two can't be told apart.
+        """
         if not self.voice.read:
             return said, {}
         text = self.voice.read(said.text)
@@ -133,7 +154,10 @@ class FeedbackLM(LM):
         return replace(said, text=text, tokens=tokens), {}
 
     def _drifts(self, examples: list[Example], baselines: list[Answer], piece_id: str) -> list[float | None]:
-        """Drift along the baseline answers; none for looked-up texts that are no policy, 0 for the base model itself."""
+        """Drift along the baseline answers.
+
+        None for looked-up texts that are no policy, 0 for the base model itself.
+        """
         if self.voice.stored == "baseline":
             return [0.0] * len(examples)
         if self.voice.stored or self.voice.read:
@@ -143,9 +167,13 @@ class FeedbackLM(LM):
         base = [Row(prompt_ids(tokenizer, e.prompt), ids) for e, ids in zip(examples, kept, strict=True)]
         policy = [Row(self._worded(e, piece_id), ids) for e, ids in zip(examples, kept, strict=True)]
         return token_drift(
-            self.model, base, policy, tokenizer.pad_token_id or 0,
-            lambda: self._speaking(None), lambda: self._speaking(self.adapters.get(piece_id)),
-        )  # fmt: skip
+            self.model,
+            base,
+            policy,
+            tokenizer.pad_token_id or 0,
+            lambda: self._speaking(None),
+            lambda: self._speaking(self.adapters.get(piece_id)),
+        )
 
     @contextlib.contextmanager
     def _speaking(self, adapter: str | None) -> Iterator[None]:
@@ -191,5 +219,7 @@ class FeedbackLM(LM):
             made: Any = huggingface.HFLM
             subject = self.workshop.subject
             with quiet("lm_eval.models.huggingface"):
-                self._stock = made(pretrained=self.model, tokenizer=subject.tokenizer, batch_size=self.batch_size)
+                self._stock = made(
+                    pretrained=self.model, tokenizer=subject.tokenizer, batch_size=self.batch_size
+                )
         return self._stock

@@ -19,7 +19,8 @@ def repetition(text: str) -> float:
 def broken_ending(text: str, finished: bool) -> bool:
     """Whether the model itself stopped where no text ends: nothing said, or in the middle of a sentence.
 
-    An answer cut at the token limit is not broken; one that ends in a name, an emoji or a number on a line of its own neither.
+    An answer cut at the token limit is not broken; one that ends in a name, an emoji or a number on a line of
+    its own neither.
     """
     if not text.strip():
         return True

@@ -1,8 +1,11 @@
-"""One training step of C3PO, ours against one written as the official code does it: same batch, same loss, same gradients.
+"""One training step of C3PO, ours against one written as the official code does it.
 
-The official step (TRL 0.7.10 and its subclass) makes three policy forwards (pairs, near scope, out of scope) and as many
-reference forwards, whose result it throws away for the constraint terms, with logits at every position. Ours has the reference
-log-probabilities of the pairs precomputed, one forward for both constraint sets, and logits at answer tokens only.
+Same batch, same loss, same gradients.
+
+The official step (TRL 0.7.10 and its subclass) makes three policy forwards (pairs, near scope, out of scope)
+and as many reference forwards, whose result it throws away for the constraint terms, with logits at every
+position. Ours has the reference log-probabilities of the pairs precomputed, one forward for both constraint
+sets, and logits at answer tokens only.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ LAMBDA_NEAR, LAMBDA_OUT, BETA = 0.1, 0.2, 0.1
 
 
 def run(options: Any) -> Iterator[dict[str, Any]]:
-    """A record a setting; `ratio` is official over ours, `max_abs_diff` compares losses. The headline comes last."""
+    """A record a setting; `ratio` is official over ours, `max_abs_diff` compares losses.
+
+    The headline comes last.
+    """
     names = ["short answers"] if options.quick else list(WIDTHS)
     for name in reversed(names):
         with tempfile.TemporaryDirectory(prefix="c3po-step-") as scratch:
@@ -58,7 +64,9 @@ def _measure(widths: tuple[int, int], scratch: str, options: Any) -> dict[str, A
                 seconds[name].append(time.perf_counter() - began)
             values[name] = loss.item()
             gradients[name] = [weight.grad.clone() for weight in weights]
-    apart = [(a - b).abs().max().item() for a, b in zip(gradients["ours"], gradients["official"], strict=True)]
+    apart = [
+        (a - b).abs().max().item() for a, b in zip(gradients["ours"], gradients["official"], strict=True)
+    ]
     return {
         "ratio": median(o / u for o, u in zip(seconds["official"], seconds["ours"], strict=True)),
         "max_abs_diff": abs(values["ours"] - values["official"]),
@@ -75,35 +83,64 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
     from peft import LoraConfig
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedDPOConfig, ConstrainedDPOTrainer
+    from c3po_bench.feedback.training.constrained import (
+        CHECKPOINTING,
+        ConstrainedDPOConfig,
+        ConstrainedDPOTrainer,
+    )
     from c3po_bench.feedback.training.rows import Row
     from c3po_bench.models.tiny import tiny_tokenizer
 
     hidden, layers, words = (64, 2, 512) if small else (384, 8, 8192)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=words, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=words,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
     draw = torch.Generator().manual_seed(0)
 
     def ids(n: int) -> list[int]:
         return torch.randint(5, words, (n,), generator=draw).tolist()
 
     prompt, answer = widths
-    pairs = [{"prompt_ids": ids(prompt), "chosen_ids": ids(answer + 2), "rejected_ids": ids(answer)} for _ in range(PAIRS)]
+    pairs = [
+        {"prompt_ids": ids(prompt), "chosen_ids": ids(answer + 2), "rejected_ids": ids(answer)}
+        for _ in range(PAIRS)
+    ]
     kept = {scope: [Row(ids(prompt), ids(answer)) for _ in range(KEPT)] for scope in ("near", "out")}
-    plain: dict[str, Any] = {CHECKPOINTING: False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    plain: dict[str, Any] = {
+        CHECKPOINTING: False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
     args = ConstrainedDPOConfig(
-        output_dir=scratch, beta=BETA, lambda_near=LAMBDA_NEAR, lambda_out=LAMBDA_OUT, constraint_batch_size=KEPT,
-        per_device_train_batch_size=PAIRS, max_steps=1, precompute_ref_log_probs=True, use_cpu=True, bf16=False,
+        output_dir=scratch,
+        beta=BETA,
+        lambda_near=LAMBDA_NEAR,
+        lambda_out=LAMBDA_OUT,
+        constraint_batch_size=KEPT,
+        per_device_train_batch_size=PAIRS,
+        max_steps=1,
+        precompute_ref_log_probs=True,
+        use_cpu=True,
+        bf16=False,
         **plain,
-    )  # fmt: skip
+    )
     return ConstrainedDPOTrainer(
-        model=LlamaForCausalLM(config), args=args, processing_class=tiny_tokenizer(),
+        model=LlamaForCausalLM(config),
+        args=args,
+        processing_class=tiny_tokenizer(),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
-        train_dataset=Dataset.from_list(pairs), **kept,
-    )  # fmt: skip
+        train_dataset=Dataset.from_list(pairs),
+        **kept,
+    )
 
 
 def official_loss(model: Any, batch: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """What a piece of verbal feedback is: a sentence, when it applies, what it changes, and how to tell.
 
-The sentence is split as in RLVF (arXiv 2402.10893, section 4): `content` (the whole), `domain` (when it applies) and
-`effect` (what changes). Each stage of the synthesis uses a different one of them.
+The sentence is split as in RLVF (arXiv 2402.10893, section 4): `content` (the whole), `domain` (when it
+applies) and `effect` (what changes). Each stage of the synthesis uses a different one of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Edit:
 
 @dataclass(frozen=True)
 class Feedback:
-    """A piece of feedback. `rules` are combined by AND; without rules it needs a judge. `leak` says how it can leak."""
+    """A piece of feedback. `rules` are combined by AND; without rules it needs a judge.
+
+    `leak` says how it can leak.
+    """
 
     id: str
     content: str
@@ -77,7 +80,10 @@ class Feedback:
 
 
 def parse_feedback(record: Any, source: str = "feedback") -> Feedback:
-    """A `Feedback` from a plain mapping; `UserError` names the source, the piece, the field and the valid choices."""
+    """A `Feedback` from a plain mapping.
+
+    `UserError` names the source, the piece, the field and the valid choices.
+    """
     if not isinstance(record, Mapping):
         raise UserError(f"{source}: a piece must be a mapping with id, content, domain, effect")
     where = f"{source}: piece {record.get('id', '?')!r}"
@@ -119,10 +125,14 @@ def _steps(record: Mapping[str, Any], key: str, where: str) -> list[tuple[str, A
 def _slots(slots: Any, where: str) -> dict[str, Any]:
     """What fills the scene's templates: a text, or a list of texts, by name; numbers are taken as texts."""
     if not (slots is None or isinstance(slots, Mapping)):
-        raise UserError(f"{where}: slots must be a mapping, such as {{who: my boss, others: [a friend, my bank]}}")
+        raise UserError(
+            f"{where}: slots must be a mapping, such as {{who: my boss, others: [a friend, my bank]}}"
+        )
     for name, value in (slots or {}).items():
         values = value if isinstance(value, list) else [value]
-        plain = [isinstance(v, str | int | float) and not isinstance(v, bool) and str(v).strip() for v in values]
+        plain = [
+            isinstance(v, str | int | float) and not isinstance(v, bool) and str(v).strip() for v in values
+        ]
         if not isinstance(name, str) or not plain or not all(plain):
             raise UserError(f"{where}: slot {name} must be a text or a list of texts; put it in quotes")
     return dict(slots or {})

@@ -1,7 +1,8 @@
 """Rule rewriters: turn a model's own answer into one that follows a rule-checkable piece, with the smallest change.
 
-The revised answer keeps the words of the baseline wherever the rule lets it, so a preference pair differs by the effect
-and by nothing else. A new edit is one function and one line of `EDITS`, and one of `VALUES` that checks its value.
+The revised answer keeps the words of the baseline wherever the rule lets it, so a preference pair differs by
+the effect and by nothing else. A new edit is one function and one line of `EDITS`, and one of `VALUES` that
+checks its value.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ _NUMBERED = re.compile(r"(?:\A|\n)\s*\d+\.\Z")
 
 
 def whole_sentences(text: str) -> str:
-    """A cut text up to its last whole sentence or line, with an open code block closed; all of it when there is none."""
+    """A cut text up to its last whole sentence or line, with an open code block closed.
+
+    All of it when there is none.
+    """
     ends = _ends(text)
     kept = (text[: ends[-1]] if ends else text).rstrip()
     return kept if _closed(kept) else _OPENED.sub("", f"{kept}\n```").rstrip()
@@ -89,7 +93,10 @@ def _characters(text: str, value: int) -> str:
 
 
 def _bullets(text: str, value: str) -> str:
-    """Each sentence on its own line after the marker; ``1.`` counts. Code can't be told in sentences and is left alone."""
+    """Each sentence on its own line after the marker; ``1.`` counts.
+
+    Code can't be told in sentences and is left alone.
+    """
     if "```" in text:
         return text
     items = [re.sub(r"^(?:[-*\u2022]|\d+[.)])\s+", "", s) for s in sentences(text)]
@@ -138,9 +145,12 @@ def _direction(value: Any) -> str:
 
 
 VALUES: dict[str, Callable[[Any], Any]] = {  # what an edit's value must be, or `ValueError`
-    "replace": _pair, "sentences": _number, "characters": _number, "case": _direction,
+    "replace": _pair,
+    "sentences": _number,
+    "characters": _number,
+    "case": _direction,
     **dict.fromkeys(("opening", "closing", "prepend", "append", "bullets"), text_value),
-}  # fmt: skip
+}
 ADDING = ("closing", "append")  # edits that put something behind a cut answer's last whole sentence
 CUTTING = ("sentences", "characters")  # edits that leave the beginning of an answer
 
@@ -181,7 +191,10 @@ def rewrite(feedback: Feedback, answer: str, finished: bool) -> tuple[str, bool]
 
 
 def _edit_cut(kind: str, text: str, value: Any) -> tuple[str, bool]:
-    """An edited answer whose end is missing: finished where whole sentences of it are left, and what was put behind them."""
+    """An edited answer whose end is missing.
+
+    Finished where whole sentences of it are left, and what was put behind them.
+    """
     if kind in ADDING:
         return EDITS[kind](whole_sentences(text), value), bool(_ends(text))
     edited = EDITS[kind](text, value)

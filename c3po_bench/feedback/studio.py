@@ -1,4 +1,7 @@
-"""What an experiment's feedback arms and tasks share: pieces, material, judges. Made once a process, when first needed."""
+"""What an experiment's feedback arms and tasks share: pieces, material, judges.
+
+Made once a process, when first needed.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ class Studio:
 
     @cached_property
     def material(self) -> list[Material]:
-        """The synthesized data of every piece; test prompts are answered and revised only where an arm shows revisions."""
+        """The synthesized data of every piece.
+
+        Test prompts are answered and revised only where an arm shows revisions.
+        """
         from c3po_bench.feedback.synthesis import synthesize
 
         with self._alone():
@@ -65,7 +71,10 @@ class Studio:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Of several processes one makes the data, with the bare model; the others then find all calls made."""
+        """Of several processes one makes the data, with the bare model.
+
+        The others then find all calls made.
+        """
         self.workshop.subject.release()
         name = call_key(pieces=[p.digest() for p in self.pieces], model=self.workshop.subject.hash)
         with alone_in(self.workshop.folder, f".synthesis-{name}.lock"):
@@ -83,7 +92,10 @@ class Studio:
         """Signed scores of rows with ``feedback_id``, ``prompt``, ``response`` and, where known, ``baseline_response``."""
         found: list[float | None] = [None] * len(rows)
         told = self.baselines([row["prompt"] for row in rows if "baseline_response" not in row])
-        against = [row["baseline_response"] if "baseline_response" in row else told[row["prompt"]].text for row in rows]
+        against = [
+            row["baseline_response"] if "baseline_response" in row else told[row["prompt"]].text
+            for row in rows
+        ]
         before = Counter(self.workshop.counts)
         for piece in self.pieces:
             mine = [i for i, row in enumerate(rows) if row["feedback_id"] == piece.id]

@@ -1,8 +1,10 @@
-"""From one piece to training and test data, stage by stage; every finished call is in a ledger and never made again.
+"""From one piece to training and test data, stage by stage.
 
-Stages (RLVF, arXiv 2402.10893, section 4): categories, in-scope prompts, near-scope prompts, out-of-scope prompts,
-the answers of the model being tuned, and revised answers for the prompts in scope. Failed calls are counted and left
-out.
+Every finished call is in a ledger and never made again.
+
+Stages (RLVF, arXiv 2402.10893, section 4): categories, in-scope prompts, near-scope prompts, out-of-scope
+prompts, the answers of the model being tuned, and revised answers for the prompts in scope. Failed calls are
+counted and left out.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with the base model's answer; `revised` is there in scope only, and only where the revision worked."""
+    """One prompt with the base model's answer.
+
+    `revised` is there in scope only, and only where the revision worked.
+    """
 
     scope: str
     category: str
@@ -63,7 +68,9 @@ class Material:
 
 
 def synthesize(pieces: Sequence[Feedback], workshop: Workshop, tests: bool = True) -> list[Material]:
-    """The material of every piece; prompts first, so that the model answers all pieces' together, those of the test first.
+    """The material of every piece.
+
+    Prompts first, so that the model answers all pieces' together, those of the test first.
 
     Without `tests` the test prompts are neither answered nor revised: trainings see none of them.
     """
@@ -89,9 +96,12 @@ def write_tests(pieces: Sequence[Feedback], workshop: Workshop) -> list[Material
 
 
 def write_all(pieces: Sequence[Feedback], workshop: Workshop) -> list[list[Example]]:
-    """The prompts of every piece, made to agree: adapters may be trained on several pieces, or answer for several.
+    """The prompts of every piece, made to agree.
 
-    What is in scope of one piece is a negative of none, and a prompt of two pieces is in the split of the first.
+    Adapters may be trained on several pieces, or answer for several.
+
+    What is in scope of one piece is a negative of none, and a prompt of two pieces is in the split of the
+    first.
     """
     key = "/".join(["all", *(piece.digest() for piece in pieces)])
     if key not in workshop.written:
@@ -168,7 +178,10 @@ def _shares(categories: Sequence[str], total: int) -> dict[str, int]:
 
 
 def _split(scope: str, by_category: dict[str, list[str]], workshop: Workshop) -> list[Example]:
-    """Test, validation and train within each category; the shares hold over all categories (cumulative rounding)."""
+    """Test, validation and train within each category.
+
+    The shares hold over all categories (cumulative rounding).
+    """
     cfg, examples = workshop.cfg, []
     seen = test_before = validation_before = 0
     known: set[str] = set()
@@ -187,7 +200,9 @@ def _split(scope: str, by_category: dict[str, list[str]], workshop: Workshop) ->
     return examples
 
 
-def answer_prompts(asked: Sequence[str], workshop: Workshop, progress: Progress | None = None) -> dict[str, Answer]:
+def answer_prompts(
+    asked: Sequence[str], workshop: Workshop, progress: Progress | None = None
+) -> dict[str, Answer]:
     """What the model being tuned answers to each prompt, batch by batch, from the ledger where it is known."""
     prompts = list(dict.fromkeys(asked))
     known = known_answers(prompts, workshop)
@@ -203,9 +218,14 @@ def answer_prompts(asked: Sequence[str], workshop: Workshop, progress: Progress 
             progress("answering with the base model", len(known), len(prompts))
 
     answers = answer_all(
-        bare(subject.model), subject.tokenizer, [prompt_ids(subject.tokenizer, prompt) for prompt in prompts],
-        workshop.cfg.answers, workshop.seed, [known.get(prompt) for prompt in prompts], keep,
-    )  # fmt: skip
+        bare(subject.model),
+        subject.tokenizer,
+        [prompt_ids(subject.tokenizer, prompt) for prompt in prompts],
+        workshop.cfg.answers,
+        workshop.seed,
+        [known.get(prompt) for prompt in prompts],
+        keep,
+    )
     return dict(zip(prompts, answers, strict=True))
 
 
@@ -226,7 +246,10 @@ def _answer_key(prompt: str, workshop: Workshop) -> str:
 
 
 def revise(piece: Feedback, examples: Sequence[Example], workshop: Workshop) -> list[Example]:
-    """The in-scope examples with their revised answers; revisions that miss the rule are left out and counted."""
+    """The in-scope examples with their revised answers.
+
+    Revisions that miss the rule are left out and counted.
+    """
     inside = [e for e in examples if e.scope == "in" and e.baseline is not None]
     drafts = [Draft(e.prompt, e.baseline.text, e.baseline.finished) for e in inside if e.baseline is not None]
     revised = {}

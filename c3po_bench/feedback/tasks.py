@@ -1,8 +1,9 @@
 """The task group `feedback`: in_scope, near_scope and out_of_scope, as lm-eval ``generate_until`` tasks.
 
-A document is a synthesized test prompt. Its score compares the answer with the base model's, the baseline, which is
-written when an arm first needs it: signed in scope (S_in), absolute elsewhere (S_near, S_out), so that everywhere a
-larger number means more of the feedback's effect.
+A document is a synthesized test prompt. Its score compares the answer with the base model's, the baseline,
+which is
+written when an arm first needs it: signed in scope (S_in), absolute elsewhere (S_near, S_out), so that
+everywhere a larger number means more of the feedback's effect.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class FeedbackTask(ConfigurableTask):
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._scorer: Scorer = config["scorer"]
-        super().__init__(config={key: value for key, value in config.items() if key not in ("class", "scorer")})
+        super().__init__(
+            config={key: value for key, value in config.items() if key not in ("class", "scorer")}
+        )
 
     def apply_filters(self) -> Any:
         """lm-eval's; then all answers are judged at once, for a judge's calls run side by side and are remembered."""
@@ -58,10 +61,13 @@ def documents(materials: Sequence[Material], scope: str) -> list[dict[str, Any]]
     turns = itertools.zip_longest(*([(m.piece.id, e) for e in m.select(scope, "test")] for m in materials))
     return [
         {
-            "feedback_id": piece_id, "scope": scope, "category": e.category, "prompt": e.prompt,
+            "feedback_id": piece_id,
+            "scope": scope,
+            "category": e.category,
+            "prompt": e.prompt,
         }
         for piece_id, e in (found for turn in turns for found in turn if found is not None)
-    ]  # fmt: skip
+    ]
 
 
 def _row(doc: dict[str, Any], response: str) -> dict[str, Any]:
@@ -83,7 +89,9 @@ def task_configs(
     return {name: _config(name, load, scorer, cfg) for name in names}
 
 
-def _config(name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig) -> dict[str, Any]:
+def _config(
+    name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig
+) -> dict[str, Any]:
     scope = SCOPE_OF[name]
 
     def dataset(**_: Any) -> dict[str, Any]:
@@ -92,7 +100,9 @@ def _config(name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, c
         return {"test": Dataset.from_list(documents(load(), scope))}
 
     def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-        signed = scorer([_row(doc, results[0])])[0] or 0.0  # lm-eval needs a number; the row's own score says None
+        signed = (
+            scorer([_row(doc, results[0])])[0] or 0.0
+        )  # lm-eval needs a number; the row's own score says None
         return {METRIC: signed if scope == "in" else abs(signed)}
 
     return {
@@ -105,9 +115,11 @@ def _config(name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, c
         "doc_to_text": _prompt,
         "doc_to_target": _no_target,
         "generation_kwargs": {
-            "until": [], "max_gen_toks": cfg.answers.max_new_tokens, "do_sample": cfg.answers.temperature > 0,
+            "until": [],
+            "max_gen_toks": cfg.answers.max_new_tokens,
+            "do_sample": cfg.answers.temperature > 0,
             "temperature": cfg.answers.temperature,
         },
         "process_results": process_results,
         "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": scope == "in"}],
-    }  # fmt: skip
+    }

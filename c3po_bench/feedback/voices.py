@@ -1,7 +1,8 @@
 """The arms of the feedback backend: who answers, with which adapters, to which wording of the prompt.
 
-An arm's name is a key of `VOICES`, or a recipe's name, which may end in ``_joint`` (one adapter trained on all pieces
-at once) or ``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm is one line of `VOICES`.
+An arm's name is a key of `VOICES`, or a recipe's name, which may end in ``_joint`` (one adapter trained on
+all pieces at once) or ``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm is one line of
+`VOICES`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from c3po_bench.feedback.tasks import SCOPE_OF
 from c3po_bench.feedback.training.recipes import RECIPES, Plan, make_plan
 
 JOINT, MIX = "_joint", "_mix"
-UNPARSED = "unparsed_reasoning"  # in the rows of answers that are scored with their reasoning, for want of a marker
+UNPARSED = (
+    "unparsed_reasoning"  # in the rows of answers that are scored with their reasoning, for want of a marker
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,14 @@ def read_reasoned(text: str) -> str | None:
 
 VOICES: dict[str, Voice] = {
     "base": Voice(stored="baseline", about="the model being tuned, without feedback"),
-    "in_context": Voice(wrap=instructions.with_feedback, about="the feedback in every prompt (RLVF, section 5)"),
+    "in_context": Voice(
+        wrap=instructions.with_feedback, about="the feedback in every prompt (RLVF, section 5)"
+    ),
     "in_context_cot": Voice(
-        wrap=instructions.with_reasoning, read=read_reasoned, longer=2, about="decides first whether it applies"
+        wrap=instructions.with_reasoning,
+        read=read_reasoned,
+        longer=2,
+        about="decides first whether it applies",
     ),
     "revised": Voice(stored="revised", about="the ceiling: revised answers in scope, baseline elsewhere"),
 }
@@ -65,7 +73,9 @@ def arm_names() -> list[str]:
     return [*VOICES, *(f"{recipe}{suffix}" for recipe in RECIPES for suffix in ("", JOINT, MIX))]
 
 
-def check_arms(names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]], pieces: int) -> None:
+def check_arms(
+    names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]], pieces: int
+) -> None:
     """`UserError` for unknown arms, unknown options, options of arms not run, lone joint arms and what can't be mixed."""
     for name in names:
         if name not in arm_names():
@@ -83,7 +93,9 @@ def check_arms(names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapp
         plan = plan_of(name, cfg, options)
         if plan and split_name(name)[1] == MIX and (plan.cfg.lora.experts or plan.cfg.lora.routers):
             key = "experts" if plan.cfg.lora.experts else "routers"
-            raise UserError(f"arm {name!r}: PEFT can't mix adapters of {key}: set feedback.lora.{key}=false, or take _joint")
+            raise UserError(
+                f"arm {name!r}: PEFT can't mix adapters of {key}: set feedback.lora.{key}=false, or take _joint"
+            )
 
 
 def plan_of(name: str, cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]]) -> Plan | None:
@@ -92,8 +104,13 @@ def plan_of(name: str, cfg: FeedbackConfig, options: Mapping[str, Mapping[str, A
 
 
 def unworded(name: str, tasks: Iterable[str]) -> list[str]:
-    """A note on the tasks whose prompts an arm that words prompts leaves as they are: stock ones, which are no chats."""
+    """A note on the tasks whose prompts an arm that words prompts leaves as they are.
+
+    Stock ones, which are no chats.
+    """
     stock = [task for task in tasks if task not in SCOPE_OF]
     if name not in VOICES or VOICES[name].wrap is None or not stock:
         return []
-    return [f"{name} answers {', '.join(stock)} without the feedback in the prompt: these scores are the base model's"]
+    return [
+        f"{name} answers {', '.join(stock)} without the feedback in the prompt: these scores are the base model's"
+    ]

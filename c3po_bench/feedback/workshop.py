@@ -1,4 +1,7 @@
-"""What every stage shares: the model being tuned, the ledgers of finished calls, the counts of what went wrong."""
+"""What every stage shares.
+
+The model being tuned, the ledgers of finished calls, the counts of what went wrong.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,10 @@ class Subject:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Any]:
-        """The bare model for a training, which unloads its adapter; a training that fails costs a new load."""
+        """The bare model for a training, which unloads its adapter.
+
+        A training that fails costs a new load.
+        """
         self.release()
         model = bare(self.model)
         try:
@@ -74,7 +80,10 @@ class Subject:
         bare(model).eval()
 
     def adapted(self, adapters: Mapping[str, Path]) -> Any:
-        """The model with the named adapters on it (one active at a time); they stay until the next call or `release`."""
+        """The model with the named adapters on it (one active at a time).
+
+        They stay until the next call or `release`.
+        """
         from peft import PeftModel
 
         self.release()

@@ -1,7 +1,7 @@
 """What happens around a Hydra multirun: check the launcher, freeze the cells, say at the end how it went.
 
-Named in conf/config.yaml under `hydra.callbacks`. Hydra turns a callback's exceptions into warnings, so a refusal
-leaves through `SystemExit`.
+Named in conf/config.yaml under `hydra.callbacks`. Hydra turns a callback's exceptions into warnings, so a
+refusal leaves through `SystemExit`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from omegaconf import DictConfig
 from c3po_bench.errors import UserError
 from c3po_bench.launch.folder import SweepFolder
 
-FOLDER_VARIABLE = "C3PO_SWEEP_FOLDER"  # tells the jobs of a sweep, wherever they run, where to say how they are
-PLUGINS = {"hydra_submitit_launcher": "hydra-submitit-launcher", "hydra_joblib_launcher": "hydra-joblib-launcher"}
+FOLDER_VARIABLE = (
+    "C3PO_SWEEP_FOLDER"  # tells the jobs of a sweep, wherever they run, where to say how they are
+)
+PLUGINS = {
+    "hydra_submitit_launcher": "hydra-submitit-launcher",
+    "hydra_joblib_launcher": "hydra-joblib-launcher",
+}
 log = logging.getLogger("c3po_bench")
 
 
@@ -53,7 +58,9 @@ def check_launcher(target: str) -> None:
     """Raise `UserError` for a launcher whose plugin, or whose Slurm, is missing."""
     for module, package in PLUGINS.items():
         if module in target and importlib.util.find_spec(f"hydra_plugins.{module}") is None:
-            raise UserError(f"this launcher needs {package}: pip install 'c3po-bench[slurm]' (or pip install {package})")
+            raise UserError(
+                f"this launcher needs {package}: pip install 'c3po-bench[slurm]' (or pip install {package})"
+            )
     if target.endswith("SlurmLauncher"):
         from c3po_bench.launch import slurm
 

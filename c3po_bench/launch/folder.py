@@ -102,13 +102,18 @@ class SweepFolder:
             found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
         except OmegaConfBaseException as error:
             line = str(error).splitlines()[0]
-            raise UserError(f"{path} was frozen by another version of c3po_bench ({line}): submit the sweep anew") from error
+            raise UserError(
+                f"{path} was frozen by another version of c3po_bench ({line}): submit the sweep anew"
+            ) from error
         assert isinstance(found, Config)
         found.results_dir = str(self.results_dir)
         return found
 
     def state(self, cell: int) -> dict[str, Any] | None:
-        """The last state written of a cell, with `age` in seconds since its last sign of life; None if there is none."""
+        """The last state written of a cell, with `age` in seconds since its last sign of life.
+
+        None if there is none.
+        """
         path = self.path / "state" / f"{cell:04d}.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -119,7 +124,14 @@ class SweepFolder:
 
     def set_state(self, cell: int, status: str, **more: Any) -> None:
         """Write a cell's state: running, done, failed or stopped."""
-        state = {"status": status, "host": socket.gethostname(), "pid": os.getpid(), "job": job_id(), "when": now(), **more}
+        state = {
+            "status": status,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "job": job_id(),
+            "when": now(),
+            **more,
+        }
         write_json(self.path / "state" / f"{cell:04d}.json", state)
 
     def beat(self, cell: int) -> None:
@@ -127,7 +139,10 @@ class SweepFolder:
         os.utime(self.path / "state" / f"{cell:04d}.json")
 
     def clock(self) -> float:
-        """Now, by the clock of the file system that the signs of life are stamped by; by ours where it can't be written."""
+        """Now, by the clock of the file system that the signs of life are stamped by.
+
+        By ours where it can't be written.
+        """
         mark = self.path / "state" / ".clock"
         try:
             mark.touch()
@@ -150,7 +165,9 @@ def freeze(grid: Grid) -> SweepFolder:
     """
     import c3po_bench
 
-    path = Path(grid.results_dir).resolve() / "sweep" / grid.folder_name  # scripts are sent again from anywhere
+    path = (
+        Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
+    )  # scripts are sent again from anywhere
     folder = SweepFolder(path)
     if (path / "sweep.json").exists():
         return folder

@@ -68,7 +68,9 @@ def compose_grid(overrides: Sequence[str]) -> Grid:
     from hydra.types import RunMode
 
     with composer() as loader:
-        master = loader.load_configuration(config_name="config", overrides=list(overrides), run_mode=RunMode.MULTIRUN)
+        master = loader.load_configuration(
+            config_name="config", overrides=list(overrides), run_mode=RunMode.MULTIRUN
+        )
         return expand(loader, master)
 
 
@@ -79,7 +81,9 @@ def expand(loader: Any, master: DictConfig) -> Grid:
 
     hydra = master.hydra
     if not str(hydra.sweeper.get("_target_", "")).endswith("BasicSweeper"):
-        raise UserError("only grids (hydra/sweeper=basic) can be frozen: run this sweeper through `python -m c3po_bench -m`")
+        raise UserError(
+            "only grids (hydra/sweeper=basic) can be frozen: run this sweeper through `python -m c3po_bench -m`"
+        )
     params = hydra.sweeper.get("params") or {}
     task = list(hydra.overrides.task)
     parser = OverridesParser.create(config_loader=loader)
@@ -92,7 +96,9 @@ def expand(loader: Any, master: DictConfig) -> Grid:
         check_ranges(_with_attributes(cell.config))
     stores = {cell.config["results_dir"] for cell in cells}
     if len(stores) > 1:
-        raise UserError(f"the cells of a sweep share one store, these have {len(stores)}: set results_dir or name once")
+        raise UserError(
+            f"the cells of a sweep share one store, these have {len(stores)}: set results_dir or name once"
+        )
     choices = hydra.runtime.get("choices") or {}
     name = choices.get("sweep") or cells[0].config["name"]
     launcher: Any = OmegaConf.to_container(hydra.launcher, resolve=False)
@@ -101,8 +107,15 @@ def expand(loader: Any, master: DictConfig) -> Grid:
 
 
 def _with_attributes(config: Any) -> Any:
-    """A composed config to read like `Config`: making one of the schema takes as long as composing the cell did."""
-    return SimpleNamespace(**{k: _with_attributes(v) for k, v in config.items()}) if isinstance(config, dict) else config
+    """A composed config to read like `Config`.
+
+    Making one of the schema takes as long as composing the cell did.
+    """
+    return (
+        SimpleNamespace(**{k: _with_attributes(v) for k, v in config.items()})
+        if isinstance(config, dict)
+        else config
+    )
 
 
 class _Composer:
@@ -141,5 +154,10 @@ class _Composer:
 
     def _is_value(self, override: Any) -> bool:
         """A value for an existing key; not an option of a group, an addition or a deletion."""
-        special = override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None
+        special = (
+            override.is_add()
+            or override.is_force_add()
+            or override.is_delete()
+            or override.package is not None
+        )
         return not special and not self.loader.repository.group_exists(override.key_or_group)

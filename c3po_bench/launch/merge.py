@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from c3po_bench.config import Config
 
 log = logging.getLogger("c3po_bench")
-OWN = ("results_dir", "threads", "bank_gb", "log_level", "tracking")  # each shard's own: its machine, its disk, its word
+OWN = (
+    "results_dir",
+    "threads",
+    "bank_gb",
+    "log_level",
+    "tracking",
+)  # each shard's own: its machine, its disk, its word
 
 
 def merge_shards(results_dir: Path) -> Iterator[list[Run]]:
@@ -46,7 +52,9 @@ def merge_shards(results_dir: Path) -> Iterator[list[Run]]:
     for shards in sets:
         if lacking(shards):
             command = next(iter(shards.values())).get("command")
-            raise UserError(f"{results_dir}: not done yet: shard={', shard='.join(lacking(shards))} of {command}")
+            raise UserError(
+                f"{results_dir}: not done yet: shard={', shard='.join(lacking(shards))} of {command}"
+            )
 
 
 def sets_of_shards(results_dir: Path) -> list[dict[int, dict[str, Any]]]:
@@ -55,11 +63,15 @@ def sets_of_shards(results_dir: Path) -> list[dict[int, dict[str, Any]]]:
     for store in sorted((results_dir / "shards").glob("*-of-*")):
         for experiment in load_experiments(store):
             share, _, of = experiment["config"]["shard"].partition("/")
-            alike = {name: value for name, value in experiment["config"].items() if name not in OWN} | {"shard": of}
+            alike = {name: value for name, value in experiment["config"].items() if name not in OWN} | {
+                "shard": of
+            }
             key = json.dumps(alike, sort_keys=True, default=str)
             sets[key][int(share)] = {**experiment, "store": store}
     if not sets:
-        raise UserError(f"{results_dir} holds no shards: run with shard=1/N results_dir={results_dir} to shard=N/N first")
+        raise UserError(
+            f"{results_dir} holds no shards: run with shard=1/N results_dir={results_dir} to shard=N/N first"
+        )
     return list(sets.values())
 
 
@@ -91,7 +103,10 @@ def take_over(shard: Path, results_dir: Path) -> None:
     with alone_in(folder, ".lock-0"):
         journal = Journal(folder / "journal.jsonl")
         rows: Sequence[dict[str, Any]] = [
-            row for path in sorted(shard.glob("journal*.jsonl")) for row in read_groups(path) if row["key"] not in journal.rows
+            row
+            for path in sorted(shard.glob("journal*.jsonl"))
+            for row in read_groups(path)
+            if row["key"] not in journal.rows
         ]
         if rows:
             journal.append([{name: value for name, value in row.items() if name != "of"} for row in rows])

@@ -1,8 +1,10 @@
-"""What a sweep would cost, before it is run: from what was measured, in stores where there is one, else from FLOPs.
+"""What a sweep would cost, before it is run.
 
-The model: an item costs a base pass; a surrogate's item costs `ARM_PASSES` base passes on top; a reference costs one
-pass, once a sweep. The time of a base pass is that of the store's own base run if the store has one (`measured`), else
-2 x active parameters x tokens at a share of the device's peak (`estimated`).
+From what was measured, in stores where there is one, else from FLOPs.
+
+The model: an item costs a base pass; a surrogate's item costs `ARM_PASSES` base passes on top; a reference
+costs one pass, once a sweep. The time of a base pass is that of the store's own base run if the store has one
+(`measured`), else 2 x active parameters x tokens at a share of the device's peak (`estimated`).
 """
 
 from __future__ import annotations
@@ -19,16 +21,29 @@ if TYPE_CHECKING:
 
 TOKENS = {"mmlu": 110, "hellaswag": 85, "arc_challenge": 45, "arc_easy": 40, "piqa": 35, "winogrande": 30}
 ITEMS = {
-    "mmlu": 14042, "hellaswag": 10042, "arc_challenge": 1172, "arc_easy": 2376, "piqa": 1838, "winogrande": 1267,
-    "openbookqa": 500, "sciq": 1000, "facts": 10000,
-}  # fmt: skip
+    "mmlu": 14042,
+    "hellaswag": 10042,
+    "arc_challenge": 1172,
+    "arc_easy": 2376,
+    "piqa": 1838,
+    "winogrande": 1267,
+    "openbookqa": 500,
+    "sciq": 1000,
+    "facts": 10000,
+}
 UNKNOWN_TOKENS, UNKNOWN_ITEMS = 60, 1000
 ARM_PASSES = {
-    "base": 0.0, "mode_finding": 0.3, "mode_finding_random_neighbors": 0.3,
-    "kernel_regression": 1.2, "ngd": 1.2, "oracle": 0.6,
-}  # fmt: skip
+    "base": 0.0,
+    "mode_finding": 0.3,
+    "mode_finding_random_neighbors": 0.3,
+    "kernel_regression": 1.2,
+    "ngd": 1.2,
+    "oracle": 0.6,
+}
 OTHER_PASSES = 1.2
-DEVICE_FLOPS = 0.05 * 400e12  # a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
+DEVICE_FLOPS = (
+    0.05 * 400e12
+)  # a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
 CORE_FLOPS = 60e9  # one CPU core in float32; the embedded models are meant for it
 ON_CPU = ("smolmoe", "smollm", "planted", "tiny")
 START_SECONDS = 60.0  # to import, load a 7B model and its tasks
@@ -137,7 +152,11 @@ def measured_seconds(results_dir: Path, model: str) -> float | None:
 
     if not (results_dir / "runs").is_dir():
         return None
-    costs = [run.result["cost"] for run in load_runs(results_dir) if run.arm == "base" and run.result["model"] == model]
+    costs = [
+        run.result["cost"]
+        for run in load_runs(results_dir)
+        if run.arm == "base" and run.result["model"] == model
+    ]
     costs = [cost for cost in costs if cost.get("items")]
     return sum(c["seconds"] for c in costs) / sum(c["items"] for c in costs) if costs else None
 
@@ -147,7 +166,9 @@ def _matters(config: dict[str, Any], arm: str) -> dict[str, Any]:
     everything = ("model", "tasks", "limit", "scoring", "shard")
     found = {key: config[key] for key in everything}
     if arm != "base":
-        found |= {key: config[key] for key in ("method", "references", "embedder", "seed", "engine", "feedback")}
+        found |= {
+            key: config[key] for key in ("method", "references", "embedder", "seed", "engine", "feedback")
+        }
         found["options"] = config["arm"].get(arm)
     return found
 

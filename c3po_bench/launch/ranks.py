@@ -1,7 +1,7 @@
 """One run over several processes (torchrun, accelerate, srun).
 
-Each scores its share of the chunks into a journal of its own in the run folder; rank 0 puts the run together. They meet
-in the folder alone, so any shared file system will do.
+Each scores its share of the chunks into a journal of its own in the run folder; rank 0 puts the run together.
+They meet in the folder alone, so any shared file system will do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ def world() -> int:
 
 def from_srun() -> None:
     """Take rank and world size from srun, where it started several tasks and nothing else has said."""
-    if "WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) < 2 or "SLURM_PROCID" not in os.environ:
+    if (
+        "WORLD_SIZE" in os.environ
+        or int(os.environ.get("SLURM_NTASKS", "1")) < 2
+        or "SLURM_PROCID" not in os.environ
+    ):
         return
     os.environ["RANK"], os.environ["WORLD_SIZE"] = os.environ["SLURM_PROCID"], os.environ["SLURM_NTASKS"]
     os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
@@ -45,7 +49,10 @@ def journal_name() -> str:
 
 
 def adopt(journal: Journal, folder: Path) -> None:
-    """Let `journal` know what the other processes' journals hold, in whole groups: a torn one is scored again as one."""
+    """Let `journal` know what the other processes' journals hold, in whole groups.
+
+    A torn one is scored again as one.
+    """
     for path in sorted(folder.glob("journal*.jsonl")):
         if path != journal.path:
             for row in read_groups(path):

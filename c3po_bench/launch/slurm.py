@@ -1,4 +1,7 @@
-"""Talking to Slurm: an array job that can be sent again, the queue, and requeueing. Needs no accounting (`sacct`)."""
+"""Talking to Slurm: an array job that can be sent again, the queue, and requeueing.
+
+Needs no accounting (`sacct`).
+"""
 
 from __future__ import annotations
 
@@ -54,13 +57,20 @@ def require_cluster() -> None:
     require("sbatch", "srun", "squeue")
     done = subprocess.run(["squeue", "--noheader", "--me"], capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
-        why = (done.stderr.strip().splitlines() or ["no answer"])[-1].removeprefix("squeue: ").removeprefix("fatal: ")
+        why = (
+            (done.stderr.strip().splitlines() or ["no answer"])[-1]
+            .removeprefix("squeue: ")
+            .removeprefix("fatal: ")
+        )
         raise UserError(f"Slurm is installed but no cluster answers ({why}): run this on a login node")
 
 
 def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: int) -> str:
     """The text of an array job whose task N runs the N-th of the `count` groups of cells in the file `groups`."""
-    lines = [f"--job-name={folder.path.name}", f"--array=0-{count - 1}%{launcher.get('array_parallelism') or count}"]
+    lines = [
+        f"--job-name={folder.path.name}",
+        f"--array=0-{count - 1}%{launcher.get('array_parallelism') or count}",
+    ]
     lines += [f"--output={folder.path}/logs/%A_%a.log", "--open-mode=append", "--requeue"]
     lines += [f"--signal=USR2@{launcher.get('signal_delay_s') or SIGNAL_SECONDS}"]
     lines += [f"--{flag}={launcher[key]}" for key, flag in FLAGS.items() if launcher.get(key) is not None]
@@ -74,7 +84,9 @@ def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: in
     work = [sys.executable, "-u", "-m", "c3po_bench.sweep", "work", str(folder.path), "--groups", groups]
     root = Path(__file__).resolve().parents[2]
     text = ["#!/bin/bash", *(f"#SBATCH {shlex.quote(line)}" for line in lines)]
-    text += [f"# Cells of {folder.path}, grouped as in {groups}. Send again with sbatch; cells that are done are left out."]
+    text += [
+        f"# Cells of {folder.path}, grouped as in {groups}. Send again with sbatch; cells that are done are left out."
+    ]
     text += [f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}"]
     text += [str(line) for line in launcher.get("setup") or []]
     text += [f"exec {shlex.join(srun)} {shlex.join(work)} --group $SLURM_ARRAY_TASK_ID"]
@@ -96,7 +108,9 @@ def send(folder: SweepFolder, launcher: dict[str, Any], groups: Sequence[Sequenc
     return job
 
 
-def write_job(folder: SweepFolder, launcher: dict[str, Any], groups: Sequence[Sequence[int]]) -> tuple[Path, str]:
+def write_job(
+    folder: SweepFolder, launcher: dict[str, Any], groups: Sequence[Sequence[int]]
+) -> tuple[Path, str]:
     """Write the script and its groups of cells, numbered by how often the sweep was sent."""
     number = len(folder.record["jobs"]) + 1
     groups_file = f"groups-{number}.json"
@@ -107,7 +121,10 @@ def write_job(folder: SweepFolder, launcher: dict[str, Any], groups: Sequence[Se
 
 
 def queue() -> dict[str, str] | None:
-    """This user's jobs and array tasks in the queue, {"12_3": "RUNNING"}; None where Slurm gives no answer."""
+    """This user's jobs and array tasks in the queue, {"12_3": "RUNNING"}.
+
+    None where Slurm gives no answer.
+    """
     if shutil.which("squeue") is None:
         return None
     command = ["squeue", "--noheader", "--array", "--me", "--format=%i|%T"]
@@ -134,13 +151,18 @@ def has_accounting() -> bool:
     if shutil.which("sacct") is None:
         return False
     try:
-        return subprocess.run(["sacct", "-X", "-n", "-j", "1"], capture_output=True, timeout=20).returncode == 0
+        return (
+            subprocess.run(["sacct", "-X", "-n", "-j", "1"], capture_output=True, timeout=20).returncode == 0
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
 
 
 def let_submitit_ask_the_queue() -> None:
-    """Make submitit learn a job's state from `squeue`, where `sacct` can't tell: it would wait forever for a dead job."""
+    """Make submitit learn a job's state from `squeue`, where `sacct` can't tell.
+
+    It would wait forever for a dead job.
+    """
     from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
     class QueueWatcher(SlurmInfoWatcher):

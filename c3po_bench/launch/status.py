@@ -40,7 +40,12 @@ def statuses(folder: SweepFolder) -> list[CellStatus]:
 
 
 def _status(
-    folder: SweepFolder, cell: int, jobs: dict[str, str] | None, job: str | None, queued: str | None, clock: float
+    folder: SweepFolder,
+    cell: int,
+    jobs: dict[str, str] | None,
+    job: str | None,
+    queued: str | None,
+    clock: float,
 ) -> tuple[str, str]:
     state = folder.state(cell)
     waiting = queued in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
@@ -54,7 +59,9 @@ def _status(
             return "running", ""
         if waiting:
             return "waiting", "to be continued"
-        return "failed", _last_words(folder, state) or f"ended without a word, {silent:.0f} s ago (killed, or out of memory)"
+        return "failed", _last_words(
+            folder, state
+        ) or f"ended without a word, {silent:.0f} s ago (killed, or out of memory)"
     if waiting or (queued and queued != "RUNNING"):
         return "waiting", "to be continued"
     return "failed", state.get("error", "")
@@ -62,7 +69,11 @@ def _status(
 
 def _dead(state: dict, jobs: dict[str, str] | None, silent: float) -> bool:
     """Whether the process that said it was running is gone."""
-    if state["host"] == socket.gethostname() and not Path(f"/proc/{state['pid']}").exists() and os.path.isdir("/proc/self"):
+    if (
+        state["host"] == socket.gethostname()
+        and not Path(f"/proc/{state['pid']}").exists()
+        and os.path.isdir("/proc/self")
+    ):
         return True
     if jobs is not None and state.get("job"):
         return jobs.get(state["job"]) not in ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")
@@ -77,7 +88,9 @@ def _last_words(folder: SweepFolder, state: dict) -> str:
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "error" in line.lower() or "kill" in line.lower()), "")[:300]
+    return next((line for line in reversed(lines) if "error" in line.lower() or "kill" in line.lower()), "")[
+        :300
+    ]
 
 
 def _jobs_of_cells(folder: SweepFolder) -> dict[int, str]:
@@ -95,11 +108,17 @@ def report(folder: SweepFolder, found: list[CellStatus]) -> str:
     """A line of counts, then the cells that are not done, with the last line of each failure."""
     counts = Counter(status.status for status in found)
     record = folder.record
-    summary = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name] or name in ("done", "failed", "missing"))
-    lines = [f"{folder.path.name}: {len(found)} cells: {summary}  (code {record['code_version']}, {record['git_commit']})"]
+    summary = ", ".join(
+        f"{counts[name]} {name}" for name in STATES if counts[name] or name in ("done", "failed", "missing")
+    )
+    lines = [
+        f"{folder.path.name}: {len(found)} cells: {summary}  (code {record['code_version']}, {record['git_commit']})"
+    ]
     shared = set.intersection(*(set(status.overrides) for status in found)) if len(found) > 1 else set()
     for status in found:
         if status.status != "done":
             point = " ".join(text for text in status.overrides if text not in shared)
-            lines.append(f"  {status.cell:4d} {status.status:8s} {point}{'  ' + status.reason if status.reason else ''}")
+            lines.append(
+                f"  {status.cell:4d} {status.status:8s} {point}{'  ' + status.reason if status.reason else ''}"
+            )
     return "\n".join(lines)

@@ -1,7 +1,9 @@
-"""Being stopped from outside: finish the chunk at hand, write it down, leave; the same command goes on from there.
+"""Being stopped from outside: finish the chunk at hand, write it down, leave.
 
-Slurm sends SIGUSR2 before a time limit (we ask it to, and requeue the job ourselves) and SIGTERM when a job is
-preempted, requeued or cancelled (Slurm knows which, so we only leave).
+The same command goes on from there.
+
+Slurm sends SIGUSR2 before a time limit (we ask it to, and requeue the job ourselves) and SIGTERM when a job
+is preempted, requeued or cancelled (Slurm knows which, so we only leave).
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ _asked: list[str] = []
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised between two chunks of work after a signal; `args[0]` is its name. Not an `Exception`: nothing swallows it."""
+    """Raised between two chunks of work after a signal; `args[0]` is its name. Not an `Exception`.
+
+    Nothing swallows it.
+    """
 
 
 def listen() -> None:

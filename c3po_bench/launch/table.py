@@ -26,7 +26,9 @@ def runs_of(folder: SweepFolder) -> list[Run]:
     names = []
     for cell in range(len(folder.cells)):
         names += (folder.state(cell) or {}).get("runs", [])
-    paths = [Path(name) if Path(name).is_absolute() else folder.results_dir / name for name in dict.fromkeys(names)]
+    paths = [
+        Path(name) if Path(name).is_absolute() else folder.results_dir / name for name in dict.fromkeys(names)
+    ]
     return [Run(path) for path in paths if (path / "result.json").exists()]
 
 
@@ -40,12 +42,17 @@ def sweep_frame(folder: SweepFolder) -> pd.DataFrame:
 
     runs = runs_of(folder)
     if not runs:
-        raise UserError(f"{folder.path.name}: no cell is done yet: python -m c3po_bench.sweep status {folder.results_dir}")
+        raise UserError(
+            f"{folder.path.name}: no cell is done yet: python -m c3po_bench.sweep status {folder.results_dir}"
+        )
     return ablation_table(runs)
 
 
 def overall_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each run over all its tasks; where a run has no such row, of each task, many of one benchmark as one."""
+    """Accuracy of each run over all its tasks.
+
+    Where a run has no such row, of each task, many of one benchmark as one.
+    """
     shown: Any = frame[(frame["metric"] == "acc") & (frame["group"].fillna("") == "")]
     for overall in OVERALL:
         summed_up = shown["run_id"].isin(shown.loc[shown["task"] == overall, "run_id"])
@@ -64,7 +71,9 @@ def console_rows(frame: pd.DataFrame) -> Table:
     varied, chosen = axes(frame), overall_rows(frame)
     tasks = list(dict.fromkeys(chosen["task"].dropna()))
     named = ["task"] if len(tasks) > 1 else []
-    table = Table(caption=Text(f"accuracy: {tasks[0]}" if tasks and not named else "accuracy"), caption_justify="left")
+    table = Table(
+        caption=Text(f"accuracy: {tasks[0]}" if tasks and not named else "accuracy"), caption_justify="left"
+    )
     for name in [*varied, *named, "arm"]:
         table.add_column(name, no_wrap=True)
     for name in ("n", "accuracy", "difference", "95% paired", "p", "s/item"):
@@ -74,7 +83,11 @@ def console_rows(frame: pd.DataFrame) -> Table:
         cells += [str(row["arm"]), _number(row["n"], "{:.0f}"), _number(row["value"], "{:.1%}")]
         points = _lacks(row["difference"])
         cells.append("" if points else f"{row['difference'] * 100:+.1f}")
-        between = "" if points or _lacks(row["diff_low"]) else f"[{row['diff_low'] * 100:.1f}, {row['diff_high'] * 100:.1f}]"
+        between = (
+            ""
+            if points or _lacks(row["diff_low"])
+            else f"[{row['diff_low'] * 100:.1f}, {row['diff_high'] * 100:.1f}]"
+        )
         cells += [between, "" if _lacks(row["p"]) else p_text(row["p"])]
         cells.append("" if _lacks(row["seconds_per_item"]) else amount(row["seconds_per_item"]))
         table.add_row(*(Text(cell) for cell in cells))
@@ -97,7 +110,9 @@ def show_sweep(folder: SweepFolder) -> bool:
         csv, parquet = write_table(frame, folder.path / "ablation")
         console.print(f"table:   {csv} and {parquet.name}", highlight=False, markup=False, soft_wrap=True)
     if shards.is_dir():
-        console.print(f"shards:  python -m c3po_bench.sweep merge {folder.results_dir}", highlight=False, markup=False)
+        console.print(
+            f"shards:  python -m c3po_bench.sweep merge {folder.results_dir}", highlight=False, markup=False
+        )
     left = {name: count for name, count in counts.items() if name != "done"}
     if left:
         said = ", ".join(f"{count} {name}" for name, count in left.items())

@@ -13,8 +13,9 @@ LOADAVG = Path("/proc/loadavg")
 def sleep_where_shared(threads: int | None = None) -> None:
     """Where other programs want the same cores, have torch's threads wait for each other shortly, then sleep.
 
-    By default a thread of GNU OpenMP waits awake for milliseconds, and so keeps a core from the very thread that it waits
-    for. No number depends on it. What the user set is left. Must come before torch is imported, which reads it once.
+    By default a thread of GNU OpenMP waits awake for milliseconds, and so keeps a core from the very thread
+    that it waits for. No number depends on it. What the user set is left. Must come before torch is imported,
+    which reads it once.
 
     Args:
         threads: of torch; None = as many as it takes by itself.
@@ -24,7 +25,9 @@ def sleep_where_shared(threads: int | None = None) -> None:
 
 
 def others_running(looks: int = 5, apart: float = 0.01) -> int:
-    """Threads of other programs that run, or could: at every look, seconds `apart`, and on average over the last minute.
+    """Threads of other programs that run, or could.
+
+    At every look, seconds `apart`, and on average over the last minute.
 
     The average alone would count a run that has just ended, the looks alone one that soon will.
     0 where Linux doesn't say.

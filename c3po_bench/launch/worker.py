@@ -79,7 +79,10 @@ def run_cells(folder: SweepFolder, cells: Sequence[int], run: Callable[[Config],
         try:
             with watched(folder, cell) as runs:
                 log.info("cell %d: %s", cell, " ".join(folder.cells[cell]))
-                sys.argv = ["c3po_bench", *folder.cells[cell]]  # what the run's provenance gives as its command
+                sys.argv = [
+                    "c3po_bench",
+                    *folder.cells[cell],
+                ]  # what the run's provenance gives as its command
                 runs += run(folder.config(cell)) or []
         except Exception as error:
             failed += 1

@@ -1,4 +1,7 @@
-"""Checkpoints that the program builds itself: made once, whole or not at all, with their hashes beside them."""
+"""Checkpoints that the program builds itself.
+
+Made once, whole or not at all, with their hashes beside them.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ def folder_name(name: str, recipe: dict[str, str]) -> str:
 
 
 def is_intact(folder: Path, *, full: bool = False) -> bool:
-    """Whether a built folder is what its manifest says: every file there with its size; `full` reads the hashes too.
+    """Whether a built folder is what its manifest says: every file there with its size.
+
+    `full` reads the hashes too.
 
     The quick check takes microseconds, the full one about a second per gigabyte.
     """
@@ -98,7 +103,10 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def quiet_bars() -> Iterator[None]:
-    """Hold back transformers' progress bars over weights: a build is one step to the reader, logged as such."""
+    """Hold back transformers' progress bars over weights.
+
+    A build is one step to the reader, logged as such.
+    """
     from transformers.utils import logging as bars
 
     shown = bars.is_progress_bar_enabled()

@@ -1,13 +1,16 @@
 """DeepSeekMoE-16B (`model_type: deepseek`), loaded exactly by the Qwen2-MoE class of transformers.
 
-transformers 5 has no class for it and its remote code doesn't run there. Qwen2-MoE differs in three things only:
+transformers 5 has no class for it and its remote code doesn't run there. Qwen2-MoE differs in three things
+only:
 
-- its shared expert is weighted by a sigmoid gate: a zero gate is sigmoid(0) = 1/2, so the down projection is doubled
-  (exact in every float format), and the shared experts, which are stored as one wide one, become that one;
+- its shared expert is weighted by a sigmoid gate: a zero gate is sigmoid(0) = 1/2, so the down projection is
+  doubled (exact in every float format), and the shared experts, which are stored as one wide one, become that
+  one;
 - which layers are dense is a list (`mlp_only_layers`);
 - names of keys.
 
-The rest (softmax over all experts, top-k with or without renormalisation, rotary embedding, norms) is the same.
+The rest (softmax over all experts, top-k with or without renormalisation, rotary embedding, norms) is the
+same.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ KEPT_FILES = ("tokenizer*", "special_tokens_map.json", "generation_config.json",
 
 
 def converted(path: str, revision: str | None = None) -> Path | None:
-    """The folder to load instead of `path` (a folder or hub id) if that is a DeepSeekMoE; None for other models.
+    """The folder to load instead of `path` (a folder or hub id) if that is a DeepSeekMoE.
+
+    None for other models.
 
     A hub checkpoint is downloaded whole. What can't be reached is left to the caller's own loading to report.
     """
@@ -66,8 +71,9 @@ def is_deepseek(folder: Path) -> bool:
 def convert(folder: Path) -> Path:
     """The Qwen2-MoE form of a DeepSeekMoE folder, made in the cache when it isn't there.
 
-    It takes as much disk as the original (33 GB for the 16B model) and some 2 GB of memory, in the dtype of the
-    original. An expert's matrices stay separate, as they are stored: transformers fuses them when it loads.
+    It takes as much disk as the original (33 GB for the 16B model) and some 2 GB of memory, in the dtype of
+    the original. An expert's matrices stay separate, as they are stored: transformers fuses them when it
+    loads.
 
     Raises:
         UserError: if the folder has no safetensors files, or its configuration has no equal in Qwen2-MoE.
@@ -92,13 +98,29 @@ def qwen2_moe_config(old: dict[str, Any]) -> dict[str, Any]:
     wanted = {"scoring_func": "softmax", "attention_bias": False}
     for key, value in wanted.items():
         if old.get(key, value) != value:
-            raise UserError(f"this deepseek checkpoint has {key}={old[key]!r}: only {value!r} can be loaded exactly")
+            raise UserError(
+                f"this deepseek checkpoint has {key}={old[key]!r}: only {value!r} can be loaded exactly"
+            )
     if not old.get("n_shared_experts") or not old.get("n_routed_experts"):
-        raise UserError("this deepseek checkpoint has no shared or no routed experts: it can't be loaded exactly")
+        raise UserError(
+            "this deepseek checkpoint has no shared or no routed experts: it can't be loaded exactly"
+        )
     same = (
         *("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers"),
-        *("num_attention_heads", "num_key_value_heads", "num_experts_per_tok", "norm_topk_prob", "hidden_act"),
-        *("max_position_embeddings", "rms_norm_eps", "initializer_range", "tie_word_embeddings", "attention_dropout"),
+        *(
+            "num_attention_heads",
+            "num_key_value_heads",
+            "num_experts_per_tok",
+            "norm_topk_prob",
+            "hidden_act",
+        ),
+        *(
+            "max_position_embeddings",
+            "rms_norm_eps",
+            "initializer_range",
+            "tie_word_embeddings",
+            "attention_dropout",
+        ),
         *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "torch_dtype"),
     )
     first, every = old.get("first_k_dense_replace", 0), old.get("moe_layer_freq", 1)
@@ -171,7 +193,10 @@ def _write(folder: Path, shards: list[Path], config: dict[str, Any], target: Pat
 
 
 def _fingerprint(path: Path, samples: int = 64, width: int = 4096) -> str:
-    """A hash over a file's size and evenly spaced pieces: milliseconds, where reading it all takes minutes."""
+    """A hash over a file's size and evenly spaced pieces.
+
+    Milliseconds, where reading it all takes minutes.
+    """
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as stream:

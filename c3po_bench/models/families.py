@@ -30,7 +30,9 @@ class Family:
     renormalises: bool | str = "norm_topk_prob"  # a fact of the family, or the config key that tells
     scale_key: str | None = None  # config key: every weight is multiplied by it
     logits_divisor_key: str | None = None  # config key: the head's logits are divided by it
-    window_key: str | None = None  # config key: how far all layers see, where their attention has no `sliding_window`
+    window_key: str | None = (
+        None  # config key: how far all layers see, where their attention has no `sliding_window`
+    )
     decoder: str = "model"  # path of the decoder within the model
     head: str = "lm_head"
     since: str = "5.10"  # the transformers that first has the family in this form
@@ -124,7 +126,9 @@ def _check_version(family: Family) -> None:
 
     found, needed = transformers.__version__, family.since
     if Version(found) < Version(needed):
-        raise UserError(f"{family.model_type} models need transformers>={needed}, this is {found}: upgrade transformers")
+        raise UserError(
+            f"{family.model_type} models need transformers>={needed}, this is {found}: upgrade transformers"
+        )
 
 
 def _number(config: Any, key: str | None) -> float:
@@ -147,11 +151,16 @@ def moe_layers(model: nn.Module) -> list[int]:
 
 
 def router_probabilities(logits: Tensor) -> Tensor:
-    """The pathway that a router chose: the float32 softmax of its logits [tokens, experts] over all experts."""
+    """The pathway that a router chose.
+
+    The float32 softmax of its logits [tokens, experts] over all experts.
+    """
     return logits.float().softmax(dim=-1)
 
 
-def mix(family: Family, pathway: Tensor, top_k: int | None = None, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def mix(
+    family: Family, pathway: Tensor, top_k: int | None = None, candidates: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Weights and experts that the family's block would use if its router had said `pathway`.
 
     Given the router's own pathway it gives the router's own answer. Differentiable in `pathway` for a fixed

@@ -25,12 +25,33 @@ KINDS = ("smolmoe", "smollm", "planted", "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")
 READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".safetensors", ".bin")
 """Files of a model's folder that loading may read: config, tokenizer, code and weights."""
-SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+SAMPLING = (
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "top_h",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
 WRITTEN = (
-    *SAMPLING, "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "use_cache",
-    "cache_implementation", "transformers_version", "_from_model_config",
-)  # fmt: skip
-"""What of a model's generation config is kept: what ends an answer, and how one is drawn that is asked to be."""
+    *SAMPLING,
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "max_length",
+    "use_cache",
+    "cache_implementation",
+    "transformers_version",
+    "_from_model_config",
+)
+"""What of a model's generation config is kept.
+
+What ends an answer, and how one is drawn that is asked to be.
+"""
 _loaded: dict[str, Loaded] = {}
 
 
@@ -81,33 +102,47 @@ def _load(cfg: ModelConfig) -> Loaded:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        if cfg.kind == "hf" and (form := deepseek.converted(path, revision)):  # transformers 5 has no class for it
+        if cfg.kind == "hf" and (
+            form := deepseek.converted(path, revision)
+        ):  # transformers 5 has no class for it
             path, revision = str(form), None
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        read: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=cfg.dtype, output_loading_info=True)
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=cfg.dtype, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, LookupError, SafetensorError) as error:
         where = "a local folder" if Path(path).exists() else "the hub or its cache"
         raise UserError(
             f"model {path} can't be loaded from {where} ({' '.join(str(error).split())[:120]}): connect to the hub, "
             "give model.path=FOLDER, or use model=smolmoe, which needs neither"
         ) from error
-    if not tokenizer("one", add_special_tokens=False).input_ids:  # what transformers makes of a folder without a tokenizer
+    if not tokenizer(
+        "one", add_special_tokens=False
+    ).input_ids:  # what transformers makes of a folder without a tokenizer
         raise UserError(
             f"model {path} has no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside the weights"
         )
     model, told = read
     if missing := sorted(told["missing_keys"]):  # transformers would fill them in at random, with a warning
-        raise UserError(f"model {path} lacks {len(missing)} of its weights ({missing[0]}): get all files of the checkpoint")
+        raise UserError(
+            f"model {path} lacks {len(missing)} of its weights ({missing[0]}): get all files of the checkpoint"
+        )
     _place(model, cfg)
     left_out = _plain(model, cfg.name)
-    return Loaded(model, tokenizer, cfg.name, _hash(str(revision), model, _content(cfg, path, model) + left_out), str(path))
+    return Loaded(
+        model,
+        tokenizer,
+        cfg.name,
+        _hash(str(revision), model, _content(cfg, path, model) + left_out),
+        str(path),
+    )
 
 
 def _plain(model: Any, name: str) -> str:
     """Make `model` write by its own probabilities: which settings of its generation config are left out.
 
-    A penalty of repetitions, say, is known to transformers' `generate` alone: rewired arms, which write otherwise, would not
-    have it, and what it changes would count as rewiring's.
+    A penalty of repetitions, say, is known to transformers' `generate` alone: rewired arms, which write
+    otherwise, would not have it, and what it changes would count as rewiring's.
     """
     from transformers import GenerationConfig
 
@@ -115,7 +150,9 @@ def _plain(model: Any, name: str) -> str:
     left_out = sorted(k for k, v in asked.items() if k not in WRITTEN and v and v != usual.get(k))
     if not left_out:
         return ""
-    model.generation_config = GenerationConfig(**{key: value for key, value in asked.items() if key in WRITTEN})
+    model.generation_config = GenerationConfig(
+        **{key: value for key, value in asked.items() if key in WRITTEN}
+    )
     told = ", ".join(f"{key}={asked[key]}" for key in left_out)
     log.warning("%s: its generation config asks for %s, which is left out for every arm", name, told)
     return f"|without {told}"
@@ -127,7 +164,9 @@ def _source(cfg: ModelConfig) -> tuple[str, str | None]:
         if not cfg.path:
             raise UserError("model=hf needs model.path=FOLDER or a hub id")
         if cfg.path.lower().endswith(".gguf"):
-            raise UserError(f"model.path={cfg.path}: GGUF is not read; give the folder or hub id of the model's safetensors")
+            raise UserError(
+                f"model.path={cfg.path}: GGUF is not read; give the folder or hub id of the model's safetensors"
+            )
         return cfg.path, cfg.revision
     if cfg.kind == "smollm":
         from c3po_bench.models.smollm import checkpoint
@@ -156,7 +195,9 @@ def _place(model: Any, cfg: ModelConfig) -> None:
         model.to(device_of(cfg.device)).eval()
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
         said = str(error).strip().splitlines()[0][:120]
-        raise UserError(f"model.device={cfg.device} or model.experts={cfg.experts} can't be had here: {said}") from error
+        raise UserError(
+            f"model.device={cfg.device} or model.experts={cfg.experts} can't be had here: {said}"
+        ) from error
 
 
 def device_of(name: str) -> str:
@@ -173,8 +214,8 @@ def device_of(name: str) -> str:
 def _hash(name: str, model: Any, content: str = "") -> str:
     """Identity of a model: its config, 64 numbers of each tensor, and `content`.
 
-    `content` is of all files of a local folder, or the commit of a hub model. The models that the program makes itself,
-    from a recipe that it checks (embedded) or a seed (tiny), need none.
+    `content` is of all files of a local folder, or the commit of a hub model. The models that the program
+    makes itself, from a recipe that it checks (embedded) or a seed (tiny), need none.
     """
     digest = hashlib.sha256(f"{name}|{model.config.to_json_string()}".encode())
     for key, parameter in sorted(model.named_parameters()):
@@ -195,8 +236,13 @@ def _content(cfg: ModelConfig, path: str, model: Any) -> str:
 
 
 def folder_hash(folder: Path, nested: bool = False) -> str:
-    """What identifies the model in a folder: the files that loading may read; with `nested` those of its folders, too."""
-    files = sorted(file for file in (folder.rglob("*") if nested else folder.iterdir()) if file.suffix in READ)
+    """What identifies the model in a folder: the files that loading may read.
+
+    With `nested` those of its folders, too.
+    """
+    files = sorted(
+        file for file in (folder.rglob("*") if nested else folder.iterdir()) if file.suffix in READ
+    )
     return content_hash([[str(file.relative_to(folder)), _file_hash(file)] for file in files])
 
 

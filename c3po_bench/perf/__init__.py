@@ -1,4 +1,7 @@
-"""Performance comparisons, each measured side by side in one process: `python -m c3po_bench.perf NAME [--json]`."""
+"""Performance comparisons, each measured side by side in one process.
+
+`python -m c3po_bench.perf NAME [--json]`.
+"""
 
 PERFS = {
     "suffix": "c3po_bench.perf.suffix:run",

@@ -23,7 +23,8 @@ class Options:
     """What the command line says.
 
     `data` is a folder with local copies of stock data; without one, questions are taken from our own `facts`.
-    `quick` measures small settings only, for tests. `device` is as `model.device`: auto takes a GPU where there is one.
+    `quick` measures small settings only, for tests. `device` is as `model.device`: auto takes a GPU where
+    there is one.
     """
 
     rounds: int = 5
@@ -42,7 +43,10 @@ def measure(name: str, options: Options) -> Iterator[dict[str, Any]]:
 
 def line(record: dict[str, Any]) -> str:
     """A record in words."""
-    parts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in record.items()]
+    parts = [
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in record.items()
+    ]
     return ", ".join(parts)
 
 
@@ -53,7 +57,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a setting")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken")
     parser.add_argument("--data", type=Path, default=None, help="local copies of stock data (as data.root)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one"
+    )
     parser.add_argument("--quick", action="store_true", help="small settings only")
     arguments = parser.parse_args()
     beside = Path("../shared/data")
@@ -63,7 +69,9 @@ def main() -> int:
     sleep_where_shared()
 
     def work() -> None:
-        for record in measure(arguments.name, Options(arguments.rounds, data, arguments.quick, arguments.device)):
+        for record in measure(
+            arguments.name, Options(arguments.rounds, data, arguments.quick, arguments.device)
+        ):
             sys.stdout.write((json.dumps(record) if arguments.json else line(record)) + "\n")
             sys.stdout.flush()
 

@@ -1,4 +1,7 @@
-"""The reference bank: build rate against stock scoring of the same references; size and memory as it grows."""
+"""The reference bank: build rate against stock scoring of the same references.
+
+Size and memory as it grows.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,9 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
 def growth(count: int) -> dict[str, Any]:
     """Memory and disk of a synthetic bank of smolmoe's dimensions, written and searched in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, "-c", GROWTH, str(count), folder], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", GROWTH, str(count), folder], capture_output=True, text=True, check=True
+        )
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

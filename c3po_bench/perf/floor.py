@@ -42,21 +42,28 @@ def rates(rounds: int, like: torch.Tensor) -> tuple[float, float]:
 
 
 def moved(work: Work) -> int:
-    """Bytes that a step must move: weights of the layers rerun (twice: forward, backward), keys and values, logits.
+    """Bytes that a step must move: weights of the layers rerun (twice.
+
+    Forward, backward), keys and values, logits.
 
     Of the experts only those that a row mixes.
     """
     engine = work.engine
     layers = engine.decoder.layers[engine.first + 1 : engine.depth]
     weights = sum(p.numel() * p.element_size() for layer in layers for p in layer.parameters())
-    for index, asked in zip(engine.layers[1:], work.core.any(dim=0)[1:].float().mean(dim=-1).tolist(), strict=True):
+    for index, asked in zip(
+        engine.layers[1:], work.core.any(dim=0)[1:].float().mean(dim=-1).tolist(), strict=True
+    ):
         experts = experts_of(engine.family, engine.model, index).parameters()
         weights -= round((1 - asked) * sum(p.numel() * p.element_size() for p in experts))
     head = engine.model.lm_head.weight
     weights += head.numel() * head.element_size()
     span = range(engine.first + 1, engine.depth)
     cached = sum(
-        t.numel() * t.element_size() for part in work.rows.parts for i in span for t in (part.keys[i], part.values[i])
+        t.numel() * t.element_size()
+        for part in work.rows.parts
+        for i in span
+        for t in (part.keys[i], part.values[i])
     )
     logits = int(work.rows.lengths.sum()) * head.shape[0] * 4
     return 2 * weights + 2 * cached + 2 * logits

@@ -38,9 +38,16 @@ class Size:
 
 SMALL = Size()
 GROWN = {
-    "layers": 16, "critical": 5, "experts": 32, "core": 16, "prompt": 192, "answer": 12, "choices": 8, "neighbors": 9,
+    "layers": 16,
+    "critical": 5,
+    "experts": 32,
+    "core": 16,
+    "prompt": 192,
+    "answer": 12,
+    "choices": 8,
+    "neighbors": 9,
     "steps": 6,
-}  # fmt: skip
+}
 TOP_K, WIDTH, INNER, VOCABULARY = 4, 256, 128, 4096
 
 
@@ -65,10 +72,14 @@ def predicted(size: Size) -> dict[str, int]:
     keys, below = size.prompt + branches, size.layers - size.critical
     read = below * layer(size, keys, keys) + size.critical * layer(size, size.prompt, size.prompt)
     more = size.core - TOP_K
-    step = (size.critical - 1) * layer(size, size.answer, size.prompt + size.answer, more) + size.answer * head
+    step = (size.critical - 1) * layer(
+        size, size.answer, size.prompt + size.answer, more
+    ) + size.answer * head
     opened = layer(size, size.answer, size.prompt + size.answer, size.experts)
     optimize = size.neighbors * (2 * size.steps * step + opened)
-    score = size.critical * layer(size, 1 + branches, size.prompt + branches) + size.choices * size.answer * head
+    score = (
+        size.critical * layer(size, 1 + branches, size.prompt + branches) + size.choices * size.answer * head
+    )
     return {"read": read, "optimize": optimize, "score": score}
 
 
@@ -78,15 +89,23 @@ def compare(name: str, size: Size) -> dict[str, Any]:
 
     torch.manual_seed(0)
     config = OlmoeConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=size.layers,
-        num_attention_heads=4, num_key_value_heads=4, num_experts=size.experts, num_experts_per_tok=TOP_K,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=size.layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_experts=size.experts,
+        num_experts_per_tok=TOP_K,
+    )
     model = OlmoeForCausalLM(config).eval()
     engine = load_engine("suffix", model, list(range(size.layers - size.critical, size.layers)))
     generator = torch.Generator().manual_seed(0)
 
     def prompt(choices: int) -> Prompt:
-        rows = torch.randint(5, VOCABULARY, (choices, size.prompt + size.answer), generator=generator).tolist()
+        rows = torch.randint(
+            5, VOCABULARY, (choices, size.prompt + size.answer), generator=generator
+        ).tolist()
         return Prompt(tuple(rows[0][: size.prompt]), tuple(tuple(row[size.prompt :]) for row in rows))
 
     asked, near = prompt(size.choices), [prompt(1) for _ in range(size.neighbors)]
@@ -103,7 +122,10 @@ def compare(name: str, size: Size) -> dict[str, Any]:
     state = measure("read", lambda: engine.read_new([asked])[0])
     own = engine.own_pathways([state])
     mixer, core = Mixer(engine.family), core_experts(own, f"top:{size.core}", TOP_K)
-    rows, owner = engine.batch(known, [(i, 0) for i in range(len(near))]), torch.zeros(len(near), dtype=torch.long)
+    rows, owner = (
+        engine.batch(known, [(i, 0) for i in range(len(near))]),
+        torch.zeros(len(near), dtype=torch.long),
+    )
 
     def descend() -> None:
         for _ in range(size.steps):

@@ -50,7 +50,9 @@ def compare(options: Options, rule: str) -> dict[str, Any]:
                 lm.loglikelihood(asked[start : start + step])
             lm.pop_details()
 
-        seconds = side_by_side(options.rounds, stock=lambda: stock.loglikelihood(asked, disable_tqdm=True), rewired=rewired)
+        seconds = side_by_side(
+            options.rounds, stock=lambda: stock.loglikelihood(asked, disable_tqdm=True), rewired=rewired
+        )
         return {
             "name": "overhead",
             "setting": rule,

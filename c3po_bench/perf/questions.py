@@ -22,7 +22,9 @@ def tasks(data: Path | None, num_fewshot: int = 0, rule: str = "cloze") -> TaskS
     return TaskSet(["arc_easy" if data else "facts"], data_root=data, num_fewshot=num_fewshot, rule=rule)
 
 
-def questions(loaded: Any, count: int, data: Path | None, num_fewshot: int = 0, rule: str = "cloze") -> list[Question]:
+def questions(
+    loaded: Any, count: int, data: Path | None, num_fewshot: int = 0, rule: str = "cloze"
+) -> list[Question]:
     """The first `count` questions, tokenized, with labels."""
     found, tokenizer = tasks(data, num_fewshot, rule), Tokenizer(loaded.model, loaded.tokenizer)
     made: list[Question] = []

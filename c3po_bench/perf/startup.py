@@ -43,15 +43,22 @@ main()
 def run(options: Options) -> Iterator[dict[str, Any]]:
     """Seconds; `ratio` is of the bound that we hold ourselves to.
 
-    Items are scored one by one. Feedback twice: with the base model's answer still to be written, and with it known.
+    Items are scored one by one. Feedback twice: with the base model's answer still to be written, and with it
+    known.
     """
     rounds = 1 if options.quick else options.rounds
     yield record("--help", statistics.median(_help() for _ in range(rounds)), 0.6)
     if not options.quick:
         pairs = [_feedback() for _ in range(max(1, rounds // 2))]
-        yield record("first item, feedback, nothing answered yet", statistics.median(cold for cold, _ in pairs), 8.0)
+        yield record(
+            "first item, feedback, nothing answered yet", statistics.median(cold for cold, _ in pairs), 8.0
+        )
         yield record("first item, feedback", statistics.median(warm for _, warm in pairs), 8.0)
-    yield record("first item, rewiring", statistics.median(_first("quickstart") for _ in range(max(1, rounds // 2))), 5.0)
+    yield record(
+        "first item, rewiring",
+        statistics.median(_first("quickstart") for _ in range(max(1, rounds // 2))),
+        5.0,
+    )
 
 
 def _feedback() -> tuple[float, float]:
@@ -84,7 +91,14 @@ def _first(experiment: str, *more: str) -> float:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", FIRST_ITEM, str(time.time()), f"+experiment={experiment}", "tracking=disabled"]
+        command = [
+            sys.executable,
+            "-c",
+            FIRST_ITEM,
+            str(time.time()),
+            f"+experiment={experiment}",
+            "tracking=disabled",
+        ]
         command += [f"results_dir={folder}", "arms=[base]", "log_level=error", "batch_size=1", *more]
         done = subprocess.run(command, capture_output=True, text=True)
     return float(done.stdout.strip().splitlines()[-1])

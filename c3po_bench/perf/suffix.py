@@ -1,8 +1,11 @@
-"""The suffix engine against the naive one: neighborhood gradient descent, 10 steps, 3 neighbors, equal results.
+"""The suffix engine against the naive one.
 
-An item's cost is its share of one optimization step (forward and backward over its three neighbors); all steps are
-alike. The naive engine runs an item at a time, its three neighbors in one batch (`ratio`) or, as the formula reads, one
-forward after the other (`ratio_forward_by_forward`); the suffix engine runs as many items as the setting says.
+Neighborhood gradient descent, 10 steps, 3 neighbors, equal results.
+
+An item's cost is its share of one optimization step (forward and backward over its three neighbors); all
+steps are alike. The naive engine runs an item at a time, its three neighbors in one batch (`ratio`) or, as
+the formula reads, one forward after the other (`ratio_forward_by_forward`); the suffix engine runs as many
+items as the setting says.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
     for batch in (1,) if options.quick else (1, 8, 32, *large):
         yield compare("olmoe-shaped", shaped, random_prompts(batch), batch, options.rounds)
     for batch in () if options.quick else (1, 32):
-        yield compare("olmoe-shaped, hard", shaped, random_prompts(batch), batch, options.rounds, mixing="hard")
+        yield compare(
+            "olmoe-shaped, hard", shaped, random_prompts(batch), batch, options.rounds, mixing="hard"
+        )
     del shaped
     loaded = smolmoe(options.device)
     for shots, name, batches in ((5, "smolmoe 5-shot", (1, 16)), (0, "smolmoe zero-shot", SMOLMOE_BATCHES)):
@@ -84,7 +89,9 @@ def random_prompts(batch: int, tokens: int = 128) -> list[Prompt]:
 class Work:
     """NGD for `batch` items, each with three neighbors, on one engine."""
 
-    def __init__(self, engine: Any, prompts: list[Prompt], batch: int, neighbors: int = K, mixing: str = "dense"):
+    def __init__(
+        self, engine: Any, prompts: list[Prompt], batch: int, neighbors: int = K, mixing: str = "dense"
+    ):
         self.engine, self.neighbors, self.mixing = engine, neighbors, mixing
         own_states = engine.read(prompts[:batch])
         neighbor_states = engine.read(prompts[batch : batch * (1 + neighbors)])
@@ -113,7 +120,9 @@ class Work:
         return ngd(Problem(self.own, self.core, None, self.own[:0], self.loss, method, []))
 
 
-def compare(name: str, model: Any, prompts: list[Prompt], batch: int, rounds: int, mixing: str = "dense") -> dict[str, Any]:
+def compare(
+    name: str, model: Any, prompts: list[Prompt], batch: int, rounds: int, mixing: str = "dense"
+) -> dict[str, Any]:
     """One setting."""
     layers = list(range(model.config.num_hidden_layers - 5, model.config.num_hidden_layers))
     naive, suffix = load_engine("naive", model, layers), load_engine("suffix", model, layers)

@@ -11,7 +11,8 @@ from c3po_bench.errors import exit_status
 def main(argv: list[str] | None = None) -> int:
     """Write the report and say where it is; 2 where the user can mend what is missing."""
     parser = argparse.ArgumentParser(
-        prog="python -m c3po_bench.report", description="Write report.html, figures and tables from a store of results."
+        prog="python -m c3po_bench.report",
+        description="Write report.html, figures and tables from a store of results.",
     )
     parser.add_argument("results_dir", help="the folder an experiment or a sweep wrote its results to")
     parser.add_argument("--output", default=None, help="where to write (default: the results folder itself)")

@@ -33,7 +33,9 @@ def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = [r for r in rows if r["metric"] == "acc" and r["arm"] != BASE]
     told = summary_rows([r for r in rows if r["status"] == "done"])
     spoken = {(r["arm"], r["model"], r["task"]) for r in told}
-    return told + [r for r in rows if r["status"] == "missing" and (r["arm"], r["model"], r["task"]) in spoken]
+    return told + [
+        r for r in rows if r["status"] == "missing" and (r["arm"], r["model"], r["task"]) in spoken
+    ]
 
 
 def _ordered(values: Iterable[object]) -> list[str]:
@@ -62,7 +64,10 @@ def _heat_maps(cells: list[dict[str, Any]], names: list[str]) -> list[Figure]:
     for row, column in combinations(names, 2):
         arms = [arm for arm, own in methods.items() if _spans(own, row, column)]
         wanted += [(arm, row, column, len(arms) > 1) for arm in arms]
-    return [heat_map(methods[arm], row, column, several=several) for arm, row, column, several in wanted[:MOST_MAPS]]
+    return [
+        heat_map(methods[arm], row, column, several=several)
+        for arm, row, column, several in wanted[:MOST_MAPS]
+    ]
 
 
 def _spans(cells: list[dict[str, Any]], row: str, column: str) -> bool:
@@ -75,7 +80,9 @@ def _averaged(cells: list[dict[str, Any]]) -> str:
 
 
 def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: bool = False) -> Figure:
-    """Mean difference of one arm to base by two settings, averaged over the others; gaps are empty and crossed.
+    """Mean difference of one arm to base by two settings, averaged over the others.
+
+    Gaps are empty and crossed.
 
     Where `several` arms have such a map, the figure's name and title say which this is.
     """
@@ -106,13 +113,17 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: boo
         tooltip=tooltip,
     )
     scale = alt.Scale(domain=[-largest, largest], domainMid=0)
-    fill = alt.Color("difference:Q", scale=scale, title="points", legend=alt.Legend(orient="right", gradientLength=120))
+    fill = alt.Color(
+        "difference:Q", scale=scale, title="points", legend=alt.Legend(orient="right", gradientLength=120)
+    )
     filled = base.transform_filter("datum.difference !== null").mark_rect(cornerRadius=3).encode(fill)
     texts = base.mark_text(fontSize=12).encode(text="text:N")
     chart = alt.layer(filled, texts).properties(width="container", height=34 * len(rows), autosize=FIT)
     gaps = sum(v["difference"] is None for v in values)
     heading = f"Difference of {title(arm)} to base by {row} and {column}"
-    best = max((v for v in values if v["difference"] is not None), key=lambda v: v["difference"], default=None)
+    best = max(
+        (v for v in values if v["difference"] is not None), key=lambda v: v["difference"], default=None
+    )
     said = f" Largest mean {best['text']} at {row} {best['row']}, {column} {best['column']}." if best else ""
     said += f" {gaps} combinations have no finished run (×)." if gaps else ""
     caption = f"{heading}, in points, averaged over {_averaged(cells)}.{said}"
@@ -122,7 +133,10 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: boo
 
 
 def curve(cells: list[dict[str, Any]], name: str) -> Figure | None:
-    """Difference to base over one setting by arm that has it: the mean over the other settings, and the range of cells."""
+    """Difference to base over one setting by arm that has it.
+
+    The mean over the other settings, and the range of cells.
+    """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in cells:
         if cell["status"] == "done" and known(cell["difference"]) and known(cell[name]):
@@ -155,11 +169,17 @@ def curve(cells: list[dict[str, Any]], name: str) -> Figure | None:
         alt.Tooltip("cells:Q"),
     ]
     color = alt.Color("arm:N", title=None, legend=alt.Legend(orient="top") if len(arms) > 1 else None)
-    base = alt.Chart(alt.Data(values=values)).encode(alt.X("setting:N", sort=order, title=name, axis=alt.Axis(labelAngle=0)))
+    base = alt.Chart(alt.Data(values=values)).encode(
+        alt.X("setting:N", sort=order, title=name, axis=alt.Axis(labelAngle=0))
+    )
     y = alt.Y("low:Q", title="difference to base, points")
     bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y, alt.Y2("high:Q"), color, tooltip=tooltip)
-    line = base.mark_line(point=alt.OverlayMarkDef(size=60, filled=True)).encode(alt.Y("difference:Q"), color, tooltip=tooltip)
-    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
+    line = base.mark_line(point=alt.OverlayMarkDef(size=60, filled=True)).encode(
+        alt.Y("difference:Q"), color, tooltip=tooltip
+    )
+    zero = (
+        alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
+    )
     chart = alt.layer(zero, bars, line).properties(width="container", height=260, autosize=FIT)
     span = f"the range over {_averaged(cells)}" if several else "the paired 95% interval"
     said = "; ".join(f"{v['arm']} at {v['setting']}: {v['difference']:+.1f}" for v in values[:30])

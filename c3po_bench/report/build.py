@@ -49,8 +49,8 @@ FIGURES = ("effects", "cost", "heat_*", "curve_*")
 def write_report(results_dir: str | Path, output: str | Path | None = None) -> Path:
     """Write report.html, figures/ (SVG, PNG) and tables/ (CSV, parquet); returns the path of the page.
 
-    Everything is written under `output`, by default the store itself; figures and tables of an earlier report that
-    this one has not go away. Raises UserError where there is no store or nothing has finished in it.
+    Everything is written under `output`, by default the store itself; figures and tables of an earlier report
+    that this one has not go away. Raises UserError where there is no store or nothing has finished in it.
     """
     try:
         from c3po_bench.report.ablation_figures import ablation_figures
@@ -61,7 +61,9 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
     output = Path(output) if output else results_dir
     runs, experiments = load_runs(results_dir), load_experiments(results_dir)
     if not runs:
-        raise UserError(f"no run in {results_dir} has finished yet; run its experiment again, it goes on where it stopped")
+        raise UserError(
+            f"no run in {results_dir} has finished yet; run its experiment again, it goes on where it stopped"
+        )
     start = time.perf_counter()
     refused: dict[str, str] = {}
     compared = compare(runs, refused=refused)
@@ -73,7 +75,19 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
     figures = comparison_figures(selection.rows) + ablation_figures(table)
     explorer = explore(selection.runs, selection.rows)
     explorer.meta["first"] = _first_label(selection.rows)
-    html = _page(results_dir, experiments, runs, selection, compared, controls, table, seeds, refused, figures, explorer)
+    html = _page(
+        results_dir,
+        experiments,
+        runs,
+        selection,
+        compared,
+        controls,
+        table,
+        seeds,
+        refused,
+        figures,
+        explorer,
+    )
     output.mkdir(parents=True, exist_ok=True)
     path = output / "report.html"
     path.write_text(html, encoding="utf-8")
@@ -90,7 +104,10 @@ def write_tables(
     table: pd.DataFrame,
     seeds: pd.DataFrame,
 ) -> list[Path]:
-    """comparison, ablation and, where there are such runs, controls, seeds and feedback; each as CSV and parquet."""
+    """comparison, ablation and, where there are such runs, controls, seeds and feedback.
+
+    Each as CSV and parquet.
+    """
     written = write_table(compared, folder / "comparison") + write_table(table, folder / "ablation")
     if len(controls):
         written += write_table(controls, folder / "controls")
@@ -121,8 +138,13 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
     _remove_others(folder, written, FIGURES, (".svg", ".png"))
 
 
-def _remove_others(folder: Path, written: Sequence[Path], names: Sequence[str], suffixes: Sequence[str]) -> None:
-    """Remove what an earlier report wrote under these names and this one did not; anything else is not ours."""
+def _remove_others(
+    folder: Path, written: Sequence[Path], names: Sequence[str], suffixes: Sequence[str]
+) -> None:
+    """Remove what an earlier report wrote under these names and this one did not.
+
+    Anything else is not ours.
+    """
     for path in (path for name in names for suffix in suffixes for path in folder.glob(name + suffix)):
         if path not in written:
             path.unlink()
@@ -140,7 +162,10 @@ PRINT = {
     "background": "white",
     "font": "DejaVu Sans, Helvetica, Arial, sans-serif",
     "view": {"stroke": None},
-    "range": {"diverging": ["#f0a48c", "#f3f5f7", "#8db9ea"], "category": ["#1f5fbf", "#c05a00", "#0b7d5a", "#9a3d93"]},
+    "range": {
+        "diverging": ["#f0a48c", "#f3f5f7", "#8db9ea"],
+        "category": ["#1f5fbf", "#c05a00", "#0b7d5a", "#9a3d93"],
+    },
     "axis": {
         "titleFontWeight": "normal",
         "gridColor": "#e3e7ec",
@@ -193,13 +218,17 @@ def _page(
         seed_columns=SEED_COLUMNS,
         seed_rows=seed_rows(seeds),
         feedback_columns=FEEDBACK_COLUMNS,
-        feedback_rows=feedback_rows(feedback_measures(selection.runs)) if any(selection.rows["scope"]) else [],
+        feedback_rows=feedback_rows(feedback_measures(selection.runs))
+        if any(selection.rows["scope"])
+        else [],
         rings=[outline(dict.fromkeys(("in", "near", "out"), share)) for share in (1 / 3, 2 / 3, 1)],
         has_ablation=bool(varied),
         ablation_note=ablation_note(table, varied),
         has_pathways=any(run.result.get("backend") == "rewiring" for run in selection.runs),
         commands=commands(experiments, runs)[:10],
-        notes=list(dict.fromkeys(note for run in selection.runs for note in run.result.get("notes") or []))[:20],
+        notes=list(dict.fromkeys(note for run in selection.runs for note in run.result.get("notes") or []))[
+            :20
+        ],
         provenance=[provenance(run) for run in selection.runs[:MOST_CONFIGS]],
         json_blocks=[(f"data-{name}", page.embed(data)) for name, data in blocks.items()],
         packed_blocks=[(f"data-{name}", page.pack(data)) for name, data in packed.items()],
@@ -208,7 +237,9 @@ def _page(
 
 def _first_label(compared: pd.DataFrame) -> str:
     """The arm that the explorer opens with: the method with the largest difference."""
-    rows = [r for r in summary_rows(records(compared)) or records(compared) if r["difference"] == r["difference"]]
+    rows = [
+        r for r in summary_rows(records(compared)) or records(compared) if r["difference"] == r["difference"]
+    ]
     methods = [r for r in rows if role(r["arm"]) == "method"] or rows
     best = max(methods, key=lambda r: r["difference"], default=None)
     return title(best["arm"]) + best["label"][len(best["arm"]) :] if best else ""
@@ -216,10 +247,19 @@ def _first_label(compared: pd.DataFrame) -> str:
 
 def ablation_rows(table: pd.DataFrame, varied: list[str]) -> dict[str, Any]:
     """The ablation table as the page lists it: varied settings and the numbers, one row a run and task."""
-    measures = {"value": 1, "difference": 1, "diff_low": 1, "diff_high": 1, "p_holm": 3, "seconds_per_item": 3}
+    measures = {
+        "value": 1,
+        "difference": 1,
+        "diff_low": 1,
+        "diff_high": 1,
+        "p_holm": 3,
+        "seconds_per_item": 3,
+    }
     names = ["arm", *varied, "task", "n", *measures, "status"]
     rows = [row for row in shown(table, varied) if row["metric"] == "acc"]
-    numeric = {name for name in names if any(isinstance(row[name], int | float) and known(row[name]) for row in rows)}
+    numeric = {
+        name for name in names if any(isinstance(row[name], int | float) and known(row[name]) for row in rows)
+    }
     columns = [
         {"title": HEADINGS.get(name, name.replace("_", " ")), "numeric": name in numeric}
         | ({"digits": measures[name]} if name in measures else {})
@@ -257,7 +297,10 @@ def provenance(run: Run) -> dict[str, Any]:
         ("libraries", ", ".join(f"{k} {v}" for k, v in (record.get("libraries") or {}).items())),
         ("hardware", ", ".join(f"{k} {v}" for k, v in (record.get("hardware") or {}).items())),
         ("time", f"{record.get('started')} to {record.get('finished')}"),
-        ("counts", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in (run.result.get("counts") or {}).items())),
+        (
+            "counts",
+            ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in (run.result.get("counts") or {}).items()),
+        ),
     ]
     cost = run.result.get("cost") or {}
     summary = f"{cost.get('items', 0):,} items in {cost.get('seconds', 0):.1f} s"

@@ -86,15 +86,23 @@ def effects(points: list[dict[str, Any]]) -> Figure:
     ]
     x = alt.X("low:Q", title="difference to base, points")
     base = alt.Chart(alt.Data(values=points))
-    lines = base.mark_rule(strokeWidth=2).encode(x, alt.X2("high:Q"), y, color, yOffset=offset, tooltip=tooltip)
+    lines = base.mark_rule(strokeWidth=2).encode(
+        x, alt.X2("high:Q"), y, color, yOffset=offset, tooltip=tooltip
+    )
     marks = base.mark_point(filled=True, size=70, opacity=1).encode(
         alt.X("difference:Q"), y, color, shape, yOffset=offset, tooltip=tooltip
     )
-    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(x=alt.X("zero:Q"))
+    zero = (
+        alt.Chart(alt.Data(values=[{"zero": 0}]))
+        .mark_rule(strokeDash=[4, 3], opacity=0.7)
+        .encode(x=alt.X("zero:Q"))
+    )
     chart = alt.layer(zero, lines, marks).properties(
         width="container", height=len(order) * max(26, 15 * len(tasks)), autosize=FIT
     )
-    said = "; ".join(f"{p['arm']} on {p['task']}: {p['difference']:+.1f} {p['interval']}" for p in points[:40])
+    said = "; ".join(
+        f"{p['arm']} on {p['task']}: {p['difference']:+.1f} {p['interval']}" for p in points[:40]
+    )
     heading = "Difference to base, with paired 95% intervals"
     return Figure("effects", "comparison", heading, heading + ".", f"{heading}. {said}.", chart)
 
@@ -111,14 +119,18 @@ def cost(points: list[dict[str, Any]]) -> Figure:
         alt.Tooltip("difference:Q", format="+.1f", title="points"),
         alt.Tooltip("interval:N", title="95% interval"),
     ]
-    x = alt.X("seconds:Q", title="seconds an item (log scale)", scale=alt.Scale(type="log", nice=False, padding=48))
+    x = alt.X(
+        "seconds:Q", title="seconds an item (log scale)", scale=alt.Scale(type="log", nice=False, padding=48)
+    )
     color = alt.Color("role:N", scale=alt.Scale(domain=present), title=None, legend=legend)
     points = [p for p in points if p["seconds"] and p["seconds"] > 0]
     base = alt.Chart(alt.Data(values=_spread(points)))
     bars = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(
         x, alt.Y("low:Q", title="difference to base, points"), alt.Y2("high:Q"), color, tooltip=tooltip
     )
-    marks = base.mark_point(filled=True, size=90, opacity=1).encode(x, alt.Y("difference:Q"), color, shape, tooltip=tooltip)
+    marks = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x, alt.Y("difference:Q"), color, shape, tooltip=tooltip
+    )
     layers = [bars, marks]
     if len(points) <= NAMED:
         leaders = base.mark_rule(strokeWidth=0.75).encode(
@@ -129,30 +141,54 @@ def cost(points: list[dict[str, Any]]) -> Figure:
             opacity=alt.condition(WIDE, alt.value(0.6), alt.value(0)),
         )
         names = base.mark_text(align="left", dx=2, limit=220).encode(
-            alt.X("name_x:Q"), alt.Y("name_y:Q"), text="arm:N", opacity=alt.condition(WIDE, alt.value(1), alt.value(0))
+            alt.X("name_x:Q"),
+            alt.Y("name_y:Q"),
+            text="arm:N",
+            opacity=alt.condition(WIDE, alt.value(1), alt.value(0)),
         )
         layers = [leaders, *layers, names]
-    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
+    zero = (
+        alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y="zero:Q")
+    )
     chart = alt.layer(zero, *layers).properties(width="container", height=300, autosize=FIT)
-    said = "; ".join(f"{p['arm']}: {p['difference']:+.1f} points at {p['seconds']:.2g} s" for p in points[:40])
+    said = "; ".join(
+        f"{p['arm']}: {p['difference']:+.1f} points at {p['seconds']:.2g} s" for p in points[:40]
+    )
     heading = "Cost against gain"
-    return Figure("cost", "cost", heading, f"{heading}: up and to the left is better.", f"{heading}, by arm. {said}.", chart)
+    return Figure(
+        "cost",
+        "cost",
+        heading,
+        f"{heading}: up and to the left is better.",
+        f"{heading}, by arm. {said}.",
+        chart,
+    )
 
 
 def _spread(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points with a place for each one's name, `name_x` and `name_y`: beside it, or the nearest that is free.
+    """The points with a place for each one's name, `name_x` and `name_y`.
+
+    Beside it, or the nearest that is free.
 
     Sizes are shares of what the points span: a letter is an eightieth wide, a line a nineteenth high.
     """
     costs = [math.log10(p["seconds"]) for p in points]
     across = max(costs, default=0) - min(costs, default=0) or 1
-    line = (max((p["high"] for p in points), default=0) - min((p["low"] for p in points), default=0) or 1) / 19
-    taken = [(x - across / 100, x + across / 100, p["difference"]) for x, p in zip(costs, points, strict=True)]
+    line = (
+        max((p["high"] for p in points), default=0) - min((p["low"] for p in points), default=0) or 1
+    ) / 19
+    taken = [
+        (x - across / 100, x + across / 100, p["difference"]) for x, p in zip(costs, points, strict=True)
+    ]
     found = []
     for x, point in sorted(zip(costs, points, strict=True), key=lambda pair: pair[0]):
         begin, end = x + across / 50, x + across / 50 + min(36, len(point["arm"])) * across / 80
         levels = [point["difference"] + line * (n + 0.4) for n in sorted(range(-NAMED, NAMED), key=abs)]
-        free = (y for y in levels if not any(b < end and begin < e and abs(y - other) < line for b, e, other in taken))
+        free = (
+            y
+            for y in levels
+            if not any(b < end and begin < e and abs(y - other) < line for b, e, other in taken)
+        )
         level = next(free, levels[0])
         taken.append((begin, end, level))
         found.append({**point, "name_x": 10**begin, "name_y": level})

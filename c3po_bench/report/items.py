@@ -1,4 +1,6 @@
-"""What the item explorer shows: every item and answer, and the details of those that changed, in small chunks.
+"""What the item explorer shows.
+
+Every item and answer, and the details of those that changed, in small chunks.
 
 The page parses a chunk only when it is asked for, so that 10,000 items open as fast as ten.
 """
@@ -24,9 +26,20 @@ DETAIL_BYTES = 24 << 20  # of JSON, over all arms; flipped items come first
 CHUNK_BYTES = 256 << 10
 LONGEST = 6000  # characters of one text shown
 DETAILS = (
-    "neighbors", "losses", "pathway_before", "pathway_after", "pathway_layers", "pathway_change", "loglikelihoods",
-    "prompt", "response", "score", "drift", "degeneration", "feedback_id",
-)  # fmt: skip
+    "neighbors",
+    "losses",
+    "pathway_before",
+    "pathway_after",
+    "pathway_layers",
+    "pathway_change",
+    "loglikelihoods",
+    "prompt",
+    "response",
+    "score",
+    "drift",
+    "degeneration",
+    "feedback_id",
+)
 
 
 @dataclass
@@ -42,9 +55,9 @@ class Explorer:
 def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
     """Collect the items of `runs` (those in `compared`) and their answers.
 
-    Items are rows ``[task, doc_id, question, choices, gold]``, one for each document and order of its choices, since
-    a prediction is a place among them. An arm's answers are two lists over the items, its predictions and its scores,
-    None where it has no answer, or a judge could not score it.
+    Items are rows ``[task, doc_id, question, choices, gold]``, one for each document and order of its
+    choices, since a prediction is a place among them. An arm's answers are two lists over the items, its
+    predictions and its scores, None where it has no answer, or a judge could not score it.
     """
     names = {row["run_id"]: (row["label"], row["base_run_id"]) for row in records(compared)}
     runs = sorted((run for run in runs if run.run_id in names), key=lambda run: run.arm != BASE)
@@ -81,7 +94,9 @@ def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
                 "label": title(run.arm) + label[len(run.arm) :],
                 "run": run.run_id,
                 "role": role(run.arm),
-                "tries": run.arm.startswith("kernel_regression"),  # its losses are of shares tried, not of steps
+                "tries": run.arm.startswith(
+                    "kernel_regression"
+                ),  # its losses are of shares tried, not of steps
                 "base": base,
                 "chunks": starts,
                 "left_out": left_out,
@@ -127,7 +142,9 @@ def _fill(flips: _Details, rest: _Details) -> tuple[dict[int, tuple[int, dict[st
     return dict(sorted(kept.items())), left_out
 
 
-def _chunk(kept: dict[int, tuple[int, dict[str, Any]]], name: str, chunks: dict[str, dict[str, Any]]) -> list[tuple[int, str]]:
+def _chunk(
+    kept: dict[int, tuple[int, dict[str, Any]]], name: str, chunks: dict[str, dict[str, Any]]
+) -> list[tuple[int, str]]:
     """Put the details into chunks of like size; returns each chunk's first item and id."""
     starts: list[tuple[int, str]] = []
     room = 0
@@ -160,7 +177,13 @@ def _item(row: dict[str, Any], tasks: dict[str, int]) -> list[Any]:
 
 
 def _answer(prediction: Any) -> Any:
-    return prediction if isinstance(prediction, int | float) else None if prediction is None else str(prediction)[:200]
+    return (
+        prediction
+        if isinstance(prediction, int | float)
+        else None
+        if prediction is None
+        else str(prediction)[:200]
+    )
 
 
 def _details(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The HTML page: templates filled, data embedded so that nothing from the store can become markup or script.
 
-Everything shown is text to the template engine (autoescaped) or to the page's script (text nodes). Data go in as
-JSON with ``<``, ``>`` and ``&`` escaped, or packed (gzip, base64). A content security policy allows the two
-scripts of the page by their hash, nothing else, and no connection at all.
+Everything shown is text to the template engine (autoescaped) or to the page's script (text nodes). Data go in
+as JSON with ``<``, ``>`` and ``&`` escaped, or packed (gzip, base64). A content security policy allows the
+two scripts of the page by their hash, nothing else, and no connection at all.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ def render(template: str, **values: Any) -> str:
 
 
 def embed(data: Any) -> Any:
-    """JSON that is inert inside a script element: no ``<``, no line separators, no NaN. Marked as safe markup."""
+    """JSON that is inert inside a script element: no ``<``, no line separators, no NaN.
+
+    Marked as safe markup.
+    """
     from markupsafe import Markup
 
     text = json.dumps(finite(data), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
@@ -56,7 +59,9 @@ def pack(data: Any) -> Any:
     from markupsafe import Markup
 
     text = json.dumps(finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode("ascii"))
+    return Markup(
+        base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode("ascii")
+    )
 
 
 def finite(data: Any) -> Any:
@@ -86,7 +91,9 @@ def vega_bundle() -> str:
     except ImportError as error:
         raise UserError("the report needs altair and vl-convert: pip install 'c3po-bench[report]'") from error
     snippet = "window.vegaEmbed = vegaEmbed;"
-    return vl_convert.javascript_bundle(snippet, vl_version=vega_lite_version()).replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle(snippet, vl_version=vega_lite_version()).replace(
+        "</script", "<\\/script"
+    )
 
 
 def vega_lite_version() -> str:

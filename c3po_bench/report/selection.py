@@ -30,7 +30,10 @@ class Selection:
 
 
 def select(runs: Sequence[Run], compared: pd.DataFrame) -> Selection:
-    """All runs of an experiment; of a sweep each arm's best cells and the bases, said to be picked afterwards."""
+    """All runs of an experiment.
+
+    Of a sweep each arm's best cells and the bases, said to be picked afterwards.
+    """
     known = set(compared["run_id"])
     shown = [run for run in runs if run.run_id in known]
     if len(shown) <= MOST_RUNS:
@@ -58,7 +61,9 @@ def _picked(rows: list[dict[str, Any]]) -> set[str]:
             if row["arm"] != BASE:
                 by_arm.setdefault(row["arm"], []).append(row)
         for found in by_arm.values():
-            found.sort(key=lambda row: -row["difference"] if row["difference"] == row["difference"] else math.inf)
+            found.sort(
+                key=lambda row: -row["difference"] if row["difference"] == row["difference"] else math.inf
+            )
             ranked += enumerate(found[:BEST])
     wanted = [[row["base_run_id"], row["run_id"]] for _, row in sorted(ranked, key=lambda pair: pair[0])]
     wanted += [[row["run_id"]] for row in rows if row["arm"] == BASE]

@@ -63,7 +63,10 @@ def comparison_rows(compared: pd.DataFrame, controls: pd.DataFrame) -> list[Row]
     for row in records(controls):
         over.setdefault((row["run_id"], row["task"]), []).append(row)
     rows = records(compared)
-    return [Row(row["task"], role(row["arm"]), _cells(row, over.get((row["run_id"], row["task"]), []))) for row in rows]
+    return [
+        Row(row["task"], role(row["arm"]), _cells(row, over.get((row["run_id"], row["task"]), [])))
+        for row in rows
+    ]
 
 
 def levels(compared: pd.DataFrame) -> list[str]:
@@ -103,7 +106,8 @@ def _measure(row: dict[str, Any] | None) -> Cell:
 
 
 SEED_COLUMNS = [Column("Arm", numeric=False), Column("Task", numeric=False)] + [
-    Column(name) for name in ("Seeds", "Items", "Accuracy", "Over seeds", "Two seeds agree", "All seeds agree")
+    Column(name)
+    for name in ("Seeds", "Items", "Accuracy", "Over seeds", "Two seeds agree", "All seeds agree")
 ]
 
 
@@ -115,7 +119,9 @@ def seed_rows(seeds: pd.DataFrame) -> list[Row]:
         name = title(row["arm"]) + row["label"][len(row["arm"]) :]
         cells = [Cell(name, name), Cell(row["task"], row["task"])]
         cells += [Cell(str(row["seeds"]), row["seeds"]), Cell(f"{row['items']:,}", row["items"])]
-        cells += [Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], f"sd {row['accuracy_sd'] * 100:.1f}")]
+        cells += [
+            Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], f"sd {row['accuracy_sd'] * 100:.1f}")
+        ]
         cells += [Cell(spread, row["highest"])]
         cells += [Cell(f"{row[name] * 100:.1f}%", row[name]) for name in ("agreement", "unanimous")]
         rows.append(Row(row["task"], role(row["arm"]), cells))
@@ -126,7 +132,9 @@ def marks(compared: pd.DataFrame) -> str:
     """What the signs in the table mean, of those that occur."""
     said = ["Brackets are 95% intervals; grey rows are bases and controls."]
     if any(map(direction, records(compared))):
-        said.append("Green and red: the interval excludes 0 and p is below 0.05; Holm's p is the one after correction.")
+        said.append(
+            "Green and red: the interval excludes 0 and p is below 0.05; Holm's p is the one after correction."
+        )
     if any(compared["prompt_differs"]):
         said.append("“Its own prompt”: the arm by nature changes the prompt.")
     if "sign-flip" in set(compared["test"]):
@@ -135,7 +143,10 @@ def marks(compared: pd.DataFrame) -> str:
 
 
 def _told(row: dict[str, Any]) -> str:
-    """What a label says beside the arm: its settings without their brackets, the hash of a run that has no other name."""
+    """What a label says beside the arm.
+
+    Its settings without their brackets, the hash of a run that has no other name.
+    """
     return re.sub(r"^\((.*)\)( \[\w+\])?$", r"\1\2", row["label"][len(row["arm"]) :].strip())
 
 
@@ -151,11 +162,21 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
         Cell(row["task"], row["task"]),
         Cell(f"{row['n']:,}", row["n"]),
         Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], bracket(row["low"], row["high"])),
-        Cell(gap, _value(row["difference"]), bracket(row["diff_low"], row["diff_high"]) if compared else "", tone),
-        Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}") if _known(row["p"]) else Cell(""),
+        Cell(
+            gap,
+            _value(row["difference"]),
+            bracket(row["diff_low"], row["diff_high"]) if compared else "",
+            tone,
+        ),
+        Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}")
+        if _known(row["p"])
+        else Cell(""),
         _changed(row),
         _control(controls),
-        Cell(amount(row["seconds_per_item"]) if _known(row["seconds_per_item"]) else "", _value(row["seconds_per_item"])),
+        Cell(
+            amount(row["seconds_per_item"]) if _known(row["seconds_per_item"]) else "",
+            _value(row["seconds_per_item"]),
+        ),
         Cell(amount(flops / 1e9, 3) if _known(flops) else "", _value(flops)),
     ]
 
@@ -164,7 +185,10 @@ def _control(found: list[dict[str, Any]]) -> Cell:
     """The difference to the first control, and below it those to the others, a line each."""
     if not found:
         return Cell("")
-    said = [f"{bracket(row['diff_low'], row['diff_high'])} {CONTROLS[method(row['control'])].title}" for row in found]
+    said = [
+        f"{bracket(row['diff_low'], row['diff_high'])} {CONTROLS[method(row['control'])].title}"
+        for row in found
+    ]
     gaps = [f"{row['difference'] * 100:+.1f}" for row in found]
     detail = "\n".join([said[0], *(f"{gap} {words}" for gap, words in zip(gaps[1:], said[1:], strict=True))])
     return Cell(gaps[0], found[0]["difference"], detail, TONES[direction(found[0])])

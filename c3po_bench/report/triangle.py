@@ -1,4 +1,6 @@
-"""The feedback triangle: how far an arm follows a feedback in, near and out of its scope, as one small drawing each.
+"""The feedback triangle.
+
+How far an arm follows a feedback in, near and out of its scope, as one small drawing each.
 
 A corner is good when reached: in scope the answer follows the feedback, near and out of scope it does not
 change. Scores are shares of items; what the corners near and out show is one minus the size of the score.
@@ -15,7 +17,11 @@ import pandas as pd
 from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.roles import title
 
-CORNERS = {"in": (-90.0, "in scope: follows"), "near": (150.0, "near: unchanged"), "out": (30.0, "out: unchanged")}
+CORNERS = {
+    "in": (-90.0, "in scope: follows"),
+    "near": (150.0, "near: unchanged"),
+    "out": (30.0, "out: unchanged"),
+}
 SIZE, RADIUS = 200.0, 70.0
 CENTRE = (SIZE / 2, SIZE / 2 + 12)
 

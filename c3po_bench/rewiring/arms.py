@@ -1,4 +1,7 @@
-"""The table of rewiring arms. A registered surrogate is an arm by itself; controls are surrogates with other inputs."""
+"""The table of rewiring arms. A registered surrogate is an arm by itself.
+
+Controls are surrogates with other inputs.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +40,30 @@ class ArmSpec:
 
 ARMS: dict[str, ArmSpec] = {
     "mode_finding": ArmSpec("mode_finding", "none", about="mean shift among the references' pathways"),
-    "kernel_regression": ArmSpec("kernel_regression", about="kernel mean of the neighbors' pathways, mixed by alpha"),
+    "kernel_regression": ArmSpec(
+        "kernel_regression", about="kernel mean of the neighbors' pathways, mixed by alpha"
+    ),
     "ngd": ArmSpec("ngd", about="gradient descent on the neighbors' loss"),
     "oracle": ArmSpec("ngd", "self", kind="oracle", about="gradient descent on the item's own true label"),
-    "planted_optimum": ArmSpec("planted_optimum", "none", kind="oracle", about="the planted testbed's own pathway"),
-    "ngd_random_neighbors": ArmSpec("ngd", "random", kind="control", of="ngd", about="ngd with references drawn at random"),
+    "planted_optimum": ArmSpec(
+        "planted_optimum", "none", kind="oracle", about="the planted testbed's own pathway"
+    ),
+    "ngd_random_neighbors": ArmSpec(
+        "ngd", "random", kind="control", of="ngd", about="ngd with references drawn at random"
+    ),
     "ngd_shuffled_labels": ArmSpec(
-        "ngd", labels="shuffled", kind="control", of="ngd", about="ngd with the neighbors' labels drawn at random"
+        "ngd",
+        labels="shuffled",
+        kind="control",
+        of="ngd",
+        about="ngd with the neighbors' labels drawn at random",
     ),
     "ngd_permuted_options": ArmSpec(
-        "ngd", options="permuted", kind="control", of="ngd", about="ngd with the neighbors' options in another order"
+        "ngd",
+        options="permuted",
+        kind="control",
+        of="ngd",
+        about="ngd with the neighbors' options in another order",
     ),
     "kernel_regression_random_neighbors": ArmSpec(
         "kernel_regression",
@@ -63,7 +80,9 @@ ARMS: dict[str, ArmSpec] = {
         about="mode finding towards references drawn at random",
     ),
     "random_pathway": ArmSpec("random_pathway", kind="control", about="a random move as far as ngd's"),
-    "routing_temperature": ArmSpec("routing_temperature", "none", kind="baseline", about="own routing, sharpened"),
+    "routing_temperature": ArmSpec(
+        "routing_temperature", "none", kind="baseline", about="own routing, sharpened"
+    ),
 }
 MODES = ("mode_finding", "mode_finding_random_neighbors")  # read the references' pathways, and no loss
 
@@ -71,7 +90,10 @@ BASELINES: dict[str, str] = {
     name: f"c3po_bench.rewiring.baselines.{name}:{name}"
     for name in ("icl", "knn_vote", "soft_prompt", "prefix_tuning", "router_tuning", "sft")
 }
-"""Arms that are not rewirings: name -> `module:factory`, called with the backend's workbench and the arm's options."""
+"""Arms that are not rewirings.
+
+Name -> `module:factory`, called with the backend's workbench and the arm's options.
+"""
 
 
 def arm_names() -> list[str]:
@@ -98,11 +120,18 @@ def needs_bank(name: str) -> bool:
 
 def learns_a_rate(name: str) -> bool:
     """Whether `method.tune` concerns the arm: it descends, or evaluates the loss that NGD descends."""
-    return name != "base" and name not in BASELINES and spec_of(name).surrogate not in (*MODES, "routing_temperature")
+    return (
+        name != "base"
+        and name not in BASELINES
+        and spec_of(name).surrogate not in (*MODES, "routing_temperature")
+    )
 
 
 def options(cfg: Config, name: str) -> dict[str, Any]:
-    """The arm's options: its function's defaults with `arm.NAME` over them; a control has those of the arm it is of, too."""
+    """The arm's options: its function's defaults with `arm.NAME` over them.
+
+    A control has those of the arm it is of, too.
+    """
     given = dict(cfg.arm.get(name, {}))
     if name == "base":
         if given:
@@ -110,7 +139,9 @@ def options(cfg: Config, name: str) -> dict[str, Any]:
         return {}
     if name in ARMS and ARMS[name].of:
         given = dict(cfg.arm.get(ARMS[name].of, {})) | given
-    return checked_options(name, baseline(name) if name in BASELINES else load_surrogate(spec_of(name).surrogate), given)
+    return checked_options(
+        name, baseline(name) if name in BASELINES else load_surrogate(spec_of(name).surrogate), given
+    )
 
 
 def baseline(name: str) -> Any:
@@ -126,7 +157,9 @@ def recipe(cfg: Config, name: str) -> Recipe | None:
         return None
     spec = spec_of(name)
     descent = {"ngd": "kept", "random_pathway": "wanted"}.get(name, "")
-    return Recipe(functools.partial(load_surrogate(spec.surrogate), **chosen), spec.neighborhood, spec.labels, descent)
+    return Recipe(
+        functools.partial(load_surrogate(spec.surrogate), **chosen), spec.neighborhood, spec.labels, descent
+    )
 
 
 def check_arms(cfg: Config) -> None:
@@ -150,7 +183,13 @@ def check_tasks(cfg: Config, tasks: TaskSet) -> None:
     written = [name for name, task in tasks.load().items() if task.OUTPUT_TYPE != "multiple_choice"]
     for name in written:
         if (tasks.load()[name].config.generation_kwargs or {}).get("do_sample"):
-            raise UserError(f"task {name} samples its answers, and arms here write the likeliest: give it do_sample=false")
-    unable = [name for name in cfg.arms if name in ARMS and ARMS[name].neighborhood == "self" or name == "knn_vote"]
+            raise UserError(
+                f"task {name} samples its answers, and arms here write the likeliest: give it do_sample=false"
+            )
+    unable = [
+        name for name in cfg.arms if name in ARMS and ARMS[name].neighborhood == "self" or name == "knn_vote"
+    ]
     if written and unable:
-        raise UserError(f"arm {unable[0]} needs choices, and task {written[0]} has written answers: leave one of them out")
+        raise UserError(
+            f"arm {unable[0]} needs choices, and task {written[0]} has written answers: leave one of them out"
+        )

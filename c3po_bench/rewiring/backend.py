@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ROUTING = ("layers", "experts", "position", "final_mixing", "mass")
 READ = {"routing_temperature": ROUTING} | dict.fromkeys(arms.MODES, (*ROUTING, "k", "kernel", "bandwidth"))
-"""What of the method an arm reads, where that is not all of it: a sweep over other keys need not run it again."""
+"""What of the method an arm reads, where that is not all of it.
+
+A sweep over other keys need not run it again.
+"""
 
 
 class RewiringBackend:
@@ -106,7 +109,9 @@ class RewiringBackend:
     def reference_identity(self) -> dict[str, Any]:
         """Which references there are, what they say (another data root may say other things), and what finds them."""
         cfg = self.cfg
-        said = [[item.task, item.doc_id, item.question, item.pairs, item.gold] for item in self.reference_items[0]]
+        said = [
+            [item.task, item.doc_id, item.question, item.pairs, item.gold] for item in self.reference_items[0]
+        ]
         return {
             "references": asdict(cfg.references),
             "reference_items": content_hash(said, 16),
@@ -118,7 +123,10 @@ class RewiringBackend:
         from c3po_bench.tasks.references import reference_items
 
         cfg = self.cfg
-        rendering = {"num_fewshot": cfg.scoring.num_fewshot, "permute_options": cfg.scoring.permute_options} | changes
+        rendering = {
+            "num_fewshot": cfg.scoring.num_fewshot,
+            "permute_options": cfg.scoring.permute_options,
+        } | changes
         return reference_items(
             cfg.references.tasks,
             data_root=cfg.data.root,
@@ -140,7 +148,10 @@ class RewiringBackend:
 
     @cached_property
     def test_hashes(self) -> set[str]:
-        """Question hashes of all test items, evaluated or beyond the limit: no reference may have one of them."""
+        """Question hashes of all test items, evaluated or beyond the limit.
+
+        No reference may have one of them.
+        """
         from c3po_bench.tasks.items import question_hash
 
         found = set()
@@ -163,7 +174,9 @@ class RewiringBackend:
     def permuted_bank(self) -> ReferenceBank:
         """The references of `bank`, no others, their prompts listing the options in another order."""
         kept = {(item.task, item.doc_id): item for item in self.bank.items}
-        items = [item for item in self.draw_references(permute_options=True)[0] if (item.task, item.doc_id) in kept]
+        items = [
+            item for item in self.draw_references(permute_options=True)[0] if (item.task, item.doc_id) in kept
+        ]
         bank = self._bank(items, only_correct=False)
         changed = sum(_prompts(item) != _prompts(kept[item.task, item.doc_id]) for item in bank.items)
         bank.counts = {**self.bank.counts, "references_reordered": changed}
@@ -207,7 +220,9 @@ class RewiringArm:
         if self.uses_bank or self.tuned:
             found |= self.backend.reference_identity
         if self.name in READ:
-            found["method"] = [self.settings().get(key) for key in READ[self.name]] + [cfg.method.kernel.degree]
+            found["method"] = [self.settings().get(key) for key in READ[self.name]] + [
+                cfg.method.kernel.degree
+            ]
             found.pop("embedder", None)
         return found
 
@@ -219,7 +234,9 @@ class RewiringArm:
     @property
     def bank(self) -> ReferenceBank:
         """The references that this arm sees."""
-        return self.backend.permuted_bank if arms.spec_of(self.name).options == "permuted" else self.backend.bank
+        return (
+            self.backend.permuted_bank if arms.spec_of(self.name).options == "permuted" else self.backend.bank
+        )
 
     def settings(self) -> dict[str, Any]:
         """Columns of the ablation table."""
@@ -260,7 +277,9 @@ class RewiringArm:
         if self.uses_bank:
             counts, notes = self.bank.counts, list(self.backend.reference_items[1])
             if counts.get("references_reordered") == 0:
-                notes.append(f"{self.name}: no reference's prompt lists its options, so this control repeats ngd")
+                notes.append(
+                    f"{self.name}: no reference's prompt lists its options, so this control repeats ngd"
+                )
         if self.tuned:
             notes.append(self.backend.tuning.note)
         return {"counts": counts, "curves": {}, "notes": notes}

@@ -1,7 +1,8 @@
 """The reference bank: pathways and embeddings of the reference items, on disk, built once.
 
-The folder is keyed by model, items, rendering and embedder (not by layers: the pathways of all routed layers are
-kept). Building goes on where it was interrupted, and of several processes that want one bank only one builds it.
+The folder is keyed by model, items, rendering and embedder (not by layers: the pathways of all routed layers
+are kept). Building goes on where it was interrupted, and of several processes that want one bank only one
+builds it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class ReferenceBank:
     embeddings: np.ndarray
     pathways: np.ndarray
     counts: dict[str, int]
-    groups: dict[Prompt, tuple[Prompt, ...]] = field(default_factory=dict)  # what each prompt is read together with
+    groups: dict[Prompt, tuple[Prompt, ...]] = field(
+        default_factory=dict
+    )  # what each prompt is read together with
 
     def __len__(self) -> int:
         return len(self.items)
@@ -101,8 +104,12 @@ def build_bank(
     questions = [tokenizer.of_item(item) for item in candidates]
     digest = hashlib.sha256()
     for item in candidates:
-        digest.update(json.dumps([item.task, item.doc_id, item.question, item.pairs, item.gold, item.lengths]).encode())
-    key = hashlib.sha256(f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|{VERSION}".encode()).hexdigest()[:16]
+        digest.update(
+            json.dumps([item.task, item.doc_id, item.question, item.pairs, item.gold, item.lengths]).encode()
+        )
+    key = hashlib.sha256(
+        f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|{VERSION}".encode()
+    ).hexdigest()[:16]
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
     with alone_in(folder, f"{key}.lock"):
@@ -125,7 +132,9 @@ def build_bank(
         together = tuple(p for i in chunk for p in questions[i].prompts)
         for prompt in together:
             groups.setdefault(prompt, together)
-    return ReferenceBank([candidates[i] for i in kept], [questions[i] for i in kept], embeddings, pathways, counts, groups)
+    return ReferenceBank(
+        [candidates[i] for i in kept], [questions[i] for i in kept], embeddings, pathways, counts, groups
+    )
 
 
 def _chunks(questions: list[Question], sizes: Sizes) -> list[list[int]]:
@@ -144,7 +153,12 @@ def _chunks(questions: list[Question], sizes: Sizes) -> list[list[int]]:
 
 
 def _build(
-    home: Path, items: list[Item], questions: list[Question], engine: Engine, embedder: Embedder, progress: Progress
+    home: Path,
+    items: list[Item],
+    questions: list[Question],
+    engine: Engine,
+    embedder: Embedder,
+    progress: Progress,
 ) -> None:
     """Write embeddings, pathways and correctness, a chunk of similar lengths at a time."""
     total = len(items)

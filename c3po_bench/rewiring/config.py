@@ -14,7 +14,9 @@ from c3po_bench.options import option
 class KernelConfig:
     """How a neighbor's distance becomes its weight in the surrogates (paper Table 6)."""
 
-    name: str = option("gaussian", "gaussian, linear, polynomial, matern12, matern32 or matern52 (paper: gaussian)")
+    name: str = option(
+        "gaussian", "gaussian, linear, polynomial, matern12, matern32 or matern52 (paper: gaussian)"
+    )
     bandwidth: str = option(
         "median",
         "length scale: 'median' (of the neighbors' distances) or a number (the paper names none)",
@@ -29,7 +31,9 @@ class NeighborsConfig:
     kind: str = option("knn", "knn, or epsilon for all within a distance (paper: knn)")
     k: int = option(3, "number of nearest neighbors (paper: 3)")
     epsilon: float = option(0.5, "radius of the epsilon ball, in distance of unit embeddings (paper Table 4)")
-    epsilon_most: int = option(16, "most neighbors kept from an epsilon ball, nearest first (no limit in the paper)")
+    epsilon_most: int = option(
+        16, "most neighbors kept from an epsilon ball, nearest first (no limit in the paper)"
+    )
     max_similarity: float = option(
         0.95,
         "references more similar than this to the test item are dropped and counted (paper: 0.95)",
@@ -76,7 +80,9 @@ class MethodConfig:
         0.1, "first learning rate; the paper prints '10e-2', read here as 0.1 (the other reading is 0.01)"
     )
     final_learning_rate: float = option(1e-4, "last learning rate of the cosine schedule (paper '10e-5')")
-    schedule: str = option("cosine", "cosine, fixed or step (halved every third of the steps) (paper: cosine)")
+    schedule: str = option(
+        "cosine", "cosine, fixed or step (halved every third of the steps) (paper: cosine)"
+    )
     steps: int = option(10, "gradient steps of NGD and the oracle (paper: 10)")
     loss: str = option(
         "nll",
@@ -84,7 +90,9 @@ class MethodConfig:
     )
     neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
     kernel: KernelConfig = field(default_factory=KernelConfig)
-    tune: str = option("none", "none, or reference: choose learning rate and mixing on held-out reference items")
+    tune: str = option(
+        "none", "none, or reference: choose learning rate and mixing on held-out reference items"
+    )
 
 
 @dataclass
@@ -102,4 +110,6 @@ class ReferencesConfig:
 
     tasks: list[str] = option([], "tasks whose training items are the references")
     limit: int | None = option(None, "most reference items, spread over the tasks; null = all")
-    only_correct: bool = option(True, "keep only items that the model itself answers correctly (paper section 3)")
+    only_correct: bool = option(
+        True, "keep only items that the model itself answers correctly (paper section 3)"
+    )

@@ -27,7 +27,10 @@ class Embedder(Protocol):
 
 
 class QuestionEmbedder:
-    """Embeds each batch of test questions once for all arms that ask for it; each is charged what that cost."""
+    """Embeds each batch of test questions once for all arms that ask for it.
+
+    Each is charged what that cost.
+    """
 
     def __init__(self, embedder: Embedder):
         self.embedder = embedder
@@ -70,11 +73,14 @@ class MeanPooled:
             for start in range(0, len(order), self.batch_size):
                 chosen = order[start : start + self.batch_size]
                 ids = [
-                    self.tokenizer(texts[i], truncation=True, max_length=self.max_length)["input_ids"] or [0] for i in chosen
+                    self.tokenizer(texts[i], truncation=True, max_length=self.max_length)["input_ids"] or [0]
+                    for i in chosen
                 ]
                 longest = max(map(len, ids))
                 tokens = torch.tensor([row + [0] * (longest - len(row)) for row in ids], device=device)
-                mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=device)
+                mask = torch.tensor(
+                    [[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=device
+                )
                 hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
                 pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
                 unit = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
@@ -121,7 +127,9 @@ class _SentenceTransformers:
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         return np.asarray(
-            self.model.encode(texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False),
+            self.model.encode(
+                texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
+            ),
             dtype=np.float32,
         )
 

@@ -21,10 +21,12 @@ IDS = ("prompt_ids", "stop_ids", "written_ids")
 
 
 def generate(lm: RewiredLM, request: Instance) -> str:
-    """Greedy answer to a `generate_until` request; `until` and `max_gen_toks` (by any name that lm-eval takes) are honoured.
+    """Greedy answer to a `generate_until` request.
 
-    One that is not tokenized as lm-eval would brings its ids along (`prompt_ids`), and those that end an answer (`stop_ids`).
-    It gets those of the answer back, in the list `written_ids`.
+    `until` and `max_gen_toks` (by any name that lm-eval takes) are honoured.
+
+    One that is not tokenized as lm-eval would brings its ids along (`prompt_ids`), and those that end an
+    answer (`stop_ids`). It gets those of the answer back, in the list `written_ids`.
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 
@@ -32,7 +34,9 @@ def generate(lm: RewiredLM, request: Instance) -> str:
     context, options = arguments
     rewirer, hf = lm.rewirer, lm.tokenizer.lm
     engine = rewirer.engine
-    asked: Any = normalize_gen_kwargs({name: value for name, value in options.items() if name not in IDS}, MAX_NEW_TOKENS)
+    asked: Any = normalize_gen_kwargs(
+        {name: value for name, value in options.items() if name not in IDS}, MAX_NEW_TOKENS
+    )
     new_tokens, stops = int(asked["max_gen_toks"]), [stop for stop in asked["until"] if stop]
     if new_tokens >= hf.max_length:
         raise UserError(
@@ -49,7 +53,12 @@ def generate(lm: RewiredLM, request: Instance) -> str:
     cache, written = None, []
     with torch.no_grad():
         for step in range(new_tokens):
-            inputs: dict[str, Any] = {"input_ids": tokens, "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+            inputs: dict[str, Any] = {
+                "input_ids": tokens,
+                "past_key_values": cache,
+                "use_cache": True,
+                "logits_to_keep": 1,
+            }
             if mixture is not None and (step == 0 or engine.position == "continuation"):
                 last = torch.tensor([tokens.shape[1] - 1], device=engine.device)
                 with override(engine.family, model, layers, last, mixture):
@@ -74,7 +83,10 @@ def generate(lm: RewiredLM, request: Instance) -> str:
 
 
 def end_ids(model: Any, hf: Any) -> list[int]:
-    """What ends an answer in lm-eval: the tokenizer's EOS token and all that the model's generation config names."""
+    """What ends an answer in lm-eval.
+
+    The tokenizer's EOS token and all that the model's generation config names.
+    """
     own = getattr(model.generation_config, "eos_token_id", None)
     return [hf.eot_token_id, *(own if isinstance(own, list) else [] if own is None else [own])]
 

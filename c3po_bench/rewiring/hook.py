@@ -1,8 +1,9 @@
 """The routing override: at chosen tokens, the experts block is told other weights and experts.
 
-A pre-hook on the `experts` module replaces the arguments of the chosen rows; with more experts than the model's
-top-k, a row is split into several of top-k experts each, and a second hook adds their outputs up. So the override may
-mix any number of experts at no cost for the other tokens, under every experts implementation.
+A pre-hook on the `experts` module replaces the arguments of the chosen rows; with more experts than the
+model's top-k, a row is split into several of top-k experts each, and a second hook adds their outputs up. So
+the override may mix any number of experts at no cost for the other tokens, under every experts
+implementation.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def experts_of(family: Family, model: nn.Module, layer: int) -> nn.Module:
 
 
 @contextmanager
-def override(family: Family, model: nn.Module, layers: list[int], rows: Tensor, mixture: Mixture) -> Iterator[None]:
+def override(
+    family: Family, model: nn.Module, layers: list[int], rows: Tensor, mixture: Mixture
+) -> Iterator[None]:
     """Within the block, tokens `rows` of every forward are mixed as `mixture` says in `layers`.
 
     Args:

@@ -1,6 +1,9 @@
-"""Kernels: a neighbor's weight from its distance or cosine similarity (paper Table 6; no bandwidth is given there).
+"""Kernels: a neighbor's weight from its distance or cosine similarity (paper Table 6.
 
-All take `distance` and `similarity` of unit-length embeddings, [..., k], and a bandwidth broadcastable to them.
+No bandwidth is given there).
+
+All take `distance` and `similarity` of unit-length embeddings, [..., k], and a bandwidth broadcastable to
+them.
 """
 
 from __future__ import annotations
@@ -77,7 +80,8 @@ def check_kernel(cfg: KernelConfig) -> None:
 def kernel_weights(cfg: KernelConfig, similarity: Tensor, mask: Tensor) -> Tensor:
     """Weights [queries, k] of neighbors with cosine `similarity` [queries, k]; 0 where `mask` is false.
 
-    Only their ratios count: where all are far for the bandwidth, they are relative to the largest, which would else be lost.
+    Only their ratios count: where all are far for the bandwidth, they are relative to the largest, which
+    would else be lost.
     """
     check_kernel(cfg)
     given, similarity = similarity.dtype, similarity.double()

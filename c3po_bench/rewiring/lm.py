@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class RewiredLM(LM):
-    """Answers requests with a `Rewirer`; with no recipe it is the base model, prefixes shared between choices."""
+    """Answers requests with a `Rewirer`.
+
+    With no recipe it is the base model, prefixes shared between choices.
+    """
 
     def __init__(self, rewirer: Rewirer, tokenizer: Tokenizer):
         super().__init__()

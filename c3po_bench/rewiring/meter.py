@@ -13,9 +13,10 @@ from c3po_bench.store.memory import peak_resident
 class Meter:
     """Seconds and FLOPs by phase.
 
-    Counting FLOPs slows a pass down, on a GPU several times, so some uses of each phase are counted (`is_counted`), and those
-    between are taken to cost per unit of work what the last counted one did: the longest questions come first. Within a
-    counted use, only the first of its like steps and layers are counted (`step`).
+    Counting FLOPs slows a pass down, on a GPU several times, so some uses of each phase are counted
+    (`is_counted`), and those
+    between are taken to cost per unit of work what the last counted one did: the longest questions come
+    first. Within a counted use, only the first of its like steps and layers are counted (`step`).
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,10 @@ class Meter:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave the block out of the open phase, and its seconds out of the clock's: work done once, on nobody's account."""
+        """Leave the block out of the open phase, and its seconds out of the clock's.
+
+        Work done once, on nobody's account.
+        """
         settle()
         start = time.perf_counter()
         with nullcontext() if self._count is None else self._count.paused():
@@ -65,7 +69,8 @@ class Meter:
     def step(self, kind: Hashable, counted: int = 1) -> None:
         """Say within a phase that a step begins, and the one before ends.
 
-        Of one `kind` the first `counted` are counted, and those after are taken to cost what the last of these did.
+        Of one `kind` the first `counted` are counted, and those after are taken to cost what the last of
+        these did.
         """
         if self._count is not None:
             self._count.step(kind, counted)
@@ -86,7 +91,10 @@ class Meter:
 
     def phases(self) -> dict[str, dict[str, Any]]:
         """{phase: {"seconds", "flops"}}, the `cost.phases` of a result."""
-        return {name: {"seconds": seconds, "flops": round(self.flops[name])} for name, seconds in self.seconds.items()}
+        return {
+            name: {"seconds": seconds, "flops": round(self.flops[name])}
+            for name, seconds in self.seconds.items()
+        }
 
 
 def is_counted(use: int) -> bool:
@@ -103,7 +111,9 @@ class Count:
         self.total = 0.0
         self._counter, self._on = counter(), False
         self._steps: dict[Hashable, list[float]] = {}  # FLOPs of the counted ones by kind
-        self._open: tuple[list[float], float] | None = None  # where the current step's go, and what was counted before it
+        self._open: tuple[list[float], float] | None = (
+            None  # where the current step's go, and what was counted before it
+        )
 
     def __enter__(self) -> Count:
         self._switch(True)
@@ -152,10 +162,10 @@ def settle() -> None:
 def counter() -> Any:
     """Counts FLOPs as `torch.utils.flop_counter` does, with its formulas, but takes no operation apart.
 
-    Its own mode does, and then another kernel runs, whose results differ in the last digits from those of the same
-    batch not counted. It also has no formula for the experts' grouped product, which is most of an MoE's work, nor for
-    attention on a CPU or (before torch 2.13) with fewer key than query heads, nor for products with packed weights or as
-    weighted sums.
+    Its own mode does, and then another kernel runs, whose results differ in the last digits from those of the
+    same batch not counted. It also has no formula for the experts' grouped product, which is most of an MoE's
+    work, nor for attention on a CPU or (before torch 2.13) with fewer key than query heads, nor for products
+    with packed weights or as weighted sums.
     """
     import torch
     import transformers.integrations.moe as _  # noqa: F401  registers its grouped product
@@ -169,7 +179,9 @@ def counter() -> Any:
     formulas = {
         **flop_registry,
         **{getattr(aten, f"_scaled_dot_product_{kind}"): _attention_flops for kind in kinds},
-        **{getattr(aten, f"_scaled_dot_product_{kind}_backward"): _attention_backward_flops for kind in kinds},
+        **{
+            getattr(aten, f"_scaled_dot_product_{kind}_backward"): _attention_backward_flops for kind in kinds
+        },
         aten._grouped_mm: _grouped_flops,
         torch.ops.transformers.grouped_mm_fallback: _grouped_flops,
         aten._embedding_bag: _weighted_sum_flops,
@@ -206,7 +218,10 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 
 def _attention_backward_flops(_: Any, query: Any, key: Any, value: Any, *__: Any, **___: Any) -> int:
-    """Scores anew and their gradient, then those of query, keys and values: three products with keys, two with values."""
+    """Scores anew and their gradient, then those of query, keys and values.
+
+    Three products with keys, two with values.
+    """
     return 2 * query.shape[:-1].numel() * key.shape[-2] * (3 * key.shape[-1] + 2 * value.shape[-1])
 
 
@@ -231,9 +246,12 @@ def _weighted_sum_flops(
     *_: Any,
     **__: Any,
 ) -> int:
-    """Sums of chosen rows of a table [rows, width], each times its weight (`engines/constants.py`); 0 without weights.
+    """Sums of chosen rows of a table [rows, width], each times its weight (`engines/constants.py`).
 
-    The defaults are the operation's own: what a counter inside a counter passes on lacks trailing arguments equal to them.
+    0 without weights.
+
+    The defaults are the operation's own: what a counter inside a counter passes on lacks trailing arguments
+    equal to them.
     """
     return 0 if weights is None else 2 * chosen.numel() * table.shape[-1]
 

@@ -53,8 +53,8 @@ def nearest(method: MethodConfig, queries: Tensor, bank: Tensor) -> Neighborhood
 def random_draw(method: MethodConfig, queries: Tensor, bank: Tensor, seeds: list[int]) -> Neighborhood:
     """The control: as many references as were retrieved, with the retrieved ones' weights, drawn at random.
 
-    So nothing differs from `nearest` but which references they are. Near-duplicates are passed over; the draw depends
-    on the item's seed only.
+    So nothing differs from `nearest` but which references they are. Near-duplicates are passed over; the draw
+    depends on the item's seed only.
     """
     found = nearest(method, queries, bank)
     similarity = queries @ bank.T
@@ -62,9 +62,13 @@ def random_draw(method: MethodConfig, queries: Tensor, bank: Tensor, seeds: list
     count = found.index.shape[1]
     places = []
     for row, seed in enumerate(seeds):
-        order = torch.randperm(bank.shape[0], generator=torch.Generator().manual_seed(seed)).to(queries.device)
+        order = torch.randperm(bank.shape[0], generator=torch.Generator().manual_seed(seed)).to(
+            queries.device
+        )
         is_copy = duplicate[row][order].long()
-        places.append(order[is_copy.argsort(stable=True)][:count])  # copies last, where the retrieved ones' weights are 0
+        places.append(
+            order[is_copy.argsort(stable=True)][:count]
+        )  # copies last, where the retrieved ones' weights are 0
     index = torch.stack(places)
     return Neighborhood(index, similarity.gather(1, index), found.weights, found.dropped)
 

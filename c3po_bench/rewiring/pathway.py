@@ -1,6 +1,7 @@
 """The pathway: which layers and experts may move, and how a pathway becomes mixing weights.
 
-A pathway is the routing weights of one token, [critical layers, experts], each row on the simplex (paper section 3).
+A pathway is the routing weights of one token, [critical layers, experts], each row on the simplex (paper
+section 3).
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def critical_layers(spec: str, moe_layers: list[int]) -> list[int]:
         if match := _PART.fullmatch(part):
             where, count = match[1], int(match[2])
             if not 1 <= count <= total:
-                raise UserError(f"method.layers={spec}: this model has {total} routed layers, choose 1 to {total}")
+                raise UserError(
+                    f"method.layers={spec}: this model has {total} routed layers, choose 1 to {total}"
+                )
             start = {"last": total - count, "first": 0, "middle": (total - count) // 2}[where]
             chosen.update(moe_layers[start : start + count])
         elif re.fullmatch(r"\d+(,\d+)*", part):
@@ -52,12 +55,16 @@ def critical_layers(spec: str, moe_layers: list[int]) -> list[int]:
                     )
                 chosen.add(index)
         else:
-            raise UserError(f"method.layers={spec!r} can't be read: use last:5, first:2+last:3, all, or 0,3,7")
+            raise UserError(
+                f"method.layers={spec!r} can't be read: use last:5, first:2+last:3, all, or 0,3,7"
+            )
     return sorted(chosen)
 
 
 def core_experts(own: Tensor, spec: str, top_k: int) -> Tensor:
-    """Candidates that may carry weight: boolean [..., layers, experts], chosen by the model's own routing score.
+    """Candidates that may carry weight.
+
+    Boolean [..., layers, experts], chosen by the model's own routing score.
 
     `spec` is top:N (at least the model's top-k, at most all) or all. The paper uses top:20 of 64.
     """
@@ -74,7 +81,10 @@ def core_experts(own: Tensor, spec: str, top_k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the experts block of each critical layer is told: weights and indices, both [rows, layers, slots]."""
+    """What the experts block of each critical layer is told.
+
+    Weights and indices, both [rows, layers, slots].
+    """
 
     weights: Tensor
     indices: Tensor

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Question:
     """One item. Its choices are `rows`: (index of the prompt, index of the continuation), in request order.
 
-    Most tasks have one prompt; where the choice stands in the context (WinoGrande) there are several, and each
-    has its own pathway. `gold` is the index of the right row; None unless the arm may read labels. `seed_key` is a
-    hash of the item's content, so that whatever is drawn for it does not depend on its place.
+    Most tasks have one prompt; where the choice stands in the context (WinoGrande) there are several, and
+    each has its own pathway. `gold` is the index of the right row; None unless the arm may read labels.
+    `seed_key` is a hash of the item's content, so that whatever is drawn for it does not depend on its place.
     """
 
     key: tuple[str, int]
@@ -45,7 +45,9 @@ class Tokenizer:
         """Token ids of a context and its continuation; too long a context loses its beginning."""
         if context == "":
             ids = self.lm.tok_encode(continuation, add_special_tokens=False)
-            before, after = ([self.lm.prefix_token_id], ids) if ids[0] != self.lm.prefix_token_id else (ids[:1], ids[1:])
+            before, after = (
+                ([self.lm.prefix_token_id], ids) if ids[0] != self.lm.prefix_token_id else (ids[:1], ids[1:])
+            )
         else:
             before, after = self.lm._encode_pair(context, continuation)
         room = self.lm.max_length + 1 - len(after)

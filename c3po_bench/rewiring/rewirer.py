@@ -98,7 +98,9 @@ class Rewirer:
             mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
             details = self._details(questions, first, own, solution, near)
         with self.meter.phase("score", int(batch.lengths.sum())), torch.no_grad():
-            scores, greedy = batch.score(mixture, torch.tensor([s for s, _ in rows], device=self.engine.device))
+            scores, greedy = batch.score(
+                mixture, torch.tensor([s for s, _ in rows], device=self.engine.device)
+            )
         flat = iter(zip(scores.tolist(), greedy.tolist(), strict=True))
         return [Answer([next(flat) for _ in q.rows], details[i]) for i, q in enumerate(questions)]
 
@@ -134,7 +136,13 @@ class Rewirer:
         return solution
 
     def _problem(
-        self, questions: Sequence[Question], states: list[State], owner: list[int], first: list[int], own: Tensor, core: Tensor
+        self,
+        questions: Sequence[Question],
+        states: list[State],
+        owner: list[int],
+        first: list[int],
+        own: Tensor,
+        core: Tensor,
     ) -> tuple[Problem, Neighborhood | None]:
         """Everything the surrogate may see, one query for each prompt."""
         recipe, method = self.recipe, self.method
@@ -161,8 +169,13 @@ class Rewirer:
         return Problem(own, core, near, bank, loss, method, seeds, texts, list(self.engine.layers)), near
 
     def _row_loss(self, batch: Batch, mixture: Mixture, owner: Tensor, gold: Tensor, group: Tensor) -> Tensor:
-        """Loss of each group of rows [groups]: mean token NLL of the gold row, or cross-entropy over the group's rows."""
-        self.meter.step("descent" if mixture.weights.requires_grad else "evaluation", counted=3)  # two may prepare others
+        """Loss of each group of rows [groups].
+
+        Mean token NLL of the gold row, or cross-entropy over the group's rows.
+        """
+        self.meter.step(
+            "descent" if mixture.weights.requires_grad else "evaluation", counted=3
+        )  # two may prepare others
         scores, _ = batch.score(mixture, owner, greedy=False)
         groups = len(gold)
         if self.method.loss == "nll":
@@ -173,7 +186,9 @@ class Rewirer:
         return total.log() + peak - scores[gold]
 
     def _neighbors_loss(self, near: Neighborhood, own: Tensor, core: Tensor, seeds: list[int]) -> Loss:
-        """L(w) = sum_i K_i l(f(x_i, w), y_i) / sum_i K_i: the test item's pathway in the neighbors' forwards (eq. 3).
+        """L(w) = sum_i K_i l(f(x_i, w), y_i) / sum_i K_i.
+
+        The test item's pathway in the neighbors' forwards (eq. 3).
 
         The neighbors' states are read at the first call, so a surrogate without a loss costs nothing.
         """
@@ -203,9 +218,13 @@ class Rewirer:
             device = self.engine.device
             queries = torch.tensor(query_of, device=device)
             groups = torch.tensor(group, device=device)
-            total = torch.zeros(len(own), device=device).index_add(0, queries, torch.tensor(weights, device=device))
+            total = torch.zeros(len(own), device=device).index_add(
+                0, queries, torch.tensor(weights, device=device)
+            )
             share = torch.tensor(weights, device=device) / total[queries]
-            prepared.append((self.engine.batch(states, rows), queries, groups, torch.tensor(gold, device=device), share))
+            prepared.append(
+                (self.engine.batch(states, rows), queries, groups, torch.tensor(gold, device=device), share)
+            )
 
         def loss(pathway: Tensor) -> Tensor:
             if not prepared:
@@ -220,13 +239,19 @@ class Rewirer:
         return loss
 
     def _neighbors_read(self, indices: list[int], labels: list[tuple[int, int]]) -> list[State]:
-        """States of the neighbors; having the model read them is part of the one-off cost of the bank, not of the item."""
+        """States of the neighbors.
+
+        Having the model read them is part of the one-off cost of the bank, not of the item.
+        """
         assert self.bank is not None
         prompts = self.bank.prompts([(i, p) for i, (p, _) in zip(indices, labels, strict=True)])
         return self.engine.read(prompts, keep=True, groups=self.bank.groups, aside=self.meter.aside)
 
     def _label(self, reference: int, seed: int) -> tuple[int, int]:
-        """(prompt, continuation) of a reference's label: the true one, or one drawn at random from all choices."""
+        """(prompt, continuation) of a reference's label.
+
+        The true one, or one drawn at random from all choices.
+        """
         assert self.bank is not None and self.recipe is not None
         question = self.bank.questions[reference]
         assert question.gold is not None
@@ -241,9 +266,13 @@ class Rewirer:
         rows, gold, group, queries = [], [], [], []
         for i, question in enumerate(questions):
             if question.gold is None:
-                raise UserError("the oracle needs a label among choices: leave it out where the answer is written")
+                raise UserError(
+                    "the oracle needs a label among choices: leave it out where the answer is written"
+                )
             prompt, answer = question.rows[question.gold]
-            answers = [c for p, c in question.rows if p == prompt] if self.method.loss == "choice" else [answer]
+            answers = (
+                [c for p, c in question.rows if p == prompt] if self.method.loss == "choice" else [answer]
+            )
             gold.append(len(rows) + answers.index(answer))
             group += [i] * len(answers)
             queries += [first[i] + prompt] * len(answers)

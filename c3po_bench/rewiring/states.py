@@ -1,7 +1,10 @@
-"""States of reference prompts on disk: read by the model once, then shared by arms, sweep cells and processes.
+"""States of reference prompts on disk.
 
-An append-only data file of safetensors blobs and an index of JSON lines. Writers take a lock; readers copy what they
-need, so resident memory does not grow with the number of references. What is cut short or damaged counts as not kept.
+Read by the model once, then shared by arms, sweep cells and processes.
+
+An append-only data file of safetensors blobs and an index of JSON lines. Writers take a lock; readers copy
+what they need, so resident memory does not grow with the number of references. What is cut short or damaged
+counts as not kept.
 """
 
 from __future__ import annotations
@@ -30,11 +33,18 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class StateStore:
-    """Keeps what an engine kept of prompts. `most_bytes` bounds the data file; beyond it nothing more is written."""
+    """Keeps what an engine kept of prompts. `most_bytes` bounds the data file.
+
+    Beyond it nothing more is written.
+    """
 
     def __init__(self, folder: Path, most_bytes: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self.data, self.index_file, self.most_bytes = folder / "states.bin", folder / "index.jsonl", most_bytes
+        self.data, self.index_file, self.most_bytes = (
+            folder / "states.bin",
+            folder / "index.jsonl",
+            most_bytes,
+        )
         self.folder = folder
         self._index: dict[str, tuple[Any, ...]] = {}  # what `PLACE` names
         self._seen = 0
@@ -99,7 +109,9 @@ class StateStore:
                     file.write(blob)
                     place = (offset, len(blob), zlib.crc32(blob), state.seconds, state.flops)
                     self._index[key_of(state.prompt)] = place
-                    lines.append(json.dumps(dict(zip(PLACE, place, strict=True)) | {"key": key_of(state.prompt)}))
+                    lines.append(
+                        json.dumps(dict(zip(PLACE, place, strict=True)) | {"key": key_of(state.prompt)})
+                    )
                 file.flush()
             drop_torn_line(self.index_file)
             with open(self.index_file, "a", encoding="utf-8") as file:
@@ -118,7 +130,10 @@ def _pack(state: State) -> bytes:
     tensors = {"own": state.own}
     for name, value in state.kept.items():
         parts = value if isinstance(value, list) else [value]
-        tensors |= {f"{name}.{i}" if isinstance(value, list) else name: t.contiguous().cpu() for i, t in enumerate(parts)}
+        tensors |= {
+            f"{name}.{i}" if isinstance(value, list) else name: t.contiguous().cpu()
+            for i, t in enumerate(parts)
+        }
     return save(tensors)
 
 

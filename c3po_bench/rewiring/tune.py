@@ -1,8 +1,9 @@
 """`method.tune=reference`: learning rate and mixing chosen on held-out reference items, never on the test.
 
-The paper names no protocol for its choices, and all its ablations are on the test benchmarks. Here some references play
-the test: their labels are hidden from NGD and used only to compare settings. One choice serves every arm that descends,
-controls and oracle included, so that no arm has an advantage.
+The paper names no protocol for its choices, and all its ablations are on the test benchmarks. Here some
+references play
+the test: their labels are hidden from NGD and used only to compare settings. One choice serves every arm that
+descends, controls and oracle included, so that no arm has an advantage.
 """
 
 from __future__ import annotations
@@ -56,12 +57,16 @@ class Tuning:
         return (
             f"tune=reference: learning rate {self.method.learning_rate:g}, mixing {self.method.mixing}, chosen on "
             f"{self.held_out} held-out references (choice loss {min(tried.values()):.3f}; {self.losses['base']:.3f} "
-            "without rewiring); of all tried: " + "; ".join(f"{name}: {loss:.3f}" for name, loss in tried.items())
+            "without rewiring); of all tried: "
+            + "; ".join(f"{name}: {loss:.3f}" for name, loss in tried.items())
         )
 
 
 def tune(backend: RewiringBackend) -> Tuning:
-    """Choose the rate at the given mixing, then the mixing at that rate; the result is kept in `results_dir/tuned`."""
+    """Choose the rate at the given mixing, then the mixing at that rate.
+
+    The result is kept in `results_dir/tuned`.
+    """
     cfg = backend.cfg
     items = [item for item in backend.reference_items[0] if item.doc_hash not in backend.test_hashes]
     drawn = sorted(items, key=lambda i: hashlib.sha256(f"{cfg.seed}:{i.task}:{i.doc_id}".encode()).digest())
@@ -72,7 +77,14 @@ def tune(backend: RewiringBackend) -> Tuning:
         )
     data = [[item.task, item.doc_id, item.question, item.pairs, item.gold, item.lengths] for item in items]
     embedder = embedder_identity(cfg.embedder)
-    identity = [backend.model_hash, cfg.model.dtype, asdict(cfg.method), asdict(cfg.references), embedder, data]
+    identity = [
+        backend.model_hash,
+        cfg.model.dtype,
+        asdict(cfg.method),
+        asdict(cfg.references),
+        embedder,
+        data,
+    ]
     path = Path(cfg.results_dir) / "tuned" / f"{content_hash([*identity, cfg.seed])}.json"
     with alone_in(path.parent, f"{path.name}.lock"):
         if not path.exists():
@@ -126,16 +138,30 @@ def without(bank: ReferenceBank, hidden: set[tuple[str, int]]) -> ReferenceBank:
 
 
 def _loss(
-    backend: RewiringBackend, bank: ReferenceBank, method: MethodConfig | None, asked: Sequence[Question], golds: list[int]
+    backend: RewiringBackend,
+    bank: ReferenceBank,
+    method: MethodConfig | None,
+    asked: Sequence[Question],
+    golds: list[int],
 ) -> float:
-    """Mean cross-entropy of the right choice over the choices' log-likelihoods; without rewiring if method is None."""
+    """Mean cross-entropy of the right choice over the choices' log-likelihoods.
+
+    Without rewiring if method is None.
+    """
     cfg = backend.cfg
     recipe = None if method is None else Recipe(load_surrogate("ngd"))
     rewirer = Rewirer(
-        backend.engine, method or cfg.method, recipe, bank=bank, embedder=backend.question_embedder, seed=cfg.seed
+        backend.engine,
+        method or cfg.method,
+        recipe,
+        bank=bank,
+        embedder=backend.question_embedder,
+        seed=cfg.seed,
     )
     total = 0.0
     for start in range(0, len(asked), cfg.batch_size):
-        for answer, gold in zip(rewirer.answer(asked[start : start + cfg.batch_size]), golds[start:], strict=False):
+        for answer, gold in zip(
+            rewirer.answer(asked[start : start + cfg.batch_size]), golds[start:], strict=False
+        ):
             total -= float(torch.tensor([score for score, _ in answer.scores]).log_softmax(-1)[gold])
     return total / len(asked)

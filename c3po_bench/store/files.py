@@ -1,4 +1,7 @@
-"""Writing that survives being killed: whole files appear atomically, journals lose at most their last line."""
+"""Writing that survives being killed.
+
+Whole files appear atomically, journals lose at most their last line.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Take off a last line that a kill has cut short: what is appended to it would be lost, and the file unreadable."""
+    """Take off a last line that a kill has cut short.
+
+    What is appended to it would be lost, and the file unreadable.
+    """
     if not path.exists():
         return
     with open(path, "r+b") as file:
@@ -68,11 +74,16 @@ def parsed(text: bytes, where: str) -> Any:
     try:
         return json.loads(text.decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"{where} is damaged ({error}): put it back, or delete it to have it made again") from error
+        raise UserError(
+            f"{where} is damaged ({error}): put it back, or delete it to have it made again"
+        ) from error
 
 
 def read_groups(path: Path) -> list[Any]:
-    """Rows of a journal, without a last group that a kill has cut short: what was appended together counts together."""
+    """Rows of a journal, without a last group that a kill has cut short.
+
+    What was appended together counts together.
+    """
     rows = list(read_jsonl(path))
     start = 0
     while start < len(rows):

@@ -20,10 +20,12 @@ class Busy(Exception):
 
 @contextmanager
 def alone_in(folder: Path, name: str = ".lock", wait: bool = True) -> Iterator[bool]:
-    """Hold `folder` (by its file `name`) for this process; wait for another that has it. A process that dies lets go of it.
+    """Hold `folder` (by its file `name`) for this process; wait for another that has it.
 
-    Where the file system has no locks, a warning says so, and it is the user who must not start a run twice. Yields
-    whether the lock is held.
+    A process that dies lets go of it.
+
+    Where the file system has no locks, a warning says so, and it is the user who must not start a run twice.
+    Yields whether the lock is held.
 
     Raises:
         Busy: if another process has it and `wait` is false.

@@ -16,10 +16,12 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep up to `KEPT_BYTES` of freed memory, and take blocks below `LARGE_BYTES` from it; no-op elsewhere.
+    """Have glibc keep up to `KEPT_BYTES` of freed memory, and take blocks below `LARGE_BYTES` from it.
 
-    By default every tensor of some megabytes is given back and asked for anew, page by page: a fifth of the time of
-    an optimization step (13,000 page faults).
+    No-op elsewhere.
+
+    By default every tensor of some megabytes is given back and asked for anew, page by page: a fifth of the
+    time of an optimization step (13,000 page faults).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -29,7 +31,10 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Within the block, look for garbage seldom: what a start-up imports stays, and looking through it takes half a second."""
+    """Within the block, look for garbage seldom.
+
+    What a start-up imports stays, and looking through it takes half a second.
+    """
     usual = gc.get_threshold()
     gc.set_threshold(50_000, *usual[1:])
     try:

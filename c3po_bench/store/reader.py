@@ -47,7 +47,9 @@ class Run:
     def samples(self) -> list[dict[str, Any]]:
         """Rows of samples.jsonl; see `store.schema.Sample`."""
         if not (self.path / "samples.jsonl").exists():
-            raise UserError(f"{self.path} has a result but no samples.jsonl: put it back, or delete the folder and run again")
+            raise UserError(
+                f"{self.path} has a result but no samples.jsonl: put it back, or delete the folder and run again"
+            )
         return list(read_jsonl(self.path / "samples.jsonl"))
 
 
@@ -63,7 +65,9 @@ def load_runs(results_dir: str | Path) -> list[Run]:
     """
     folder = Path(results_dir) / "runs"
     if not folder.is_dir():
-        raise UserError(f"{results_dir} holds no results: run an experiment with results_dir={results_dir} first")
+        raise UserError(
+            f"{results_dir} holds no results: run an experiment with results_dir={results_dir} first"
+        )
     return [Run(path.parent) for path in sorted(folder.glob("*/result.json"))]
 
 

@@ -56,13 +56,18 @@ class Sample(TypedDict, total=False):
     question: str
     choices: list[str] | None
     gold: int | str | None
-    prediction: int | str  # multiple choice: the choice of the highest (rule's) log-likelihood, whatever `correct` is made of
+    prediction: (
+        int | str
+    )  # multiple choice: the choice of the highest (rule's) log-likelihood, whatever `correct` is made of
     correct: float  # of the headline metric, under the task's first filter; 0 or 1 for multiple choice by acc
     filters: dict[str, float]  # the score under each filter, where the task has several (gsm8k)
-    cluster: str  # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
+    # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
+    cluster: str
     loglikelihoods: list[float] | None
     neighbors: list[dict[str, Any]]  # id, similarity, question, answer
-    losses: list[float]  # surrogate loss by step; kernel regression: the best so far, by share of the own pathway tried
+    losses: list[
+        float
+    ]  # surrogate loss by step; kernel regression: the best so far, by share of the own pathway tried
     pathway_layers: list[int]
     pathway_before: list[list[float]]  # [layers, experts]
     pathway_after: list[list[float]]
@@ -75,7 +80,9 @@ class Sample(TypedDict, total=False):
     scope: str  # in, near or out of the feedback's scope
     feedback_id: str
     category: str  # of the prompt
-    score: float | None  # how far the answer follows the feedback, signed; null where no judgement could be had
+    score: (
+        float | None
+    )  # how far the answer follows the feedback, signed; null where no judgement could be had
     drift: float | None  # from the base model, in nats a token of the base's answer
     similarity: float  # of the two answers' words
     degeneration: dict[str, Any]  # repetition, broken ending, tokens, length ratio

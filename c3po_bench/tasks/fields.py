@@ -11,7 +11,8 @@ from typing import Any
 
 from c3po_bench.errors import UserError
 
-# Tasks whose stock prompt is not the question: an index (WinoGrande), a long support text or fixed examples before it.
+# Tasks whose stock prompt is not the question: an index (WinoGrande), a long support text or fixed examples
+# before it.
 QUESTION_FIELDS = {
     "winogrande": "sentence",
     "sciq": "question",
@@ -38,7 +39,10 @@ def render(template: Any, doc: Mapping[str, Any]) -> Any:
 
 
 def compile_once() -> None:
-    """Let lm-eval keep its compiled templates: it compiles them anew for each rendering, some milliseconds an item."""
+    """Let lm-eval keep its compiled templates.
+
+    It compiles them anew for each rendering, some milliseconds an item.
+    """
     from lm_eval import utils
 
     jinja: Any = utils.env
@@ -128,5 +132,9 @@ class Fields:
             gold = ast.literal_eval(gold)
         several = gold if isinstance(gold, list) else [gold]
         choices = self.choices(doc)
-        # as in lm-eval: digits that a template gives are a place, a field's text is a choice even if it is a number
-        return [choices.index(g) if isinstance(g, str) and (field or not g.strip().isdigit()) else int(g) for g in several]
+        # as in lm-eval: digits that a template gives are a place, a field's text is a choice even if it is a
+        # number
+        return [
+            choices.index(g) if isinstance(g, str) and (field or not g.strip().isdigit()) else int(g)
+            for g in several
+        ]

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Item:
     """A labelled question, rendered. `pairs` are lm-eval's loglikelihood arguments, one for each choice.
 
-    `lengths` is what the scoring rule divides each choice's log-likelihood by; empty where it divides by nothing.
+    `lengths` is what the scoring rule divides each choice's log-likelihood by; empty where it divides by
+    nothing.
     """
 
     task: str

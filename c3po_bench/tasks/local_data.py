@@ -50,7 +50,9 @@ def has_local(task: str, root: Path) -> bool:
 
 def names_files(config: dict[str, Any]) -> bool:
     """Whether a task's YAML says itself in which files its rows are, as one of the user's own does."""
-    return config.get("dataset_path") in FORMATS and bool((config.get("dataset_kwargs") or {}).get("data_files"))
+    return config.get("dataset_path") in FORMATS and bool(
+        (config.get("dataset_kwargs") or {}).get("data_files")
+    )
 
 
 def localize(task: str, config: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[str]]:
@@ -62,8 +64,14 @@ def localize(task: str, config: dict[str, Any], root: Path) -> tuple[dict[str, A
     if not has_local(task, root):
         folders = [p.name for p in root.iterdir() if p.is_dir()]
         close = nearest(task, folders, 1)
-        hint = f"the nearest is {close[0]!r}" if close else f"it has {', '.join(sorted(folders)[:12]) or 'nothing'}"
-        raise UserError(f"data.root={root}: no folder {folder_name(task)!r} with data of task {task!r}; {hint}")
+        hint = (
+            f"the nearest is {close[0]!r}"
+            if close
+            else f"it has {', '.join(sorted(folders)[:12]) or 'nothing'}"
+        )
+        raise UserError(
+            f"data.root={root}: no folder {folder_name(task)!r} with data of task {task!r}; {hint}"
+        )
     evaluated = config.get("test_split") or config.get("validation_split")
     files: dict[str, Path] = {}
     overrides: dict[str, Any] = {}
@@ -81,7 +89,9 @@ def localize(task: str, config: dict[str, Any], root: Path) -> tuple[dict[str, A
             files[split] = path
         elif split == evaluated:
             present = ", ".join(sorted(p.name for p in folder.glob("*.jsonl")))
-            raise UserError(f"data.root: {folder} lacks {path.name}, which task {task!r} evaluates; it has {present}")
+            raise UserError(
+                f"data.root: {folder} lacks {path.name}, which task {task!r} evaluates; it has {present}"
+            )
         else:
             overrides[key] = None
     overrides |= {"custom_dataset": partial(read_splits, files), "dataset_kwargs": None}
@@ -95,7 +105,9 @@ def read_splits(files: dict[str, Path], **_: Any) -> dict[str, Any]:
     splits = {}
     for split, path in files.items():
         with path.open(encoding="utf-8") as lines:
-            rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+            rows = [
+                _row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
+            ]
         if not rows:
             raise UserError(f"{path} holds no rows")
         splits[split] = Dataset.from_list(rows)

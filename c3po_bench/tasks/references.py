@@ -23,9 +23,15 @@ if TYPE_CHECKING:
     from c3po_bench.tasks.taskset import TaskSet
 
 BIGBENCH = (
-    "general_knowledge", "strategyqa", "logical_deduction", "misconceptions", "novel_concepts",
-    "epistemic_reasoning", "formal_fallacies_syllogisms_negation", "winowhy",
-)  # fmt: skip
+    "general_knowledge",
+    "strategyqa",
+    "logical_deduction",
+    "misconceptions",
+    "novel_concepts",
+    "epistemic_reasoning",
+    "formal_fallacies_syllogisms_negation",
+    "winowhy",
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,9 @@ SETS = {
         tuple(f"bigbench_{name}_multiple_choice" for name in BIGBENCH),
         ("commonsense_qa", "openbookqa", "sciq"),
     ),
-    "super_glue": ReferenceSet(8000, ("boolq", "cb", "copa", "multirc", "sglue_rte", "wic", "wsc"), ("social_iqa",)),
+    "super_glue": ReferenceSet(
+        8000, ("boolq", "cb", "copa", "multirc", "sglue_rte", "wic", "wsc"), ("social_iqa",)
+    ),
     "commonsense_qa": ReferenceSet(6000, ("commonsense_qa",)),
     "social_iqa": ReferenceSet(6000, ("social_iqa",)),
     "openbookqa": ReferenceSet(2000, ("openbookqa",)),
@@ -65,16 +73,19 @@ def reference_items(
 ) -> tuple[list[Item], list[str]]:
     """Draw labelled items for the reference bank, at most `limit` in all.
 
-    The limit is shared out over `names` as the paper's sizes are (evenly, if one of them is not in the paper),
-    and evenly over the tasks behind a name. Items come from a task's training split, else from a validation split
-    that is not evaluated, else from the evaluated split: a `UserError` if the task is in `tested` (leaf names). The draw
-    depends on the seed only. Returns the items and notes on substitutes.
+    The limit is shared out over `names` as the paper's sizes are (evenly, if one of them is not in the
+    paper), and evenly over the tasks behind a name. Items come from a task's training split, else from a
+    validation split
+    that is not evaluated, else from the evaluated split: a `UserError` if the task is in `tested` (leaf
+    names). The draw depends on the seed only. Returns the items and notes on substitutes.
     """
     from c3po_bench.tasks.taskset import TaskSet
 
     root = None if data_root is None else check_root(data_root)
     if not names:
-        raise UserError("references.tasks is empty: name the tasks whose training items rewiring may learn from")
+        raise UserError(
+            "references.tasks is empty: name the tasks whose training items rewiring may learn from"
+        )
     off_limits = set(tested)
     items: list[Item] = []
     notes: list[str] = []

@@ -59,13 +59,19 @@ class Layout:
         return [options[i] for i in self.order(doc)]
 
     def shown(self, doc: Mapping[str, Any]) -> list[str]:
-        """The same for a reader: the stock letters where a document keeps its options elsewhere than in `choices`."""
+        """The same for a reader.
+
+        The stock letters where a document keeps its options elsewhere than in `choices`.
+        """
         if self.fields.lettered and not self.permute and not self.fields.keeps_options(doc):
             return self.fields.choices(doc)
         return self.options(doc)
 
     def text(self, doc: Mapping[str, Any]) -> str | int:
-        """`doc_to_text`: the prompt; for a task with one prompt for each choice, the index of the right one."""
+        """`doc_to_text`: the prompt.
+
+        For a task with one prompt for each choice, the index of the right one.
+        """
         if self.fields.lettered and self.permute:
             return self._exchanged(doc)
         if self.lettered:
@@ -97,14 +103,20 @@ class Layout:
         return [order.index(gold) for gold in self.fields.golds(doc)]
 
     def target(self, doc: Mapping[str, Any]) -> int | str | list[int]:
-        """`doc_to_target`: where the right choice stands; for a task with several prompts, the continuation."""
+        """`doc_to_target`: where the right choice stands.
+
+        For a task with several prompts, the continuation.
+        """
         if not self.lettered and self.fields.several_inputs(doc):
             return str(render(self.fields.target, doc))
         golds = self.golds(doc)
         return golds[0] if len(golds) == 1 else golds
 
     def scored(self, process: Callable[..., Any], doc: Mapping[str, Any], results: Sequence[Any]) -> Any:
-        """`process_results` of a task that has its own: it reads the labels, and so the results, in stock order."""
+        """`process_results` of a task that has its own.
+
+        It reads the labels, and so the results, in stock order.
+        """
         order = self.order(doc)
         return process(doc, [results[order.index(i)] for i in range(len(order))])
 
@@ -121,7 +133,9 @@ def check(rule: str, num_fewshot: int) -> None:
         raise errors.UserError(f"scoring.num_fewshot={num_fewshot}: must be 0 or more")
 
 
-def overrides(task: str, config: dict[str, Any], *, rule: str, num_fewshot: int, permute: bool, seed: int) -> dict[str, Any]:
+def overrides(
+    task: str, config: dict[str, Any], *, rule: str, num_fewshot: int, permute: bool, seed: int
+) -> dict[str, Any]:
     """What to change in a stock config so that lm-eval renders and scores `task` under `rule`.
 
     Tasks that are not multiple-choice only get their few-shot settings.

@@ -70,7 +70,9 @@ class TaskSet:
                         self.configs[task] = self._configure(task, config, root, permute_options)
         self._folders = catalog.folders
 
-    def _configure(self, task: str, stock: dict[str, Any], root: Path | None, permute: bool) -> dict[str, Any]:
+    def _configure(
+        self, task: str, stock: dict[str, Any], root: Path | None, permute: bool
+    ) -> dict[str, Any]:
         _check(task, stock)
         config = dict(stock)
         if task.startswith("mmlu_"):  # the stock YAML does not name it; it serves as reference
@@ -84,7 +86,9 @@ class TaskSet:
                 self.stand_ins += notes
                 self.notes += notes
         if (usual := config.get("num_fewshot") or 0) != self.num_fewshot and usual:
-            self.notes.append(f"{task}: asked with {self.num_fewshot} examples (scoring.num_fewshot), in lm-eval with {usual}")
+            self.notes.append(
+                f"{task}: asked with {self.num_fewshot} examples (scoring.num_fewshot), in lm-eval with {usual}"
+            )
         if config.get("process_docs") is not None:
             config["process_docs"] = ProcessedOnce(config["process_docs"])
         return config | rules.overrides(
@@ -118,7 +122,10 @@ class TaskSet:
         return self._tasks
 
     def extend(self, group: str, tasks: Mapping[str, ConfigurableTask]) -> None:
-        """Add ready-made tasks under a group's name: those that are made at run time, from a model's answers."""
+        """Add ready-made tasks under a group's name.
+
+        Those that are made at run time, from a model's answers.
+        """
         self._tasks = {**self.load(), **tasks}
         self.groups[group] = list(tasks)
         self.__dict__.pop("headline", None)
@@ -141,7 +148,8 @@ class TaskSet:
     def request_hashes(self, limit: int | None = None) -> dict[str, str]:
         """SHA-256 over what is asked of the first `limit` documents of each leaf task, and what counts as right.
 
-        That is every request as it is rendered, with its examples, the right answer, and how answers become scores.
+        That is every request as it is rendered, with its examples, the right answer, and how answers become
+        scores.
         """
         hashes = {}
         for name, task in self.load().items():
@@ -160,7 +168,10 @@ class TaskSet:
         return hashes
 
     def _checked_golds(self, task: ConfigurableTask, doc: Mapping[str, Any]) -> list[int]:
-        """Places of the right choices. ValueError where there is no such choice, or one that can't be scored."""
+        """Places of the right choices.
+
+        ValueError where there is no such choice, or one that can't be scored.
+        """
         golds, lengths = rules.layout_of(task).golds(doc), self.choice_lengths(task, doc)
         if not all(0 <= gold < len(lengths) for gold in golds):
             raise ValueError(f"its answer, {golds}, is none of its {len(lengths)} choices")
@@ -189,7 +200,10 @@ class TaskSet:
 
     @staticmethod
     def choice_lengths(task: ConfigurableTask, doc: Mapping[str, Any]) -> list[float]:
-        """What `acc_norm` divides each log-likelihood by: the choice's length in characters, as in lm-eval."""
+        """What `acc_norm` divides each log-likelihood by.
+
+        The choice's length in characters, as in lm-eval.
+        """
         return [float(len(choice)) for choice in task.doc_to_choice(doc)]
 
     @staticmethod
@@ -218,7 +232,9 @@ def _plain(config: dict[str, Any]) -> str:
 
 
 def _source(value: Any) -> str:
-    """What stands for a function in a hash: its file's text, helpers included; for anything else without JSON its type.
+    """What stands for a function in a hash: its file's text, helpers included.
+
+    For anything else without JSON its type.
 
     Of a function of this package it is its own text: the rest of its file is not about scoring.
     """
@@ -233,7 +249,10 @@ def _source(value: Any) -> str:
 
 @contextmanager
 def _refused(what: str) -> Iterator[None]:
-    """Say in one line what a task's file or documents make lm-eval fail at: whoever named the task can mend it."""
+    """Say in one line what a task's file or documents make lm-eval fail at.
+
+    Whoever named the task can mend it.
+    """
     try:
         yield
     except UserError:

@@ -20,8 +20,8 @@ MODES = ("disabled", "offline", "online")
 def publish(results_dir: str | Path, cfg: TrackingConfig) -> bool:
     """Publish what a store has that W&B has not; True when all went well.
 
-    Runs in a process of its own under `cfg.time_limit`, so that W&B being down, slow, broken or not installed costs
-    at most that time and one line in the log, never the run.
+    Runs in a process of its own under `cfg.time_limit`, so that W&B being down, slow, broken or not installed
+    costs at most that time and one line in the log, never the run.
     """
     if cfg.mode == "disabled":
         return True
@@ -42,7 +42,15 @@ def publish(results_dir: str | Path, cfg: TrackingConfig) -> bool:
 
 
 def _command(results_dir: str | Path, cfg: TrackingConfig) -> list[str]:
-    command = [sys.executable, "-m", "c3po_bench.publish", str(results_dir), "--mode", cfg.mode, "--at-end-of-run"]
+    command = [
+        sys.executable,
+        "-m",
+        "c3po_bench.publish",
+        str(results_dir),
+        "--mode",
+        cfg.mode,
+        "--at-end-of-run",
+    ]
     command += ["--project", cfg.project]
     return command + (["--entity", cfg.entity] if cfg.entity else [])
 
@@ -52,10 +60,17 @@ def _bounded(command: list[str], folder: Path, seconds: float) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "publish.log"
     root = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    }
     with path.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
         )
         try:
             status = process.wait(timeout=seconds)

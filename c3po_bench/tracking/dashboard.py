@@ -1,4 +1,7 @@
-"""The W&B dashboard as code: a workspace and a report of a store, savable online, readable as JSON anywhere."""
+"""The W&B dashboard as code.
+
+A workspace and a report of a store, savable online, readable as JSON anywhere.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ def report(entity: str, project: str, name: str, group: str, verdict: list[str],
 
     # run sets without a project take the report's own, which needs no look-up and so works offline
     arms = wr.Runset(name="arms", filters=f"Metric('group') == {group!r} and Metric('jobType') != 'analysis'")
-    analysis = wr.Runset(name="analysis", filters=f"Metric('group') == {group!r} and Metric('jobType') == 'analysis'")
+    analysis = wr.Runset(
+        name="analysis", filters=f"Metric('group') == {group!r} and Metric('jobType') == 'analysis'"
+    )
     blocks = [
         wr.H1(text=name),
         *[wr.P(text=sentence) for sentence in verdict],
@@ -27,7 +32,11 @@ def report(entity: str, project: str, name: str, group: str, verdict: list[str],
         wr.PanelGrid(runsets=[arms], panels=[wr.WeavePanelSummaryTable(table_name="samples")]),
     ]
     return wr.Report(
-        entity=entity, project=project, title=name, description="Made by c3po_bench from its store.", blocks=blocks
+        entity=entity,
+        project=project,
+        title=name,
+        description="Made by c3po_bench from its store.",
+        blocks=blocks,
     )
 
 
@@ -36,7 +45,9 @@ def workspace(entity: str, project: str, name: str, axes: list[str]) -> Any:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    tables: list[Any] = [wr.WeavePanelSummaryTable(table_name=table) for table in ("comparison", "ablation", "samples")]
+    tables: list[Any] = [
+        wr.WeavePanelSummaryTable(table_name=table) for table in ("comparison", "ablation", "samples")
+    ]
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -67,7 +78,10 @@ def ablation_panels(axes: list[str]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     panels: list[Any] = [wr.WeavePanelSummaryTable(table_name="ablation")]
-    panels += [wr.ScatterPlot(title=f"Difference over {axis}", x=f"c::settings.{axis}", y="difference") for axis in axes]
+    panels += [
+        wr.ScatterPlot(title=f"Difference over {axis}", x=f"c::settings.{axis}", y="difference")
+        for axis in axes
+    ]
     if len(axes) >= 2:
         columns = [wr.ParallelCoordinatesPlotColumn(metric=f"c::settings.{axis}") for axis in axes]
         columns.append(wr.ParallelCoordinatesPlotColumn(metric="difference"))

@@ -21,12 +21,18 @@ def digest(*parts: object) -> str:
 
 
 def wandb_id(run: Run) -> str:
-    """The id of the run in W&B: the hash in its folder's name, so that publishing twice means the same run."""
+    """The id of the run in W&B.
+
+    The hash in its folder's name, so that publishing twice means the same run.
+    """
     return run.run_id.rpartition("-")[2]
 
 
 class State:
-    """RESULTS_DIR/wandb/published.json: by mode and project, the digest of what was published under each id."""
+    """RESULTS_DIR/wandb/published.json.
+
+    By mode and project, the digest of what was published under each id.
+    """
 
     def __init__(self, results_dir: Path, mode: str, target: str) -> None:
         """Read what was published to `target` (entity/project) in `mode`."""
@@ -46,8 +52,13 @@ class State:
         return self.here.get(name)
 
     def analysis_id(self, new: str) -> str:
-        """The id of the store's analysis run: what it once was published under, in whatever mode and project, else `new`."""
-        known = (name for here in (self.here, *self.all.values()) for name in here if name.startswith(ANALYSIS))
+        """The id of the store's analysis run.
+
+        What it once was published under, in whatever mode and project, else `new`.
+        """
+        known = (
+            name for here in (self.here, *self.all.values()) for name in here if name.startswith(ANALYSIS)
+        )
         return next(known, ANALYSIS + new)
 
     def put(self, name: str, content: Any) -> None:

@@ -1,4 +1,7 @@
-"""The three W&B tables as typed rows: samples, comparison, ablation. Every cell is text or a number, never markup."""
+"""The three W&B tables as typed rows: samples, comparison, ablation.
+
+Every cell is text or a number, never markup.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +54,20 @@ def samples_table(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str,
     for row in rows[:MOST_ROWS]:
         before, score = answers.get((row["task"], row["doc_id"]), (None, math.nan))
         cells = {name: row.get(name) for name in SAMPLES} | _derived(row)
-        cells |= {"correct": score_of(row), "base_prediction": before, "change": _change(score_of(row), score)}
+        cells |= {
+            "correct": score_of(row),
+            "base_prediction": before,
+            "change": _change(score_of(row), score),
+        }
         found.append([_cell(cells[name], kind) for name, kind in SAMPLES.items()])
     return TypedTable(SAMPLES, found)
 
 
 def distributions(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Numbers of the items to draw histograms of: pathway weights before and after, how far they moved, last losses."""
+    """Numbers of the items to draw histograms of.
+
+    Pathway weights before and after, how far they moved, last losses.
+    """
     found: dict[str, list[float]] = {}
     for row in rows:
         for name in ("pathway_before", "pathway_after"):
@@ -73,7 +83,9 @@ def distributions(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def comparison_table(compared: pd.DataFrame) -> TypedTable:
     """The rows of `compare`."""
-    kinds = {name: str if kind == "str" else bool if kind == "bool" else float for name, kind in COLUMNS.items()}
+    kinds = {
+        name: str if kind == "str" else bool if kind == "bool" else float for name, kind in COLUMNS.items()
+    }
     return TypedTable(kinds, list(_rows(records(compared), kinds)))
 
 

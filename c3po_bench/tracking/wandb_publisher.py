@@ -38,7 +38,9 @@ NOTHING = pd.DataFrame()
 class Published:
     """What one call did."""
 
-    runs: list[str] = field(default_factory=list)  # ids published now: new, or changed in result or comparison
+    runs: list[str] = field(
+        default_factory=list
+    )  # ids published now: new, or changed in result or comparison
     skipped: int = 0  # published before, unchanged
     analysis: str | None = None
     urls: list[str] = field(default_factory=list)
@@ -49,10 +51,11 @@ def publish_store(
 ) -> Published:
     """Publish what is new in a store, in `cfg.mode` (offline: files beside the store, for `wandb sync`).
 
-    Idempotent: ids are the runs' own hashes, and a file beside the store remembers what was published. With `analysis`
-    runs whose row of the comparison changed as the store grew, and the store's one run with the tables `comparison` and
-    `ablation`, are brought up to date and the dashboard written to RESULTS_DIR/wandb/dashboard.json, and, online and
-    with `save_dashboard`, saved. Raises UserError when another process is publishing this store.
+    Idempotent: ids are the runs' own hashes, and a file beside the store remembers what was published. With
+    `analysis` runs whose row of the comparison changed as the store grew, and the store's one run with the
+    tables `comparison` and `ablation`, are brought up to date and the dashboard written to
+    RESULTS_DIR/wandb/dashboard.json, and, online and with `save_dashboard`, saved. Raises UserError when
+    another process is publishing this store.
     """
     from filelock import FileLock, Timeout
 
@@ -64,7 +67,9 @@ def publish_store(
         with FileLock(folder / "publish.lock", timeout=0):
             return _Publisher(results_dir, runs, cfg).publish(analysis, save_dashboard)
     except Timeout as error:
-        raise UserError(f"another process is publishing {results_dir}; run this again when it is done") from error
+        raise UserError(
+            f"another process is publishing {results_dir}; run this again when it is done"
+        ) from error
 
 
 class _Publisher:
@@ -81,16 +86,22 @@ class _Publisher:
         self.rows: dict[str, dict[str, Any]] = {}  # of the comparison, by run id
 
     def publish(self, analysis: bool, save_dashboard: bool) -> Published:
-        new = [run for run in self.runs if not str(self.state.get(wandb_id(run))).startswith(self._content(run))]
+        new = [
+            run for run in self.runs if not str(self.state.get(wandb_id(run))).startswith(self._content(run))
+        ]
         whole = digest(*sorted(self.digests.items()), self.name)
         analysis_id = self.state.analysis_id(self._first())
         due = analysis and bool(self.runs) and not self.state.has(analysis_id, whole)
         online = self.cfg.mode == "online" and save_dashboard
         show = due or (analysis and online and bool(self.runs) and not self.state.has("dashboard", whole))
-        compared = compare(self.runs if analysis else self._with_bases(new), refused={}) if new or show else NOTHING
+        compared = (
+            compare(self.runs if analysis else self._with_bases(new), refused={}) if new or show else NOTHING
+        )
         self.rows = {row["run_id"]: row for row in summary_rows(records(compared))} if len(compared) else {}
         known = {run.run_id for run in self.runs if show} - {run.run_id for run in new}
-        changed = [r for r in self.runs if r.run_id in known and not self.state.has(wandb_id(r), self._mark(r))]
+        changed = [
+            r for r in self.runs if r.run_id in known and not self.state.has(wandb_id(r), self._mark(r))
+        ]
         self.done.skipped = len(self.runs) - len(new) - len(changed)
         for run in new:
             self._publish_run(run)
@@ -129,7 +140,11 @@ class _Publisher:
     def _with_bases(self, new: Sequence[Run]) -> list[Run]:
         keys = {run.result.get("comparison_key") for run in new}
         chosen = {run.run_id for run in new}
-        bases = [r for r in self.partners.bases if r.result.get("comparison_key") in keys and r.run_id not in chosen]
+        bases = [
+            r
+            for r in self.partners.bases
+            if r.result.get("comparison_key") in keys and r.run_id not in chosen
+        ]
         return bases + list(new)
 
     def _start(self, run_id: str, **options: Any) -> Any:
@@ -144,7 +159,8 @@ class _Publisher:
             save_code=False,
             silent=True,
             x_disable_stats=True,
-            x_save_requirements=False,  # of this process, listed anew for each run: the run's own are in provenance.json
+            # of this process, listed anew for each run: the run's own are in provenance.json
+            x_save_requirements=False,
         )
         mode: Any = self.cfg.mode
         run = wandb.init(
@@ -169,11 +185,20 @@ class _Publisher:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _publish_run(self, run: Run, only_row: bool = False) -> None:
-        """Publish all of a run; with `only_row` just its name and numbers: W&B has the rest, and would have it twice."""
+        """Publish all of a run; with `only_row` just its name and numbers.
+
+        W&B has the rest, and would have it twice.
+        """
         result, row = run.result, self.rows.get(run.run_id, {})
-        named = settings_of(run) | {"model": result.get("model")}  # under the names of `axes`, as panels ask for them
+        named = settings_of(run) | {
+            "model": result.get("model")
+        }  # under the names of `axes`, as panels ask for them
         settings = {name: value for name, value in named.items() if known(value)}
-        tags = [str(t)[:64] for t in dict.fromkeys([result.get("model"), run.arm, *(result.get("tasks") or [])]) if t]
+        tags = [
+            str(t)[:64]
+            for t in dict.fromkeys([result.get("model"), run.arm, *(result.get("tasks") or [])])
+            if t
+        ]
         started = self._start(
             wandb_id(run),
             name=(row.get("label") or run.arm)[:128],
@@ -181,7 +206,12 @@ class _Publisher:
             job_type="baseline" if run.arm == BASE else str(result.get("backend") or "run"),
             tags=tags[:20],
             notes="\n".join(map(str, result.get("notes") or [])),
-            config={"settings": settings, "run_id": run.run_id, "config": run.config, "provenance": run.provenance},
+            config={
+                "settings": settings,
+                "run_id": run.run_id,
+                "config": run.config,
+                "provenance": run.provenance,
+            },
         )
         with started as target:
             self._log_numbers(target, run, row)
@@ -211,14 +241,20 @@ class _Publisher:
         target.define_metric("step")
         target.define_metric("curve/*", step_metric="step")
         for step in range(max(map(len, curves.values()))):
-            values = {f"curve/{name}": v[step] for name, v in curves.items() if step < len(v) and _is_number(v[step])}
+            values = {
+                f"curve/{name}": v[step]
+                for name, v in curves.items()
+                if step < len(v) and _is_number(v[step])
+            }
             target.log({"step": step} | values)
 
     def _log_samples(self, target: Any, run: Run) -> None:
         import wandb
 
         bases, rows = self._bases(run), run.samples()
-        logged: dict[str, Any] = {"samples": _table(tables.samples_table(rows, bases[0].samples() if bases else []))}
+        logged: dict[str, Any] = {
+            "samples": _table(tables.samples_table(rows, bases[0].samples() if bases else []))
+        }
         for name, values in tables.distributions(rows).items():
             logged[f"histogram/{name}"] = wandb.Histogram(values)
         target.log(logged)
@@ -232,7 +268,9 @@ class _Publisher:
                 artifact.add_file(str(run.path / name), name=name)
         target.log_artifact(artifact)
 
-    def _publish_analysis(self, run_id: str, compared: pd.DataFrame, said: str, ablation: pd.DataFrame) -> None:
+    def _publish_analysis(
+        self, run_id: str, compared: pd.DataFrame, said: str, ablation: pd.DataFrame
+    ) -> None:
         started = self._start(
             run_id,
             name=f"analysis of {self.name}"[:128],
@@ -264,7 +302,9 @@ class _Publisher:
         if save:
             try:
                 self._save_dashboard(page, view)
-            except Exception as error:  # the runs are published; the dashboard can be saved by publishing again
+            except (
+                Exception
+            ) as error:  # the runs are published; the dashboard can be saved by publishing again
                 log.warning("the W&B dashboard was not saved (%s): %s", type(error).__name__, error)
                 saved = False
         preview = {"report": dashboard.as_json(page), "workspace": dashboard.as_json(view)}
@@ -286,7 +326,9 @@ def _table(table: tables.TypedTable) -> Any:
     import wandb
 
     rows: list[Any] = table.rows
-    return wandb.Table(columns=list(table.columns), data=rows, dtype=list(table.columns.values()), optional=True)
+    return wandb.Table(
+        columns=list(table.columns), data=rows, dtype=list(table.columns.values()), optional=True
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -41,7 +41,9 @@ def test_one_way_sweeps_imply_no_grid(tmp_path):
     cells = [{"layers": n, "k": 3} for n in (1, 3, 5, 7)] + [{"layers": 5, "k": k} for k in (1, 5, 7, 9)]
     factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", scores, details=False))
     for cell in cells:
-        factory.write_run(tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False), settings=cell)
+        factory.write_run(
+            tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False), settings=cell
+        )
     table = ablation_table(load_runs(tmp_path), results_dir=tmp_path)
     assert (table["status"] == "missing").sum() == 0
 
@@ -60,7 +62,10 @@ def test_flops_that_nobody_counted_are_no_zero(tmp_path):
     rows = factory.sample_rows("base", "arc", factory.scores_of("base", 20, 0.5), details=False)
     for seed, counted in enumerate(([None, None], [None, 5], [2, 5])):
         run = factory.write_run(tmp_path, "base", rows, seed=seed)
-        cost = {"seconds": 1.0, "phases": {name: {"flops": f} for name, f in zip(("read", "score"), counted, strict=True)}}
+        cost = {
+            "seconds": 1.0,
+            "phases": {name: {"flops": f} for name, f in zip(("read", "score"), counted, strict=True)},
+        }
         (run.path / "result.json").write_text(json.dumps(run.result | {"cost": cost}))
     table = ablation_table(load_runs(tmp_path)).sort_values("seed")
     assert table["flops"].isna().tolist() == [True, False, False] and table["flops"].tolist()[1:] == [5, 7]
@@ -79,7 +84,11 @@ def test_settings_that_follow_another_span_no_grid(tmp_path):
 
 def test_scoring_model_and_limit_are_settings(tmp_path):
     scores = factory.scores_of("base", 20, 0.5)
-    for rule, shots, model, limit in (("cloze", 0, "A", 20), ("cloze", 5, "A", 20), ("letters", 5, "B", None)):
+    for rule, shots, model, limit in (
+        ("cloze", 0, "A", 20),
+        ("cloze", 5, "A", 20),
+        ("letters", 5, "B", None),
+    ):
         for arm in ("base", "ngd"):
             rows = factory.sample_rows(arm, "arc", scores, details=False)
             run = factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}")
@@ -140,9 +149,11 @@ def test_settings_of_an_arm_become_columns_and_other_metrics_rows(tmp_path):
     scores = factory.scores_of("base", 20, 0.5)
     factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", scores, details=False))
     run = factory.write_run(
-        tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False),
+        tmp_path,
+        "ngd",
+        factory.sample_rows("ngd", "arc", scores, details=False),
         settings={"layers": "last:5", "experts": "top:20", "beta": 0.1, "dense": True},
-    )  # fmt: skip
+    )
     run.result["metrics"]["arc"]["recovered"] = 0.9
     (run.path / "result.json").write_text(json.dumps(run.result))
     table = ablation_table(load_runs(tmp_path))
@@ -154,8 +165,13 @@ def test_settings_of_an_arm_become_columns_and_other_metrics_rows(tmp_path):
 def test_settings_of_a_plugin_are_whatever_they_are(tmp_path):
     scores = factory.scores_of("base", 20, 0.5)
     factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", scores, details=False))
-    for cell in ({"k": 1.5, "steps": "auto", "where": [1, 2], "label": 1}, {"k": 3, "steps": 10, "where": [3], "label": 2}):
-        factory.write_run(tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False), settings=cell)
+    for cell in (
+        {"k": 1.5, "steps": "auto", "where": [1, 2], "label": 1},
+        {"k": 3, "steps": 10, "where": [3], "label": 2},
+    ):
+        factory.write_run(
+            tmp_path, "ngd", factory.sample_rows("ngd", "arc", scores, details=False), settings=cell
+        )
     table = ablation_table(load_runs(tmp_path))
     cells = table[table["arm"] == "ngd"].sort_values("neighbors")
     assert axes(table) == ["neighbors", "steps", "where"]

@@ -56,7 +56,12 @@ def test_rows_that_are_no_strict_json_are_read_alike(tmp_path):
 def test_columns_are_typed_and_every_run_has_its_rows(frame):
     assert list(frame.columns) == list(COLUMNS)
     assert frame["accuracy"].dtype == "float64" and frame["fixed"].dtype == "Int64"
-    assert frame.groupby("run_id")["level"].apply(list).map(lambda x: x == ["task", "task", "pooled", "macro"]).all()
+    assert (
+        frame.groupby("run_id")["level"]
+        .apply(list)
+        .map(lambda x: x == ["task", "task", "pooled", "macro"])
+        .all()
+    )
     assert frame.loc[frame["arm"] == "base", "difference"].isna().all()
 
 
@@ -154,7 +159,9 @@ def test_a_row_without_score_is_refused(tmp_path):
 
 def test_an_item_that_counts_twice_is_refused(tmp_path):
     base, ngd = small(tmp_path)
-    (ngd.path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ngd.samples(), ngd.samples()[3]]))
+    (ngd.path / "samples.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*ngd.samples(), ngd.samples()[3]])
+    )
     with pytest.raises(UserError, match=rf"run {ngd.run_id}: item arc/3 has 2 rows"):
         compare([base, ngd])
 
@@ -222,7 +229,11 @@ def test_each_row_counts_its_own_passages(tmp_path):
     assert tests(compare(runs, draws=200)) == alone | {"all items": "sign-flip", "mean of tasks": ""}
     for each in runs:
         edit(each, lambda row: row.pop("cluster", None) if row["task"] == "boolq" else None)
-    assert tests(compare(runs, draws=200)) == alone | {"boolq": "mcnemar", "all items": "sign-flip", "mean of tasks": ""}
+    assert tests(compare(runs, draws=200)) == alone | {
+        "boolq": "mcnemar",
+        "all items": "sign-flip",
+        "mean of tasks": "",
+    }
 
 
 def test_five_fixed_and_none_broken_of_120_is_no_win(tmp_path):
@@ -276,24 +287,35 @@ def levels_of(frame: pd.DataFrame) -> dict[str, str]:
 def test_benchmarks_are_what_was_asked_for_whatever_their_tasks_are_called(tmp_path):
     frame = compare(asked(tmp_path, {"mmlu_stem": SUBJECTS, "hellaswag": ["hellaswag"]}), draws=100)
     assert levels_of(frame) == dict.fromkeys(SUBJECTS, "mmlu_stem") | {
-        "hellaswag": "task", "mmlu_stem": "group", "all items": "pooled", "mean of tasks": "macro"
-    }  # fmt: skip
+        "hellaswag": "task",
+        "mmlu_stem": "group",
+        "all items": "pooled",
+        "mean of tasks": "macro",
+    }
     rows = frame[frame["arm"] == "base"].set_index("task")
-    assert rows.loc["mean of tasks", "accuracy"] == pytest.approx(rows.loc[["mmlu_stem", "hellaswag"], "accuracy"].mean())
+    assert rows.loc["mean of tasks", "accuracy"] == pytest.approx(
+        rows.loc[["mmlu_stem", "hellaswag"], "accuracy"].mean()
+    )
 
 
 def test_a_benchmark_of_one_task_counts_in_the_mean_under_any_name(tmp_path):
     frame = compare(asked(tmp_path, {"mmlu_stem": SUBJECTS, "sets/own.yaml": ["hellaswag"]}), draws=100)
     rows = frame[frame["arm"] == "ngd"].set_index("task")
     for column in ("accuracy", "difference"):
-        assert rows.loc["mean of tasks", column] == pytest.approx(rows.loc[["mmlu_stem", "hellaswag"], column].mean())
+        assert rows.loc["mean of tasks", column] == pytest.approx(
+            rows.loc[["mmlu_stem", "hellaswag"], column].mean()
+        )
     bounds = rows.loc[["mmlu_stem", "hellaswag"]]
     half = np.linalg.norm(bounds["difference"] - bounds["diff_low"]) / 2
-    assert rows.loc["mean of tasks", "difference"] - rows.loc["mean of tasks", "diff_low"] == pytest.approx(half)
+    assert rows.loc["mean of tasks", "difference"] - rows.loc["mean of tasks", "diff_low"] == pytest.approx(
+        half
+    )
 
 
 def test_a_task_asked_for_twice_counts_once_with_the_larger_group(tmp_path):
-    frame = compare(asked(tmp_path, {"mmlu_anatomy": ["mmlu_anatomy"], "sets/mmlu.yaml": SUBJECTS}), draws=100)
+    frame = compare(
+        asked(tmp_path, {"mmlu_anatomy": ["mmlu_anatomy"], "sets/mmlu.yaml": SUBJECTS}), draws=100
+    )
     assert levels_of(frame) == dict.fromkeys(SUBJECTS, "mmlu") | {"mmlu": "pooled"}
 
 
@@ -332,8 +354,25 @@ def made(arm: str, **numbers) -> dict:
 GAIN = {"difference": 0.021, "diff_low": 0.003, "diff_high": 0.039}
 LOSS = {"difference": -0.02, "diff_low": -0.03, "diff_high": -0.01}
 NOTHING = {"difference": -0.001, "diff_low": -0.01, "diff_high": 0.01, "p": 0.9}
-DISAGREE = {"n": 120, "difference": 0.042, "diff_low": 0.009, "diff_high": 0.094, "p": 0.0625, "fixed": 5, "broken": 0}
-SAME = {"n": 120, "difference": 0.0, "diff_low": -0.031, "diff_high": 0.031, "p": 1.0, "fixed": 0, "broken": 0, "mde": 0.05}
+DISAGREE = {
+    "n": 120,
+    "difference": 0.042,
+    "diff_low": 0.009,
+    "diff_high": 0.094,
+    "p": 0.0625,
+    "fixed": 5,
+    "broken": 0,
+}
+SAME = {
+    "n": 120,
+    "difference": 0.0,
+    "diff_low": -0.031,
+    "diff_high": 0.031,
+    "p": 1.0,
+    "fixed": 0,
+    "broken": 0,
+    "mde": 0.05,
+}
 CEILING = {"difference": 0.2, "diff_low": 0.1, "diff_high": 0.3}
 
 
@@ -365,7 +404,10 @@ def test_verdict_over_nothing():
 def test_labels_tell_runs_of_one_arm_apart(tmp_path):
     scores = factory.scores_of("base", 5, 0.5)
     rows = factory.sample_rows("base", "arc", scores, details=False)
-    runs = [factory.write_run(tmp_path, "base", rows, key="a"), factory.write_run(tmp_path, "base", rows, key="b")]
+    runs = [
+        factory.write_run(tmp_path, "base", rows, key="a"),
+        factory.write_run(tmp_path, "base", rows, key="b"),
+    ]
     assert len(set(run_labels(runs).values())) == 2
     runs[1].result |= {"limit": 100, "model": "olmoe"}
     assert run_labels(runs)[runs[1].run_id] == "base (model=olmoe, limit=100)"
@@ -374,7 +416,9 @@ def test_labels_tell_runs_of_one_arm_apart(tmp_path):
 def test_live_line_of_a_finished_arm(runs):
     base, ngd = (next(r for r in runs if r.arm == arm) for arm in ("base", "ngd"))
     assert live_line(base, base) == ""
-    assert re.fullmatch(r"ngd against base: [+-]\d+\.\d points \[.*\], \d+ fixed, \d+ broken", live_line(ngd, base))
+    assert re.fullmatch(
+        r"ngd against base: [+-]\d+\.\d points \[.*\], \d+ fixed, \d+ broken", live_line(ngd, base)
+    )
 
 
 def test_console_table_shows_text_as_it_is(tmp_path):

@@ -89,7 +89,9 @@ def test_feedbacks_are_drawn_together_in_all_scopes():
 
     pieces = [i * 7 % 4 / 3 for i in range(20)]
     assert bounds("overall", lambda v: v) == pytest.approx([0.5] * 3)
-    assert bounds("overall", lambda v: 1 - v) == pytest.approx(bounds("in", lambda v: 1 - v))  # S_overall is S_in then
+    assert bounds("overall", lambda v: 1 - v) == pytest.approx(
+        bounds("in", lambda v: 1 - v)
+    )  # S_overall is S_in then
 
 
 def test_a_gap_of_the_other_arm_costs_one_prompt_of_the_difference():
@@ -130,7 +132,10 @@ def test_s_is_the_mean_over_feedbacks_as_in_the_result(tmp_path):
     overall = pick(frame, arm="c3po", scope="overall", measure="score")
     assert overall["n"] == 120 and overall["difference"] == pytest.approx(told["S_overall"] - 0.5)
     assert overall["diff_low"] < overall["difference"] < overall["diff_high"]
-    assert pick(feedback_measures(runs, draws=1000, seed=1), arm="c3po", scope="in", measure="score")["low"] != row["low"]
+    assert (
+        pick(feedback_measures(runs, draws=1000, seed=1), arm="c3po", scope="in", measure="score")["low"]
+        != row["low"]
+    )
     assert pick(frame, arm="c3po", scope="in", measure="score")["n"] == 40
 
 
@@ -152,4 +157,6 @@ def test_of_several_runs_one_is_named(tmp_path):
     frame = feedback_measures(runs, against=runs[-1].run_id, draws=100)
     row = pick(frame, label="c3po", scope="in", measure="score")
     assert row["difference"] == pytest.approx(0.5 - 0.5)
-    assert pick(frame, run_id=runs[-2].run_id, scope="in", measure="score")["difference"] == pytest.approx(0.1 - 0.5)
+    assert pick(frame, run_id=runs[-2].run_id, scope="in", measure="score")["difference"] == pytest.approx(
+        0.1 - 0.5
+    )

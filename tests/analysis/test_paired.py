@@ -30,7 +30,8 @@ def correlated(rng: np.random.Generator, n: int, base: float, fixed: float, brok
 def test_mcnemar_equals_statsmodels_on_1000_random_tables(rng):
     fixed, broken = rng.integers(0, 120, 1000), rng.integers(0, 120, 1000)
     expected = [
-        reference_mcnemar([[5, f], [b, 7]], exact=True).pvalue if f + b else 1.0 for f, b in zip(fixed, broken, strict=True)
+        reference_mcnemar([[5, f], [b, 7]], exact=True).pvalue if f + b else 1.0
+        for f, b in zip(fixed, broken, strict=True)
     ]
     np.testing.assert_allclose(paired.mcnemar(fixed, broken), expected, rtol=1e-9)
 
@@ -92,9 +93,13 @@ def test_sign_flip_agrees_with_scipy_permutation_test(rng):
     for case in range(5):
         d = rng.normal(0.15, 1, 80)
         theirs = stats.permutation_test(
-            (d, np.zeros_like(d)), lambda x, y, axis: (x - y).mean(axis=axis), permutation_type="samples",
-            n_resamples=5000, rng=case, vectorized=True,
-        )  # fmt: skip
+            (d, np.zeros_like(d)),
+            lambda x, y, axis: (x - y).mean(axis=axis),
+            permutation_type="samples",
+            n_resamples=5000,
+            rng=case,
+            vectorized=True,
+        )
         assert paired.sign_flip(d, seed=case) == pytest.approx(theirs.pvalue, abs=0.025)
 
 
@@ -111,12 +116,16 @@ def test_intervals_cover_the_truth_93_to_97_percent_of_the_time(rng):
 
 
 def test_tango_gives_published_values_and_its_limits():
-    low, high = paired.tango(1, 7, 21)[1:]  # airway reactivity before and after transplantation (Bentur et al. 2009)
+    low, high = paired.tango(1, 7, 21)[
+        1:
+    ]  # airway reactivity before and after transplantation (Bentur et al. 2009)
     assert (low, high) == pytest.approx((-0.517, -0.026), abs=5e-4)
     for fixed, broken, n in [(3, 11, 70), (0, 5, 40), (20, 4, 900)]:
         interval, mirror = paired.tango(fixed, broken, n), paired.tango(broken, fixed, n)
         assert interval == pytest.approx((-mirror.value, -mirror.high, -mirror.low), abs=1e-9)
-    assert paired.tango(0, 0, 120)[1:] == pytest.approx((-0.031, 0.031), abs=5e-4)  # nothing changed, yet not certain
+    assert paired.tango(0, 0, 120)[1:] == pytest.approx(
+        (-0.031, 0.031), abs=5e-4
+    )  # nothing changed, yet not certain
     assert paired.tango(40, 0, 40).high == 1.0 and np.isnan(paired.tango(0, 0, 0).low)
 
 
@@ -127,8 +136,12 @@ def test_tango_bounds_are_where_the_score_test_is_at_five_percent(fixed, broken,
             same = 1 - 2 * q - d
             return -(fixed * np.log(q + d) + broken * np.log(q) + (n - fixed - broken) * np.log(same))
 
-        q = optimize.minimize_scalar(unlikely, bounds=(max(0, -d) + 1e-12, (1 - d) / 2 - 1e-12), method="bounded",
-                                     options={"xatol": 1e-10}).x  # fmt: skip
+        q = optimize.minimize_scalar(
+            unlikely,
+            bounds=(max(0, -d) + 1e-12, (1 - d) / 2 - 1e-12),
+            method="bounded",
+            options={"xatol": 1e-10},
+        ).x
         return (fixed - broken - n * d) / np.sqrt(n * (2 * q + d - d * d))
 
     _, low, high = paired.tango(fixed, broken, n)
@@ -139,7 +152,9 @@ def covered(n: int, fixed: float, broken: float, draws: int = 20_000) -> float:
     """How often Tango's interval holds the truth."""
     changed = np.random.default_rng(n).multinomial(n, [fixed, broken, 1 - fixed - broken], draws)[:, :2]
     tables, counts = np.unique(changed, axis=0, return_counts=True)
-    held = [low <= fixed - broken <= high for _, low, high in (paired.tango(int(f), int(b), n) for f, b in tables)]
+    held = [
+        low <= fixed - broken <= high for _, low, high in (paired.tango(int(f), int(b), n) for f, b in tables)
+    ]
     return float(np.average(held, weights=counts))
 
 
@@ -148,7 +163,9 @@ def covered(n: int, fixed: float, broken: float, draws: int = 20_000) -> float:
 def test_tango_covers_where_few_items_change_and_the_bootstrap_does_not(n, fixed, broken):
     assert covered(n, fixed, broken) >= 0.94
     if n == 60:
-        differences = np.random.default_rng(0).choice([1.0, -1.0, 0.0], (1500, n), p=[fixed, broken, 1 - fixed - broken])
+        differences = np.random.default_rng(0).choice(
+            [1.0, -1.0, 0.0], (1500, n), p=[fixed, broken, 1 - fixed - broken]
+        )
         found = [paired.bootstrap(d, draws=1000, seed=i) for i, d in enumerate(differences)]
         assert coverage(found, fixed - broken) < 0.93
 
@@ -165,14 +182,17 @@ def test_clustered_intervals_cover_where_plain_ones_do_not(rng):
 
 
 @pytest.mark.parametrize(
-    ("items", "fixed", "broken"), [((200, 200), 0.01, 0.0), ((60, 1000), 0.04, 0.01), ((100,) * 6, 0.05, 0.02)]
+    ("items", "fixed", "broken"),
+    [((200, 200), 0.01, 0.0), ((60, 1000), 0.04, 0.01), ((100,) * 6, 0.05, 0.02)],
 )
 def test_the_mean_of_benchmarks_is_covered_where_few_answers_change(rng, items, fixed, broken):
     found = []
     for _ in range(3000):
         changed = [rng.multinomial(n, [fixed, broken, 1 - fixed - broken]) for n in items]
         found.append(
-            paired.mean_interval([paired.tango(int(c[0]), int(c[1]), n) for c, n in zip(changed, items, strict=True)])
+            paired.mean_interval(
+                [paired.tango(int(c[0]), int(c[1]), n) for c, n in zip(changed, items, strict=True)]
+            )
         )
     assert coverage(found, fixed - broken) >= 0.94
 
@@ -233,7 +253,9 @@ def test_no_smaller_gain_is_promised_than_the_exact_test_can_call():
     assert paired.mcnemar(6, 0) < power.ALPHA <= paired.mcnemar(5, 0)
     assert promised(12, 12, 120) > 6 / 120
     assert np.isnan(promised(1, 0, 5)) and np.isnan(power.smallest_gain(np.zeros(9), 9, binary=False))
-    assert power.smallest_gain([0.1, 0.2, 0.3], 3, binary=False) == pytest.approx(2.8016 * 0.1 / np.sqrt(3), rel=1e-4)
+    assert power.smallest_gain([0.1, 0.2, 0.3], 3, binary=False) == pytest.approx(
+        2.8016 * 0.1 / np.sqrt(3), rel=1e-4
+    )
 
 
 def test_minimum_detectable_effect_is_found_four_times_in_five(rng):

@@ -32,7 +32,9 @@ def test_right_or_wrong_has_wilsons_interval_and_tangos(tmp_path):
     row = row_of(tmp_path, ARM, BASE)
     fixed, broken = paired.fixed_broken(ARM, BASE)
     assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(paired.wilson(ARM.sum(), 120))
-    assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(paired.tango(fixed, broken, 120))
+    assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(
+        paired.tango(fixed, broken, 120)
+    )
     assert row["p"] == row["p_mcnemar"] == pytest.approx(float(paired.mcnemar(fixed, broken)))
     assert row["mde"] == pytest.approx(smallest_gain(ARM - BASE, 120, binary=True))
 
@@ -40,7 +42,9 @@ def test_right_or_wrong_has_wilsons_interval_and_tangos(tmp_path):
 def test_graded_scores_have_bootstrap_intervals(tmp_path):
     arm, base = ARM * 0.5 + np.arange(120) / 400, BASE * 0.5
     row = row_of(tmp_path, arm, base)
-    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(paired.bootstrap(arm, draws=500, seed=3))
+    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(
+        paired.bootstrap(arm, draws=500, seed=3)
+    )
     wanted = paired.paired_bootstrap(arm, base, draws=500, seed=3)
     assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(wanted)
     assert row["p"] == paired.sign_flip(arm - base, draws=500, seed=3)
@@ -50,8 +54,12 @@ def test_items_of_a_passage_are_drawn_together_for_the_arm_alone_too(tmp_path):
     row = row_of(tmp_path, ARM, BASE, PASSAGES)
     wanted = paired.bootstrap(ARM, draws=500, seed=3, clusters=PASSAGES)
     assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(wanted, abs=0.02)
-    assert row["high"] - row["low"] > 1.5 * (paired.wilson(ARM.sum(), 120).high - paired.wilson(ARM.sum(), 120).low)
-    assert row["mde"] == pytest.approx(smallest_gain(paired.cluster_means(ARM - BASE, PASSAGES), 120, binary=True))
+    assert row["high"] - row["low"] > 1.5 * (
+        paired.wilson(ARM.sum(), 120).high - paired.wilson(ARM.sum(), 120).low
+    )
+    assert row["mde"] == pytest.approx(
+        smallest_gain(paired.cluster_means(ARM - BASE, PASSAGES), 120, binary=True)
+    )
 
 
 @pytest.mark.parametrize(("passages", "test"), [(9, "mcnemar"), (10, "sign-flip")])

@@ -17,7 +17,9 @@ def runs_of(root, *parts: dict) -> list[factory.FakeRun]:
     """A run of NGD for each of `parts`, which go into its identity; the seed is in there, too."""
     made = []
     for number, part in enumerate(parts):
-        rows = factory.sample_rows("ngd", "arc", factory.scores_of("ngd", 20, 0.5, seed=number), details=False)
+        rows = factory.sample_rows(
+            "ngd", "arc", factory.scores_of("ngd", 20, 0.5, seed=number), details=False
+        )
         run = factory.write_run(root / str(number), "ngd", rows, seed=part["seed"])
         run.provenance["identity"] = {"arm": "ngd", "method": {"tune": "none"}, **part}
         made.append(run)
@@ -28,11 +30,15 @@ def test_each_task_is_counted_by_itself_over_items_that_every_seed_answered(tmp_
     runs = []
     for seed, (arc, piqa) in enumerate([([1, 1, 1, 0], [0, 0]), ([1, 0, 1, 0], [1, 0]), ([0, 0, 1], [1, 1])]):
         scores = {"arc": np.array(arc), "piqa": np.array(piqa)}
-        rows = [row for task in scores for row in factory.sample_rows("ngd", task, scores[task], details=False)]
+        rows = [
+            row for task in scores for row in factory.sample_rows("ngd", task, scores[task], details=False)
+        ]
         runs.append(factory.write_run(tmp_path, "ngd", rows, seed=seed))
     first, second = seed_agreement(runs).to_dict("records")
     assert (first["task"], first["items"], second["task"], second["items"]) == ("arc", 3, "piqa", 2)
-    assert (first["lowest"], first["highest"]) == pytest.approx((1 / 3, 1)) and first["accuracy"] == pytest.approx(2 / 3)
+    assert (first["lowest"], first["highest"]) == pytest.approx((1 / 3, 1)) and first[
+        "accuracy"
+    ] == pytest.approx(2 / 3)
     assert (first["agreement"], first["unanimous"]) == pytest.approx(((2 / 3 + 1 / 3 + 2 / 3) / 3, 1 / 3))
     assert (second["accuracy"], second["accuracy_sd"]) == (0.5, 0.5)
     assert (second["agreement"], second["unanimous"]) == pytest.approx(((1 / 2 + 0 + 1 / 2) / 3, 0))
@@ -40,7 +46,10 @@ def test_each_task_is_counted_by_itself_over_items_that_every_seed_answered(tmp_
 
 def test_what_a_seed_draws_differs_between_seeds(tmp_path):
     scoring = [{"num_fewshot": 5, "seed": seed} for seed in (0, 1)]
-    drawn = [{"seed": s, "scoring": scoring[s], "requests": {"arc": s}, "reference_items": s, "train_data": s} for s in (0, 1)]
+    drawn = [
+        {"seed": s, "scoring": scoring[s], "requests": {"arc": s}, "reference_items": s, "train_data": s}
+        for s in (0, 1)
+    ]
     assert seed_agreement(runs_of(tmp_path, *drawn))["seeds"].tolist() == [2]
 
 
@@ -69,7 +78,9 @@ def test_rows_are_told_apart_by_their_settings_never_by_a_seed(tmp_path):
     runs = []
     for k, seeds in ((1, (0, 1)), (3, (1, 2)), (5, (0,))):
         for seed in seeds:
-            rows = factory.sample_rows("ngd", "arc", factory.scores_of("ngd", 20, 0.5, seed=seed), details=False)
+            rows = factory.sample_rows(
+                "ngd", "arc", factory.scores_of("ngd", 20, 0.5, seed=seed), details=False
+            )
             runs.append(factory.write_run(tmp_path, "ngd", rows, settings={"k": k, "seed": seed}, seed=seed))
     found = seed_agreement(runs)
     assert found["label"].tolist() == ["ngd (k=1)", "ngd (k=3)"]

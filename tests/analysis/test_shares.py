@@ -15,11 +15,14 @@ from c3po_bench.analysis.gap import gap_table, share_recovered
 
 def shares(**correct: list[int]):
     runs = [
-        SimpleNamespace(arm=arm, samples=lambda values=values: [
-            {"task": "planted", "doc_id": i, "correct": value} for i, value in enumerate(values)
-        ])
+        SimpleNamespace(
+            arm=arm,
+            samples=lambda values=values: [
+                {"task": "planted", "doc_id": i, "correct": value} for i, value in enumerate(values)
+            ],
+        )
         for arm, values in correct.items()
-    ]  # fmt: skip
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return share_recovered(runs, draws=4000).set_index("arm")
@@ -32,7 +35,9 @@ def test_a_share_is_of_the_gap_and_its_interval_paired():
     assert found["share"].to_dict() == {"base": 0.0, "ngd": 0.5, "planted_optimum": 1.0}
     assert found.loc["planted_optimum", ["low", "high"]].tolist() == [1.0, 1.0]
     spread = (0.25 / 40) ** 0.5  # of a half of the 40 items in the gap
-    assert found.loc["ngd", ["low", "high"]].tolist() == pytest.approx([0.5 - 1.96 * spread, 0.5 + 1.96 * spread], abs=0.02)
+    assert found.loc["ngd", ["low", "high"]].tolist() == pytest.approx(
+        [0.5 - 1.96 * spread, 0.5 + 1.96 * spread], abs=0.02
+    )
 
 
 def test_few_items_bound_no_share_and_warn_of_nothing():

@@ -16,10 +16,35 @@ NAN = float("nan")
 
 def row(arm: str = "ngd", **more) -> dict:
     """One row of `compare`: seven fixed, two broken."""
-    common = {"arm": arm, "label": arm, "run_id": arm, "task": "arc", "level": "task", "group": "", "test": "mcnemar"}
-    common |= {"n": 40, "accuracy": 0.75, "low": 0.6, "high": 0.86, "difference": 0.125, "diff_low": 0.01, "diff_high": 0.25}
+    common = {
+        "arm": arm,
+        "label": arm,
+        "run_id": arm,
+        "task": "arc",
+        "level": "task",
+        "group": "",
+        "test": "mcnemar",
+    }
+    common |= {
+        "n": 40,
+        "accuracy": 0.75,
+        "low": 0.6,
+        "high": 0.86,
+        "difference": 0.125,
+        "diff_low": 0.01,
+        "diff_high": 0.25,
+    }
     return (
-        common | {"p": 0.02, "p_holm": 0.2, "fixed": 7, "broken": 2, "seconds_per_item": 0.5, "prompt_differs": False} | more
+        common
+        | {
+            "p": 0.02,
+            "p_holm": 0.2,
+            "fixed": 7,
+            "broken": 2,
+            "seconds_per_item": 0.5,
+            "prompt_differs": False,
+        }
+        | more
     )
 
 
@@ -28,7 +53,17 @@ def caption(*rows: dict) -> str:
 
 
 def test_a_row_in_words():
-    assert cells(row()) == ["ngd", "40", "75.0%", "[60.0, 86.0]", "+12.5", "[1.0, 25.0]", "0.02", "7/2", "0.5"]
+    assert cells(row()) == [
+        "ngd",
+        "40",
+        "75.0%",
+        "[60.0, 86.0]",
+        "+12.5",
+        "[1.0, 25.0]",
+        "0.02",
+        "7/2",
+        "0.5",
+    ]
     assert cells(row(difference=-0.025))[4] == "-2.5"
     base = row("base", difference=NAN, diff_low=NAN, diff_high=NAN, p=NAN, p_holm=NAN)
     assert cells(base)[4:8] == ["", "", "", ""]
@@ -58,7 +93,9 @@ def test_a_finished_run_in_one_line_over_all_its_items(tmp_path):
     answers = {"base": ([0] * 5 + [1] * 5, [1] * 10), "ngd": ([1] * 10, [0] + [1] * 9)}
     runs = {}
     for arm, tasks in answers.items():
-        parts = [factory.sample_rows(arm, task, np.array(tasks["ab".index(task)]), details=False) for task in "ab"]
+        parts = [
+            factory.sample_rows(arm, task, np.array(tasks["ab".index(task)]), details=False) for task in "ab"
+        ]
         runs[arm] = factory.write_run(tmp_path, arm, [row for part in parts for row in part])
     said = live_line(runs["ngd"], runs["base"])
     assert said.startswith("ngd against base: +20.0 points [")

@@ -13,8 +13,22 @@ from tests import store_factory as factory
 def row(arm: str, difference: float, half: float = 0.01, label: str = "", **more) -> dict:
     """One row of `compare`, shown to differ from base where the interval excludes 0."""
     p = 0.01 if abs(difference) > half else 0.5
-    common = {"arm": arm, "label": label or arm, "run_id": label or arm, "task": "arc", "level": "task", "scope": "", "n": 100}
-    common |= {"difference": difference, "diff_low": difference - half, "diff_high": difference + half, "p": p, "p_holm": p}
+    common = {
+        "arm": arm,
+        "label": label or arm,
+        "run_id": label or arm,
+        "task": "arc",
+        "level": "task",
+        "scope": "",
+        "n": 100,
+    }
+    common |= {
+        "difference": difference,
+        "diff_low": difference - half,
+        "diff_high": difference + half,
+        "p": p,
+        "p_holm": p,
+    }
     return {name: float("nan") for name in COLUMNS} | common | {"mde": 0.02, "fixed": 1, "broken": 1} | more
 
 
@@ -45,15 +59,20 @@ def test_the_best_of_a_sweep_is_named_whatever_its_label():
 
 
 def test_of_a_sweep_only_what_holds_after_correction_is_counted():
-    runs = [row("ngd", gain, label=f"ngd (k={k})", p_holm=p) for k, (gain, p) in enumerate(
-        [(0.3, 0.01), (0.2, 0.01), (0.1, 0.2), (-0.1, 0.01), (-0.2, 0.2), (-0.3, 0.01), (-0.4, 0.04)]
-    )]  # fmt: skip
+    runs = [
+        row("ngd", gain, label=f"ngd (k={k})", p_holm=p)
+        for k, (gain, p) in enumerate(
+            [(0.3, 0.01), (0.2, 0.01), (0.1, 0.2), (-0.1, 0.01), (-0.2, 0.2), (-0.3, 0.01), (-0.4, 0.04)]
+        )
+    ]
     (sentence,) = said(*runs)
     assert sentence.startswith("NGD under 7 settings: 2 beat base after correction for all of them, 3 lose;")
 
 
 def test_every_ceiling_is_named():
-    sentences = said(row("oracle", 0.1, label="oracle (model=a)"), row("oracle", 0.45, label="oracle (model=b)"))
+    sentences = said(
+        row("oracle", 0.1, label="oracle (model=a)"), row("oracle", 0.45, label="oracle (model=b)")
+    )
     assert [s.split(", which")[0] for s in sentences] == [f"The ceiling, oracle (model={m})" for m in "ab"]
 
 
@@ -70,11 +89,17 @@ def feedback(arm: str, gain: float, half: float = 0.05) -> list[dict]:
 def test_following_is_said_where_it_is_shown():
     rows = [*feedback("sft", 0.0), *feedback("c3po", 0.5), *feedback("dpo", -0.2)]
     starts = [s.split(", against base")[0] for s in said(*rows)]
-    assert starts == ["C3PO follows the feedback", "SFT is not shown to follow the feedback", "DPO goes against the feedback"]
+    assert starts == [
+        "C3PO follows the feedback",
+        "SFT is not shown to follow the feedback",
+        "DPO goes against the feedback",
+    ]
 
 
 def test_a_leak_is_told_where_it_is_shown():
-    both = [row("dpo", gain, scope=scope, task=f"feedback_{scope}") for scope, gain in (("in", 0.5), ("out", 0.1))]
+    both = [
+        row("dpo", gain, scope=scope, task=f"feedback_{scope}") for scope, gain in (("in", 0.5), ("out", 0.1))
+    ]
     (kept,) = said(*both[:1], row("dpo", 0.005, scope="out", task="feedback_out"))
     (leaks,) = said(*both)
     assert leaks.endswith("out of scope: it leaks where it should not apply.") and "leaks" not in kept
@@ -88,7 +113,8 @@ def test_the_best_feedback_arms_are_told_and_the_rest_counted():
 
 def test_the_line_of_a_feedback_run_says_of_which_scope_it_speaks(tmp_path):
     runs = [
-        factory.write_run(tmp_path, arm, factory.feedback_rows(arm, "in", 20), backend="feedback") for arm in ("base", "c3po")
+        factory.write_run(tmp_path, arm, factory.feedback_rows(arm, "in", 20), backend="feedback")
+        for arm in ("base", "c3po")
     ]
     assert live_line(runs[1], runs[0]).startswith("c3po against base in scope: ")
 
@@ -102,7 +128,11 @@ def test_answers_without_a_judgement_are_neither_good_nor_bad(tmp_path):
             one["score"], one["correct"] = (None, 0.0) if arm == "c3po" and i < 20 else (score, score)
         runs.append(factory.write_run(tmp_path, arm, rows, backend="feedback"))
     found = compare(runs, draws=100).set_index("arm")
-    assert (found.loc["c3po", "n"], found.loc["c3po", "accuracy"], found.loc["c3po", "difference"]) == (20, 1.0, 1.0)
+    assert (found.loc["c3po", "n"], found.loc["c3po", "accuracy"], found.loc["c3po", "difference"]) == (
+        20,
+        1.0,
+        1.0,
+    )
     assert found.loc["base", "n"] == 40
 
 
@@ -113,7 +143,9 @@ def test_no_judgement_at_all_ends_in_a_row_without_numbers(tmp_path):
         rows = [one | ({"score": None} if arm == "c3po" else {}) for one in rows]
         runs.append(factory.write_run(tmp_path, arm, rows, backend="feedback"))
     found = compare(runs, draws=100).set_index("arm")
-    assert found.loc["c3po", "n"] == 0 and found.loc[["c3po"], ["accuracy", "difference"]].isna().all(axis=None)
+    assert found.loc["c3po", "n"] == 0 and found.loc[["c3po"], ["accuracy", "difference"]].isna().all(
+        axis=None
+    )
     assert verdict_sentences(found.reset_index())[0].startswith("Nothing stands beside base")
 
 

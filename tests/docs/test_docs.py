@@ -20,7 +20,11 @@ sys.path.insert(0, str(ROOT / "docs" / "_build"))
 import hook  # noqa: E402
 import tables  # noqa: E402
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "experiments").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "experiments").rglob("*.md")),
+]
 BLOCK = re.compile(r"(?P<mark><!-- [^\n]+ -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
 PLACEHOLDERS = ("NAME", "...", "COMMIT")
 
@@ -32,7 +36,9 @@ def name(page: Path) -> str:
 def blocks(page: Path, *languages: str) -> list[re.Match[str]]:
     """Fenced blocks of a page; those under `<!-- not run: why -->` are left out."""
     found = BLOCK.finditer(page.read_text(encoding="utf-8"))
-    return [b for b in found if b["language"] in languages and not (b["mark"] or "").startswith("<!-- not run")]
+    return [
+        b for b in found if b["language"] in languages and not (b["mark"] or "").startswith("<!-- not run")
+    ]
 
 
 def commands() -> list[tuple[str, str]]:
@@ -41,7 +47,11 @@ def commands() -> list[tuple[str, str]]:
     for page in PAGES:
         for block in blocks(page, "", "bash", "text", "console", "sh"):
             lines = block["body"].replace("\\\n", " ").splitlines()
-            found += [(name(page), line.strip()) for line in lines if re.match(r"(\S+/)?python -m c3po_bench", line.strip())]
+            found += [
+                (name(page), line.strip())
+                for line in lines
+                if re.match(r"(\S+/)?python -m c3po_bench", line.strip())
+            ]
     return found
 
 
@@ -50,7 +60,11 @@ def words(command: str) -> list[str]:
 
 
 COMMANDS = commands()
-RUNS = [c for c in COMMANDS if words(c[1])[0] == "c3po_bench" and not any(p in c[1].split("#")[0] for p in PLACEHOLDERS)]
+RUNS = [
+    c
+    for c in COMMANDS
+    if words(c[1])[0] == "c3po_bench" and not any(p in c[1].split("#")[0] for p in PLACEHOLDERS)
+]
 OTHERS = [c for c in COMMANDS if words(c[1])[0] != "c3po_bench"]
 
 
@@ -156,7 +170,11 @@ def test_links_lead_somewhere(page):
 
 def test_every_page_is_in_the_nav():
     listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1]
-    missing = [p for p in PAGES if p.is_relative_to(ROOT / "docs") and str(p.relative_to(ROOT / "docs")) not in listed]
+    missing = [
+        p
+        for p in PAGES
+        if p.is_relative_to(ROOT / "docs") and str(p.relative_to(ROOT / "docs")) not in listed
+    ]
     assert not missing
 
 
@@ -170,7 +188,9 @@ def test_the_reference_is_made_from_the_code():
     assert "<!-- made" not in text
     for key in ("method.neighbors.k", "feedback.lambda_near", "tracking.mode", "scoring.rule"):
         assert f"| `{key}` |" in text
-    assert re.search(r"\| `method.neighbors.k` \| [^|]+ \| `3` \| 3 \|", text), "the paper's value has a column of its own"
+    assert re.search(r"\| `method.neighbors.k` \| [^|]+ \| `3` \| 3 \|", text), (
+        "the paper's value has a column of its own"
+    )
 
 
 def test_the_reference_names_every_arm_and_option():

@@ -9,14 +9,18 @@ from c3po_bench.store.reader import load_runs
 
 
 def shares(c3po, folder, *more: str):
-    done = c3po("+experiment=planted", f"results_dir={folder}", "tracking=disabled", "threads=1", *more, timeout=900)
+    done = c3po(
+        "+experiment=planted", f"results_dir={folder}", "tracking=disabled", "threads=1", *more, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     assert "share of the planted gap recovered" in done.stdout
     return share_recovered(load_runs(folder)).set_index("arm")
 
 
 def test_a_real_gain_and_a_real_null(c3po, tmp_path):
-    found = shares(c3po, tmp_path, "limit=80", "arms=[base,planted_optimum,kernel_regression,ngd_random_neighbors]")
+    found = shares(
+        c3po, tmp_path, "limit=80", "arms=[base,planted_optimum,kernel_regression,ngd_random_neighbors]"
+    )
     assert found.loc["base", "accuracy"] <= 0.65 and found.loc["planted_optimum", "accuracy"] >= 0.98
     assert found.loc["planted_optimum", "distance"] < 1e-3
     assert found.loc["kernel_regression", "share"] >= 0.95

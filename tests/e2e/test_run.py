@@ -58,7 +58,9 @@ def test_every_run_folder_is_complete(finished):
         names = {p.name for p in run.path.iterdir()}
         assert {"config.yaml", "result.json", "samples.jsonl", "provenance.json", "log.txt"} <= names
         assert len(run.samples()) == 8 == run.result["cost"]["items"]
-        assert set(run.result) == set(Result.__annotations__) and set(run.result["cost"]) == set(Cost.__annotations__)
+        assert set(run.result) == set(Result.__annotations__) and set(run.result["cost"]) == set(
+            Cost.__annotations__
+        )
         assert set(run.provenance) == set(Provenance.__annotations__)
         assert set().union(*run.samples()) <= set(Sample.__annotations__)
         assert sorted(sum(run.result["groups"].values(), [])) == sorted(run.result["tasks"])
@@ -80,11 +82,20 @@ def test_a_second_run_does_nothing_again(finished, c3po, tiny):
 
 def test_batch_size_limit_and_order_change_nothing(finished, c3po, tiny, tmp_path):
     folder, _ = finished
-    done = c3po(*tiny, ARMS, f"results_dir={tmp_path}", "batch_size=3", "tasks=[facts_plurals,facts_capitals]", "limit=2")
+    done = c3po(
+        *tiny,
+        ARMS,
+        f"results_dir={tmp_path}",
+        "batch_size=3",
+        "tasks=[facts_plurals,facts_capitals]",
+        "limit=2",
+    )
     assert done.returncode == 0, done.stderr
     few = answers(tmp_path)
     whole = {arm: [row for row in rows if row[1] < 2] for arm, rows in answers(folder).items()}
-    same(whole, few, tolerance=2e-3)  # another batch moves the sixth digit; a near-tie between experts amplifies that
+    same(
+        whole, few, tolerance=2e-3
+    )  # another batch moves the sixth digit; a near-tie between experts amplifies that
 
 
 def test_the_naive_engine_gives_the_same(finished, c3po, tiny, tmp_path):
@@ -101,7 +112,9 @@ def test_a_killed_run_goes_on_to_the_same_table(finished, tiny, tmp_path, c3po):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     killed = 0
     for wanted in (3, 20, 40):
-        process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             lines = sum(len(p.read_text().splitlines()) for p in tmp_path.glob("runs/*/journal.jsonl"))
@@ -112,9 +125,17 @@ def test_a_killed_run_goes_on_to_the_same_table(finished, tiny, tmp_path, c3po):
             time.sleep(0.02)
         process.wait()
     assert killed >= 2
-    keys = [json.loads(line)["key"] for p in tmp_path.glob("runs/ngd-*/journal.jsonl") for line in p.read_text().splitlines()]
+    keys = [
+        json.loads(line)["key"]
+        for p in tmp_path.glob("runs/ngd-*/journal.jsonl")
+        for line in p.read_text().splitlines()
+    ]
     done = c3po(*tiny, ARMS, f"results_dir={tmp_path}", "batch_size=1")
     assert done.returncode == 0, done.stderr
     same(answers(folder), answers(tmp_path), tolerance=2e-3)
-    after = [json.loads(line)["key"] for p in tmp_path.glob("runs/ngd-*/journal.jsonl") for line in p.read_text().splitlines()]
+    after = [
+        json.loads(line)["key"]
+        for p in tmp_path.glob("runs/ngd-*/journal.jsonl")
+        for line in p.read_text().splitlines()
+    ]
     assert after[: len(keys)] == keys and len(set(after)) == len(after) == 8

@@ -43,17 +43,26 @@ SEVERAL = ["dpo_mix", "c3po_joint"]
 
 def config(tiny: Path, folder: Path, arms: list[str], **changes: Any) -> Config:
     feedback = FeedbackConfig(
-        pieces=["ahoy_greeting", "hashtag_tweets"], cache_dir=str(folder / "cache"), n_categories=4,
-        n_in=12, n_near=8, n_out=8,
-        answers=GenerationConfig(max_new_tokens=8, batch=8), lora=LoraConfig(rank=2, alpha=4),
-        train=TrainConfig(steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32", save_every=1),
-    )  # fmt: skip
+        pieces=["ahoy_greeting", "hashtag_tweets"],
+        cache_dir=str(folder / "cache"),
+        n_categories=4,
+        n_in=12,
+        n_near=8,
+        n_out=8,
+        answers=GenerationConfig(max_new_tokens=8, batch=8),
+        lora=LoraConfig(rank=2, alpha=4),
+        train=TrainConfig(
+            steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32", save_every=1
+        ),
+    )
     values: dict[str, Any] = {"tasks": ["feedback"], "feedback": feedback, "arms": arms}
     cfg = Config(
-        name="test", backend=BackendConfig("feedback"),
+        name="test",
+        backend=BackendConfig("feedback"),
         model=ModelConfig(name="tiny", kind="hf", path=str(tiny), device="cpu"),
-        results_dir=str(folder / "results"), **{**values, **changes},
-    )  # fmt: skip
+        results_dir=str(folder / "results"),
+        **{**values, **changes},
+    )
     cfg.tracking.mode = "disabled"
     return cfg
 
@@ -70,15 +79,28 @@ def test_every_arm_answers_every_task(runs: dict[str, Any]):
     keys = {run.result["comparison_key"] for run in runs.values()}
     assert len(keys) == 1
     for run in runs.values():
-        assert set(run.result["metrics"]) >= {"in_scope", "near_scope", "out_of_scope", "facts_capitals", "feedback"}
-        assert {row["task"] for row in run.samples()} == {"in_scope", "near_scope", "out_of_scope", "facts_capitals"}
+        assert set(run.result["metrics"]) >= {
+            "in_scope",
+            "near_scope",
+            "out_of_scope",
+            "facts_capitals",
+            "feedback",
+        }
+        assert {row["task"] for row in run.samples()} == {
+            "in_scope",
+            "near_scope",
+            "out_of_scope",
+            "facts_capitals",
+        }
         assert set().union(*run.samples()) <= set(Sample.__annotations__), "every field is documented"
 
 
 def test_rows_say_what_was_compared(runs: dict[str, Any]):
     rows = [row for row in runs["dpo"].samples() if row["task"] != "facts_capitals"]
     for row in rows:
-        assert {"scope", "feedback_id", "prompt", "response", "baseline_response", "score", "drift"} <= set(row)
+        assert {"scope", "feedback_id", "prompt", "response", "baseline_response", "score", "drift"} <= set(
+            row
+        )
         assert row["correct"] == (row["score"] if row["scope"] == "in" else abs(row["score"]))
         assert set(row["degeneration"]) == {"repetition", "broken_ending", "tokens", "length_ratio"}
     assert {row["scope"] for row in rows} == {"in", "near", "out"}
@@ -126,7 +148,9 @@ def test_training_needs_no_answers_or_revisions_of_tests(tiny: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("who", ["judge", "reviser"])
-def test_a_judge_or_writer_without_endpoint_is_refused_before_anything_is_written(tiny: Path, tmp_path: Path, who: str):
+def test_a_judge_or_writer_without_endpoint_is_refused_before_anything_is_written(
+    tiny: Path, tmp_path: Path, who: str
+):
     """All prompts had been made by then, and the model had answered them."""
     cfg = config(tiny, tmp_path, ["base", "dpo"], limit=1)
     cfg.feedback.judge.kind = "openai" if who == "judge" else "auto"
@@ -137,7 +161,9 @@ def test_a_judge_or_writer_without_endpoint_is_refused_before_anything_is_writte
     assert not list(tmp_path.glob("cache/*"))
 
 
-def test_answering_the_training_prompts_shows_progress(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_answering_the_training_prompts_shows_progress(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """There were minutes without a word, and no place to stop at."""
     seen = []
     monkeypatch.setattr(synthesis, "Progress", lambda: lambda *told: seen.append(told[1:]))
@@ -157,7 +183,9 @@ def test_answers_scored_against_other_baselines_are_not_compared(tiny: Path, tmp
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         changed = [{**line, "value": {**line["value"], "text": "something else"}} for line in lines]
         (tmp_path / "cache" / "ledgers").mkdir(exist_ok=True)
-        (tmp_path / "cache" / "ledgers" / path.name).write_text("".join(json.dumps(line) + "\n" for line in changed))
+        (tmp_path / "cache" / "ledgers" / path.name).write_text(
+            "".join(json.dumps(line) + "\n" for line in changed)
+        )
     shutil.rmtree(other.path)
     studio._open.clear()
     base, other = harness.run(cfg)
@@ -199,9 +227,16 @@ def test_results_say_how_arms_were_tuned(runs: dict[str, Any]):
 
 
 def test_a_sentence_that_is_not_in_stock_prompts_is_told(runs: dict[str, Any]):
-    noted = [arm for arm, run in runs.items() if any("without the feedback in the prompt" in n for n in run.result["notes"])]
+    noted = [
+        arm
+        for arm, run in runs.items()
+        if any("without the feedback in the prompt" in n for n in run.result["notes"])
+    ]
     assert noted == ["in_context", "in_context_cot"]
-    asked = {arm: [r["loglikelihoods"] for r in runs[arm].samples() if r["task"] == "facts_capitals"] for arm in runs}
+    asked = {
+        arm: [r["loglikelihoods"] for r in runs[arm].samples() if r["task"] == "facts_capitals"]
+        for arm in runs
+    }
     assert asked["in_context"] == asked["base"]
 
 
@@ -216,7 +251,10 @@ def test_an_answer_that_is_not_told_from_its_reasoning_is_counted(runs: dict[str
     studio = cast(Any, SimpleNamespace(workshop=shop))
     lm = FeedbackLM(VOICES["in_context_cot"], [], studio, None, {}, lambda *_: None, 1)
     assert lm._read(Answer(f"It applies. {ANSWER} Ahoy!", True, 99)) == (Answer("Ahoy!", True, 5), {})
-    assert lm._read(Answer("It applies.", False, 99)) == (Answer("It applies.", False, 99), {"unparsed_reasoning": True})
+    assert lm._read(Answer("It applies.", False, 99)) == (
+        Answer("It applies.", False, 99),
+        {"unparsed_reasoning": True},
+    )
 
 
 def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
@@ -249,7 +287,11 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
         (["c3po"], {"c3po": {"lr": None}}, "arm.c3po.lr=None: must be a number"),
         (["c3po"], {"c3po": {"steps": 1.5}}, "arm.c3po.steps=1.5: must be a whole number"),
         (["c3po"], {"c3po": {"routers": 1}}, "arm.c3po.routers=1: must be true or false"),
-        (["c3po"], {"c3po": {"loss_type": "ipo"}}, r"arm.c3po.loss_type=ipo: must be a list of names, such as \[ipo\]"),
+        (
+            ["c3po"],
+            {"c3po": {"loss_type": "ipo"}},
+            r"arm.c3po.loss_type=ipo: must be a list of names, such as \[ipo\]",
+        ),
         (["c3po"], {"c3po": {"loss_weights": ["a"]}}, r"arm.c3po.loss_weights=\['a'\]: must be numbers"),
         (["c3po"], {"c3po": {"constraint_batch": 0}}, "constraint_batch=0"),
     ],
@@ -265,17 +307,27 @@ def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any]
         ({"lambda_near": -1.0}, "feedback.lambda_near=-1.0: must be a number of at least 0"),
         ({"lambda_out": float("nan")}, "feedback.lambda_out=nan"),
         ({"beta": 0.0}, "feedback.beta=0.0: must be above 0"),
-        *(({"train": TrainConfig(**{key: value})}, f"feedback.train.{key}={value}.*at least") for key, value in {
-            "batch": 0, "constraint_batch": 0, "accumulation": 0, "steps": -1, "sft_steps": -1, "warmup": -1.0, "lr": -1e-3,
-            "eval_every": -1, "max_length": 0,
-        }.items()),
+        *(
+            ({"train": TrainConfig(**{key: value})}, f"feedback.train.{key}={value}.*at least")
+            for key, value in {
+                "batch": 0,
+                "constraint_batch": 0,
+                "accumulation": 0,
+                "steps": -1,
+                "sft_steps": -1,
+                "warmup": -1.0,
+                "lr": -1e-3,
+                "eval_every": -1,
+                "max_length": 0,
+            }.items()
+        ),
         ({"train": TrainConfig(epochs=0.0)}, "feedback.train.epochs=0.0: must be above 0"),
         ({"train": TrainConfig(scheduler="cosin")}, "unknown feedback.train.scheduler 'cosin'.*'cosine'"),
         ({"loss_type": ["sigmoid", "ippo"]}, "unknown feedback.loss_type 'ippo'.*'ipo'"),
         ({"lora": LoraConfig(dropout=1.0)}, "feedback.lora.dropout=1.0"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_values_that_no_training_can_use_are_refused(changes: dict[str, Any], said: str):
     check_values(FeedbackConfig())
     with pytest.raises(UserError, match=said):
@@ -339,11 +391,15 @@ def test_options_that_change_something_are_taken():
     for arm, options in {
         "dpo_nll": {"loss_weights": [1.0, 0.5]},
         "c3po": {"constraint": "kl", "kl_temperature": 2.0, "steps": 0, "epochs": 2.0},
-        "c3po_from_sft": {"sft_lr": 1e-3, "sft_steps": 0, "epochs": 2.0}, "scd": {"sft_steps": 0, "epochs": 2.0, "rank": 4},
+        "c3po_from_sft": {"sft_lr": 1e-3, "sft_steps": 0, "epochs": 2.0},
+        "scd": {"sft_steps": 0, "epochs": 2.0, "rank": 4},
         "c3po_no_near": {"lambda_out": 0.5, "constraint_batch": 2},
-    }.items():  # fmt: skip
+    }.items():
         check_arms([arm], FeedbackConfig(), {arm: options}, pieces=1)
-        assert make_plan(arm, FeedbackConfig(), options).identity() != make_plan(arm, FeedbackConfig()).identity()
+        assert (
+            make_plan(arm, FeedbackConfig(), options).identity()
+            != make_plan(arm, FeedbackConfig()).identity()
+        )
 
 
 def test_wrong_pieces_and_kinds_are_refused_before_anything_is_loaded(tiny: Path, tmp_path: Path):
@@ -360,9 +416,17 @@ def test_wrong_pieces_and_kinds_are_refused_before_anything_is_loaded(tiny: Path
 
 
 def test_s_metrics_are_the_papers():
-    rows = [{"scope": s, "feedback_id": f, "score": v} for s, f, v in (
-        ("in", "a", 1.0), ("in", "a", 0.0), ("in", "b", -1.0), ("near", "a", -1.0), ("near", "b", 0.0), ("out", "a", 0.0),
-    )]  # fmt: skip
+    rows = [
+        {"scope": s, "feedback_id": f, "score": v}
+        for s, f, v in (
+            ("in", "a", 1.0),
+            ("in", "a", 0.0),
+            ("in", "b", -1.0),
+            ("near", "a", -1.0),
+            ("near", "b", 0.0),
+            ("out", "a", 0.0),
+        )
+    ]
     found = s_metrics(rows)
     assert found == {"S_in": -0.25, "S_near": 0.5, "S_out": 0.0, "S_overall": (-0.25 + 1 - 0.25) / 2}
 
@@ -371,11 +435,25 @@ def test_s_metrics_are_the_papers():
 def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
     def start(folder: Path) -> subprocess.Popen[bytes]:
         command = [
-            sys.executable, "-m", "c3po_bench", "+experiment=feedback_quick", "model=hf", f"model.path={tiny}", "arms=[c3po]",
-            f"results_dir={folder}/out", f"feedback.cache_dir={folder}/cache", "tracking.mode=disabled", "batch_size=4",
-            "feedback.n_in=16", "feedback.n_near=16", "feedback.n_out=16", "feedback.train.save_every=1",
-            "feedback.train.steps=8", "feedback.train.precision=float32", "feedback.answers.batch=4",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "c3po_bench",
+            "+experiment=feedback_quick",
+            "model=hf",
+            f"model.path={tiny}",
+            "arms=[c3po]",
+            f"results_dir={folder}/out",
+            f"feedback.cache_dir={folder}/cache",
+            "tracking.mode=disabled",
+            "batch_size=4",
+            "feedback.n_in=16",
+            "feedback.n_near=16",
+            "feedback.n_out=16",
+            "feedback.train.save_every=1",
+            "feedback.train.steps=8",
+            "feedback.train.precision=float32",
+            "feedback.answers.batch=4",
+        ]
         root = Path(__file__).resolve().parents[2]
         return subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
@@ -392,7 +470,9 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert start(folder).wait() == 0
-    one, two = (next(f.glob("cache/adapters/*/adapter_model.safetensors")) for f in (tmp_path / "whole", folder))
+    one, two = (
+        next(f.glob("cache/adapters/*/adapter_model.safetensors")) for f in (tmp_path / "whole", folder)
+    )
     for name, weight in load_file(one).items():
         assert weight.equal(load_file(two)[name]), name
     texts = [next(f.glob("out/runs/c3po*/samples.jsonl")).read_text() for f in (tmp_path / "whole", folder)]

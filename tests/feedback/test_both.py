@@ -23,14 +23,26 @@ from c3po_bench.models.tiny import CHARACTERS, tiny_model, tiny_tokenizer
 
 def config(model: Path, folder: Path, arms: list[str]) -> Config:
     feedback = FeedbackConfig(
-        pieces=["ahoy_greeting"], cache_dir=str(folder / "cache"), n_categories=2, n_in=6, n_near=6, n_out=6,
-        answers=GenerationConfig(max_new_tokens=4, batch=8), lora=LoraConfig(rank=2, alpha=4, targets=["q_proj", "v_proj"]),
+        pieces=["ahoy_greeting"],
+        cache_dir=str(folder / "cache"),
+        n_categories=2,
+        n_in=6,
+        n_near=6,
+        n_out=6,
+        answers=GenerationConfig(max_new_tokens=4, batch=8),
+        lora=LoraConfig(rank=2, alpha=4, targets=["q_proj", "v_proj"]),
         train=TrainConfig(steps=3, batch=2, constraint_batch=2, lr=1e-2, precision="float32"),
-    )  # fmt: skip
+    )
     cfg = Config(
-        name="both", backend=BackendConfig("both"), model=ModelConfig(name="tiny", kind="hf", path=str(model), device="cpu"),
-        results_dir=str(folder / "results"), feedback=feedback, arms=arms, tasks=["feedback", "facts_capitals"], limit=2,
-    )  # fmt: skip
+        name="both",
+        backend=BackendConfig("both"),
+        model=ModelConfig(name="tiny", kind="hf", path=str(model), device="cpu"),
+        results_dir=str(folder / "results"),
+        feedback=feedback,
+        arms=arms,
+        tasks=["feedback", "facts_capitals"],
+        limit=2,
+    )
     cfg.references.tasks, cfg.references.limit, cfg.references.only_correct = ["facts_capitals"], 12, False
     cfg.embedder.name = "hidden_states"
     cfg.method.neighbors.max_similarity = 1.01
@@ -52,7 +64,12 @@ def test_all_four_meet_on_one_base(moe: Path, tmp_path: Path):
     assert list(runs) == cfg.arms
     assert len({run.result["comparison_key"] for run in runs.values()}) == 1
     for run in runs.values():
-        assert {row["task"] for row in run.samples()} == {"in_scope", "near_scope", "out_of_scope", "facts_capitals"}
+        assert {row["task"] for row in run.samples()} == {
+            "in_scope",
+            "near_scope",
+            "out_of_scope",
+            "facts_capitals",
+        }
         assert "S_overall" in run.result["metrics"]["feedback"]
     one, two = (
         [row["loglikelihoods"] for row in runs[arm].samples() if row["task"] == "facts_capitals"]
@@ -64,9 +81,15 @@ def test_all_four_meet_on_one_base(moe: Path, tmp_path: Path):
 @pytest.mark.parametrize("odd", ["turn end", "start", "penalty"])
 def test_a_pathway_that_is_not_moved_answers_as_the_base_does(odd: str, tmp_path: Path):
     """Under the same rule: where a turn's end is not EOS, texts get a first token, or `generate` has ideas of its own."""
-    tokenizer, model, end = tiny_tokenizer(), tiny_model("olmoe", max_position_embeddings=512), CHARACTERS.index("~")
+    tokenizer, model, end = (
+        tiny_tokenizer(),
+        tiny_model("olmoe", max_position_embeddings=512),
+        CHARACTERS.index("~"),
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}~{% endfor %}{% if add_generation_prompt %}: {% endif %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}~{% endfor %}{% if add_generation_prompt %}: {% endif %}"
+    )
     with torch.no_grad():
         model.lm_head.weight[end] = 1.2 * model.lm_head.weight[CHARACTERS.index("(")]  # so that turns do end
     if odd == "start":
@@ -97,7 +120,9 @@ def test_an_arm_that_had_to_wait_has_the_untouched_model(moe: Path, tmp_path: Pa
     assert not torch.equal(chain.inner.backend.loaded.model(tokens).logits, bare)
 
 
-def test_two_processes_do_not_merge_into_one_folder_at_once(moe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_processes_do_not_merge_into_one_folder_at_once(
+    moe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     cfg = config(moe, tmp_path, ["base", "c3po_then_kernel_regression"])
     *_, chain = BothBackend(cfg, harness.load_tasks(cfg, BothBackend)).arms()
     held: list[Path] = []
@@ -111,7 +136,9 @@ def test_two_processes_do_not_merge_into_one_folder_at_once(moe: Path, tmp_path:
 
     monkeypatch.setattr(both, "alone_in", other_process_first)
     path = both.merged_model(chain.tuned, cfg.model).path
-    assert [str(folder) for folder in held] == [path] and [p.name for p in held[0].iterdir()] == ["merged.json"]
+    assert [str(folder) for folder in held] == [path] and [p.name for p in held[0].iterdir()] == [
+        "merged.json"
+    ]
 
 
 @pytest.mark.parametrize("first", ["base", "in_context", "revised"])
@@ -141,12 +168,17 @@ def test_sampled_answers_are_compared_with_none_that_are_not(moe: Path, tmp_path
     BothBackend.check(cfg)
 
 
-def test_options_reach_the_controls_of_arms_that_are_not_run_and_misspelt_ones_are_refused(moe: Path, tmp_path: Path):
+def test_options_reach_the_controls_of_arms_that_are_not_run_and_misspelt_ones_are_refused(
+    moe: Path, tmp_path: Path
+):
     cfg = config(moe, tmp_path, ["base", "kernel_regression_random_neighbors"])
     cfg.arm = {"kernel_regression": {"search": "fixed", "alpha": 0.25}}
     cfg.tasks, cfg.limit = ["facts_capitals"], 1
     _, control = harness.run(cfg)
-    assert control.result["settings"]["option_alpha"] == 0.25 and control.result["settings"]["option_search"] == "fixed"
+    assert (
+        control.result["settings"]["option_alpha"] == 0.25
+        and control.result["settings"]["option_search"] == "fixed"
+    )
     for wrong in ("kernel_regresion", "dpo"):  # no arm; an arm of the other room that is not run
         with pytest.raises(UserError, match=wrong):
             BothBackend.check(replace(cfg, arm={wrong: {"alpha": 0.5}}))
@@ -172,16 +204,31 @@ def test_written_answers_of_stock_tasks_stand_beside_feedback(backend: str, moe:
     docs = [{"question": f"what is {i}?", "answer": str(i)} for i in range(2)]
     (tmp_path / "written" / "test.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     task = {
-        "task": "written", "dataset_path": "none", "test_split": "test", "output_type": "generate_until",
-        "doc_to_text": "question", "doc_to_target": "answer", "metric_list": [{"metric": "exact_match"}],
+        "task": "written",
+        "dataset_path": "none",
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "question",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "exact_match"}],
         "generation_kwargs": {"until": ["\n"], "max_new_tokens": 3, "do_sample": False},
-    }  # fmt: skip
+    }
     (tmp_path / "written.yaml").write_text(yaml.safe_dump(task))
-    cfg = config(moe, tmp_path, ["base", "kernel_regression"] if backend == "both" else ["base", "in_context"])
+    cfg = config(
+        moe, tmp_path, ["base", "kernel_regression"] if backend == "both" else ["base", "in_context"]
+    )
     cfg.arm = {"kernel_regression": {"search": "fixed", "alpha": 1.0}} if backend == "both" else {}
-    cfg.backend, cfg.tasks, cfg.data.root = BackendConfig(backend), [str(tmp_path / "written.yaml"), "feedback"], str(tmp_path)
-    answers = [[row["prediction"] for row in run.samples() if row["task"] == "written"] for run in harness.run(cfg)]
-    assert answers[0] == answers[1] and all(answers[0])  # its own pathway; a sentence that stock prompts do not have
+    cfg.backend, cfg.tasks, cfg.data.root = (
+        BackendConfig(backend),
+        [str(tmp_path / "written.yaml"), "feedback"],
+        str(tmp_path),
+    )
+    answers = [
+        [row["prediction"] for row in run.samples() if row["task"] == "written"] for run in harness.run(cfg)
+    ]
+    assert answers[0] == answers[1] and all(
+        answers[0]
+    )  # its own pathway; a sentence that stock prompts do not have
 
 
 def test_arms_that_put_something_before_the_prompt_take_ids_too(moe: Path, tmp_path: Path):
@@ -190,7 +237,9 @@ def test_arms_that_put_something_before_the_prompt_take_ids_too(moe: Path, tmp_p
     base, *others = harness.run(cfg)
     for run in others:
         assert any(row["response"] != row["baseline_response"] for row in run.samples()), run.arm
-        assert [row["baseline_response"] for row in run.samples()] == [row["response"] for row in base.samples()]
+        assert [row["baseline_response"] for row in run.samples()] == [
+            row["response"] for row in base.samples()
+        ]
 
 
 def test_lengths_are_of_what_was_written_also_where_texts_lose_their_spaces(tmp_path: Path):

@@ -36,7 +36,14 @@ PIECE = find(["ahoy_greeting"])[0]
 
 
 def chat_config(url: str, **changes: Any) -> ChatConfig:
-    values = {"kind": "openai", "model": "stub", "base_url": url, "retries": 2, "backoff": 0.01, "timeout": 0.5}
+    values = {
+        "kind": "openai",
+        "model": "stub",
+        "base_url": url,
+        "retries": 2,
+        "backoff": 0.01,
+        "timeout": 0.5,
+    }
     return ChatConfig(**{**values, **changes})
 
 
@@ -111,7 +118,10 @@ def test_what_will_not_pass_ends_with_one_line(tmp_path: Path, monkeypatch: pyte
             chat.complete("stage", ask("a"))
         assert len(stub.asked) == 1 and stub.keys == ["Bearer secret-value"]
         assert "secret-value" not in str(caught.value) and stub.said not in str(caught.value)
-    with serve(lambda body, before: 400) as stub, pytest.raises(UserError, match=f"400.*{stub.said}.*check base_url"):
+    with (
+        serve(lambda body, before: 400) as stub,
+        pytest.raises(UserError, match=f"400.*{stub.said}.*check base_url"),
+    ):
         open_chat(chat_config(stub.url), workshop(tmp_path)).complete("stage", ask("a"))
     with pytest.raises(UserError, match="base_url"):
         open_chat(ChatConfig(kind="openai", model="x"), workshop(tmp_path))
@@ -124,7 +134,10 @@ def test_a_key_is_stripped_and_never_shown(tmp_path: Path, monkeypatch: pytest.M
         assert texts_of(chat.complete("stage", ask("a"))) == ["text"] and stub.keys == ["Bearer secret-value"]
         for wrong in ("secret\nvalue", "secret\u2026value", "secret\xe9value"):
             monkeypatch.setenv("STUB_KEY", wrong)
-            for make in (lambda: open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), chat.workshop), lambda: chat):
+            for make in (
+                lambda: open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), chat.workshop),
+                lambda: chat,
+            ):
                 with pytest.raises(UserError, match=r"\$STUB_KEY holds what no API key has") as caught:
                     make().complete("stage", ask(wrong))
                 assert "secret" not in str(caught.value) and "value" not in str(caught.value)
@@ -167,10 +180,15 @@ def test_prompts_from_an_endpoint_keep_their_categories_and_are_cached(tmp_path:
         inside = [e for e in examples if e.scope == "in"]
         assert {e.category for e in inside} == {"work", "home"} and len(inside) == 8
         assert all(e.category in e.prompt for e in inside)
-        assert {e.category for e in inside if e.split == "test"} == {"work", "home"}  # split within each category
+        assert {e.category for e in inside if e.split == "test"} == {
+            "work",
+            "home",
+        }  # split within each category
         assert shop.counts["missing_prompts"] == 2  # ten asked, eight written
         asked = len(stub.asked)
-        assert write_prompts(PIECE, workshop(tmp_path, generator=chat_config(stub.url), **changes)) == examples
+        assert (
+            write_prompts(PIECE, workshop(tmp_path, generator=chat_config(stub.url), **changes)) == examples
+        )
         assert len(stub.asked) == asked
 
 
@@ -178,7 +196,9 @@ def test_prompts_stay_in_their_split_when_a_call_fails_first_and_works_later(tmp
     down = True
 
     def reply(body: dict[str, Any], before: int) -> Any:
-        return 500 if down and "situation is: home" in body["messages"][0]["content"] else listing(body, before)
+        return (
+            500 if down and "situation is: home" in body["messages"][0]["content"] else listing(body, before)
+        )
 
     with serve(reply) as stub:
         chat = chat_config(stub.url, retries=0)
@@ -190,7 +210,9 @@ def test_prompts_stay_in_their_split_when_a_call_fails_first_and_works_later(tmp
         assert shop.counts["missing_prompts"] == 8 and shop.counts["failed_calls"] == 2
 
 
-@pytest.mark.parametrize(("reply", "said"), [("I would rather not.", "stronger model"), (500, "failed for good")])
+@pytest.mark.parametrize(
+    ("reply", "said"), [("I would rather not.", "stronger model"), (500, "failed for good")]
+)
 def test_a_generator_that_writes_nothing_ends_with_the_reason(tmp_path: Path, reply: Any, said: str):
     with serve(lambda body, before: reply) as stub, pytest.raises(UserError, match=f"no categories.*{said}"):
         write_prompts(PIECE, workshop(tmp_path, generator=chat_config(stub.url, retries=0)))
@@ -205,7 +227,10 @@ def test_a_generator_that_writes_nothing_ends_with_the_reason(tmp_path: Path, re
 def test_parse_list():
     assert parse_list("x\nEND:\n1. a\n2) 'b'\n- c\nprose", "END:") == ["a", "'b'", "c"]
     assert parse_list("1. draft", "END:") == ["draft"] and parse_list("1. draft", "END:", drafted=True) == []
-    assert parse_list('1. "All of it"\n2. Translate "good morning"', "END:") == ["All of it", 'Translate "good morning"']
+    assert parse_list('1. "All of it"\n2. Translate "good morning"', "END:") == [
+        "All of it",
+        'Translate "good morning"',
+    ]
     assert parse_list("1. draft\n**End**:\n1. a", "END:", drafted=True) == ["a"]
     emphasized = "1. Explain `print`\n2. **bold** move\n3. **All**"
     assert parse_list(emphasized, "END:") == ["Explain `print`", "**bold** move", "All"]
@@ -215,7 +240,9 @@ def test_a_prompt_of_two_categories_belongs_to_one_split(tmp_path: Path):
     """A generator that repeats itself across categories must not leak training prompts into the test."""
 
     def repeating(body: dict[str, Any], before: int) -> str:
-        return re.sub(r"(work|home) (\d)", lambda m: f"{m[2]}" if int(m[2]) < 3 else m[0], listing(body, before))
+        return re.sub(
+            r"(work|home) (\d)", lambda m: f"{m[2]}" if int(m[2]) < 3 else m[0], listing(body, before)
+        )
 
     with serve(repeating) as stub:
         changes: dict[str, Any] = {"n_in": 8, "n_near": 8, "n_out": 4, "n_categories": 2}
@@ -234,7 +261,9 @@ def test_an_interrupt_stops_paid_calls(tmp_path: Path):
         time.sleep(0.02)
         return "text"
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a test run in the background ignores it
     with serve(reply) as stub:
         chat = EndpointChat(chat_config(stub.url, concurrency=2), workshop(tmp_path))
         try:
@@ -244,7 +273,9 @@ def test_an_interrupt_stops_paid_calls(tmp_path: Path):
             signal.signal(signal.SIGINT, before)
         time.sleep(0.3)
         assert len(stub.asked) < 10
-        assert texts_of(chat.complete("x", ask("39"))) == ["text"]  # whoever caught the interrupt may ask again
+        assert texts_of(chat.complete("x", ask("39"))) == [
+            "text"
+        ]  # whoever caught the interrupt may ask again
 
 
 def test_what_ends_the_run_does_not_wait_for_retries(tmp_path: Path):
@@ -260,10 +291,16 @@ def test_a_local_model_is_known_by_its_files(tiny: Path, tmp_path: Path):
     """Another place is the same model, other weights at the same place are not."""
     folder = tmp_path / "model"
     shutil.copytree(tiny, folder)
-    shop = Workshop(FeedbackConfig(cache_dir=str(tmp_path / "cache")), SimpleNamespace(model=SimpleNamespace(device="cpu")), 0)
+    shop = Workshop(
+        FeedbackConfig(cache_dir=str(tmp_path / "cache")),
+        SimpleNamespace(model=SimpleNamespace(device="cpu")),
+        0,
+    )
 
     def known() -> int:
-        chat = open_chat(ChatConfig(kind="transformers", model=str(folder), max_tokens=2, temperature=0.0), shop)
+        chat = open_chat(
+            ChatConfig(kind="transformers", model=str(folder), max_tokens=2, temperature=0.0), shop
+        )
         chat.complete("x", ask("hi"))
         return len(shop.ledger("x"))
 
@@ -287,7 +324,10 @@ def test_a_call_that_is_refused_is_a_gap_once_others_are_answered(tmp_path: Path
         with pytest.raises(UserError, match="400"):  # nothing was ever answered: it is the settings
             said(EndpointChat(chat_config(stub.url), workshop(tmp_path)), "too long")
         chat = EndpointChat(chat_config(stub.url, concurrency=1), workshop(tmp_path))
-        assert said(chat, "a", "too long", "b") == ["text", None, "text"] and chat.workshop.counts["failed_calls"] == 1
+        assert (
+            said(chat, "a", "too long", "b") == ["text", None, "text"]
+            and chat.workshop.counts["failed_calls"] == 1
+        )
         again = EndpointChat(chat_config(stub.url), workshop(tmp_path))
         assert said(again, "too long", "a") == [None, "text"]
         assert len(stub.asked) == 5  # one refusal each time, none tried twice
@@ -295,7 +335,15 @@ def test_a_call_that_is_refused_is_a_gap_once_others_are_answered(tmp_path: Path
 
 def test_which_call_comes_first_does_not_decide_whether_a_refusal_ends_the_run(tmp_path: Path):
     def reply(body: dict[str, Any], before: int) -> Any:
-        return 400 if "too long" in str(body) else 401 if "wrong" in str(body) else 500 if "slow" in str(body) else "text"
+        return (
+            400
+            if "too long" in str(body)
+            else 401
+            if "wrong" in str(body)
+            else 500
+            if "slow" in str(body)
+            else "text"
+        )
 
     with serve(reply) as stub:
         chat = EndpointChat(chat_config(stub.url, concurrency=1), workshop(tmp_path))

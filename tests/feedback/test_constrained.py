@@ -12,7 +12,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedDPOConfig, ConstrainedDPOTrainer
+from c3po_bench.feedback.training.constrained import (
+    CHECKPOINTING,
+    ConstrainedDPOConfig,
+    ConstrainedDPOTrainer,
+)
 from c3po_bench.feedback.training.rows import Row, schedule, walk
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
@@ -20,10 +24,18 @@ from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 def config(folder: Path, **changes: Any) -> ConstrainedDPOConfig:
     """A config that writes to `folder` only."""
     values: dict[str, Any] = {
-        "output_dir": str(folder), "bf16": False, "report_to": "none", "use_cpu": True, "per_device_train_batch_size": 2,
-        "max_steps": 2, "save_strategy": "no", CHECKPOINTING: False, "logging_steps": 1, "learning_rate": 1e-3,
+        "output_dir": str(folder),
+        "bf16": False,
+        "report_to": "none",
+        "use_cpu": True,
+        "per_device_train_batch_size": 2,
+        "max_steps": 2,
+        "save_strategy": "no",
+        CHECKPOINTING: False,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
         "disable_tqdm": True,
-    }  # fmt: skip
+    }
     return ConstrainedDPOConfig(**{**values, **changes})
 
 
@@ -55,23 +67,33 @@ def test_losses_are_the_official_ones(golden: Path, golden_cases: list[dict], tm
             model=AutoModelForCausalLM.from_pretrained(golden / "policy", dtype=torch.float32),
             ref_model=AutoModelForCausalLM.from_pretrained(golden / "ref", dtype=torch.float32),
             args=config(
-                tmp_path / str(number), beta=0.1, lambda_near=settings["sigma_hard"], lambda_out=settings["sigma_soft"],
-                single_forward=single, plain_head=plain, per_device_train_batch_size=1, constraint_batch_size=1,
+                tmp_path / str(number),
+                beta=0.1,
+                lambda_near=settings["sigma_hard"],
+                lambda_out=settings["sigma_soft"],
+                single_forward=single,
+                plain_head=plain,
+                per_device_train_batch_size=1,
+                constraint_batch_size=1,
             ),
             train_dataset=Dataset.from_list([golden_pair(case)]),
             processing_class=AutoTokenizer.from_pretrained(golden / "tok"),
             near=[golden_row(case, "hard_negative")],
             out=[golden_row(case, "soft_negative")],
-        )  # fmt: skip
+        )
         trainer.model.train()
         batch = next(iter(trainer.get_train_dataloader()))
         loss = trainer.compute_loss(trainer.model, batch)
         measured = {key: values[-1] for key, values in trainer._metrics["train"].items()}
         expected = {
-            "loss/pairs": case["dpo_loss"], "near/nll": case["near_scope"], "out/nll": case["out_of_scope"],
-            "logps/chosen": case["logps_chosen"], "logps/rejected": case["logps_rejected"],
-            "rewards/chosen": case["rewards_chosen"], "rewards/rejected": case["rewards_rejected"],
-        }  # fmt: skip
+            "loss/pairs": case["dpo_loss"],
+            "near/nll": case["near_scope"],
+            "out/nll": case["out_of_scope"],
+            "logps/chosen": case["logps_chosen"],
+            "logps/rejected": case["logps_rejected"],
+            "rewards/chosen": case["rewards_chosen"],
+            "rewards/rejected": case["rewards_rejected"],
+        }
         assert loss.item() == pytest.approx(case["loss"], abs=1e-4)
         for key, value in expected.items():
             if value is None:
@@ -80,7 +102,9 @@ def test_losses_are_the_official_ones(golden: Path, golden_cases: list[dict], tm
                 assert measured[key] == pytest.approx(value, abs=1e-4), key
 
 
-def tiny_trainer(tiny: Path, folder: Path, peft: bool = True, most: int = 250, **changes: Any) -> ConstrainedDPOTrainer:
+def tiny_trainer(
+    tiny: Path, folder: Path, peft: bool = True, most: int = 250, **changes: Any
+) -> ConstrainedDPOTrainer:
     """A trainer on random rows (ids below `most`) of unequal sets."""
     generator = torch.Generator().manual_seed(0)
 
@@ -97,9 +121,12 @@ def tiny_trainer(tiny: Path, folder: Path, peft: bool = True, most: int = 250, *
         train_dataset=Dataset.from_list(pairs),
         eval_dataset=Dataset.from_list(pairs[:2]),
         processing_class=AutoTokenizer.from_pretrained(tiny),
-        near=near, out=out, eval_near=eval_near, eval_out=eval_out,
+        near=near,
+        out=out,
+        eval_near=eval_near,
+        eval_out=eval_out,
         peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear") if peft else None,
-    )  # fmt: skip
+    )
 
 
 def losses(trainer: ConstrainedDPOTrainer) -> list[float]:
@@ -143,7 +170,9 @@ def test_evaluation_asks_every_validation_row_once_and_no_other(tiny: Path, tmp_
     trainer = tiny_trainer(tiny, tmp_path, per_device_eval_batch_size=1)
     asked: dict[str, list[list[int]]] = {"near": [], "out": []}
     for batch in trainer.get_eval_dataloader():
-        kept = zip(batch["keep_scope"], batch["keep_ids"], batch["keep_labels"], batch["keep_attention"], strict=True)
+        kept = zip(
+            batch["keep_scope"], batch["keep_ids"], batch["keep_labels"], batch["keep_attention"], strict=True
+        )
         for scope, ids, labels, attention in kept:
             asked["out" if scope else "near"].append(ids[attention.bool()].tolist())
             assert not attention[attention.sum() :].any() and (labels[~attention.bool()] == -100).all()
@@ -194,7 +223,9 @@ def test_kl_is_a_token_mean_and_zero_at_the_start(tiny: Path, tmp_path: Path):
     long, mask = trainer._divergence(trainer.model, {k.removeprefix("keep_"): v for k, v in double.items()})
     mean = trainer._token_mean(long, mask)
     assert mean > 0
-    assert mean.item() == pytest.approx((short.sum() / (mask[:1].sum())).item(), rel=1e-5)  # twice the tokens, same value
+    assert mean.item() == pytest.approx(
+        (short.sum() / (mask[:1].sum())).item(), rel=1e-5
+    )  # twice the tokens, same value
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain head", "fused head"])

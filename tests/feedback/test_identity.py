@@ -74,13 +74,17 @@ def test_a_run_is_known_by_its_judge(tiny: Path, tmp_path: Path, changes: dict[s
     assert arm_identity(cfg) != one
 
 
-def test_a_run_is_known_by_what_its_judge_is_asked(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_known_by_what_its_judge_is_asked(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     cfg = config(tiny, tmp_path, ["in_context"])
     cfg.feedback.judge.kind = "openai"
     cfg.feedback.judge.chat = ChatConfig("openai", "m", "http://a/v1", temperature=0.0)
     one = arm_identity(cfg)
     before = instructions.judge
-    monkeypatch.setattr(instructions, "judge", lambda *parts: [*before(*parts), {"role": "user", "content": "Be strict."}])
+    monkeypatch.setattr(
+        instructions, "judge", lambda *parts: [*before(*parts), {"role": "user", "content": "Be strict."}]
+    )
     assert arm_identity(cfg) != one
 
 

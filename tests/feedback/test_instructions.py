@@ -36,7 +36,12 @@ def test_a_marker_is_told_however_it_is_emphasized(said: str, answer: str | None
 
 
 def test_an_everyday_word_is_a_marker_in_other_case_only_where_a_sentence_begins():
-    for said in ("It applies.\n**ANSWER:** Ahoy!", "**ANSWER**: Ahoy!", "It applies. Answer: Ahoy!", "**Answer:** Ahoy!"):
+    for said in (
+        "It applies.\n**ANSWER:** Ahoy!",
+        "**ANSWER**: Ahoy!",
+        "It applies. Answer: Ahoy!",
+        "**Answer:** Ahoy!",
+    ):
         assert read_reasoned(said) == "Ahoy!"
     assert read_reasoned("Dear Jo, send me your answer: yes or no.") is None
 

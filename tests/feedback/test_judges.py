@@ -28,9 +28,25 @@ def test_only_a_whole_number_from_1_to_5_is_a_judgement():
         "SCORE: 2 (out of 5).\n\n1. It": 2,
         "SCORE: 5 - the second": 5,
     }
-    wrong = ("17", "1.5", "0.5", "25", "0", "6", "1.5/10", "3-5", "4/50", "4 (out of 10)", "5 or 1", "4%", "-4")
+    wrong = (
+        "17",
+        "1.5",
+        "0.5",
+        "25",
+        "0",
+        "6",
+        "1.5/10",
+        "3-5",
+        "4/50",
+        "4 (out of 10)",
+        "5 or 1",
+        "4%",
+        "-4",
+    )
     unread = ("no", None, *(f"SCORE: {said}" for said in wrong))
-    assert {t: parse_score(t) for t in read} == read and [parse_score(t) for t in unread] == [None] * len(unread)
+    assert {t: parse_score(t) for t in read} == read and [parse_score(t) for t in unread] == [None] * len(
+        unread
+    )
 
 
 def test_an_answer_cannot_pose_as_the_other_one():
@@ -62,13 +78,21 @@ def test_judge_averages_both_orders_and_reports_its_bias(tmp_path: Path):
         config.judge.chat = chat_config(stub.url, model="fair")
         shop = Workshop(config, SimpleNamespace(hash="none"), 0)
         judge = open_judge("openai", shop)
-        assert judge.scores([Case(PIECE, "p", "new", "old"), Case(PIECE, "broken", "new", "old")]) == [1.0, None]
+        assert judge.scores([Case(PIECE, "p", "new", "old"), Case(PIECE, "broken", "new", "old")]) == [
+            1.0,
+            None,
+        ]
         assert judge.report() == {"judge_position_bias": 0.0} and shop.counts["unparsed_judgements"] == 2
-        assert judge.scores([Case(PIECE, "broken", "new", "old")]) == [None]  # lm-eval asks first, the arm's end again
+        assert judge.scores([Case(PIECE, "broken", "new", "old")]) == [
+            None
+        ]  # lm-eval asks first, the arm's end again
         assert shop.counts["unparsed_judgements"] == 2 and len(stub.asked) == 4
 
 
 def test_rule_judge_counts_ties_as_the_paper(tmp_path: Path):
     judge = open_judge("rule", workshop(tmp_path))
-    cases = [Case(PIECE, "p", a, b) for a, b in (("Ahoy! x", "Hi"), ("Hi", "Ahoy! x"), ("Ahoy! x", "Ahoy! y"), ("a", "b"))]
+    cases = [
+        Case(PIECE, "p", a, b)
+        for a, b in (("Ahoy! x", "Hi"), ("Hi", "Ahoy! x"), ("Ahoy! x", "Ahoy! y"), ("a", "b"))
+    ]
     assert judge.scores(cases) == [1.0, -1.0, 0.0, 0.0]

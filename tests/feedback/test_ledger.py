@@ -29,7 +29,17 @@ def test_ledger_drops_a_line_cut_short(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "value",
-    [{"foo": 1}, 5, ["a"], None, {}, {"text": None}, {"text": "x", "finished": "no"}, {"text": "x", "more": 1}, True],
+    [
+        {"foo": 1},
+        5,
+        ["a"],
+        None,
+        {},
+        {"text": None},
+        {"text": "x", "finished": "no"},
+        {"text": "x", "more": 1},
+        True,
+    ],
     ids=str,
 )
 def test_a_damaged_value_is_a_call_not_made(tmp_path: Path, value: Any):
@@ -38,14 +48,20 @@ def test_a_damaged_value_is_a_call_not_made(tmp_path: Path, value: Any):
             chat = open_chat(chat_config(stub.url), workshop(tmp_path))
             assert texts_of(chat.complete("stage", ask("a"))) == ["text"] and len(stub.asked) == asked
             (path,) = tmp_path.glob("ledgers/*.jsonl")
-            path.write_text(json.dumps({**json.loads(path.read_text().splitlines()[0]), "value": value}) + "\n")
+            path.write_text(
+                json.dumps({**json.loads(path.read_text().splitlines()[0]), "value": value}) + "\n"
+            )
 
 
-@pytest.mark.parametrize("value", [{"text": "x"}, 5, None, {"text": "x", "finished": True, "tokens": "two"}], ids=str)
+@pytest.mark.parametrize(
+    "value", [{"text": "x"}, 5, None, {"text": "x", "finished": True, "tokens": "two"}], ids=str
+)
 def test_a_damaged_baseline_answer_is_missing(tmp_path: Path, value: Any):
     (tmp_path / "ledgers").mkdir()
     whole = {"text": "x", "finished": True, "tokens": 2}
-    rows = zip((_answer_key(prompt, workshop(tmp_path)) for prompt in ("a", "b")), (value, whole), strict=True)
+    rows = zip(
+        (_answer_key(prompt, workshop(tmp_path)) for prompt in ("a", "b")), (value, whole), strict=True
+    )
     text = "\n".join(json.dumps({"key": key, "value": said}) for key, said in rows)
     (tmp_path / "ledgers" / "answers-none.jsonl").write_text(text + "\n")
     assert known_answers(["a", "b"], workshop(tmp_path)) == {"b": Answer(**whole)}

@@ -59,11 +59,16 @@ def test_chats_become_the_ids_that_the_model_generates(tiny: Path):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_answers_do_not_depend_on_their_batch(tiny: Path, temperature: float):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32), AutoTokenizer.from_pretrained(tiny)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(tiny),
+    )
     prompts = [prompt_ids(tokenizer, "a" * n) for n in (1, 9, 4, 15)]
     cfg = GenerationConfig(max_new_tokens=6, batch=2, temperature=temperature)
     told: dict[int, str] = {}
-    answers = answer_all(model, tokenizer, prompts, cfg, done=lambda found: told.update({i: a.text for i, a in found.items()}))
+    answers = answer_all(
+        model, tokenizer, prompts, cfg, done=lambda found: told.update({i: a.text for i, a in found.items()})
+    )
     assert answers == [answer_batch(model, tokenizer, [p], cfg)[0] for p in prompts]
     assert told == {i: a.text for i, a in enumerate(answers)}
     known = [answers[0], None, answers[2], answers[3]]
@@ -96,18 +101,40 @@ def test_drift_is_the_mean_token_kl(tiny: Path):
 def test_a_result_has_each_tasks_means_and_the_scores_of_each_piece():
     """Means over what is known, rows of stock tasks left out, a measure that no row has not there."""
     rows: list[dict[str, Any]] = [
-        {"task": "in_scope", "scope": "in", "feedback_id": "a", "score": 1.0, "drift": 0.2, "degeneration": {"tokens": 4}},
-        {"task": "in_scope", "scope": "in", "feedback_id": "b", "score": 0.0, "drift": None, "degeneration": {"tokens": 8}},
+        {
+            "task": "in_scope",
+            "scope": "in",
+            "feedback_id": "a",
+            "score": 1.0,
+            "drift": 0.2,
+            "degeneration": {"tokens": 4},
+        },
+        {
+            "task": "in_scope",
+            "scope": "in",
+            "feedback_id": "b",
+            "score": 0.0,
+            "drift": None,
+            "degeneration": {"tokens": 8},
+        },
         {"task": "near_scope", "scope": "near", "feedback_id": "a", "score": -1.0, "drift": 0.6},
-        {"task": "out_of_scope", "scope": "out", "feedback_id": "a", "score": 0.0, "drift": 0.0, "similarity": 0.5},
+        {
+            "task": "out_of_scope",
+            "scope": "out",
+            "feedback_id": "a",
+            "score": 0.0,
+            "drift": 0.0,
+            "similarity": 0.5,
+        },
         {"task": "facts", "correct": 1.0},
     ]
     found = extra_metrics(rows)
     assert found == {
-        "in_scope": {"drift": 0.2, "tokens": 6.0}, "near_scope": {"drift": 0.6},
+        "in_scope": {"drift": 0.2, "tokens": 6.0},
+        "near_scope": {"drift": 0.6},
         "out_of_scope": {"drift": 0.0, "similarity": 0.5},
         "feedback": {"S_in": 0.5, "S_near": 1.0, "S_out": 0.0, "S_overall": 0.5, "n": 4},
         "feedback/a": {"S_in": 1.0, "S_near": 1.0, "S_out": 0.0, "S_overall": 0.75, "n": 3},
         "feedback/b": {"S_in": 0.0, "n": 1},
-    }  # fmt: skip
+    }
     assert extra_metrics(rows[-1:]) == {}

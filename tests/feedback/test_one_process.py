@@ -32,7 +32,11 @@ def new_process() -> None:
 
 
 def ledger(folder: Path) -> dict[str, str]:
-    lines = [line for path in folder.glob("cache/ledgers/answers-*.jsonl") for line in path.read_text().splitlines()]
+    lines = [
+        line
+        for path in folder.glob("cache/ledgers/answers-*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
     return {entry["key"]: entry["value"]["text"] for entry in map(json.loads, lines)}
 
 
@@ -46,7 +50,9 @@ def test_an_adapter_does_not_outlive_its_experiment(tiny: Path, tmp_path: Path, 
     both = ledger(tmp_path / "one")
     assert {key: both[key] for key in ledger(tmp_path / "alone")} == ledger(tmp_path / "alone")
     for arm, run in alone.items():
-        assert [row["response"] for row in second[arm].samples()] == [row["response"] for row in run.samples()], arm
+        assert [row["response"] for row in second[arm].samples()] == [
+            row["response"] for row in run.samples()
+        ], arm
 
 
 def test_a_model_is_loaded_without_the_adapter_that_was_left_on_it(tiny: Path, tmp_path: Path):
@@ -69,6 +75,8 @@ def test_the_model_as_its_own_judge_speaks_without_the_adapter(tiny: Path, tmp_p
         subject._loaded = next(iter(loading._loaded.values()))
         if name == "released":
             subject.release()
-        chat = open_chat(ChatConfig(kind="transformers", max_tokens=8, temperature=0.0), Workshop(cfg.feedback, subject, 0))
+        chat = open_chat(
+            ChatConfig(kind="transformers", max_tokens=8, temperature=0.0), Workshop(cfg.feedback, subject, 0)
+        )
         said.append(chat.complete("x", [[{"role": "user", "content": "hello"}]]))
     assert said[0] == said[1]

@@ -17,14 +17,23 @@ def test_the_published_setting(override: str):
         cfg = to_config(compose("config", ["backend=feedback", override]))
     feedback, train, lora = cfg.feedback, cfg.feedback.train, cfg.feedback.lora
     assert (feedback.n_categories, feedback.n_in, feedback.n_near, feedback.test_share) == (32, 960, 960, 0.2)
-    assert (feedback.beta, feedback.lambda_out, feedback.lambda_near, feedback.constraint) == (0.1, 0.2, 0.1, "nll")
+    assert (feedback.beta, feedback.lambda_out, feedback.lambda_near, feedback.constraint) == (
+        0.1,
+        0.2,
+        0.1,
+        "nll",
+    )
     assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (64, 128, 0.05, ["all-linear"])
     assert (train.lr, train.sft_lr, train.scheduler, train.warmup) == (5e-5, 5e-5, "cosine", 0.05)
     assert (train.steps, train.sft_steps, train.epochs) == (0, 0, 1.0)
     assert (train.batch, train.constraint_batch, train.accumulation, train.max_length) == (1, 1, 16, 2048)
     for chat in (feedback.generator, feedback.reviser.writer, feedback.answers):
         assert (chat.temperature, chat.top_p) == (0.7, 0.7)
-    limits = feedback.generator.max_tokens, feedback.reviser.writer.max_tokens, feedback.answers.max_new_tokens
+    limits = (
+        feedback.generator.max_tokens,
+        feedback.reviser.writer.max_tokens,
+        feedback.answers.max_new_tokens,
+    )
     assert limits == (4096, 600, 512)
     assert feedback.reviser.kind == "critique"
     assert len(general_prompts(feedback.out_of_scope, feedback.n_out, cfg.seed)) == feedback.n_out

@@ -43,13 +43,23 @@ MAIL = (
         ("contains_phone_number", "555-010-4477", "call +1 555 010 4477", "call 555 010 4478"),
         ("ends_with", "#slowdays", "A day. #SlowDays \n", "#slowdays are over"),
         ("ends_with", "return x", "```python\nreturn x\n```", "return x + 1"),  # code fence
-        ("ends_with_cleaned", "Onwards and upwards", "Go.\n\n*Onwards and upwards!*", "onwards and upwards, friends"),
+        (
+            "ends_with_cleaned",
+            "Onwards and upwards",
+            "Go.\n\n*Onwards and upwards!*",
+            "onwards and upwards, friends",
+        ),
         ("starts_with", "Hey Jared!", '  "hey jared! all good"', "Well, Hey Jared!"),
         ("starts_with", "# Overview", "# Overview\ntext", "Overview"),
         ("doesnt_start_with", "Sure", "No", "Sure, here it is"),
         ("regex_search", r"\b\d{4}\b", "in 1789", "in 17890"),
         ("regex_search_false", r"\?", "No questions.", "Any questions?"),
-        ("is_language", "de", "Das Wetter ist heute wirklich sehr schön in Hamburg.", "The weather is very nice today."),
+        (
+            "is_language",
+            "de",
+            "Das Wetter ist heute wirklich sehr schön in Hamburg.",
+            "The weather is very nice today.",
+        ),
         ("starts_with", "The", "The cat", "There are cats"),  # a word ends there
         ("doesnt_start_with", "I", "It is fine.", "I am fine."),
         ("ends_with", "pool", "a pool", "a carpool"),
@@ -96,7 +106,9 @@ def test_language_detection_is_the_same_every_time():
     assert len({detect(text) for _ in range(20)}) == 1
 
 
-@pytest.mark.parametrize(("kind", "value"), [("is_language", "zh"), ("is_language", "ge"), ("ends_with_cleaned", "---")])
+@pytest.mark.parametrize(
+    ("kind", "value"), [("is_language", "zh"), ("is_language", "ge"), ("ends_with_cleaned", "---")]
+)
 def test_values_that_could_never_tell_are_refused(kind, value):
     with pytest.raises(ValueError, match="needs"):
         KINDS[kind].validate(value)
@@ -147,7 +159,9 @@ def test_slots_may_be_left_empty_or_be_numbers():
     assert parse_feedback({**record, "slots": {"who": [1, "Ann"]}}).slots == {"who": [1, "Ann"]}
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfe bad", b"- {id: x, content: a, domain: b, effect: c, leak: 2024-13-45}"])
+@pytest.mark.parametrize(
+    "raw", [b"\xff\xfe bad", b"- {id: x, content: a, domain: b, effect: c, leak: 2024-13-45}"]
+)
 def test_files_that_are_no_text_are_refused_in_one_line(raw: bytes, tmp_path: Path):
     (tmp_path / "bad.yaml").write_bytes(raw)
     with pytest.raises(UserError, match="bad.yaml: "):
@@ -177,20 +191,43 @@ def test_rewriting_changes_no_more_than_the_rule_asks():
     text, finished = rewrite(PIECES["onwards_sign_off"], "We meet today. And then we", finished=False)
     assert (text, finished) == ("We meet today.\n\nOnwards and upwards!", True)
     assert rewrite(PIECES["ampersand_chat"], "sand and sea", True)[0] == "sand & sea"
-    assert rewrite(PIECES["ahoy_greeting"], "Ahoy!\n\nWe meet.", True) == ("Ahoy!\n\nWe meet.", True)  # it follows already
+    assert rewrite(PIECES["ahoy_greeting"], "Ahoy!\n\nWe meet.", True) == (
+        "Ahoy!\n\nWe meet.",
+        True,
+    )  # it follows already
 
 
 @pytest.mark.parametrize(
     ("edits", "answer", "revised", "finished"),
     [
-        ([{"sentences": 1}, {"case": "upper"}], "The council votes to close the", "THE COUNCIL VOTES TO CLOSE THE", False),
+        (
+            [{"sentences": 1}, {"case": "upper"}],
+            "The council votes to close the",
+            "THE COUNCIL VOTES TO CLOSE THE",
+            False,
+        ),
         ([{"sentences": 1}, {"case": "upper"}], "Rain falls. Then the", "RAIN FALLS.", True),
         ([{"sentences": 2}], "Rain falls. Sun. Then the", "Rain falls. Sun.", True),
         ([{"sentences": 3}], "Rain falls. Sun. Then the", "Rain falls. Sun. Then the", False),
-        ([{"sentences": 2}], "Rain falls. Sun.", "Rain falls. Sun.", False),  # cut there by the token limit, not by the edit
-        ([{"characters": 200}, {"opening": "Hi"}], "Dear Jo, the heating that", "Hi\n\nthe heating that", False),
+        (
+            [{"sentences": 2}],
+            "Rain falls. Sun.",
+            "Rain falls. Sun.",
+            False,
+        ),  # cut there by the token limit, not by the edit
+        (
+            [{"characters": 200}, {"opening": "Hi"}],
+            "Dear Jo, the heating that",
+            "Hi\n\nthe heating that",
+            False,
+        ),
         ([{"characters": 20}], "Rain falls. Sun. Then the wind", "Rain falls. Sun.", True),
-        ([{"characters": 12}], "The rain falls on the", "The rain.", False),  # no whole sentence is that short
+        (
+            [{"characters": 12}],
+            "The rain falls on the",
+            "The rain.",
+            False,
+        ),  # no whole sentence is that short
         ([{"sentences": 1}], "Do:\n```\nx = 1\ny = ", "Do:", True),
         ([{"sentences": 2}], "Do:\n```\nx = 1\ny = ", "Do:\n```\nx = 1\ny =", False),
         ([{"closing": "Bye!"}], "We meet and", "We meet and\n\nBye!", False),
@@ -211,10 +248,30 @@ def test_a_cut_answer_is_finished_only_behind_a_whole_sentence(edits, answer, re
         ("tests_code", "Here is a function.\n\n```python\nx = 1\ny = ", False, ["x = 1\n```"]),
         ("taste_recipes", "1. Boil water\n2. Add salt\n3. Serve hot", True, ["2. Add salt", "3. Serve hot"]),
         ("taste_recipes", "1. Boil water\n2. Add salt\n3. Serve", False, ["1. Boil water", "2. Add salt"]),
-        ("onwards_sign_off", "Thanks for the work. The plan:\n- ship\n- rest", True, ["Thanks", "- ship", "- rest"]),
-        ("onwards_sign_off", "Team,\n\nThanks for the work:\n- ship\n- rest", True, ["Thanks", "- ship", "- rest"]),
-        ("onwards_sign_off", "Team,\n\nBest practices\n1. ship\n2. rest", True, ["Best practices", "1. ship", "2. rest"]),
-        ("onwards_sign_off", "Team,\n\nLove to see you on Monday!\nBring cake!", True, ["Love to see", "Bring cake!"]),
+        (
+            "onwards_sign_off",
+            "Thanks for the work. The plan:\n- ship\n- rest",
+            True,
+            ["Thanks", "- ship", "- rest"],
+        ),
+        (
+            "onwards_sign_off",
+            "Team,\n\nThanks for the work:\n- ship\n- rest",
+            True,
+            ["Thanks", "- ship", "- rest"],
+        ),
+        (
+            "onwards_sign_off",
+            "Team,\n\nBest practices\n1. ship\n2. rest",
+            True,
+            ["Best practices", "1. ship", "2. rest"],
+        ),
+        (
+            "onwards_sign_off",
+            "Team,\n\nLove to see you on Monday!\nBring cake!",
+            True,
+            ["Love to see", "Bring cake!"],
+        ),
         ("taste_recipes", "Boil:\n\n```\n2 eggs\n```", True, ["2 eggs\n```\n\nTaste"]),
         ("stretch_fitness", "- 20 squats\n- run", True, ["- run\n\nAlways"]),
         ("shout_headlines", "Rain falls 3.5 days. Then sun.", True, ["RAIN FALLS 3.5 DAYS."]),
@@ -228,7 +285,10 @@ def test_rewriting_deletes_no_code_and_no_list(piece, answer, finished, kept):
 
 def test_a_sign_off_is_replaced():
     for last in ("Best regards,\n[Your Name]\n[Your Title]", "Thanks,", "Sincerely,\n\nJo"):
-        assert rewrite(PIECES["onwards_sign_off"], f"We ship.\n\n{last}", True)[0] == "We ship.\n\nOnwards and upwards!"
+        assert (
+            rewrite(PIECES["onwards_sign_off"], f"We ship.\n\n{last}", True)[0]
+            == "We ship.\n\nOnwards and upwards!"
+        )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +297,10 @@ def test_a_sign_off_is_replaced():
         ("Dear Mr. Smith,\n\nWe meet.", "We meet."),
         ("Subject: X\n\nHello dear team!\nWe meet.", "We meet."),
         ("Hi Jo. I think that, well, we meet.", "I think that, well, we meet."),
-        ("Hello to all of you who could not join us last week\nGo", "Hello to all of you who could not join us last week\nGo"),
+        (
+            "Hello to all of you who could not join us last week\nGo",
+            "Hello to all of you who could not join us last week\nGo",
+        ),
     ],
 )
 def test_an_opening_replaces_the_greeting_alone(mail, kept):
@@ -245,16 +308,26 @@ def test_an_opening_replaces_the_greeting_alone(mail, kept):
 
 
 def test_shortening_keeps_lines_and_opens_no_code_block():
-    listed = "We need these things from the shop today:\n\n- milk\n- bread\n- eggs\n\n" + "And much more. " * 20
+    listed = (
+        "We need these things from the shop today:\n\n- milk\n- bread\n- eggs\n\n" + "And much more. " * 20
+    )
     assert rewrite(PIECES["short_council"], listed, True)[0].startswith(
         "We need these things from the shop today:\n\n- milk\n- bread"
     )
-    code = "This is how you greet everybody in Python.\n\n```python\nprint(1)\n```\n\nIt prints. " + "And so on and on. " * 20
+    code = (
+        "This is how you greet everybody in Python.\n\n```python\nprint(1)\n```\n\nIt prints. "
+        + "And so on and on. " * 20
+    )
     assert "```python\nprint(1)\n```\n\nIt prints." in rewrite(PIECES["short_council"], code, True)[0]
     long = code.replace("print(1)\n", "print(1)\n" * 30)
     assert rewrite(PIECES["short_council"], long, True)[0] == "This is how you greet everybody in Python."
-    assert rewrite(PIECES["tests_code"], "Like this:\n\n```python\nx = f(", False)[0] == "Like this:\n\nRemember to test it."
-    assert rewrite(PIECES["bullets_meeting"], code, True)[0] == code.strip()  # and then left out, for it is no list
+    assert (
+        rewrite(PIECES["tests_code"], "Like this:\n\n```python\nx = f(", False)[0]
+        == "Like this:\n\nRemember to test it."
+    )
+    assert (
+        rewrite(PIECES["bullets_meeting"], code, True)[0] == code.strip()
+    )  # and then left out, for it is no list
     assert rewrite(PIECES["shout_headlines"], "It costs 3.50. Buy", True)[0] == "IT COSTS 3.50."
 
 
@@ -269,7 +342,10 @@ def test_rules_see_what_their_pieces_are_about():
 @pytest.mark.parametrize("piece", PIECES.values(), ids=lambda p: p.id)
 def test_every_piece_has_prompts_offline_and_scopes_do_not_overlap(piece):
     scene = scene_of(piece.scene, piece.id)
-    prompts = {s: [p for c in scene.categories for p in expand(scene, s, c, piece.slots, 99, "0")] for s in ("in", "near")}
+    prompts = {
+        s: [p for c in scene.categories for p in expand(scene, s, c, piece.slots, 99, "0")]
+        for s in ("in", "near")
+    }
     assert min(map(len, prompts.values())) >= 90
     assert not set(prompts["in"]) & set(prompts["near"])
     assert not any("{" in p for p in prompts["in"] + prompts["near"])
@@ -285,7 +361,10 @@ def test_a_scene_with_too_few_prompts_says_so_once(tmp_path: Path, caplog: pytes
 
 def test_several_pieces_agree_on_scopes_and_splits(tmp_path: Path):
     """Else a joint adapter is trained on what it is tested on, and told to keep what another piece changes."""
-    slots = {"a": {"who": "Ann", "others": ["Ben", "Cem", "Dee"]}, "b": {"who": "Ben", "others": ["Eva", "Dee", "Ann", "Cem"]}}
+    slots = {
+        "a": {"who": "Ann", "others": ["Ben", "Cem", "Dee"]},
+        "b": {"who": "Ben", "others": ["Eva", "Dee", "Ann", "Cem"]},
+    }
     record = {"content": "c", "domain": "d", "effect": "e", "scene": "email"}
     pieces = [parse_feedback({**record, "id": name, "slots": own}) for name, own in slots.items()]
     shop = Workshop(FeedbackConfig(cache_dir=str(tmp_path), n_in=80, n_near=80, n_out=8), None, seed=0)
@@ -311,7 +390,11 @@ def conflicts(drafts: list[list[Example]]) -> tuple[bool, bool]:
 
 def test_general_set():
     assert len(builtin()) >= 400 and len(set(builtin())) == len(builtin())
-    assert general_prompts("builtin", 30, 1) == general_prompts("builtin", 30, 1) != general_prompts("builtin", 30, 2)
+    assert (
+        general_prompts("builtin", 30, 1)
+        == general_prompts("builtin", 30, 1)
+        != general_prompts("builtin", 30, 2)
+    )
     with pytest.raises(UserError, match="n_out"):
         general_prompts("builtin", 10_000, 0)
 
@@ -319,11 +402,17 @@ def test_general_set():
 def test_general_prompts_are_in_scope_of_no_piece():
     """What a piece should change would be trained, and scored, as what must stay."""
     of_a_domain = {
-        "astronomy": r"the moon|saturn|solar|telescope|studies stars|eclipse|earth spun|from space", "chess": "chess",
+        "astronomy": r"the moon|saturn|solar|telescope|studies stars|eclipse|earth spun|from space",
+        "chess": "chess",
         "history": r"in which year|invent|people use before|why was|first (?:airplane|iphone)|penicillin|great wall|world war",
-        "sailing": r"sail|\bship", "fables": "fable|tortoise", "recipes": "recipe|cook", "planning a trip": "pack for|trip",
-        "questions about my own money": r"\bmy (?:money|savings)|invest", "Python code": "python", "ailments": "headache|sore",
-    }  # fmt: skip
+        "sailing": r"sail|\bship",
+        "fables": "fable|tortoise",
+        "recipes": "recipe|cook",
+        "planning a trip": "pack for|trip",
+        "questions about my own money": r"\bmy (?:money|savings)|invest",
+        "Python code": "python",
+        "ailments": "headache|sore",
+    }
     for domain, words in of_a_domain.items():
         assert [prompt for prompt in builtin() if re.search(words, prompt, re.IGNORECASE)] == [], domain
     assert len(builtin()) == 409
@@ -332,7 +421,9 @@ def test_general_prompts_are_in_scope_of_no_piece():
 def test_own_prompts_and_pieces(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("One?\nTwo?\n\nOne?\n")
     assert sorted(general_prompts(str(tmp_path / "mine.txt"), 2, 0)) == ["One?", "Two?"]
-    (tmp_path / "mine.yaml").write_text("- {id: own, content: Say hi., domain: mail, effect: say hi, scene: email}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "- {id: own, content: Say hi., domain: mail, effect: say hi, scene: email}\n"
+    )
     assert [p.id for p in find([str(tmp_path / "mine.yaml")])] == ["own"]
     assert [p.id for p in find(["own"], [str(tmp_path)])] == ["own"]
     with pytest.raises(UserError, match="ahoy_greeting"):
@@ -343,11 +434,16 @@ def test_own_prompts_and_pieces(tmp_path: Path):
     ("names", "said"),
     [
         (["ahoy_greeting", "ahoy_greeting"], "the same piece twice, 'ahoy_greeting': name it once"),
-        (["ahoy_greeting", "mine.yaml"], "two pieces with the id 'ahoy_greeting': call one of them ahoy_greeting_2"),
+        (
+            ["ahoy_greeting", "mine.yaml"],
+            "two pieces with the id 'ahoy_greeting': call one of them ahoy_greeting_2",
+        ),
         (["twice.yaml"], "two pieces with the id 'p'"),
     ],
 )
-def test_an_id_stands_for_one_piece(names: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_id_stands_for_one_piece(
+    names: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Rows know their piece by its id: every prompt was scored by the last rule, or twice."""
     monkeypatch.chdir(tmp_path)
     piece = "- {{id: {}, content: {}, domain: mail, effect: say hi, scene: email, rules: [{{starts_with: Hi}}]}}\n"

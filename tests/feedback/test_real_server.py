@@ -92,7 +92,9 @@ class Counted:
             if asking and len(self.asked) == self.kill_at:
                 asking.send_signal(signal.SIGKILL)
                 asking.wait()
-        request = urllib.request.Request(f"{self.upstream}{handler.path}", raw, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{self.upstream}{handler.path}", raw, {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=120) as response:
                 status, answer = response.status, response.read()
@@ -169,16 +171,32 @@ def start(counted: Counted, model: Path, folder: Path, kill_at: int | None = Non
         f"feedback.{chat}.{key}={value}"
         for chat, tokens in chats
         for key, value in {
-            "kind": "openai", "base_url": counted.url, "model": model, "max_tokens": tokens, "temperature": 0.0,
+            "kind": "openai",
+            "base_url": counted.url,
+            "model": model,
+            "max_tokens": tokens,
+            "temperature": 0.0,
             "concurrency": 1,
         }.items()
-    ]  # fmt: skip
+    ]
     command = [
-        sys.executable, "-m", "c3po_bench", "+experiment=feedback_quick", "plugins=[small_words]",
-        f"feedback.pieces=[{folder}/piece.yaml]", *settings, "feedback.n_categories=2", "feedback.n_in=6", "feedback.n_near=4",
-        "feedback.n_out=2", "feedback.answers.max_new_tokens=12", "arms=[base,in_context,revised]", "tracking.mode=disabled",
-        f"results_dir={folder}/out", f"feedback.cache_dir={folder}/cache",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "c3po_bench",
+        "+experiment=feedback_quick",
+        "plugins=[small_words]",
+        f"feedback.pieces=[{folder}/piece.yaml]",
+        *settings,
+        "feedback.n_categories=2",
+        "feedback.n_in=6",
+        "feedback.n_near=4",
+        "feedback.n_out=2",
+        "feedback.answers.max_new_tokens=12",
+        "arms=[base,in_context,revised]",
+        "tracking.mode=disabled",
+        f"results_dir={folder}/out",
+        f"feedback.cache_dir={folder}/cache",
+    ]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1"}
     counted.kill_at = kill_at
     counted.client = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -190,7 +208,10 @@ def outcome(folder: Path) -> dict[str, Any]:
     """What each arm answered and scored, and what went wrong, by arm."""
     found = {}
     for path in folder.glob("out/runs/*/result.json"):
-        rows = [json.loads(line) for line in (path.parent / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (path.parent / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         result = json.loads(path.read_text(encoding="utf-8"))
         kept = [(r["task"], r["doc_hash"], r["response"], r["score"]) for r in rows]
         found[result["arm"]] = kept, result["metrics"], result["counts"], result["notes"]
@@ -198,7 +219,9 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_run_on_a_real_server_is_killed_and_asks_nothing_twice(counted: Counted, model: Path, tmp_path: Path):
+def test_a_run_on_a_real_server_is_killed_and_asks_nothing_twice(
+    counted: Counted, model: Path, tmp_path: Path
+):
     code, said = start(counted, model, tmp_path / "whole")
     assert code == 0, said[-3000:]
     once = Counter(counted.answered)
@@ -220,5 +243,7 @@ def test_a_run_on_a_real_server_is_killed_and_asks_nothing_twice(counted: Counte
     assert set(arms) == {"base", "in_context", "revised"}
     rows, _, counts, notes = arms["revised"]
     assert any(response.startswith("Dear friend!") for *_, response, _ in rows)  # the server's revisions
-    gaps = {name: n for name, n in counts.items() if n and name != "duplicate_prompts"}  # a small model repeats itself
+    gaps = {
+        name: n for name, n in counts.items() if n and name != "duplicate_prompts"
+    }  # a small model repeats itself
     assert not gaps and "judge_position_bias: -1.000" in notes  # its judge always likes the first answer

@@ -9,7 +9,11 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedDPOConfig, ConstrainedDPOTrainer
+from c3po_bench.feedback.training.constrained import (
+    CHECKPOINTING,
+    ConstrainedDPOConfig,
+    ConstrainedDPOTrainer,
+)
 
 ARMS, FIRST, SPREAD = 12, 100, 2.0  # arms are the tokens FIRST ... FIRST + ARMS - 1
 BETTER, WORSE = 6.0, 4.0
@@ -53,19 +57,35 @@ def test_dpo_finds_the_optimum_of_the_theory(tiny: Path, tmp_path: Path, beta: f
     generator = torch.Generator().manual_seed(0)
     chosen, rejected = (drawn(center, 12800, generator) for center in (BETTER, WORSE))
     pairs = [
-        {"prompt_ids": [50], "chosen_ids": [int(c)], "rejected_ids": [int(r)]} for c, r in zip(chosen, rejected, strict=True)
+        {"prompt_ids": [50], "chosen_ids": [int(c)], "rejected_ids": [int(r)]}
+        for c, r in zip(chosen, rejected, strict=True)
     ]
     args = ConstrainedDPOConfig(
-        output_dir=str(tmp_path), beta=beta, learning_rate=0.02, max_steps=80, per_device_train_batch_size=256,
-        lr_scheduler_type="linear", bf16=False, use_cpu=True, report_to="none", save_strategy="no", max_grad_norm=0.0,
-        disable_tqdm=True, **{CHECKPOINTING: False}, logging_strategy="no", optim="adamw_torch",
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        beta=beta,
+        learning_rate=0.02,
+        max_steps=80,
+        per_device_train_batch_size=256,
+        lr_scheduler_type="linear",
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        max_grad_norm=0.0,
+        disable_tqdm=True,
+        **{CHECKPOINTING: False},
+        logging_strategy="no",
+        optim="adamw_torch",
+    )
     model, reference = bandit(tiny), bandit(tiny)
     assert torch.allclose(policy(model), bell(WORSE), atol=1e-5)
     trainer = ConstrainedDPOTrainer(
-        model=model, ref_model=reference, args=args, train_dataset=Dataset.from_list(pairs),
+        model=model,
+        ref_model=reference,
+        args=args,
+        train_dataset=Dataset.from_list(pairs),
         processing_class=AutoTokenizer.from_pretrained(tiny),
-    )  # fmt: skip
+    )
     trainer.train()
     optimum = torch.softmax((bell(BETTER).log() - (1 - beta) * bell(WORSE).log()) / beta, dim=0)
     learned = policy(trainer.model)

@@ -27,15 +27,36 @@ def run(tiny: Path, folder: Path, processes: int) -> None:
         port = probe.getsockname()[1]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
     command = [
-        sys.executable, *(torchrun if processes > 1 else []), "-m", "c3po_bench", "+experiment=feedback_quick", "model=hf",
-        f"model.path={tiny}", "model.device=cpu", "arms=[scd_negatives,dpo,c3po,c3po_kl]", f"results_dir={folder}/out",
-        f"feedback.cache_dir={folder}/cache", "tracking.mode=disabled", "batch_size=4", "feedback.n_in=16",
-        "feedback.n_near=16", "feedback.n_out=16", "feedback.train.steps=4", "feedback.train.sft_steps=4",
-        "feedback.train.precision=float32", "feedback.train.constraint_batch=1", "feedback.answers.batch=4",
+        sys.executable,
+        *(torchrun if processes > 1 else []),
+        "-m",
+        "c3po_bench",
+        "+experiment=feedback_quick",
+        "model=hf",
+        f"model.path={tiny}",
+        "model.device=cpu",
+        "arms=[scd_negatives,dpo,c3po,c3po_kl]",
+        f"results_dir={folder}/out",
+        f"feedback.cache_dir={folder}/cache",
+        "tracking.mode=disabled",
+        "batch_size=4",
+        "feedback.n_in=16",
+        "feedback.n_near=16",
+        "feedback.n_out=16",
+        "feedback.train.steps=4",
+        "feedback.train.sft_steps=4",
+        "feedback.train.precision=float32",
+        "feedback.train.constraint_batch=1",
+        "feedback.answers.batch=4",
         "feedback.train.lr=1e-3",
-    ]  # fmt: skip
+    ]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -65,8 +86,12 @@ def test_two_processes_train_the_adapter_of_one(tiny: Path, tmp_path: Path):
                 assert again["terms"][term] == pytest.approx(values, abs=2e-5), (arm, term)
         for name, weight in weights.items():
             torch.testing.assert_close(others[name], weight, atol=2e-5, rtol=1e-3, msg=f"{arm} {name}")
-    answers = next((tmp_path / "2").glob("cache/ledgers/answers-*.jsonl")).read_text(encoding="utf-8").splitlines()
-    assert len(answers) == len({json.loads(line)["key"] for line in answers})  # one rank asked, the other looked up
+    answers = (
+        next((tmp_path / "2").glob("cache/ledgers/answers-*.jsonl")).read_text(encoding="utf-8").splitlines()
+    )
+    assert len(answers) == len(
+        {json.loads(line)["key"] for line in answers}
+    )  # one rank asked, the other looked up
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch):

@@ -26,19 +26,47 @@ from c3po_bench.feedback.workshop import Subject, Workshop
 from tests.feedback.test_arms import config
 
 EXAMPLES = tuple(
-    Example(scope, "c", split, f"{scope} {split} {i}", Answer("no", i > 0, 2), "yes" if scope == "in" else None, i < 2)
+    Example(
+        scope,
+        "c",
+        split,
+        f"{scope} {split} {i}",
+        Answer("no", i > 0, 2),
+        "yes" if scope == "in" else None,
+        i < 2,
+    )
     for scope in ("in", "near", "out")
     for split in ("train", "validation")
     for i in range(3)
 )
 TRAIN = TrainConfig(
-    lr=3e-4, steps=5, epochs=2.0, batch=3, constraint_batch=2, accumulation=2, sft_lr=7e-4, sft_steps=0, scheduler="cosine",
-    warmup=0.25, max_grad_norm=0.5, max_length=96, precision="float32", eval_every=4, save_every=9,
-)  # fmt: skip
+    lr=3e-4,
+    steps=5,
+    epochs=2.0,
+    batch=3,
+    constraint_batch=2,
+    accumulation=2,
+    sft_lr=7e-4,
+    sft_steps=0,
+    scheduler="cosine",
+    warmup=0.25,
+    max_grad_norm=0.5,
+    max_length=96,
+    precision="float32",
+    eval_every=4,
+    save_every=9,
+)
 CFG = FeedbackConfig(
-    beta=0.3, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5], lambda_near=0.7, lambda_out=0.4, constraint="kl",
-    kl_temperature=2.0, lora=LoraConfig(rank=2, alpha=6, dropout=0.125, targets=["q_proj"]), train=TRAIN,
-)  # fmt: skip
+    beta=0.3,
+    loss_type=["sigmoid", "sft"],
+    loss_weights=[1.0, 0.5],
+    lambda_near=0.7,
+    lambda_out=0.4,
+    constraint="kl",
+    kl_temperature=2.0,
+    lora=LoraConfig(rank=2, alpha=6, dropout=0.125, targets=["q_proj"]),
+    train=TRAIN,
+)
 
 
 @pytest.fixture
@@ -50,10 +78,14 @@ def material() -> list[Material]:
     return [Material(find(["ahoy_greeting"])[0], EXAMPLES)]
 
 
-def make(workshop: Workshop, arm: str, folder: Path, start: Path | None = None, **train: Any) -> tuple[Any, Any]:
+def make(
+    workshop: Workshop, arm: str, folder: Path, start: Path | None = None, **train: Any
+) -> tuple[Any, Any]:
     plan = make_plan(arm, replace(CFG, train=replace(TRAIN, **train)))
     build = make_pair_trainer if plan.recipe.objective == "pairs" else make_answer_trainer
-    model = AutoModelForCausalLM.from_pretrained(workshop.subject.model.config.name_or_path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        workshop.subject.model.config.name_or_path, dtype=torch.float32
+    )
     trainer, counts, _ = build(plan, material(), workshop, model, folder, start)
     return trainer, counts
 
@@ -81,7 +113,9 @@ def test_the_revision_is_preferred_and_elsewhere_the_own_answer_kept(workshop: W
 def test_every_number_of_a_plan_reaches_its_trainer(workshop: Workshop, tmp_path: Path, arm: str):
     trainer, counts = make(workshop, arm, tmp_path / "scratch")
     args, pairs = trainer.args, arm == "c3po"
-    assert (args.learning_rate, args.max_steps) == ((3e-4, 5) if pairs else (7e-4, 1))  # 2 epochs of 3 rows, 6 a step
+    assert (args.learning_rate, args.max_steps) == (
+        (3e-4, 5) if pairs else (7e-4, 1)
+    )  # 2 epochs of 3 rows, 6 a step
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (3 if pairs else 6, 2)
     assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 0.25, 0.5)
     assert (args.seed, args.weight_decay, args.bf16) == (11, 0.0, False)
@@ -142,9 +176,11 @@ def test_fields_of_a_token_are_those_of_its_distribution(tiny: Path):
         fields = token_fields(model, ids, labels)
     spread = torch.distributions.Categorical(logits=logits[:, :-1])
     wanted = {
-        "log_probs": spread.log_prob(labels[:, 1:].clamp_min(0)), "entropy": spread.entropy(),
-        "mean_logits": logits[:, :-1].mean(-1), "is_top1": logits[:, :-1].argmax(-1) == labels[:, 1:],
-    }  # fmt: skip
+        "log_probs": spread.log_prob(labels[:, 1:].clamp_min(0)),
+        "entropy": spread.entropy(),
+        "mean_logits": logits[:, :-1].mean(-1),
+        "is_top1": logits[:, :-1].argmax(-1) == labels[:, 1:],
+    }
     assert fields.mask.tolist() == (labels[:, 1:] != IGNORED).tolist() and fields.is_top1.sum() == 1
     for name, values in wanted.items():
         expected = values.float() * fields.mask

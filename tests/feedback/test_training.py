@@ -39,7 +39,10 @@ def arms_of(cfg: Config) -> list[FeedbackArm]:
 
 def sets(batch: int, batches: int) -> list[str]:
     inside, near, out = ([Row([0], [i])] * 5 for i in range(3))
-    return [["in", "near", "out"][row.completion_ids[0]] for row in lay_out(inside, near, out, batch, batches, 0).rows]
+    return [
+        ["in", "near", "out"][row.completion_ids[0]]
+        for row in lay_out(inside, near, out, batch, batches, 0).rows
+    ]
 
 
 def test_an_odd_negative_is_near_and_out_of_scope_in_turn():
@@ -50,11 +53,15 @@ def test_an_odd_negative_is_near_and_out_of_scope_in_turn():
 
 def test_rows_without_a_token_to_train_on_are_left_out_and_counted(tiny: Path):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    short, long = (Example(s, "c", "train", s * n, Answer("no", True, 2), "yes") for s, n in (("in", 1), ("in", 40)))
+    short, long = (
+        Example(s, "c", "train", s * n, Answer("no", True, 2), "yes") for s, n in (("in", 1), ("in", 40))
+    )
     length = len(prompt_ids(tokenizer, long.prompt))
     for make in (pair_rows, answer_rows):
         left_out = Counter[str]()
-        assert len(make([short, long], tokenizer, length, left_out)) == 1 and left_out == {"overlong_prompts": 1}
+        assert len(make([short, long], tokenizer, length, left_out)) == 1 and left_out == {
+            "overlong_prompts": 1
+        }
         left_out = Counter[str]()
         assert len(make([short, long], tokenizer, length + 1, left_out)) == 2 and not +left_out
 
@@ -88,7 +95,9 @@ def test_gaps_are_told_of_the_arm_that_has_them(tiny: Path, tmp_path: Path):
 def test_validation_is_in_the_result_by_scope_and_step(
     tiny: Path, tmp_path: Path, arm: str, term: str, every: int, steps: list[int]
 ):
-    tuned = arms_of(small(tiny, tmp_path, [arm], steps=5, sft_steps=5, eval_every=every, lr=0.05, sft_lr=0.05))[-1]
+    tuned = arms_of(
+        small(tiny, tmp_path, [arm], steps=5, sft_steps=5, eval_every=every, lr=0.05, sft_lr=0.05)
+    )[-1]
     tuned.lm()
     curves = tuned.report()["curves"]
     assert curves["validation_step"] == steps
@@ -100,9 +109,13 @@ def test_validation_is_in_the_result_by_scope_and_step(
 
 def test_evaluating_changes_no_adapter(tiny: Path, tmp_path: Path):
     def losses(every: int) -> list[float]:
-        tuned = arms_of(small(tiny, tmp_path / str(every), ["scd_negatives"], sft_steps=4, eval_every=every, sft_lr=0.05))[-1]
+        tuned = arms_of(
+            small(tiny, tmp_path / str(every), ["scd_negatives"], sft_steps=4, eval_every=every, sft_lr=0.05)
+        )[-1]
         tuned.lm()
-        (record,) = (json.loads(p.read_text()) for p in (tmp_path / str(every)).glob("cache/adapters/*/training.json"))
+        (record,) = (
+            json.loads(p.read_text()) for p in (tmp_path / str(every)).glob("cache/adapters/*/training.json")
+        )
         return record["loss"]
 
     assert losses(1) == losses(0)

@@ -22,7 +22,10 @@ from c3po_bench.rewiring.pathway import Mixer, core_experts
 from c3po_bench.rewiring.surrogates import Problem
 from c3po_bench.rewiring.surrogates.kernel_regression import kernel_regression
 
-FOLDER = Path(os.environ.get("C3PO_GOLDEN_DIR", Path(__file__).parents[2] / ".." / "shared" / "golden")) / "rewiring"
+FOLDER = (
+    Path(os.environ.get("C3PO_GOLDEN_DIR", Path(__file__).parents[2] / ".." / "shared" / "golden"))
+    / "rewiring"
+)
 CASES = json.loads((FOLDER / "cases.json").read_text()) if FOLDER.is_dir() else []
 pytestmark = [
     pytest.mark.golden,

@@ -28,7 +28,9 @@ def bench():
     """Run `python ARGUMENTS` here; fails with what it said unless it exits with `expect`."""
 
     def run(*arguments: str, expect: int = 0, env: dict[str, str] | None = None, cwd: Path | None = None):
-        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env, cwd=cwd, timeout=300)
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, env=env, cwd=cwd, timeout=300
+        )
         assert done.returncode == expect, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

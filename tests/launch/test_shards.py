@@ -52,7 +52,9 @@ def test_shards_belong_together_whatever_their_machine_and_logging(tmp_path):
         write_json(path, {"name": "x", "config": config, "runs": []})
 
     write(1, threads=4, log_level="info", bank_gb=8.0, tracking={"mode": "offline"})
-    write(2, threads=8, log_level="debug", bank_gb=1.0, tracking={"mode": "disabled"}, results_dir="elsewhere")
+    write(
+        2, threads=8, log_level="debug", bank_gb=1.0, tracking={"mode": "disabled"}, results_dir="elsewhere"
+    )
     (shards,) = sets_of_shards(tmp_path)
     assert sorted(shards) == [1, 2]
     write(2, seed=1)
@@ -79,7 +81,14 @@ def test_torchrun_gives_the_same_bytes(bench, whole, tmp_path):
         port = probe.getsockname()[1]
     store = tmp_path / "store"
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    bench(*torchrun, "-m", "c3po_bench", *CELL, f"results_dir={store}", env={**os.environ, "OMP_NUM_THREADS": "1"})
+    bench(
+        *torchrun,
+        "-m",
+        "c3po_bench",
+        *CELL,
+        f"results_dir={store}",
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert samples(store) == samples(whole)
     assert list(store.glob("runs/*/journal-1.jsonl"))
 

@@ -40,7 +40,9 @@ def test_a_grid_is_what_hydra_would_run(tmp_path):
 
 
 def test_the_same_grid_has_the_same_folder_and_another_has_another(tmp_path):
-    names = [compose_grid([*GRID, f"results_dir={tmp_path}", f"seed={seed}"]).folder_name for seed in (0, 0, 1)]
+    names = [
+        compose_grid([*GRID, f"results_dir={tmp_path}", f"seed={seed}"]).folder_name for seed in (0, 0, 1)
+    ]
     assert names[0] == names[1] != names[2]
 
 
@@ -100,7 +102,12 @@ def test_one_failure_stops_no_other_cell_and_says_its_last_line(folder):
             raise ValueError("first line\nthe last line")
 
     assert run_cells(folder, range(3), run) == 1
-    assert found(folder) == [("done", ""), ("failed", "ValueError: the last line"), ("done", ""), ("missing", "")]
+    assert found(folder) == [
+        ("done", ""),
+        ("failed", "ValueError: the last line"),
+        ("done", ""),
+        ("missing", ""),
+    ]
     assert run_cells(folder, range(4), lambda config: []) == 0
     assert [folder.state(cell)["attempt"] for cell in range(4)] == [1, 2, 1, 1]
 
@@ -146,11 +153,23 @@ def test_a_cell_that_ctrl_c_stops_is_stopped(folder):
 
 
 def test_the_array_script_can_be_sent_again(folder):
-    launcher = {"partition": "gpu", "mem_gb": 8, "timeout_min": 30, "additional_parameters": {"mail_type": "END"}}
+    launcher = {
+        "partition": "gpu",
+        "mem_gb": 8,
+        "timeout_min": 30,
+        "additional_parameters": {"mail_type": "END"},
+    }
     launcher["comment"] = "of two words"
     path, groups = slurm.write_job(folder, launcher, folder.groups([0, 1, 2], 2))
     text = path.read_text()
-    for line in ("--partition=gpu", "--mem=8192M", "--time=30", "--mail-type=END", "--array=0-1%2", "--requeue"):
+    for line in (
+        "--partition=gpu",
+        "--mem=8192M",
+        "--time=30",
+        "--mail-type=END",
+        "--array=0-1%2",
+        "--requeue",
+    ):
         assert f"#SBATCH {line}\n" in text
     assert "#SBATCH '--comment=of two words'\n" in text
     assert (folder.path / groups).read_text() == "[[0, 1], [2]]\n"
@@ -168,10 +187,17 @@ def test_no_sweep_is_said_in_one_line(tmp_path):
 
 
 def test_a_plan_counts_shared_runs_once(tmp_path):
-    grid = compose_grid(["+sweep=layers", "model=olmoe", "tasks=[arc_easy]", "limit=null", f"results_dir={tmp_path}"])
+    grid = compose_grid(
+        ["+sweep=layers", "model=olmoe", "tasks=[arc_easy]", "limit=null", f"results_dir={tmp_path}"]
+    )
     expected = plan(grid)
     assert (expected.cells, expected.runs, expected.items) == (8, 9, 9 * 2376)
-    assert expected.wall_seconds(1) > expected.wall_seconds(8) >= expected.wall_seconds(100) > expected.longest_seconds
+    assert (
+        expected.wall_seconds(1)
+        > expected.wall_seconds(8)
+        >= expected.wall_seconds(100)
+        > expected.longest_seconds
+    )
 
 
 def test_a_cell_that_submitit_runs_says_our_command(monkeypatch):

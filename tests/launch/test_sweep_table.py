@@ -10,8 +10,14 @@ from tests import store_factory as factory
 
 def write(root, tasks, groups=None, arms=("base", "ngd")):
     for arm in arms:
-        rows = [row for t in tasks for row in factory.sample_rows(arm, t, factory.scores_of(arm, 20, 0.5), details=False)]
-        factory.write_run(root, arm, rows, key="|".join(tasks), settings={"k": 3} if arm != "base" else {}, groups=groups)
+        rows = [
+            row
+            for t in tasks
+            for row in factory.sample_rows(arm, t, factory.scores_of(arm, 20, 0.5), details=False)
+        ]
+        factory.write_run(
+            root, arm, rows, key="|".join(tasks), settings={"k": 3} if arm != "base" else {}, groups=groups
+        )
 
 
 def shown(root):
@@ -47,6 +53,8 @@ def test_cells_of_other_tasks_are_not_left_out(tmp_path):
 def test_a_cell_without_limit_is_told_from_the_others(tmp_path):
     scores = factory.scores_of("base", 20, 0.5)
     for arm, settings in (("base", {}), ("ngd", {"reference_size": 200}), ("ngd", {"reference_size": None})):
-        factory.write_run(tmp_path, arm, factory.sample_rows(arm, "arc", scores, details=False), settings=settings)
+        factory.write_run(
+            tmp_path, arm, factory.sample_rows(arm, "arc", scores, details=False), settings=settings
+        )
     column = console_rows(ablation_table(load_runs(tmp_path))).columns[0]
     assert column.header == "reference_size" and sorted(map(str, column.cells)) == ["", "200", "none"]

@@ -37,7 +37,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     ],
 )
 def test_sleeps_where_others_want_its_cores(
-    average: float, running: int, given: dict[str, str], asked: int | None, expected: str | None, machine: Path
+    average: float,
+    running: int,
+    given: dict[str, str],
+    asked: int | None,
+    expected: str | None,
+    machine: Path,
 ):
     machine.write_text(f"{average} 1.98 2.29 {running}/77 18334\n")
     os.environ.update(given)
@@ -48,7 +53,9 @@ def test_sleeps_where_others_want_its_cores(
 def test_counts_those_that_run_at_every_look(machine: Path, monkeypatch: pytest.MonkeyPatch):
     counts = iter([4, 2, 3])
     machine.write_text("4.26 1.98 2.29 5/77 18334\n")
-    monkeypatch.setattr(threads.time, "sleep", lambda _: machine.write_text(f"4.26 1.98 2.29 {next(counts)}/77 18334\n"))
+    monkeypatch.setattr(
+        threads.time, "sleep", lambda _: machine.write_text(f"4.26 1.98 2.29 {next(counts)}/77 18334\n")
+    )
     assert others_running(looks=4) == 1
 
 

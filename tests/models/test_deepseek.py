@@ -46,12 +46,20 @@ def weights() -> dict[str, torch.Tensor]:
     def of(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=made) * 0.3
 
-    tensors = {"model.embed_tokens.weight": of(30, 16), "model.norm.weight": of(16), "lm_head.weight": of(30, 16)}
+    tensors = {
+        "model.embed_tokens.weight": of(30, 16),
+        "model.norm.weight": of(16),
+        "lm_head.weight": of(30, 16),
+    }
     for i in range(4):
         layer = f"model.layers.{i}."
         tensors |= {f"{layer}self_attn.{p}_proj.weight": of(16, 16) for p in "qkvo"}
         tensors |= {f"{layer}{n}_layernorm.weight": of(16) for n in ("input", "post_attention")}
-        blocks = {"mlp.": 20} if i == 0 else {"mlp.shared_experts.": 16, **{f"mlp.experts.{e}.": 8 for e in range(4)}}
+        blocks = (
+            {"mlp.": 20}
+            if i == 0
+            else {"mlp.shared_experts.": 16, **{f"mlp.experts.{e}.": 8 for e in range(4)}}
+        )
         for block, width in blocks.items():
             tensors |= {f"{layer}{block}{p}_proj.weight": of(width, 16) for p in ("gate", "up")}
             tensors[f"{layer}{block}down_proj.weight"] = of(16, width)
@@ -88,7 +96,9 @@ def test_golden_logits_and_routing(golden_dir, tmp_path, monkeypatch):
         seen: dict[int, torch.Tensor] = {}
         handles = [
             family.router_of(model, layer).register_forward_hook(
-                lambda _m, _, out, layer=layer, seen=seen: seen.update({layer: router_probabilities(out[0])[-1]})
+                lambda _m, _, out, layer=layer, seen=seen: seen.update(
+                    {layer: router_probabilities(out[0])[-1]}
+                )
             )
             for layer in family.layers
         ]
@@ -106,7 +116,9 @@ def by_hand(tensors: dict[str, torch.Tensor], layer: int, x: torch.Tensor) -> to
     """DeepSeekMoE's block on hidden states [tokens, 16]: shared experts, plus top-2 of a softmax, not renormalised."""
 
     def swiglu(block: str) -> torch.Tensor:
-        gate, up, down = (tensors[f"model.layers.{layer}.mlp.{block}{p}_proj.weight"] for p in ("gate", "up", "down"))
+        gate, up, down = (
+            tensors[f"model.layers.{layer}.mlp.{block}{p}_proj.weight"] for p in ("gate", "up", "down")
+        )
         return (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
 
     scores = (x @ tensors[f"model.layers.{layer}.mlp.gate.weight"].T).softmax(-1)
@@ -149,7 +161,11 @@ def test_small_files_hold_the_same_weights(original, monkeypatch, tmp_path):
     assert len(list(split.glob("*.safetensors"))) > 2
     assert len(list(whole.glob("*.safetensors"))) == 1
     one, many = read(whole), read(split)
-    assert one.keys() == many.keys() == json.loads((split / "model.safetensors.index.json").read_text())["weight_map"].keys()
+    assert (
+        one.keys()
+        == many.keys()
+        == json.loads((split / "model.safetensors.index.json").read_text())["weight_map"].keys()
+    )
     assert all(torch.equal(one[name], many[name]) for name in one)
 
 
@@ -157,7 +173,9 @@ def test_it_is_converted_once_and_again_when_the_weights_change(original):
     first = deepseek.convert(original)
     assert deepseek.converted(str(original)) == first
     tensors = dict(list(weights().items())[1::2])
-    save_file({name: tensor + 1 for name, tensor in tensors.items()}, original / "model-00002-of-00002.safetensors")
+    save_file(
+        {name: tensor + 1 for name, tensor in tensors.items()}, original / "model-00002-of-00002.safetensors"
+    )
     assert deepseek.convert(original) != first
 
 
@@ -166,7 +184,9 @@ def test_other_models_are_left_alone(tmp_path):
     assert deepseek.converted(str(tmp_path)) is None
 
 
-@pytest.mark.parametrize(("key", "value"), [("scoring_func", "sigmoid"), ("attention_bias", True), ("n_shared_experts", None)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("scoring_func", "sigmoid"), ("attention_bias", True), ("n_shared_experts", None)]
+)
 def test_what_has_no_exact_equal_is_refused(original, key, value):
     (original / "config.json").write_text(json.dumps({**CONFIG, key: value}))
     with pytest.raises(UserError, match="exactly"):
@@ -174,7 +194,9 @@ def test_what_has_no_exact_equal_is_refused(original, key, value):
 
 
 def test_dense_layers_and_rope_scaling_are_carried_over():
-    every_other = deepseek.qwen2_moe_config({**CONFIG, "moe_layer_freq": 2, "rope_scaling": {"type": "linear", "factor": 2.0}})
+    every_other = deepseek.qwen2_moe_config(
+        {**CONFIG, "moe_layer_freq": 2, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    )
     assert every_other["mlp_only_layers"] == [0, 1, 3]
     assert every_other["rope_parameters"] == {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 

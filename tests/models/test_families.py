@@ -68,7 +68,8 @@ def test_mix_gives_the_routers_own_weights(tiny):
     family = family_of(tiny)
     seen = []
     handles = [
-        family.router_of(tiny, layer).register_forward_hook(lambda _m, _, out: seen.append(out)) for layer in family.layers
+        family.router_of(tiny, layer).register_forward_hook(lambda _m, _, out: seen.append(out))
+        for layer in family.layers
     ]
     tiny(IDS)
     for handle in handles:
@@ -102,7 +103,9 @@ def test_what_the_head_says_is_what_the_model_says(tiny):
 
 def by_hand(model, family: Family, pathway: torch.Tensor, inner: torch.Tensor, layer: int) -> torch.Tensor:
     """The routed experts' output [tokens, width] for `inner` hidden states, expert by expert, from the definition."""
-    experts = family.decoder_of(model).layers[layer].get_submodule(family.router.rsplit(".", 1)[0] + ".experts")
+    experts = (
+        family.decoder_of(model).layers[layer].get_submodule(family.router.rsplit(".", 1)[0] + ".experts")
+    )
     weights, indices = mix(family, pathway)
     total = torch.zeros_like(inner)
     for expert in range(family.num_experts):

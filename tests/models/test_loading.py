@@ -63,7 +63,12 @@ def test_a_model_writes_by_its_own_probabilities(folder, caplog):
     hash_of(folder)
     (loaded,) = loading._loaded.values()
     kept = loaded.model.generation_config
-    assert (kept.repetition_penalty, kept.min_length, kept.top_p, kept.eos_token_id) == (None, None, 0.8, [1, 5])
+    assert (kept.repetition_penalty, kept.min_length, kept.top_p, kept.eos_token_id) == (
+        None,
+        None,
+        0.8,
+        [1, 5],
+    )
     assert "asks for min_length=4, repetition_penalty=1.05, which is left out for every arm" in caplog.text
 
 
@@ -112,7 +117,9 @@ def test_a_gguf_file_is_refused_before_it_is_taken_for_a_hub_id():
 
 
 def test_a_tiny_model_has_the_dtype_that_is_asked_for():
-    configs = [ModelConfig(name="tiny", kind="tiny", path="olmoe", dtype=dtype) for dtype in ("float32", "bfloat16")]
+    configs = [
+        ModelConfig(name="tiny", kind="tiny", path="olmoe", dtype=dtype) for dtype in ("float32", "bfloat16")
+    ]
     found = [loading.load(cfg) for cfg in configs]
     assert [next(one.model.parameters()).dtype for one in found] == [torch.float32, torch.bfloat16]
     assert found[0].hash != found[1].hash, "their references' pathways are not the same"

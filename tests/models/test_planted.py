@@ -47,7 +47,10 @@ def test_items_are_sound(split):
     assert Counter(doc["domain"] for doc in docs) == dict.fromkeys(DOMAINS, SIZES[split] // len(DOMAINS))
     for doc in docs:
         assert len(set(doc["choices"])) == 4
-        name, argument = doc["question"].removesuffix("?").split()[-4], doc["question"].removesuffix("?").split()[-1]
+        name, argument = (
+            doc["question"].removesuffix("?").split()[-4],
+            doc["question"].removesuffix("?").split()[-1],
+        )
         assert doc["choices"][doc["answer"]] == world().code[doc["domain"]][argument]
         assert doc["rare"] == (name in world().guess)
         if doc["rare"] and world().guess[name] != doc["domain"]:
@@ -111,11 +114,17 @@ def scored():
                 if pathway is None:
                     return None
                 weights, indices = mix(family, pathway[:, position])
-                return output[0], output[1].index_copy(0, rows, weights), output[2].index_copy(0, rows, indices)
+                return (
+                    output[0],
+                    output[1].index_copy(0, rows, weights),
+                    output[2].index_copy(0, rows, indices),
+                )
 
             return answer
 
-        handles = [family.router_of(model, layer).register_forward_hook(hook(i)) for i, layer in enumerate(LAYERS)]
+        handles = [
+            family.router_of(model, layer).register_forward_hook(hook(i)) for i, layer in enumerate(LAYERS)
+        ]
         try:
             return model(tokens, logits_to_keep=1).logits[:, -1].gather(1, options)
         finally:

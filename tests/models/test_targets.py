@@ -31,10 +31,16 @@ def adapted(family: str, **lora: Any) -> set[str]:
     """The names of what learns, after a backward pass through a model of this family."""
     cfg = LoraConfig(**{"rank": 2, **lora})
     model = tiny_model(family)
-    made = check_adapted(peft.get_peft_model(model, lora_config(model, make_plan("c3po", FeedbackConfig(lora=cfg)))), cfg)
+    made = check_adapted(
+        peft.get_peft_model(model, lora_config(model, make_plan("c3po", FeedbackConfig(lora=cfg)))), cfg
+    )
     assert find_targets(model, cfg) == find_targets(tiny_model(family), cfg)  # whatever adapter is on it
     made(IDS, labels=IDS).loss.backward()
-    found = {n.partition(".lora_B")[0] for n, p in made.named_parameters() if ".lora_B" in n and p.grad.abs().sum() > 0}
+    found = {
+        n.partition(".lora_B")[0]
+        for n, p in made.named_parameters()
+        if ".lora_B" in n and p.grad.abs().sum() > 0
+    }
     return {name.removeprefix("base_model.model.").replace(".base_layer", "") for name in found}
 
 
@@ -54,7 +60,9 @@ def test_layers_that_peft_takes_for_experts_are_adapted_themselves():
     layers = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
     found = {name.split(".", 3)[-1] for name in adapted("deepseek_v2") if "mlp" in name}
     assert found == layers | {name.replace("mlp", "mlp.shared_experts") for name in layers}
-    assert all(name.endswith("gate_proj") for name in adapted("deepseek_v2", targets=["gate_proj"]))  # alone, too
+    assert all(
+        name.endswith("gate_proj") for name in adapted("deepseek_v2", targets=["gate_proj"])
+    )  # alone, too
     with pytest.raises(UserError, match=r"dropout=0.05.*down_proj, gate_proj, up_proj are adapted"):
         adapted("deepseek_v2", dropout=0.05)
     assert adapted("deepseek_v2", dropout=0.05, targets=["q_proj"])
@@ -68,7 +76,11 @@ def test_routers_alone_can_be_adapted():
     ("family", "lora", "said"),
     [
         ("olmoe", {"targets": ["q_proj", "gate"]}, "'gate' names routers.*routers=true"),
-        ("olmoe", {"targets": ["q_proj", "gate_proj", "up_proj", "down_proj"]}, "'gate_proj' names experts.*experts=true"),
+        (
+            "olmoe",
+            {"targets": ["q_proj", "gate_proj", "up_proj", "down_proj"]},
+            "'gate_proj' names experts.*experts=true",
+        ),
         ("olmoe", {"targets": ["q_porj"]}, "did you mean 'q_proj'"),
         ("llama", {"targets": ["foo"]}, "unknown feedback.lora.targets 'foo'.*all-linear"),
         ("llama", {"targets": []}, "nothing to adapt"),
@@ -76,7 +88,9 @@ def test_routers_alone_can_be_adapted():
         ("llama", {"experts": True}, "this model has no experts"),
     ],
 )
-def test_targets_that_are_not_there_or_not_asked_for_are_refused(family: str, lora: dict[str, Any], said: str):
+def test_targets_that_are_not_there_or_not_asked_for_are_refused(
+    family: str, lora: dict[str, Any], said: str
+):
     with pytest.raises(UserError, match=said):
         find_targets(tiny_model(family), LoraConfig(**lora))
 
@@ -115,13 +129,18 @@ def test_what_was_trained_is_recorded_saved_loaded_and_merged(
     tuned = arm_of(family, arm, tmp_path, **lora)
     model, _ = tuned.tuned_model()
     for record in (tuned.settings(), tuned.records[0]["plan"], tuned.identity()["plan"]):
-        assert (record["routers_trained"], record["experts_trained"]) == ("routers" in lora, "experts" in lora)
+        assert (record["routers_trained"], record["experts_trained"]) == (
+            "routers" in lora,
+            "experts" in lora,
+        )
     weights = {name: p for name, p in model.named_parameters() if part in name and ".lora_B" in name}
     assert weights and all(p.abs().sum() > 0 for p in weights.values())
     with torch.inference_mode():
         told = model(IDS).logits
         folder = adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
-        alone = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / family), str(folder))
+        alone = peft.PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(tmp_path / family), str(folder)
+        )
         torch.testing.assert_close(alone.eval()(IDS).logits, told, atol=1e-5, rtol=1e-4)
         assert folder == adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
         merged = AutoModelForCausalLM.from_pretrained(str(merged_model(tuned, tuned.cfg.model).path)).eval()

@@ -46,7 +46,10 @@ def test_twenty_of_64_experts(benchmark, monkeypatch, way, tokens):
     generator = torch.Generator().manual_seed(1)
     liked = 0.7 * torch.randn(64, generator=generator) + torch.randn(tokens, 64, generator=generator)
     counts = liked.topk(20).indices.flatten().bincount(minlength=64).tolist()
-    rows, layers = torch.randn(sum(counts), 512), [packed.Copies.of(torch.randn(64, 512, 512)) for _ in range(3)]
+    rows, layers = (
+        torch.randn(sum(counts), 512),
+        [packed.Copies.of(torch.randn(64, 512, 512)) for _ in range(3)],
+    )
     assert len(benchmark(lambda: [copies.times(rows, counts) for copies in layers])) == 3
 
 

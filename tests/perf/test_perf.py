@@ -14,7 +14,9 @@ from c3po_bench.perf.growth import GROWN, SMALL, Size, compare
 def test_cost_grows_as_the_formula_says(size):
     found = compare("", size)
     assert found["ratio"] == pytest.approx(1, abs=0.01)
-    assert all(found[f"{phase}_ratio"] == pytest.approx(1, abs=0.01) for phase in ("read", "optimize", "score"))
+    assert all(
+        found[f"{phase}_ratio"] == pytest.approx(1, abs=0.01) for phase in ("read", "optimize", "score")
+    )
 
 
 @pytest.mark.slow

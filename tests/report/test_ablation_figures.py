@@ -44,7 +44,10 @@ def test_a_heat_map_holds_one_method_and_neither_controls_nor_ceilings(tmp_path)
                 write(tmp_path, arm, points, {"k": k, "layers": layers})
     found = figures_of(tmp_path)
     assert list(found) == ["heat_layers_neighbors", "curve_layers", "curve_neighbors"]
-    assert texts(found["heat_layers_neighbors"]) == {"+20.0"} and "of NGD to" in found["heat_layers_neighbors"].caption
+    assert (
+        texts(found["heat_layers_neighbors"]) == {"+20.0"}
+        and "of NGD to" in found["heat_layers_neighbors"].caption
+    )
     arms = {value["arm"] for value in found["curve_layers"].spec()["layer"][1]["data"]["values"]}
     assert arms == {"NGD", "NGD with random neighbors", "oracle"}
 
@@ -58,7 +61,10 @@ def test_methods_that_vary_the_same_settings_have_a_map_each(tmp_path):
         write(tmp_path, "icl", 7, {"k": k, "shots": k})
     found = {name: figure for name, figure in figures_of(tmp_path).items() if figure.group == "heat map"}
     both = [f"heat_layers_neighbors_{arm}" for arm in ("mode_finding", "ngd")]
-    assert sorted(found) == [*both, "heat_neighbors_learning_rate"]  # a rate set by the layers spans no map with them
+    assert sorted(found) == [
+        *both,
+        "heat_neighbors_learning_rate",
+    ]  # a rate set by the layers spans no map with them
     assert [texts(found[name]) for name in both] == [{"-5.0"}, {"+20.0"}]
     assert found[both[1]].title == "layers × neighbors, NGD" and "of NGD to" in found[both[1]].caption
 

@@ -47,7 +47,10 @@ def context(request, chromium) -> Iterator[Any]:
     size, scheme = request.param.split("-")
     width, height = SIZES[size]
     found = chromium.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, offline=True, reduced_motion="reduce"
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,
+        offline=True,
+        reduced_motion="reduce",
     )
     found.set_default_timeout(20_000)
     yield found
@@ -58,7 +61,9 @@ def opened(context: Any, path: Path) -> tuple[Any, list[str]]:
     page, trouble = context.new_page(), []
     page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda e: trouble.append(str(e)))
-    page.on("request", lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else trouble.append(r.url))
+    page.on(
+        "request", lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else trouble.append(r.url)
+    )
     page.goto(path.as_uri())
     page.wait_for_selector("#item-list button")
     return page, trouble
@@ -86,19 +91,25 @@ def test_report_works_and_is_accessible(context, reports, name):
         summary.click()
     assert violations(page) == []
     assert trouble == []
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+        "the page scrolls sideways"
+    )
 
 
 def test_names_of_arms_leave_room_for_the_chart(context, reports):
     page, trouble = opened(context, reports["rewiring"])
     draw_all(page)
-    widths = page.locator("#figure-effects .role-axis-label text").evaluate_all("ts => ts.map(t => t.getBBox().width)")
+    widths = page.locator("#figure-effects .role-axis-label text").evaluate_all(
+        "ts => ts.map(t => t.getBBox().width)"
+    )
     limit = 120 if page.viewport_size["width"] < 480 else 300
     assert 60 < max(widths) < limit
     shown = page.locator("#figure-cost .mark-text.role-mark text").evaluate_all(
         "ts => ts.map(t => Number(getComputedStyle(t).opacity))"
     )
-    assert shown and set(shown) == {0.0 if page.viewport_size["width"] < 480 else 1.0}, "arms are named where there is room"
+    assert shown and set(shown) == {0.0 if page.viewport_size["width"] < 480 else 1.0}, (
+        "arms are named where there is room"
+    )
     assert trouble == []
 
 
@@ -174,7 +185,9 @@ def test_ablation_switches_figures_sorts_and_turns_pages(context, reports):
     assert panel.locator(".chart:visible").get_attribute("id") == "figure-heat_experts_neighbors"
     panel.locator("#figure-heat_experts_neighbors svg").wait_for(state="attached")
     table = page.locator("#ablation-table")
-    table.locator("th", has_text="accuracy").locator("button").press("Enter")  # drawing a chart moves the button
+    table.locator("th", has_text="accuracy").locator("button").press(
+        "Enter"
+    )  # drawing a chart moves the button
     column = table.locator("thead th").all_inner_texts().index("accuracy %")
     found = [float(row.locator("th, td").nth(column).inner_text()) for row in table.locator("tbody tr").all()]
     assert len(found) == 25 and found == sorted(found, reverse=True)

@@ -72,7 +72,9 @@ def test_page_loads_nothing_and_scripts_are_the_two_it_allows(hostile):
 def test_hostile_names_are_escaped(tmp_path):
     scores = factory.scores_of("base", 12, 0.5)
     for arm in ("base", "<b>ngd"):
-        factory.write_run(tmp_path, arm.replace("/", ""), factory.sample_rows(arm, "<i>arc", scores, details=False))
+        factory.write_run(
+            tmp_path, arm.replace("/", ""), factory.sample_rows(arm, "<i>arc", scores, details=False)
+        )
     html = write_report(tmp_path, tmp_path / "out").read_text()
     assert "<b>ngd" not in html and "&lt;b&gt;ngd" in html
     assert "<i>arc" not in html and "&lt;i&gt;arc" in html
@@ -94,7 +96,9 @@ def test_all_items_are_listed_and_flips_have_details(hostile):
     html = hostile[1].read_text()
     meta, index = block(html, "explorer"), block(html, "items-index")
     assert len(index["items"]) == 60 and len(meta["arms"]) == 6
-    assert {a["label"] for a in meta["arms"] if a["tries"]} == {"kernel regression"}, "whose losses are of shares, not steps"
+    assert {a["label"] for a in meta["arms"] if a["tries"]} == {"kernel regression"}, (
+        "whose losses are of shares, not steps"
+    )
     arm = next(i for i, a in enumerate(meta["arms"]) if a["label"] == "NGD")
     details = {k: v for _, chunk in meta["arms"][arm]["chunks"] for k, v in block(html, chunk).items()}
     scores, base = index["scores"][arm], index["scores"][meta["arms"][arm]["base"]]
@@ -156,11 +160,19 @@ def test_a_small_store_is_told_in_words_that_fit_it(tmp_path):
     """Each control has a line of its own, costs are whole numbers, and what is green says what that means."""
     arms = ("base", "ngd", "ngd_random_neighbors", "ngd_shuffled_labels", "random_pathway")
     for arm in arms:
-        rows = factory.sample_rows(arm, "arc", factory.scores_of(arm, 20, 1.0 if arm == "ngd" else 0.0), details=False)
+        rows = factory.sample_rows(
+            arm, "arc", factory.scores_of(arm, 20, 1.0 if arm == "ngd" else 0.0), details=False
+        )
         factory.write_run(tmp_path, arm, rows, seconds=2500.0)
     html = write_report(tmp_path).read_text()
-    (cell,) = re.findall(r'class="num up">\+100.0 <span class="range">([^<]*random neighbors[^<]*)</span>', html)
-    assert [line.split("] ")[1] for line in cell.splitlines()] == ["random neighbors", "shuffled labels", "a random pathway"]
+    (cell,) = re.findall(
+        r'class="num up">\+100.0 <span class="range">([^<]*random neighbors[^<]*)</span>', html
+    )
+    assert [line.split("] ")[1] for line in cell.splitlines()] == [
+        "random neighbors",
+        "shuffled labels",
+        "a random pathway",
+    ]
     assert '<td data-value="125.0" class="num">125</td>' in html
     assert "Green and red: the interval excludes 0 and p is below 0.05" in html
     factory.write_run(tmp_path / "one", "base", factory.sample_rows("base", "arc", [1], details=False))
@@ -231,7 +243,11 @@ def test_a_sweep_of_scoring_rules_has_figures_and_rows_that_differ(tmp_path):
 
 
 def test_figures_of_settings_with_any_name_are_files(tmp_path):
-    factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", factory.scores_of("base", 10, 0.5), details=False))
+    factory.write_run(
+        tmp_path,
+        "base",
+        factory.sample_rows("base", "arc", factory.scores_of("base", 10, 0.5), details=False),
+    )
     for cell in range(4):
         rows = factory.sample_rows("ngd", "arc", factory.scores_of("ngd", 10, 0.5), details=False)
         factory.write_run(tmp_path, "ngd", rows, settings={"../my opt/ion": cell % 2, "z": cell // 2})
@@ -272,13 +288,21 @@ def test_runs_under_several_seeds_are_set_side_by_side(tmp_path):
 def test_a_later_report_leaves_no_file_of_an_earlier_one_and_all_else(tmp_path):
     scores = factory.scores_of("base", 20, 0.5)
     runs = [
-        factory.write_run(tmp_path, arm, factory.sample_rows(arm, "arc", scores, details=False), settings=settings, seed=seed)
+        factory.write_run(
+            tmp_path,
+            arm,
+            factory.sample_rows(arm, "arc", scores, details=False),
+            settings=settings,
+            seed=seed,
+        )
         for arm, settings, seed in [("base", {}, 0), ("base", {}, 1), ("ngd_random_neighbors", {"k": 1}, 0)]
         + [("ngd", {"k": k}, 0) for k in (1, 3)]
     ]
     write_report(tmp_path)
     tables, figures = tmp_path / "tables", tmp_path / "figures"
-    assert {"controls.csv", "controls.parquet", "seeds.csv", "seeds.parquet"} < {path.name for path in tables.iterdir()}
+    assert {"controls.csv", "controls.parquet", "seeds.csv", "seeds.parquet"} < {
+        path.name for path in tables.iterdir()
+    }
     assert {"effects.svg", "effects.png", "curve_neighbors.svg"} < {path.name for path in figures.iterdir()}
     mine = {tables / "mine.csv", tables / "seeds.txt", figures / "mine.png", figures / "effects.pdf"}
     for path in mine:
@@ -286,5 +310,7 @@ def test_a_later_report_leaves_no_file_of_an_earlier_one_and_all_else(tmp_path):
     for run in runs[1:]:
         shutil.rmtree(run.path)
     write_report(tmp_path)
-    written = {tables / f"{name}.{kind}" for name in ("comparison", "ablation") for kind in ("csv", "parquet")}
+    written = {
+        tables / f"{name}.{kind}" for name in ("comparison", "ablation") for kind in ("csv", "parquet")
+    }
     assert {*tables.iterdir(), *figures.iterdir()} == written | mine

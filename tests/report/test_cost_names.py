@@ -18,7 +18,13 @@ def points(spots: list[tuple[float, float]]) -> list[dict]:
 
 @pytest.mark.parametrize(
     "spots",
-    [[(0.2, 0.0)] * NAMED, [(0.2, 1.0), (0.21, 1.1), (0.22, 0.9), (3.0, 1.0)], [(0.1, 5.0), (1.0, 5.0)], [(0.3, 1.0)], []],
+    [
+        [(0.2, 0.0)] * NAMED,
+        [(0.2, 1.0), (0.21, 1.1), (0.22, 0.9), (3.0, 1.0)],
+        [(0.1, 5.0), (1.0, 5.0)],
+        [(0.3, 1.0)],
+        [],
+    ],
     ids=["all the same", "three close", "far apart", "one", "none"],
 )
 def test_no_name_lies_over_another(spots):

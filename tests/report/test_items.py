@@ -14,7 +14,11 @@ def write(root, arm, key, reverse=False, document=""):
     for row in rows:
         row["doc_hash"] += document
         if reverse:
-            row |= {"choices": row["choices"][::-1], "gold": 3 - row["gold"], "prediction": 3 - row["prediction"]}
+            row |= {
+                "choices": row["choices"][::-1],
+                "gold": 3 - row["gold"],
+                "prediction": 3 - row["prediction"],
+            }
     factory.write_run(root, arm, rows, key=key)
 
 
@@ -25,7 +29,11 @@ def said(root):
     for number, arm in enumerate(found.meta["arms"]):
         rows = {row["doc_id"]: row for row in runs[arm["run"]].samples()}
         answers = found.index["predictions"][number]
-        shown = {item[1]: item[3][p] for item, p in zip(found.index["items"], answers, strict=True) if p is not None}
+        shown = {
+            item[1]: item[3][p]
+            for item, p in zip(found.index["items"], answers, strict=True)
+            if p is not None
+        }
         assert shown == {i: row["choices"][row["prediction"]] for i, row in rows.items()}
     return found
 

@@ -31,7 +31,9 @@ def chosen(root):
     runs = load_runs(root)
     selection = select(runs, compare(runs, draws=50))
     assert set(selection.rows["run_id"]) == {run.run_id for run in selection.runs}
-    return selection, sorted((run.arm, run.result["settings"].get("beta")) for run in selection.runs if run.arm != "base")
+    return selection, sorted(
+        (run.arm, run.result["settings"].get("beta")) for run in selection.runs if run.arm != "base"
+    )
 
 
 def test_feedback_is_ranked_by_what_is_followed_not_by_what_leaks(tmp_path):
@@ -53,7 +55,9 @@ def test_feedback_beside_a_sweep_of_tasks_is_shown_too(tmp_path):
     base = factory.scores_of("base", 20, 0.5)
     factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", base, details=False))
     for k in range(25):
-        factory.write_run(tmp_path, "ngd", factory.sample_rows("ngd", "arc", base, details=False), settings={"beta": k})
+        factory.write_run(
+            tmp_path, "ngd", factory.sample_rows("ngd", "arc", base, details=False), settings={"beta": k}
+        )
     selection, found = chosen(tmp_path)
     assert [arm for arm, _ in found] == ["c3po", "ngd", "ngd", "ngd"]
     assert sum(run.arm == "base" for run in selection.runs) == 2
@@ -68,4 +72,6 @@ def test_many_bases_leave_room_for_the_arms_beside_them(tmp_path):
     factory.write_run(tmp_path, "ngd", ngd, key=last.result["comparison_key"])
     selection, _ = chosen(tmp_path)
     assert len(selection.runs) == 4 * MOST_RUNS
-    assert {"ngd"} < {run.arm for run in selection.runs} and last.run_id in {run.run_id for run in selection.runs}
+    assert {"ngd"} < {run.arm for run in selection.runs} and last.run_id in {
+        run.run_id for run in selection.runs
+    }

@@ -39,7 +39,9 @@ def test_a_study_has_a_report(name, tmp_path):
 
 def test_published_runs_say_what_was_asked_for():
     for run in (run for study in STUDIES for run in load_runs(study)):
-        assert sorted(task for tasks in run.result["groups"].values() for task in tasks) == sorted(run.result["tasks"])
+        assert sorted(task for tasks in run.result["groups"].values() for task in tasks) == sorted(
+            run.result["tasks"]
+        )
 
 
 def test_the_57_subjects_of_mmlu_are_one_benchmark_of_six():
@@ -72,7 +74,11 @@ def test_a_changed_table_or_sample_is_found(tmp_path):
 
 def test_publishing_again_leaves_no_run_or_table_of_an_earlier_store(tmp_path):
     store, study = tmp_path / "store", tmp_path / "study"
-    kept = [factory.write_run(store, "base", factory.sample_rows("base", "arc", np.array([0, 1] * 5), details=False))]
+    kept = [
+        factory.write_run(
+            store, "base", factory.sample_rows("base", "arc", np.array([0, 1] * 5), details=False)
+        )
+    ]
     gone = [
         factory.write_run(store, arm, factory.sample_rows(arm, "arc", np.array([1, 1] * 5), details=False))
         for arm in ("ngd", "ngd_random_neighbors")
@@ -88,8 +94,16 @@ def test_publishing_again_leaves_no_run_or_table_of_an_earlier_store(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine", encoding="utf-8")
     publish(store, study)
-    assert {path.name for path in (study / "runs").iterdir()} == {*(run.run_id for run in kept), "notes", "whole"}
-    assert sorted(path.name for path in study.iterdir() if path.is_file()) == ["README.md", "comparison.csv", "mine.csv"]
+    assert {path.name for path in (study / "runs").iterdir()} == {
+        *(run.run_id for run in kept),
+        "notes",
+        "whole",
+    }
+    assert sorted(path.name for path in study.iterdir() if path.is_file()) == [
+        "README.md",
+        "comparison.csv",
+        "mine.csv",
+    ]
     shutil.rmtree(whole)
     publish(store, study)
     check(study)
@@ -109,10 +123,14 @@ def test_publishing_leaves_out_text_and_machines(tmp_path):
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     publish(store, tmp_path / "study")
     check(tmp_path / "study")
-    assert {row["cluster"] for row in read_jsonl(tmp_path / "study" / "runs" / run.name / "samples.jsonl")} == {"1f"}
+    assert {
+        row["cluster"] for row in read_jsonl(tmp_path / "study" / "runs" / run.name / "samples.jsonl")
+    } == {"1f"}
     assert "data.root=DIR limit=4 model.path=DIR seed=1" in (
         tmp_path / "study" / "runs" / run.name / "provenance.json"
     ).read_text(encoding="utf-8")
     assert not [
-        path for path in (tmp_path / "study").rglob("*") if path.is_file() and "somebody" in path.read_text(encoding="utf-8")
+        path
+        for path in (tmp_path / "study").rglob("*")
+        if path.is_file() and "somebody" in path.read_text(encoding="utf-8")
     ]

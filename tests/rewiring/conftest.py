@@ -40,7 +40,9 @@ def experiment(tmp_path: Path) -> Callable[..., Config]:
     """Configs of experiments on the tiny model and our own facts: nothing to download."""
 
     def make(**changes: Any) -> Config:
-        cfg = Config(name="tiny", results_dir=str(tmp_path / "results"), limit=4, batch_size=4, log_level="error")
+        cfg = Config(
+            name="tiny", results_dir=str(tmp_path / "results"), limit=4, batch_size=4, log_level="error"
+        )
         cfg.tracking.mode = "disabled"
         cfg.model.name = cfg.model.kind = "tiny"
         cfg.model.path, cfg.model.device = "olmoe", "cpu"

@@ -22,7 +22,10 @@ def make_prompts(count: int, seed: int = 0, answers: int = 3) -> list[Prompt]:
         return tuple(rng.randrange(3, 98) for _ in range(n))
 
     lengths = [1, *[rng.randrange(2, 24) for _ in range(count - 1)]]
-    return [Prompt(tokens(n), tuple(tokens(1 + (i + a) % 5) for a in range(answers))) for i, n in enumerate(lengths)]
+    return [
+        Prompt(tokens(n), tuple(tokens(1 + (i + a) % 5) for a in range(answers)))
+        for i, n in enumerate(lengths)
+    ]
 
 
 def all_rows(prompts: list[Prompt]) -> list[tuple[int, int]]:

@@ -18,7 +18,9 @@ USES_BANK = [name for name in REWIRINGS if arms.needs_bank(name)]
 
 def scores(cfg) -> dict[str, dict[tuple[str, int], list[float]]]:
     """Log-likelihoods by arm and item."""
-    return {r.arm: {(row["task"], row["doc_id"]): row["loglikelihoods"] for row in r.samples()} for r in run(cfg)}
+    return {
+        r.arm: {(row["task"], row["doc_id"]): row["loglikelihoods"] for row in r.samples()} for r in run(cfg)
+    }
 
 
 def differ(a: dict, b: dict) -> float:
@@ -34,7 +36,9 @@ def plain(tmp_path_factory):
 
     def get(experiment):
         if not found:
-            found.update(scores(experiment(arms=REWIRINGS, results_dir=str(tmp_path_factory.mktemp("plain")))))
+            found.update(
+                scores(experiment(arms=REWIRINGS, results_dir=str(tmp_path_factory.mktemp("plain"))))
+            )
         return found
 
     found: dict = {}
@@ -46,10 +50,16 @@ def test_base_scores_as_lm_eval_does(experiment, plain, models, tokenizer):
 
     tasks = TaskSet(["facts_capitals"])
     stock = lm_eval.simple_evaluate(
-        tokenizer.lm, tasks=tasks.specs, task_manager=tasks.manager, limit=4, bootstrap_iters=0, log_samples=True
+        tokenizer.lm,
+        tasks=tasks.specs,
+        task_manager=tasks.manager,
+        limit=4,
+        bootstrap_iters=0,
+        log_samples=True,
     )
     expected = {
-        ("facts_capitals", s["doc_id"]): [float(r[0]) for r in s["filtered_resps"]] for s in stock["samples"]["facts_capitals"]
+        ("facts_capitals", s["doc_id"]): [float(r[0]) for r in s["filtered_resps"]]
+        for s in stock["samples"]["facts_capitals"]
     }
     assert differ(plain(experiment)["base"], expected) < 1e-3
 
@@ -118,7 +128,9 @@ def test_order_changes_nothing(experiment, plain, monkeypatch):
 def test_shards_put_together_are_the_whole(experiment, plain, tmp_path):
     before = plain(experiment)["ngd"]
     parts = [
-        scores(experiment(arms=["ngd"], shard=f"{i}/2", batch_size=2, results_dir=str(tmp_path / str(i))))["ngd"]
+        scores(experiment(arms=["ngd"], shard=f"{i}/2", batch_size=2, results_dir=str(tmp_path / str(i))))[
+            "ngd"
+        ]
         for i in (1, 2)
     ]
     assert parts[0].keys() | parts[1].keys() == before.keys() and not parts[0].keys() & parts[1].keys()
@@ -151,7 +163,11 @@ def test_seed_moves_what_is_drawn_and_nothing_else(experiment, plain):
     """Another seed draws other references, so it is fixed: all of them are used here."""
     names = ["ngd", "ngd_random_neighbors", "ngd_shuffled_labels", "random_pathway", "kernel_regression"]
     found = [
-        scores(experiment(arms=names, seed=seed, references__limit=None, results_dir=f"{experiment().results_dir}{seed}"))
+        scores(
+            experiment(
+                arms=names, seed=seed, references__limit=None, results_dir=f"{experiment().results_dir}{seed}"
+            )
+        )
         for seed in (0, 1)
     ]
     for name in names:
@@ -176,7 +192,10 @@ def test_a_random_pathway_after_ngd_is_the_one_alone_at_the_same_cost(experiment
     after = run(experiment(arms=["ngd", "random_pathway"]))[-1]
     assert sum(calls) == 4, "it descended again"
     for one, other in zip(alone.samples(), after.samples(), strict=True):
-        assert one["loglikelihoods"] == other["loglikelihoods"] and one["pathway_change"] == other["pathway_change"] > 0
+        assert (
+            one["loglikelihoods"] == other["loglikelihoods"]
+            and one["pathway_change"] == other["pathway_change"] > 0
+        )
     costs = [r.result["cost"]["phases"]["optimize"] for r in (alone, after)]
     assert costs[0]["flops"] == costs[1]["flops"] > 0 and costs[1]["seconds"] > 0
 
@@ -185,14 +204,31 @@ def test_rows_say_what_was_done(experiment):
     cfg = experiment(arms=["ngd"])
     _, ngd = run(cfg)
     for row in ngd.samples():
-        assert row["pathway_layers"] == [3, 4] and len(row["pathway_before"]) == 2 and len(row["pathway_before"][0]) == 8
-        assert len(row["losses"]) == 3 and row["losses"][-1] <= row["losses"][0] + 1e-4 and row["pathway_change"] > 0
+        assert (
+            row["pathway_layers"] == [3, 4]
+            and len(row["pathway_before"]) == 2
+            and len(row["pathway_before"][0]) == 8
+        )
+        assert (
+            len(row["losses"]) == 3
+            and row["losses"][-1] <= row["losses"][0] + 1e-4
+            and row["pathway_change"] > 0
+        )
         assert len(row["neighbors"]) == 3 and all(n["similarity"] <= 0.9999 for n in row["neighbors"])
-        assert {"id", "similarity", "question", "answer"} == set(row["neighbors"][0]) and row["dropped_duplicates"] >= 0
+        assert {"id", "similarity", "question", "answer"} == set(row["neighbors"][0]) and row[
+            "dropped_duplicates"
+        ] >= 0
     result = ngd.result
-    assert result["settings"]["layers"] == "last:2" and result["settings"]["k"] == 3 and result["settings"]["lr"] == 0.1
+    assert (
+        result["settings"]["layers"] == "last:2"
+        and result["settings"]["k"] == 3
+        and result["settings"]["lr"] == 0.1
+    )
     assert result["counts"]["references"] > 0 and "references_leaked" in result["counts"]
-    assert all(result["cost"]["phases"][name]["seconds"] >= 0 for name in ("read", "embed", "retrieve", "optimize", "score"))
+    assert all(
+        result["cost"]["phases"][name]["seconds"] >= 0
+        for name in ("read", "embed", "retrieve", "optimize", "score")
+    )
     assert result["cost"]["phases"]["optimize"]["flops"] > 0 and len(result["curves"]["surrogate_loss"]) == 3
 
 

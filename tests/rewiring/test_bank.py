@@ -53,9 +53,19 @@ class Build:
         self.engine.read_new = counted
 
     def __call__(self, items, **changes):
-        options = {"test_hashes": set(), "only_correct": False, "model_hash": "m", "progress": lambda *_: None} | changes
+        options = {
+            "test_hashes": set(),
+            "only_correct": False,
+            "model_hash": "m",
+            "progress": lambda *_: None,
+        } | changes
         return build_bank(
-            items, engine=self.engine, tokenizer=self.tokenizer, embedder=self.embedder, folder=self.folder, **options
+            items,
+            engine=self.engine,
+            tokenizer=self.tokenizer,
+            embedder=self.embedder,
+            folder=self.folder,
+            **options,
         )
 
 
@@ -80,7 +90,9 @@ def test_correct_is_what_the_scoring_rule_calls_so(build):
     kept = [build(items, only_correct=True).items for items in (plain, normalized)]
     assert [i.doc_id for i in kept[0]] != [i.doc_id for i in kept[1]]
     for item in normalized:
-        scores = [build.tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0] for pair in item.pairs]
+        scores = [
+            build.tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0] for pair in item.pairs
+        ]
         right = max(range(3), key=lambda c: scores[c] / item.lengths[c]) == item.gold
         assert right == (item in kept[1])
 
@@ -90,7 +102,9 @@ def test_only_correct_keeps_what_the_model_answers(build, tokenizer, models):
     bank = build(items, only_correct=True)
     expected = []
     for i, item in enumerate(items):
-        scores = [tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0] for pair in item.pairs]
+        scores = [
+            tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0] for pair in item.pairs
+        ]
         if int(np.argmax(scores)) == item.gold:
             expected.append(i)
     assert 0 < len(expected) < 12, "the case should show something"
@@ -111,7 +125,9 @@ def request(context, continuation):
 
 def test_test_items_are_left_out_and_counted(build):
     items = make_items(6)
-    bank = build(items, test_hashes={question_hash("What is the NUMBER 2 called!"), question_hash("something else")})
+    bank = build(
+        items, test_hashes={question_hash("What is the NUMBER 2 called!"), question_hash("something else")}
+    )
     assert [i.doc_id for i in bank.items] == [0, 1, 3, 4, 5] and bank.counts["references_leaked"] == 1
 
 
@@ -182,12 +198,17 @@ def test_tokenizer_renders_as_lm_eval_does(tokenizer):
             c, a = lm._encode_pair(context, continuation)
             assert list(after) == a and list(before) == c[-(lm.max_length + 1 - len(a)) :]
         else:
-            assert list(before) == [lm.prefix_token_id] and list(after) == tiny_tokenizer()(continuation)["input_ids"]
+            assert (
+                list(before) == [lm.prefix_token_id]
+                and list(after) == tiny_tokenizer()(continuation)["input_ids"]
+            )
         assert len(before) + len(after) - 1 <= lm.max_length
 
 
 def test_choices_in_the_context_are_several_prompts(tokenizer):
-    item = Item("w", 0, "h", "q", (("Ann was late because Ann", " slept"), ("Ann was late because Bob", " slept")), 1)
+    item = Item(
+        "w", 0, "h", "q", (("Ann was late because Ann", " slept"), ("Ann was late because Bob", " slept")), 1
+    )
     question = tokenizer.of_item(item)
     assert len(question.prompts) == 2 and question.rows == ((0, 0), (1, 0)) and question.gold == 1
 
@@ -196,7 +217,9 @@ def test_what_is_read_together_fits_one_forward(build):
     items = make_items(14)
     bank = build(items)
     groups = set(bank.groups.values())
-    assert sorted(p.context for group in groups for p in group) == sorted(p.context for q in bank.questions for p in q.prompts)
+    assert sorted(p.context for group in groups for p in group) == sorted(
+        p.context for q in bank.questions for p in q.prompts
+    )
     assert len(groups) == 1, "few and short: all at once"
     most = max(p.tokens for group in groups for p in group)
     build.engine.sizes = replace(build.engine.sizes, forward_tokens=3 * most)

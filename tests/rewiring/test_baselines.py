@@ -81,7 +81,9 @@ def test_trained_arms_learn_and_leave_the_model_alone(experiment):
         assert result["cost"]["phases"]["score"]["flops"] > 0
     again = experiment(arms=["base", "ngd"], results_dir=f"{cfg.results_dir}-again")
     after = {r.arm: r for r in run(again)}
-    assert close(by_item(after["base"]), base, 1e-9) and close(by_item(after["ngd"]), by_item(runs["ngd"]), 1e-9)
+    assert close(by_item(after["base"]), base, 1e-9) and close(
+        by_item(after["ngd"]), by_item(runs["ngd"]), 1e-9
+    )
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -148,7 +150,10 @@ def test_training_leaves_out_test_items_and_their_likes(backend):
 
     def embed(texts):
         """Each text has an axis of its own; the second reference lies on that of a test question."""
-        place = {text: n for n, text in enumerate([*(item.question for item in items), "something quite different"])}
+        place = {
+            text: n
+            for n, text in enumerate([*(item.question for item in items), "something quite different"])
+        }
         return np.stack([np.eye(len(place), dtype=np.float32)[place[text]] for text in texts])
 
     workbench.embedder = embed
@@ -171,7 +176,10 @@ def test_icl_prompts_by_hand(backend, num_fewshot):
     (task,) = workbench.tasks.load().values()
     (item,) = workbench.tasks.items(task, [(0, task.eval_docs[0])])
     doc = {"question": item.question, "key": "k"}
-    asked = [Instance("loglikelihood", doc, pair, i, metadata=(item.task, 0, 1)) for i, pair in enumerate(item.pairs)]
+    asked = [
+        Instance("loglikelihood", doc, pair, i, metadata=(item.task, 0, 1))
+        for i, pair in enumerate(item.pairs)
+    ]
     found = lm.loglikelihood(asked)
     (details,) = lm.pop_details().values()
     near = details["neighbors"]
@@ -182,7 +190,8 @@ def test_icl_prompts_by_hand(backend, num_fewshot):
     context = "\n\n".join([*shots, item.pairs[0][0]])
     assert context.count(near[0]["question"]) == 1
     by_hand = [
-        Instance("loglikelihood", doc, (context, pair[1]), i, metadata=(item.task, 0, 1)) for i, pair in enumerate(item.pairs)
+        Instance("loglikelihood", doc, (context, pair[1]), i, metadata=(item.task, 0, 1))
+        for i, pair in enumerate(item.pairs)
     ]
     expected = lm.plain.loglikelihood(by_hand)
     assert [round(a, 4) for a, _ in found] == [round(b, 4) for b, _ in expected]
@@ -191,12 +200,18 @@ def test_icl_prompts_by_hand(backend, num_fewshot):
 def test_knn_vote_of_letters(experiment):
     """The votes are the neighbors' letters with their kernel weights, and the most voted letter is the answer."""
     cfg = experiment(
-        arms=["knn_vote"], scoring__rule="letters", references__only_correct=False, references__limit=60, limit=12
+        arms=["knn_vote"],
+        scoring__rule="letters",
+        references__only_correct=False,
+        references__limit=60,
+        limit=12,
     )
     _, vote = run(cfg)
     predictions = set()
     for row in vote.samples():
-        assert len(row["neighbors"]) == 5 and len(row["votes"]) == len(row["choices"]) and sum(row["votes"]) > 0
+        assert (
+            len(row["neighbors"]) == 5 and len(row["votes"]) == len(row["choices"]) and sum(row["votes"]) > 0
+        )
         letters = [n["answer"] for n in row["neighbors"]]
         voted = {"ABCD"[i] for i, v in enumerate(row["votes"]) if v > 0}
         assert voted == set(letters)
@@ -208,7 +223,11 @@ def test_knn_vote_of_letters(experiment):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sft_adapts_every_linear_map_outside_the_experts_and_nothing_else(family):
     model: Any = tiny_model(family)
-    shared = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and ".experts." not in name]
+    shared = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and ".experts." not in name
+    ]
     wanted = {name for name in shared if model.get_submodule(name) is not model.get_output_embeddings()}
     with Lora(SimpleNamespace(loaded=SimpleNamespace(model=model)), 2).inserted() as adapted:  # type: ignore[arg-type]
         names = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in trainable(adapted)}
@@ -222,7 +241,9 @@ def test_the_most_voted_choice_wins_whatever_its_length_and_the_weights(weights)
     choices = ["bee", "ox", "hippopotamus"]
     lm: Any = KnnVoteLM(lambda asked: [([0, 1, 2, 3, 4], weights, {}) for _ in asked], items, 0)  # type: ignore[arg-type]
     doc = {"question": "q", "key": "k"}
-    asked = [Instance("loglikelihood", doc, ("c", f" {c}"), i, metadata=("t", 0, 1)) for i, c in enumerate(choices)]
+    asked = [
+        Instance("loglikelihood", doc, ("c", f" {c}"), i, metadata=("t", 0, 1)) for i, c in enumerate(choices)
+    ]
     scores = [score for score, _ in lm.loglikelihood(asked)]
     for lengths in ([1, 1, 1], [len(c) for c in choices]):
         judged = [s / n for s, n in zip(scores, lengths, strict=True)]
@@ -267,7 +288,7 @@ def test_arms_for_choices_refuse_written_answers(backend, monkeypatch):
         ("kernel_regression", {"alpha": 5.0}),
         ("mode_finding", {"iterations": -1}),
         ("routing_temperature", {"temperature": 0.0}),
-    ],  # fmt: skip
+    ],
 )
 def test_options_of_baselines_are_checked(experiment, name, options):
     with pytest.raises(UserError, match=name):

@@ -22,13 +22,17 @@ def lls(run):
 
 
 def test_permuted_options_move_the_neighbors_letters_only(experiment):
-    cfg = experiment(arms=["ngd", "ngd_permuted_options"], scoring__rule="letters", references__only_correct=False)
+    cfg = experiment(
+        arms=["ngd", "ngd_permuted_options"], scoring__rule="letters", references__only_correct=False
+    )
     base, ngd, permuted = run(cfg)
     counts = permuted.result["counts"]
     assert 0 < counts["references_reordered"] <= counts["references"] == ngd.result["counts"]["references"]
     answers = []
     for a, b in zip(ngd.samples(), permuted.samples(), strict=True):
-        assert a["prompt_hash"] == b["prompt_hash"] and a["gold"] == b["gold"], "the test's prompts are not touched"
+        assert a["prompt_hash"] == b["prompt_hash"] and a["gold"] == b["gold"], (
+            "the test's prompts are not touched"
+        )
         assert [n["id"] for n in a["neighbors"]] == [n["id"] for n in b["neighbors"]], "the same neighbors"
         answers += [(x["answer"], y["answer"]) for x, y in zip(a["neighbors"], b["neighbors"], strict=True)]
     assert 0.4 < sum(x != y for x, y in answers) / len(answers) <= 1.0, "their letters are other ones"
@@ -71,16 +75,24 @@ def test_tuning_takes_the_best_on_held_out_references(experiment, monkeypatch):
     assert min(losses, key=losses.__getitem__) == f"lr={found['learning_rate']:g}, mixing={found['mixing']}"
     for arm in ("ngd", "oracle"):
         result = runs[arm].result
-        assert result["settings"]["lr"] == found["learning_rate"] and result["settings"]["mixing"] == found["mixing"]
+        assert (
+            result["settings"]["lr"] == found["learning_rate"]
+            and result["settings"]["mixing"] == found["mixing"]
+        )
         (note,) = (note for note in result["notes"] if "tune=reference" in note)
         assert f"lr=0.5, mixing=dense: {found['losses']['lr=0.5, mixing=dense']:.3f}" in note
         assert result["cost"]["phases"]["tune"]["seconds"] > 0
-    assert "tune" not in runs["base"].result["cost"]["phases"] and "lr" not in runs["mode_finding"].result["settings"]
+    assert (
+        "tune" not in runs["base"].result["cost"]["phases"]
+        and "lr" not in runs["mode_finding"].result["settings"]
+    )
     (task,) = tasks_of(cfg).load().values()
     tested = {tasks_of(cfg).question_text(task, dict(doc)) for doc in list(task.eval_docs)}
     for bank, asked in seen:
         hidden = {question.key for question in asked}
-        assert not hidden & {(item.task, item.doc_id) for item in bank.items}, "a held-out item was its own neighbor"
+        assert not hidden & {(item.task, item.doc_id) for item in bank.items}, (
+            "a held-out item was its own neighbor"
+        )
         assert all(question.gold is None for question in asked), "NGD was given a held-out label"
         assert not tested & {question.text for question in asked}
     count = len(seen)
@@ -101,8 +113,12 @@ def test_a_settings_loss_is_the_mean_cross_entropy_of_the_right_choices(monkeypa
             return [SimpleNamespace(scores=[(score, False) for score in scores[i]]) for i in batch]
 
     monkeypatch.setattr(tune_module, "Rewirer", Stub)
-    backend = SimpleNamespace(cfg=SimpleNamespace(batch_size=2, method=None, seed=0), engine=None, question_embedder=None)
-    right, wrong = (tune_module._loss(backend, None, None, [0, 1, 2], golds) for golds in ([0, 1, 1], [1, 0, 0]))
+    backend = SimpleNamespace(
+        cfg=SimpleNamespace(batch_size=2, method=None, seed=0), engine=None, question_embedder=None
+    )
+    right, wrong = (
+        tune_module._loss(backend, None, None, [0, 1, 2], golds) for golds in ([0, 1, 1], [1, 0, 0])
+    )
     gaps = [1.0, 2.0, 3.0]  # between the right choice's log-likelihood and the other's
     assert right == pytest.approx(sum(math.log1p(math.exp(-gap)) for gap in gaps) / 3)
     assert wrong == pytest.approx(sum(math.log1p(math.exp(gap)) for gap in gaps) / 3)
@@ -136,7 +152,9 @@ def test_the_control_of_mode_finding_takes_over_its_options_and_stands_beside_it
     assert settings[0] == settings[1] and settings[1]["option_iterations"] == 3
     found = compare_controls(list(runs.values()))
     assert set(found["arm"]) == {"mode_finding"} and set(found["control"]) == {control}
-    scores = [[row["loglikelihoods"] for row in runs[name].samples()] for name in ("base", "mode_finding", control)]
+    scores = [
+        [row["loglikelihoods"] for row in runs[name].samples()] for name in ("base", "mode_finding", control)
+    ]
     assert scores[0] != scores[1] != scores[2] != scores[0]
 
 
@@ -146,7 +164,9 @@ def test_the_control_of_kernel_regression_takes_over_its_options_and_draws_its_r
     runs = {r.arm: r for r in run(experiment(arms=["kernel_regression", control], arm=arm))}
     settings = [runs[name].result["settings"] for name in ("kernel_regression", control)]
     assert settings[0] == settings[1] and settings[1]["option_alpha"] == 0.25
-    drawn = [[n["id"] for row in runs[name].samples() for n in row["neighbors"]] for name in runs if name != "base"]
+    drawn = [
+        [n["id"] for row in runs[name].samples() for n in row["neighbors"]] for name in runs if name != "base"
+    ]
     assert len(drawn[0]) == len(drawn[1]) and drawn[0] != drawn[1]
     changed = experiment(arms=[control], arm={"kernel_regression": {"search": "fixed", "alpha": 0.5}})
     assert {r.arm: r.run_id for r in run(changed)}[control] != runs[control].run_id

@@ -38,7 +38,10 @@ def test_a_batch_is_embedded_once_and_every_arm_pays():
     np.testing.assert_array_equal(embed(("why?", "how so?"), second), vectors)
     assert recording.seen == [["why?", "how so?"]]
     assert first.spent("embed")[1] == second.spent("embed")[1] == 2 * 2 * 2 * 2
-    assert second.spent("embed")[0] == second.credited == pytest.approx(first.spent("embed")[0]) and first.credited == 0
+    assert (
+        second.spent("embed")[0] == second.credited == pytest.approx(first.spent("embed")[0])
+        and first.credited == 0
+    )
 
 
 def test_another_batch_is_embedded_anew():

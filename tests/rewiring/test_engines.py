@@ -12,7 +12,13 @@ from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 
-MIXES = [("model", "hard"), ("model", "dense"), ("model", "straight_through"), ("preserved", "dense"), ("preserved", "hard")]
+MIXES = [
+    ("model", "hard"),
+    ("model", "dense"),
+    ("model", "straight_through"),
+    ("preserved", "dense"),
+    ("preserved", "hard"),
+]
 
 
 def random_pathways(own: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -95,7 +101,9 @@ def test_engines_agree_on_what_a_config_may_ask_for(kind, changes):
         mixture = Mixer(engine.family)(pathway, own, core_experts(own, "all", engine.family.top_k), "hard")
         batch = engine.batch(states, rows)
         scores, _ = batch.score(mixture, torch.tensor([i for i, _ in rows]))
-        found.append((own, batch.score(None)[0], scores.detach(), torch.autograd.grad(scores.sum(), pathway)[0]))
+        found.append(
+            (own, batch.score(None)[0], scores.detach(), torch.autograd.grad(scores.sum(), pathway)[0])
+        )
     for naive, suffix in zip(*found, strict=True):
         torch.testing.assert_close(suffix, naive, atol=1e-4, rtol=0)
 

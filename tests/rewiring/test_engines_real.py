@@ -22,7 +22,10 @@ from c3po_bench.rewiring.engines.base import Prompt
 
 ITEMS = int(os.environ.get("C3PO_ENGINE_ITEMS", "8"))
 DESCENTS = 2
-ARMS = ["base", *(n for n in arms.ARMS if n not in ("planted_optimum", "ngd_permuted_options"))]  # cloze: nothing to permute
+ARMS = [
+    "base",
+    *(n for n in arms.ARMS if n not in ("planted_optimum", "ngd_permuted_options")),
+]  # cloze: nothing to permute
 
 
 @pytest.mark.slow
@@ -41,7 +44,9 @@ def test_every_arm_scores_alike(data_root, tmp_path):
             other = slow[row["doc_hash"]]
             assert row["prediction"] == other["prediction"], (arm, row["doc_hash"])
             tied += row["loglikelihoods"] != pytest.approx(other["loglikelihoods"], abs=1e-4)
-        assert tied <= 0.05 * ITEMS, arm  # where two experts tie for the last place, a batch's make-up decides
+        assert tied <= 0.05 * ITEMS, (
+            arm
+        )  # where two experts tie for the last place, a batch's make-up decides
 
 
 @pytest.mark.slow
@@ -79,7 +84,9 @@ def test_descents_end_alike_in_double_precision(data_root):
         work = Work(engine, right, DESCENTS)
         pathway = work.solve(10).pathway
         mixture = work.mixer(pathway, work.own, work.core, "dense")
-        scored, _ = engine.batch(engine.read(whole[:DESCENTS]), rows).score(mixture, torch.tensor([i for i, _ in rows]))
+        scored, _ = engine.batch(engine.read(whole[:DESCENTS]), rows).score(
+            mixture, torch.tensor([i for i, _ in rows])
+        )
         found.append((pathway, scored.detach()))
     assert (found[0][0] - work.own).abs().max() > 1e-2  # the descents went somewhere
     torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-5)

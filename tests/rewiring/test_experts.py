@@ -19,8 +19,15 @@ def asked(model, tokens, wanted=2):
     family = family_of(model)
     generator = torch.Generator().manual_seed(tokens)
     hidden = torch.randn(tokens, model.config.hidden_size, generator=generator)
-    indices = torch.stack([torch.randperm(family.num_experts, generator=generator)[:wanted] for _ in range(tokens)])
-    return experts_of(family, model, family.layers[-1]), hidden, indices, torch.rand(tokens, wanted, generator=generator)
+    indices = torch.stack(
+        [torch.randperm(family.num_experts, generator=generator)[:wanted] for _ in range(tokens)]
+    )
+    return (
+        experts_of(family, model, family.layers[-1]),
+        hidden,
+        indices,
+        torch.rand(tokens, wanted, generator=generator),
+    )
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -30,10 +37,14 @@ def asked(model, tokens, wanted=2):
 def test_values_and_gradients_are_the_models_own(models, kind, tokens, wanted, packed, monkeypatch):
     experts, hidden, indices, weights = asked(models(kind), tokens, wanted)
     if torch.backends.mkldnn.is_available() and not ours._is_odd(experts):
-        assert ours.asks_most(experts, wanted) == (2 * wanted >= experts.num_experts), "both ways should be taken"
+        assert ours.asks_most(experts, wanted) == (2 * wanted >= experts.num_experts), (
+            "both ways should be taken"
+        )
     if packed == "oneDNN":
         monkeypatch.setattr(grouped, "available", lambda: False)
-        monkeypatch.setattr(packing, "_copies", WeakTensorKeyDictionary())  # the models are shared with the other tests
+        monkeypatch.setattr(
+            packing, "_copies", WeakTensorKeyDictionary()
+        )  # the models are shared with the other tests
     if not packed:  # as when the copies found no room, or only those for the forward pass did
         monkeypatch.setattr(ours, "packed", lambda *_: None)
         monkeypatch.setattr(ours, "asks_most", lambda _, k: k == wanted == 8)
@@ -51,7 +62,9 @@ def test_values_and_gradients_are_the_models_own(models, kind, tokens, wanted, p
 def test_the_way_without_a_gradient_gives_the_models_own_values(models, kind, tokens):
     experts, hidden, indices, weights = asked(models(kind), tokens)
     given = hidden.clone()
-    torch.testing.assert_close(ours.mix_many(experts, hidden, indices, weights), experts(hidden, indices, weights).detach())
+    torch.testing.assert_close(
+        ours.mix_many(experts, hidden, indices, weights), experts(hidden, indices, weights).detach()
+    )
     assert torch.equal(hidden, given)
 
 

@@ -179,15 +179,21 @@ def test_a_generation_task_runs_whole(experiment, tmp_path, position):
     }
     path = tmp_path / "sums.yaml"
     path.write_text(json.dumps(task))  # JSON is YAML
-    cfg = experiment(arms=["ngd", "routing_temperature", "icl"], tasks=[str(path)], limit=3, method__position=position)
+    cfg = experiment(
+        arms=["ngd", "routing_temperature", "icl"], tasks=[str(path)], limit=3, method__position=position
+    )
     cfg.method.learning_rate = 5.0
     cfg.data.root = None
     base, ngd, sharp, icl = run(cfg)
     for result in (base, ngd, sharp, icl):
         assert [row["gold"] for row in result.samples()] == ["0", "2", "4"] and len(result.samples()) == 3
-        assert all(isinstance(row["prediction"], str) and row["loglikelihoods"] is None for row in result.samples())
+        assert all(
+            isinstance(row["prediction"], str) and row["loglikelihoods"] is None for row in result.samples()
+        )
     assert all(row["pathway_change"] > 0 and row["neighbors"] for row in ngd.samples())
-    assert [r["prediction"] for r in sharp.samples()] != [r["prediction"] for r in base.samples()] or position == "last"
+    assert [r["prediction"] for r in sharp.samples()] != [
+        r["prediction"] for r in base.samples()
+    ] or position == "last"
     cfg.arms = ["oracle"]
     with pytest.raises(UserError, match="oracle"):
         run(cfg)

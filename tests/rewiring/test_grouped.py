@@ -54,7 +54,9 @@ def test_processors_without_avx512(library, anew, march, monkeypatch, tmp_path):
     if march == "x86-64-v3" and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX2")
     monkeypatch.setenv("C3PO_CACHE", str(tmp_path))
-    monkeypatch.setattr(compiled, "FLAGS", [f"-march={march}" if f == "-march=native" else f for f in compiled.FLAGS])
+    monkeypatch.setattr(
+        compiled, "FLAGS", [f"-march={march}" if f == "-march=native" else f for f in compiled.FLAGS]
+    )
     counts = [0, *range(1, 9), 25]
     rows, matrices = torch.randn(sum(counts), 700), torch.randn(len(counts), 37, 700)
     panels = ours.in_panels(matrices)
@@ -68,17 +70,24 @@ def test_many_threads_leave_nothing_out(library, monkeypatch):
     rows, matrices = torch.randn(64, 256), torch.randn(4, 300, 256)
     panels, expected = ours.in_panels(matrices), one_by_one(rows, matrices, [16] * 4)
     for _ in range(50):
-        torch.testing.assert_close(ours.grouped_product(rows, panels, [16] * 4, 300), expected, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(
+            ours.grouped_product(rows, panels, [16] * 4, 300), expected, atol=1e-4, rtol=1e-5
+        )
 
 
 def test_a_sum_over_a_vocabulary_keeps_its_digits(library):
     rows, matrix = torch.rand(2, 50_000), torch.rand(1, 3, 50_000)
     found = ours.grouped_product(rows, ours.in_panels(matrix), [2], 3)
-    torch.testing.assert_close(found, one_by_one(rows, matrix, [2]), atol=0, rtol=3e-6)  # one long sum is off by 1e-4
+    torch.testing.assert_close(
+        found, one_by_one(rows, matrix, [2]), atol=0, rtol=3e-6
+    )  # one long sum is off by 1e-4
 
 
 def test_no_rows(library):
-    assert ours.grouped_product(torch.empty(0, 5), ours.in_panels(torch.randn(2, 3, 5)), [0, 0], 3).shape == (0, 3)
+    assert ours.grouped_product(torch.empty(0, 5), ours.in_panels(torch.randn(2, 3, 5)), [0, 0], 3).shape == (
+        0,
+        3,
+    )
 
 
 def test_rows_need_not_lie_in_order(library):
@@ -128,7 +137,9 @@ def weighted(parameter, rows, counts):
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("compiler", [None, "false", "a folder that is no cache"])
 def test_without_it_onednn_multiplies(anew, monkeypatch, tmp_path, caplog, compiler):
-    monkeypatch.setenv("C3PO_CACHE", str(tmp_path / "file" if compiler == "a folder that is no cache" else tmp_path))
+    monkeypatch.setenv(
+        "C3PO_CACHE", str(tmp_path / "file" if compiler == "a folder that is no cache" else tmp_path)
+    )
     (tmp_path / "file").write_text("")
     if compiler is None:
         monkeypatch.setattr(compiled, "compiler", lambda: None)

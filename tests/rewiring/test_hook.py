@@ -74,7 +74,10 @@ def test_tokens_may_be_named_in_any_order(models, others):
     layers = list(family.layers[-2:])
     ids = torch.arange(3, 15)[None]
     rows = torch.randperm(12, generator=torch.Generator().manual_seed(0))[others:]
-    weights, indices = torch.rand(len(rows), 2, 3) + 0.2, torch.rand(len(rows), 2, family.num_experts).topk(3).indices
+    weights, indices = (
+        torch.rand(len(rows), 2, 3) + 0.2,
+        torch.rand(len(rows), 2, family.num_experts).topk(3).indices,
+    )
     order = rows.argsort()
     with torch.no_grad():
         with override(family, model, layers, rows, Mixture(weights, indices)):

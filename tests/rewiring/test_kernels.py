@@ -24,23 +24,31 @@ def units():
 def weights(units, **options):
     query, bank = units
     similarity = torch.tensor(query @ bank.T)
-    return kernel_weights(KernelConfig(**options), similarity, torch.ones_like(similarity, dtype=torch.bool)).numpy()
+    return kernel_weights(
+        KernelConfig(**options), similarity, torch.ones_like(similarity, dtype=torch.bool)
+    ).numpy()
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 2.5])
 def test_gaussian_is_rbf(units, scale):
-    np.testing.assert_allclose(weights(units, name="gaussian", bandwidth=str(scale)), RBF(scale)(*units), rtol=1e-9)
+    np.testing.assert_allclose(
+        weights(units, name="gaussian", bandwidth=str(scale)), RBF(scale)(*units), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize(("name", "nu"), [("matern12", 0.5), ("matern32", 1.5), ("matern52", 2.5)])
 def test_matern_is_sklearns(units, name, nu):
-    np.testing.assert_allclose(weights(units, name=name, bandwidth="0.7"), Matern(0.7, nu=nu)(*units), rtol=1e-9)
+    np.testing.assert_allclose(
+        weights(units, name=name, bandwidth="0.7"), Matern(0.7, nu=nu)(*units), rtol=1e-9
+    )
 
 
 def test_median_bandwidth_is_the_neighbors_median_distance(units):
     distance = np.sort(cdist(*units)[0])
     lower_median = distance[(len(distance) - 1) // 2]
-    np.testing.assert_allclose(weights(units, name="gaussian", bandwidth="median"), RBF(lower_median)(*units), rtol=1e-9)
+    np.testing.assert_allclose(
+        weights(units, name="gaussian", bandwidth="median"), RBF(lower_median)(*units), rtol=1e-9
+    )
 
 
 def test_every_query_has_a_median_of_its_own():
@@ -51,13 +59,17 @@ def test_every_query_has_a_median_of_its_own():
     for row, known, together in zip(similarity, mask, found, strict=True):
         torch.testing.assert_close(kernel_weights(KernelConfig(), row[None], known[None])[0], together)
         distance = (2 - 2 * row).sqrt()
-        torch.testing.assert_close(together, (torch.exp(-(distance**2) / (2 * distance[known].median() ** 2)) * known))
+        torch.testing.assert_close(
+            together, (torch.exp(-(distance**2) / (2 * distance[known].median() ** 2)) * known)
+        )
 
 
 def test_linear_is_cosine_and_polynomial_its_power(units):
     cosine = units[0] @ units[1].T
     np.testing.assert_allclose(weights(units, name="linear"), cosine.clip(0), rtol=1e-12)
-    np.testing.assert_allclose(weights(units, name="polynomial", degree=4), ((1 + cosine) / 2) ** 4, rtol=1e-12)
+    np.testing.assert_allclose(
+        weights(units, name="polynomial", degree=4), ((1 + cosine) / 2) ** 4, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -79,7 +91,9 @@ def test_identical_and_lone_neighbors_give_finite_weights(name):
 @pytest.mark.parametrize("bandwidth", ["0", "-1", "wide", "nan"])
 def test_bandwidths_that_cannot_be(bandwidth):
     with pytest.raises(UserError, match="method.kernel.bandwidth"):
-        kernel_weights(KernelConfig(bandwidth=bandwidth), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool))
+        kernel_weights(
+            KernelConfig(bandwidth=bandwidth), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool)
+        )
 
 
 def test_unknown_kernel_names_the_nearest():

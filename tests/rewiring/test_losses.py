@@ -29,9 +29,12 @@ def world(models: Any, kind: int, loss: str) -> tuple[Rewirer, list[Question]]:
     rows = tuple((0, c) for c in range(3))
     questions = [Question(("t", i), str(i), (p,), rows, GOLD[i], str(i)) for i, p in enumerate(PROMPTS)]
     bank: Any = SimpleNamespace(
-        questions=questions, prompts=lambda pairs: [PROMPTS[i] for i, _ in pairs], groups=None,
-        embeddings=np.zeros((4, 2), dtype=np.float32), pathways=np.zeros((4, 8, 8), dtype=np.float32),
-    )  # fmt: skip
+        questions=questions,
+        prompts=lambda pairs: [PROMPTS[i] for i, _ in pairs],
+        groups=None,
+        embeddings=np.zeros((4, 2), dtype=np.float32),
+        pathways=np.zeros((4, 8, 8), dtype=np.float32),
+    )
     method = MethodConfig(loss=loss, mixing="hard", experts="all")
     return Rewirer(engine, method, Recipe(ngd), bank=bank), questions
 
@@ -69,7 +72,9 @@ def test_the_neighbors_loss_is_the_kernel_weighted_mean_of_theirs(models, kind, 
     found = rewirer._neighbors_loss(near, pathway, core, [0, 1])(pathway).tolist()
     for q in range(2):
         each = [one_loss(rewirer.engine, i, GOLD[i], pathway[q], loss) for i in index[q].tolist()]
-        mean = sum(w * one for w, one in zip(weights[q].tolist(), each, strict=True)) / float(weights[q].sum())
+        mean = sum(w * one for w, one in zip(weights[q].tolist(), each, strict=True)) / float(
+            weights[q].sum()
+        )
         assert found[q] == pytest.approx(mean, abs=1e-4)
 
 
@@ -81,4 +86,6 @@ def test_the_oracles_loss_is_the_items_own(models, loss):
     core = core_experts(own, "all", 2)
     moved = own.flip(-1)
     found = rewirer._own_loss(questions, states, [0, 1, 2, 3], own, core)(moved).tolist()
-    assert found == pytest.approx([one_loss(rewirer.engine, i, GOLD[i], moved[i], loss) for i in range(4)], abs=1e-4)
+    assert found == pytest.approx(
+        [one_loss(rewirer.engine, i, GOLD[i], moved[i], loss) for i in range(4)], abs=1e-4
+    )

@@ -38,7 +38,9 @@ def test_reading_a_prompt(models):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_layer_stands_for_those_like_it(models, family, monkeypatch):
     model, found = models(family), []
-    prompts = [Prompt(tuple(5 + i % 40 for i in range(length)), ((7, 8, 9), (6, 7))) for length in (4, 11, 30, 200)]
+    prompts = [
+        Prompt(tuple(5 + i % 40 for i in range(length)), ((7, 8, 9), (6, 7))) for length in (4, 11, 30, 200)
+    ]
     for step in (meter_module.Count.step, lambda *_: None):
         monkeypatch.setattr(meter_module.Count, "step", step)
         meter = Meter()
@@ -86,7 +88,9 @@ def test_the_backward_pass_of_attention_and_experts_is_counted():
     query = torch.randn(1, 2, 5, 8, requires_grad=True)
     with counter() as counted:
         torch.nn.functional.scaled_dot_product_attention(query, query, query).sum().backward()
-    assert counted.total == 7 * 2 * 2 * 5 * 5 * 8  # two products forward; backward these again and one more for each operand
+    assert (
+        counted.total == 7 * 2 * 2 * 5 * 5 * 8
+    )  # two products forward; backward these again and one more for each operand
 
 
 def test_counted_batches_stand_for_all(experiment, data_root, monkeypatch, tmp_path):
@@ -107,7 +111,10 @@ def test_the_first_steps_stand_for_all(experiment, monkeypatch, tmp_path):
         if name == "all":
             monkeypatch.setattr(meter_module.Count, "step", lambda *_: None)
         cfg = experiment(
-            arms=["kernel_regression", "ngd", "oracle"], tasks=["facts"], limit=1, results_dir=str(tmp_path / name)
+            arms=["kernel_regression", "ngd", "oracle"],
+            tasks=["facts"],
+            limit=1,
+            results_dir=str(tmp_path / name),
         )
         found.append([run.result["cost"]["phases"]["optimize"]["flops"] for run in harness.run(cfg)[1:]])
     assert found[0] == found[1] and min(found[0]) > 0

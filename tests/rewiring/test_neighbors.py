@@ -11,7 +11,9 @@ from c3po_bench.rewiring.neighbors import item_seed, nearest, random_draw
 
 
 def units(count: int, seed: int) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.randn(count, 6, generator=torch.Generator().manual_seed(seed)), dim=-1)
+    return torch.nn.functional.normalize(
+        torch.randn(count, 6, generator=torch.Generator().manual_seed(seed)), dim=-1
+    )
 
 
 def method(**changes) -> MethodConfig:
@@ -21,7 +23,9 @@ def method(**changes) -> MethodConfig:
 def test_knn_is_sklearns():
     queries, bank = units(5, 0), units(40, 1)
     found = nearest(method(k=4), queries, bank)
-    _, index = NearestNeighbors(n_neighbors=4, algorithm="brute").fit(bank.numpy()).kneighbors(queries.numpy())
+    _, index = (
+        NearestNeighbors(n_neighbors=4, algorithm="brute").fit(bank.numpy()).kneighbors(queries.numpy())
+    )
     assert found.index.tolist() == index.tolist()
     torch.testing.assert_close(found.similarity, (queries[:, None] * bank[found.index]).sum(-1))
     assert (found.weights > 0).all() and (found.dropped == 0).all()
@@ -30,7 +34,9 @@ def test_knn_is_sklearns():
 def test_epsilon_ball_is_sklearns():
     queries, bank = units(5, 0), units(40, 1)
     found = nearest(method(kind="epsilon", epsilon=0.9, epsilon_most=40), queries, bank)
-    _, index = NearestNeighbors(radius=0.9, algorithm="brute").fit(bank.numpy()).radius_neighbors(queries.numpy())
+    _, index = (
+        NearestNeighbors(radius=0.9, algorithm="brute").fit(bank.numpy()).radius_neighbors(queries.numpy())
+    )
     ours = [set(i[w > 0].tolist()) for i, w in zip(found.index, found.weights, strict=True)]
     assert ours == [set(map(int, row)) for row in index]
     assert len({len(row) for row in ours}) > 1, "the ball should hold different numbers"
@@ -63,8 +69,15 @@ def test_random_draw_depends_on_the_items_seed_only():
     seeds = [item_seed(0, name) for name in "abc"]
     together = random_draw(method(k=3), queries, bank, seeds)
     for i in range(3):
-        assert random_draw(method(k=3), queries[i : i + 1], bank, seeds[i : i + 1]).index[0].equal(together.index[i])
-    assert random_draw(method(k=3), queries, bank, [item_seed(1, n) for n in "abc"]).index.tolist() != together.index.tolist()
+        assert (
+            random_draw(method(k=3), queries[i : i + 1], bank, seeds[i : i + 1])
+            .index[0]
+            .equal(together.index[i])
+        )
+    assert (
+        random_draw(method(k=3), queries, bank, [item_seed(1, n) for n in "abc"]).index.tolist()
+        != together.index.tolist()
+    )
 
 
 def test_random_draw_is_even_and_never_a_near_duplicate():
@@ -74,7 +87,9 @@ def test_random_draw_is_even_and_never_a_near_duplicate():
     used = found.index[found.weights > 0]
     counts = np.bincount(used.numpy(), minlength=10)
     assert counts[0] == 0 and (counts[1:] > 80).all()
-    assert ((found.weights > 0).sum(-1) == 3).all(), "a dropped duplicate is replaced, so the control has k neighbors"
+    assert ((found.weights > 0).sum(-1) == 3).all(), (
+        "a dropped duplicate is replaced, so the control has k neighbors"
+    )
 
 
 def test_the_control_has_as_many_neighbors_with_the_same_weights():

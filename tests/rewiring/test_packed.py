@@ -53,7 +53,9 @@ def test_matrices_side_by_side(transposed, axis):
     whole = torch.cat([matrix.T if transposed else matrix for matrix in weight], dim=axis)
     x = torch.randn(4, whole.shape[1])
     torch.testing.assert_close(ours.packed(weight, transposed, axis).times(x), x @ whole.T)
-    assert ours.packed(weight, transposed) is not ours.packed(weight, transposed, axis), "kept apart from those one by one"
+    assert ours.packed(weight, transposed) is not ours.packed(weight, transposed, axis), (
+        "kept apart from those one by one"
+    )
 
 
 def test_a_copy_is_made_once_and_anew_when_the_weight_changes():
@@ -96,7 +98,11 @@ def test_linear_layers_of_a_block():
     x = torch.randn(2, 3, 6, requires_grad=True)
     (expected,) = torch.autograd.grad(block(x).square().sum(), x)
     with pytest.raises(ZeroDivisionError), ours.packed_linears(block):
-        assert ["forward" in vars(layer) for layer in block] == [True, False, False]  # has a bias, is being trained
+        assert ["forward" in vars(layer) for layer in block] == [
+            True,
+            False,
+            False,
+        ]  # has a bias, is being trained
         torch.testing.assert_close(torch.autograd.grad(block(x).square().sum(), x)[0], expected)
         _ = 1 / 0
     assert not any("forward" in vars(layer) for layer in block)

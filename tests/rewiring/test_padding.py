@@ -34,7 +34,10 @@ def stock_scores(model, family, layers, pairs, side, mixture):
         ).logits
     logp = logits.log_softmax(-1).flatten(0, 1)
     return torch.stack(
-        [logp[torch.arange(at, at + len(answer)), list(answer)].sum() for at, (_, answer) in zip(last, pairs, strict=True)]
+        [
+            logp[torch.arange(at, at + len(answer)), list(answer)].sum()
+            for at, (_, answer) in zip(last, pairs, strict=True)
+        ]
     )
 
 

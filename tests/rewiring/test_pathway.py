@@ -13,11 +13,23 @@ from c3po_bench.rewiring.pathway import Mixer, check_method, core_experts, criti
 SIXTEEN = list(range(16))
 # the layer sets of the paper's table (Table 8), counted by hand over OLMoE's 16 layers
 PAPER = {
-    "first:1": [0], "middle:1": [7], "last:1": [15], "first:1+middle:1": [0, 7], "first:1+last:1": [0, 15],
-    "middle:1+last:1": [7, 15], "first:2": [0, 1], "middle:2": [7, 8], "last:2": [14, 15],
-    "first:2+middle:3": [0, 1, 6, 7, 8], "first:2+last:3": [0, 1, 13, 14, 15], "middle:2+last:3": [7, 8, 13, 14, 15],
-    "first:5": [0, 1, 2, 3, 4], "middle:5": [5, 6, 7, 8, 9], "last:5": [11, 12, 13, 14, 15], "all": SIXTEEN,
-}  # fmt: skip
+    "first:1": [0],
+    "middle:1": [7],
+    "last:1": [15],
+    "first:1+middle:1": [0, 7],
+    "first:1+last:1": [0, 15],
+    "middle:1+last:1": [7, 15],
+    "first:2": [0, 1],
+    "middle:2": [7, 8],
+    "last:2": [14, 15],
+    "first:2+middle:3": [0, 1, 6, 7, 8],
+    "first:2+last:3": [0, 1, 13, 14, 15],
+    "middle:2+last:3": [7, 8, 13, 14, 15],
+    "first:5": [0, 1, 2, 3, 4],
+    "middle:5": [5, 6, 7, 8, 9],
+    "last:5": [11, 12, 13, 14, 15],
+    "all": SIXTEEN,
+}
 
 
 @pytest.mark.parametrize("spec", PAPER)

@@ -46,7 +46,9 @@ def test_every_arm_answers_as_on_the_processor(experiment, tmp_path):
     for device in ("cpu", "cuda"):
         cfg = experiment(arms=ARMS, results_dir=str(tmp_path / device))
         cfg.model.device = device
-        found[device] = {r.arm: {row["doc_id"]: row["loglikelihoods"] for row in r.samples()} for r in run(cfg)}
+        found[device] = {
+            r.arm: {row["doc_id"]: row["loglikelihoods"] for row in r.samples()} for r in run(cfg)
+        }
     for arm, items in found["cpu"].items():
         for item, expected in items.items():
             assert found["cuda"][arm][item] == pytest.approx(expected, abs=0.05), (arm, item)

@@ -17,7 +17,9 @@ BATCHES = 3
 
 @pytest.fixture
 def config(experiment, tmp_path):
-    return lambda folder, **more: experiment(arms=ARMS, limit=10, batch_size=4, results_dir=str(tmp_path / folder), **more)
+    return lambda folder, **more: experiment(
+        arms=ARMS, limit=10, batch_size=4, results_dir=str(tmp_path / folder), **more
+    )
 
 
 def samples(runs):

@@ -14,7 +14,11 @@ from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.base import Prompt, State
 from c3po_bench.rewiring.states import StateStore
 
-PROMPTS = [Prompt((5, 6, 7, 8), ((9, 10), (11,))), Prompt((12, 13), ((14, 15, 16),)), Prompt((17, 18, 19), ((20,),))]
+PROMPTS = [
+    Prompt((5, 6, 7, 8), ((9, 10), (11,))),
+    Prompt((12, 13), ((14, 15, 16),)),
+    Prompt((17, 18, 19), ((20,),)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -133,4 +137,6 @@ def test_layers_come_back_in_order(tmp_path):
     store = StateStore(tmp_path, 1 << 30)
     store.put([State(prompt, torch.zeros(1), {"keys": layers, "entering": torch.ones(3)}, 0.0, 0)])
     kept = StateStore(tmp_path, 1 << 30).get([prompt])[prompt].kept
-    assert torch.equal(torch.stack(kept["keys"]), torch.stack(layers)) and torch.equal(kept["entering"], torch.ones(3))
+    assert torch.equal(torch.stack(kept["keys"]), torch.stack(layers)) and torch.equal(
+        kept["entering"], torch.ones(3)
+    )

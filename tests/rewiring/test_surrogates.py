@@ -62,7 +62,9 @@ def take(problem: Problem, i: int) -> Problem:
     def loss(w: torch.Tensor) -> torch.Tensor:
         return problem.loss(torch.cat([whole[:i], w, whole[i + 1 :]]))[i : i + 1]
 
-    part = Neighborhood(near.index[i : i + 1], near.similarity[i : i + 1], near.weights[i : i + 1], near.dropped[i : i + 1])
+    part = Neighborhood(
+        near.index[i : i + 1], near.similarity[i : i + 1], near.weights[i : i + 1], near.dropped[i : i + 1]
+    )
     return replace(
         problem,
         own=whole[i : i + 1],
@@ -201,7 +203,9 @@ def test_the_control_of_mode_finding_weighs_drawn_references_as_the_nearest():
         mean = (weight[:, None, None] * problem.references[drawn]).sum(0) / weight.sum()
         torch.testing.assert_close(found[q], 0.25 * problem.own[q] + 0.75 * mean)
     alone = replace(problem, own=problem.own[1:2], seeds=problem.seeds[1:2])
-    torch.testing.assert_close(mode_finding_random_neighbors(alone, iterations=1, alpha=0.25).pathway, found[1:2])
+    torch.testing.assert_close(
+        mode_finding_random_neighbors(alone, iterations=1, alpha=0.25).pathway, found[1:2]
+    )
     every = make_problem(neighbors=NeighborsConfig(k=20), kernel=KernelConfig(bandwidth="1e6"))
     torch.testing.assert_close(mode_finding_random_neighbors(every).pathway, mode_finding(every).pathway)
 
@@ -210,7 +214,9 @@ def test_the_control_of_mode_finding_weighs_drawn_references_as_the_nearest():
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_ngd_descends_on_the_simplex(parameterization, optimizer):
     rate = {"adam": 0.05, "sgd": 0.5}[optimizer] * (1 if parameterization == "logits" else 0.3)
-    problem = make_problem(parameterization=parameterization, optimizer=optimizer, learning_rate=rate, steps=40)
+    problem = make_problem(
+        parameterization=parameterization, optimizer=optimizer, learning_rate=rate, steps=40
+    )
     solution = ngd(problem)
     assert (problem.loss(solution.pathway) < 0.6 * problem.loss(problem.own)).all()
     torch.testing.assert_close(solution.losses[0], problem.loss(problem.own), atol=1e-5, rtol=1e-4)
@@ -235,7 +241,9 @@ def test_ngd_moves_core_experts_only(parameterization):
 def test_parameters_stand_for_the_own_pathway_at_first(parameterization):
     problem = make_problem(experts="top:3")
     parameters = to_parameters(problem.own, parameterization)
-    torch.testing.assert_close(to_pathway(parameters, problem.core, problem.own, parameterization), problem.own)
+    torch.testing.assert_close(
+        to_pathway(parameters, problem.core, problem.own, parameterization), problem.own
+    )
 
 
 def test_no_steps_is_no_change():
@@ -248,7 +256,11 @@ def test_no_steps_is_no_change():
 def test_learning_rate_schedules():
     method = MethodConfig(learning_rate=0.1, final_learning_rate=1e-4, steps=10)
     cosine = [learning_rate(method, s) for s in range(11)]
-    assert cosine[0] == pytest.approx(0.1) and cosine[10] == pytest.approx(1e-4) and cosine[5] == pytest.approx(0.05005)
+    assert (
+        cosine[0] == pytest.approx(0.1)
+        and cosine[10] == pytest.approx(1e-4)
+        and cosine[5] == pytest.approx(0.05005)
+    )
     assert all(a > b for a, b in zip(cosine, cosine[1:], strict=False))
     method.schedule = "fixed"
     assert {learning_rate(method, s) for s in range(10)} == {0.1}
@@ -297,8 +309,16 @@ def test_surrogates_document_their_options(name):
 
 def test_options_are_checked():
     assert options_of(kernel_regression) == {"search": "grid", "alpha": 0.0, "points": 11}
-    assert options_of(mode_finding) == options_of(mode_finding_random_neighbors) == {"iterations": 10, "alpha": 0.5}
-    assert checked_options("a", kernel_regression, {"alpha": 1}) == {"search": "grid", "alpha": 1, "points": 11}
+    assert (
+        options_of(mode_finding)
+        == options_of(mode_finding_random_neighbors)
+        == {"iterations": 10, "alpha": 0.5}
+    )
+    assert checked_options("a", kernel_regression, {"alpha": 1}) == {
+        "search": "grid",
+        "alpha": 1,
+        "points": 11,
+    }
     with pytest.raises(UserError, match="did you mean 'alpha'"):
         checked_options("kernel_regression", kernel_regression, {"alhpa": 1})
     with pytest.raises(UserError, match="int expected"):

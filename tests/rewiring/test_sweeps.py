@@ -20,7 +20,17 @@ from c3po_bench.rewiring.pathway import check_method, critical_layers
 CONF = Path(conf_dir())
 SWEEPS = sorted(p.stem for p in (CONF / "sweep").glob("*.yaml") if "feedback" not in p.stem)
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if "feedback" not in p.stem)
-LONG = ("layer_table", "layers", "seeds", "reference_size", "optimizer", "scoring", "bandwidth", "neighborhood", "lr")
+LONG = (
+    "layer_table",
+    "layers",
+    "seeds",
+    "reference_size",
+    "optimizer",
+    "scoring",
+    "bandwidth",
+    "neighborhood",
+    "lr",
+)
 """Sweeps of many cells whose values are tried by other tests too."""
 TINY = [
     "model=tiny",
@@ -63,15 +73,25 @@ def check_composition(sweep: str, experiments: list[str]) -> None:
     alone, params, mode = composed(f"+sweep={sweep}")
     if alone.backend.name != "rewiring":
         pytest.skip("a sweep of the other backend")
-    assert mode.endswith("MULTIRUN") and params and alone.tasks and alone.arms[0] == "base" and alone.name == sweep
+    assert (
+        mode.endswith("MULTIRUN")
+        and params
+        and alone.tasks
+        and alone.arms[0] == "base"
+        and alone.name == sweep
+    )
     for experiment in experiments:
         cfg, with_experiment, _ = composed(f"+sweep={sweep}", f"+experiment={experiment}")
         if cfg.backend.name != "rewiring":
             continue
-        assert cfg.name == experiment and with_experiment == params, "the experiment brings its arms, the sweep its grid"
+        assert cfg.name == experiment and with_experiment == params, (
+            "the experiment brings its arms, the sweep its grid"
+        )
         only = composed(f"+experiment={experiment}")[0]
         assert cfg.arms == only.arms and cfg.tasks == only.tasks and cfg.model == only.model
-        assert cfg.limit == only.limit and cfg.references == only.references, "nothing of the quick sweep is left"
+        assert cfg.limit == only.limit and cfg.references == only.references, (
+            "nothing of the quick sweep is left"
+        )
 
 
 @pytest.mark.parametrize("number", range(len(SWEEPS)))
@@ -95,7 +115,9 @@ def test_first_and_last_cells_are_valid_and_differ(sweep):
     assert len(set(grid)) == len(grid) > 1
     found = []
     for cell in (grid[0], grid[-1]):
-        cfg, _, _ = composed(f"+sweep={sweep}", *(f"{key}={value}" for key, value in zip(params, cell, strict=True)))
+        cfg, _, _ = composed(
+            f"+sweep={sweep}", *(f"{key}={value}" for key, value in zip(params, cell, strict=True))
+        )
         check_method(cfg.method)
         arms.check_arms(cfg)
         critical_layers(cfg.method.layers, list(range(30)))
@@ -107,7 +129,9 @@ def test_first_and_last_cells_are_valid_and_differ(sweep):
 def test_experiments_are_valid_and_say_what_they_are(experiment):
     cfg = composed(f"+experiment={experiment}")[0]
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
-    assert text[0] == "# @package _global_" and text[1].startswith(f"# python -m c3po_bench +experiment={experiment}")
+    assert text[0] == "# @package _global_" and text[1].startswith(
+        f"# python -m c3po_bench +experiment={experiment}"
+    )
     assert cfg.name == experiment
     if cfg.backend.name == "rewiring":
         check_method(cfg.method)
@@ -117,14 +141,19 @@ def test_experiments_are_valid_and_say_what_they_are(experiment):
             assert controls <= set(cfg.arms), "the controls are on by default"
 
 
-@pytest.mark.parametrize("sweep", [s if s not in LONG else pytest.param(s, marks=pytest.mark.slow) for s in SWEEPS])
+@pytest.mark.parametrize(
+    "sweep", [s if s not in LONG else pytest.param(s, marks=pytest.mark.slow) for s in SWEEPS]
+)
 def test_each_value_runs_on_the_tiny_model(sweep, tmp_path_factory):
     """One run for each value of each axis, the others at their first; base is computed once for the whole file."""
     alone, params, _ = composed(f"+sweep={sweep}")
     if alone.backend.name != "rewiring":
         pytest.skip("a sweep of the other backend")
     store = tmp_path_factory.getbasetemp() / "sweeps"
-    scale = {"method.steps": lambda v: str(min(int(v), 4)), "references.limit": lambda v: str(min(int(v), 16))}
+    scale = {
+        "method.steps": lambda v: str(min(int(v), 4)),
+        "references.limit": lambda v: str(min(int(v), 16)),
+    }
     first = {key: found[0] for key, found in values(params).items()}
     cells = [first | {key: value} for key, found in values(params).items() for value in found]
     for cell in {tuple(c.items()) for c in cells}:

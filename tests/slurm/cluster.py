@@ -84,7 +84,13 @@ class Cluster:
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
         text = CONF.format(
-            host=host, port=control, first=first, second=second, folder=self.folder, munge=munge, cpus=self.cpus
+            host=host,
+            port=control,
+            first=first,
+            second=second,
+            folder=self.folder,
+            munge=munge,
+            cpus=self.cpus,
         )
         (self.folder / "slurm.conf").write_text(text)
         files = {"key": key, "socket": munge, "pid": "munged.pid", "log": "munged.log", "seed": "munged.seed"}
@@ -94,7 +100,11 @@ class Cluster:
         self._start("slurmctld", "-D", "-i")
         for node in ("n1", "n2"):
             self._start("slurmd", "-D", "-N", node)
-        self.wait(lambda: self.run("sinfo", "-h", "-t", "idle", "-o", "%D", check=False).stdout.strip() == "2", 60, "nodes")
+        self.wait(
+            lambda: self.run("sinfo", "-h", "-t", "idle", "-o", "%D", check=False).stdout.strip() == "2",
+            60,
+            "nodes",
+        )
         return self
 
     def _start(self, *command: str) -> None:
@@ -131,6 +141,8 @@ class Cluster:
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
-                logs = "\n".join(f"{p}: {p.read_text(errors='replace')[-1500:]}" for p in self.folder.glob("*.log"))
+                logs = "\n".join(
+                    f"{p}: {p.read_text(errors='replace')[-1500:]}" for p in self.folder.glob("*.log")
+                )
                 raise AssertionError(f"no {what} after {seconds} s\n{logs}")
             time.sleep(0.5)

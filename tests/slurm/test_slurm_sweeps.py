@@ -27,7 +27,11 @@ def table(results_dir: Path) -> pd.DataFrame:
     """Without timings, and without the runs' names, which tell a run with a plugin from one without."""
     frame = sweep_frame(find_sweeps(results_dir)[0])
     timings = [c for c in frame.columns if "seconds" in c or "flops" in c]
-    return frame.drop(columns=[*timings, "run_id"]).sort_values(["label", "task", "metric"]).reset_index(drop=True)
+    return (
+        frame.drop(columns=[*timings, "run_id"])
+        .sort_values(["label", "task", "metric"])
+        .reset_index(drop=True)
+    )
 
 
 def states(results_dir: Path) -> list[dict]:
@@ -47,7 +51,16 @@ def undisturbed(cluster, tmp_path_factory):
     import sys
 
     store = tmp_path_factory.mktemp("basic") / "store"
-    command = [sys.executable, "-m", "c3po_bench", "-m", "+sweep=neighbors", *CELL, *GRID, f"results_dir={store}"]
+    command = [
+        sys.executable,
+        "-m",
+        "c3po_bench",
+        "-m",
+        "+sweep=neighbors",
+        *CELL,
+        *GRID,
+        f"results_dir={store}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=cluster.env)
     assert done.returncode == 0, done.stderr
     return store
@@ -63,11 +76,15 @@ def test_twelve_cells_through_slurm_equal_the_basic_launcher(bench, tmp_path, un
     assert set(statuses(bench, store).values()) == {"done"}
 
 
-def test_cancelled_and_killed_cells_are_named_and_only_they_run_again(cluster, bench, watched, tmp_path, undisturbed):
+def test_cancelled_and_killed_cells_are_named_and_only_they_run_again(
+    cluster, bench, watched, tmp_path, undisturbed
+):
     store = tmp_path / "store"
     cluster.env["WATCHED_SECONDS"] = "2"
     bench(*SUBMIT, *CELL, *GRID, *SLURM, f"results_dir={store}", "plugins=[watched_items]")
-    cluster.wait(lambda: sum(s.get("status") == "running" for s in states(store)) >= 2, 120, "two running cells")
+    cluster.wait(
+        lambda: sum(s.get("status") == "running" for s in states(store)) >= 2, 120, "two running cells"
+    )
     running = [cell for cell, s in enumerate(states(store)) if s.get("status") == "running"]
     jobs = {int(name.rpartition("_")[2]): name for name in cluster.queue()}
     killed, cancelled = running[0], [running[1], 10, 11]
@@ -95,8 +112,19 @@ def test_an_interrupted_cell_goes_on_and_scores_no_item_twice(cluster, bench, wa
     store = tmp_path / "store"
     cluster.env["WATCHED_SECONDS"] = "3"
     limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20"] if how == "limit" else []
-    cell = [c for c in CELL if "tracking" not in c and "limit=6" not in c] + ["limit=12", "tracking.mode=offline"]
-    bench(*SUBMIT, *cell, *SLURM, *limit, "method.neighbors.k=2", f"results_dir={store}", "plugins=[watched_items]")
+    cell = [c for c in CELL if "tracking" not in c and "limit=6" not in c] + [
+        "limit=12",
+        "tracking.mode=offline",
+    ]
+    bench(
+        *SUBMIT,
+        *cell,
+        *SLURM,
+        *limit,
+        "method.neighbors.k=2",
+        f"results_dir={store}",
+        "plugins=[watched_items]",
+    )
     if how == "requeue":
         cluster.wait(lambda: sum(line.startswith("item") for line in watched()) >= 8, 120, "scored items")
         cluster.run("scontrol", "requeue", next(iter(cluster.queue())))
@@ -105,7 +133,9 @@ def test_an_interrupted_cell_goes_on_and_scores_no_item_twice(cluster, bench, wa
     assert statuses(bench, store) == {0: "done"}
     items = [line for line in watched() if line.startswith("item")]
     assert len(items) == len(set(items)) == 2 * 3 * 12
-    names = [p.name for p in store.glob("wandb/*run-*")] or [p.name for p in store.glob("**/*run-*-*") if p.is_dir()]
+    names = [p.name for p in store.glob("wandb/*run-*")] or [
+        p.name for p in store.glob("**/*run-*-*") if p.is_dir()
+    ]
     assert len(names) == len({name.split("-", 3)[-1] for name in names})
 
 

@@ -63,7 +63,9 @@ def test_damage_is_said_in_one_line_with_its_place(tmp_path):
     journal.write_text('{"key": "a"}\n{"key": \n{"key": "c"}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"journal\.jsonl, line 2 is damaged"):
         Journal(journal)
-    journal.write_bytes('{"key": "a"}\n{"key": "é"}\n{"key": "c"}\n'.encode().replace("é".encode(), "é".encode()[:1]))
+    journal.write_bytes(
+        '{"key": "a"}\n{"key": "é"}\n{"key": "c"}\n'.encode().replace("é".encode(), "é".encode()[:1])
+    )
     with pytest.raises(UserError, match=r"journal\.jsonl, line 2 is damaged"):
         Journal(journal)
     run.path.mkdir()

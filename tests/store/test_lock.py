@@ -40,7 +40,9 @@ def test_who_waits_for_another_can_be_stopped(tmp_path, monkeypatch, number):
             signal.signal(each, handler)
 
 
-def test_where_there_are_no_locks_it_is_said_once_and_nothing_shared_is_written(tmp_path, monkeypatch, caplog):
+def test_where_there_are_no_locks_it_is_said_once_and_nothing_shared_is_written(
+    tmp_path, monkeypatch, caplog
+):
     import torch
     from filelock import FileLock
 

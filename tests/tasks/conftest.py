@@ -43,7 +43,10 @@ def _csqa(n: int) -> dict:
 ROWS = {
     "arc_easy": _arc,
     "arc_challenge": _arc,
-    "openbookqa": lambda n: {**{k: v for k, v in _arc(n).items() if k != "question"}, "question_stem": f"Number {n} is"},
+    "openbookqa": lambda n: {
+        **{k: v for k, v in _arc(n).items() if k != "question"},
+        "question_stem": f"Number {n} is",
+    },
     "commonsense_qa": _csqa,
     "sciq": lambda n: {
         "question": f"What is measured in case {n}?",
@@ -53,7 +56,12 @@ ROWS = {
         "correct_answer": f"length {n}",
         "support": f"In case {n} a length is measured.",
     },
-    "piqa": lambda n: {"goal": f"To do {n},", "sol1": f"go to {n}", "sol2": f"stay away from {n}", "label": n % 2},
+    "piqa": lambda n: {
+        "goal": f"To do {n},",
+        "sol1": f"go to {n}",
+        "sol2": f"stay away from {n}",
+        "label": n % 2,
+    },
     "winogrande": lambda n: {
         "sentence": f"Ann gave Bob {n} coins because _ was kind.",
         "option1": "Ann",
@@ -64,7 +72,12 @@ ROWS = {
         "activity_label": "Cooking",
         "ctx_a": f"A man cooks {n} eggs.",
         "ctx_b": "he",
-        "endings": [f"eats {n}.", f"throws away {n} [step] shells.", f"sings {n} songs.", f"sleeps {n} hours."],
+        "endings": [
+            f"eats {n}.",
+            f"throws away {n} [step] shells.",
+            f"sings {n} songs.",
+            f"sleeps {n} hours.",
+        ],
         "label": str(n % 4),
     },
     "copa": lambda n: {
@@ -82,7 +95,11 @@ ROWS = {
         "answer": n % 4,
     },
 }
-SPLITS = {"mmlu/anatomy": ("dev", "validation", "test"), "sciq": ("validation", "test"), "hellaswag": ("validation",)}
+SPLITS = {
+    "mmlu/anatomy": ("dev", "validation", "test"),
+    "sciq": ("validation", "test"),
+    "hellaswag": ("validation",),
+}
 
 
 @pytest.fixture(scope="session")

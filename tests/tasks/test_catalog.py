@@ -23,7 +23,9 @@ def test_every_known_name_is_defined_in_its_folder() -> None:
 
 
 def test_known_tasks_read_only_their_folders(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("c3po_bench.tasks.catalog._stock_yamls", lambda: pytest.fail("searched all of lm-eval"))
+    monkeypatch.setattr(
+        "c3po_bench.tasks.catalog._stock_yamls", lambda: pytest.fail("searched all of lm-eval")
+    )
     tasks = TaskSet(["arc_easy", "mmlu_anatomy"], data_root=tiny_root)
     tasks.load()
     assert len(tasks.manager.all_tasks) < 100
@@ -45,7 +47,12 @@ def test_no_full_index_even_for_unknown_names(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("arc_esy", "arc_easy"), ("mmlu_anatmy", "mmlu_anatomy"), ("fact", "facts"), ("winogrand", "winogrande")],
+    [
+        ("arc_esy", "arc_easy"),
+        ("mmlu_anatmy", "mmlu_anatomy"),
+        ("fact", "facts"),
+        ("winogrand", "winogrande"),
+    ],
 )
 def test_unknown_names_get_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -83,7 +90,9 @@ def test_a_task_of_ones_own_is_a_yaml_file(tmp_path: Path, tiny_root: Path) -> N
         TaskSet([str(tmp_path / "absent.yaml")])
 
 
-def test_loading_is_quiet(tiny_root: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture) -> None:
+def test_loading_is_quiet(
+    tiny_root: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         TaskSet(["facts", "copa", "hellaswag"], data_root=tiny_root, num_fewshot=2).load()
     assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == []

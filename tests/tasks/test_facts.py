@@ -12,7 +12,9 @@ from c3po_bench.tasks.facts import arithmetic, generate
 
 
 def _docs() -> list[tuple[str, dict]]:
-    return [(split, doc) for parts in generate.build().values() for split, docs in parts.items() for doc in docs]
+    return [
+        (split, doc) for parts in generate.build().values() for split, docs in parts.items() for doc in docs
+    ]
 
 
 def test_counts() -> None:

@@ -85,7 +85,10 @@ def test_missing_things_are_said_in_one_line(tmp_path: Path, tiny_root: Path) ->
 def test_a_task_that_names_its_files_stands_beside_local_copies(tmp_path: Path, tiny_root: Path) -> None:
     rows, own = tiny_root / "arc_easy" / "test.jsonl", tmp_path / "own.yaml"
     stock = load_yaml(stock_root() / "arc/arc_easy.yaml", resolve_func=True)
-    kept = {key: stock[key] for key in ("output_type", "test_split", "doc_to_text", "doc_to_target", "doc_to_choice")}
+    kept = {
+        key: stock[key]
+        for key in ("output_type", "test_split", "doc_to_text", "doc_to_target", "doc_to_choice")
+    }
     files = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(rows)}}}
     own.write_text(yaml.safe_dump({"task": "own", **files, **kept}))
     tasks = TaskSet([str(own), "arc_easy"], data_root=tiny_root).load()

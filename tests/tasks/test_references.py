@@ -48,7 +48,9 @@ def test_hellaswag_has_a_stand_in(tiny_root: Path) -> None:
     assert len(items) == 4 and "held-out validation items" in notes[0]
     tests = TaskSet(["hellaswag"], data_root=tiny_root)
     task = tests.load()["hellaswag"]
-    assert not {question_hash(tests.question_text(task, doc)) for doc in task.eval_docs} & {i.doc_hash for i in items}
+    assert not {question_hash(tests.question_text(task, doc)) for doc in task.eval_docs} & {
+        i.doc_hash for i in items
+    }
 
 
 def test_no_item_is_drawn_twice(tiny_root: Path) -> None:

@@ -37,7 +37,9 @@ def _first(tasks: TaskSet, name: str, doc_id: int = 0):  # noqa: ANN202
 
 def test_letters_list_the_options(tiny_root: Path) -> None:
     item = _first(TaskSet(["arc_easy"], data_root=tiny_root, rule="letters"), "arc_easy")
-    prompt = "Question: Which is number 201?\nA. thing 201\nB. stuff 201\nC. matter 201\nD. object 201\nAnswer:"
+    prompt = (
+        "Question: Which is number 201?\nA. thing 201\nB. stuff 201\nC. matter 201\nD. object 201\nAnswer:"
+    )
     assert item.pairs == tuple((prompt, f" {letter}") for letter in "ABCD") and item.gold == 1
     assert item.question == "Which is number 201?"
 
@@ -76,7 +78,10 @@ def test_permutation_moves_the_gold_with_its_text(name: str, rule: str, tiny_roo
     orders = set()
     for doc_id in range(12):
         doc = stock.load()[name].eval_docs[doc_id]
-        before, after = stock.choice_texts(stock.load()[name], doc), mixed.choice_texts(mixed.load()[name], doc)
+        before, after = (
+            stock.choice_texts(stock.load()[name], doc),
+            mixed.choice_texts(mixed.load()[name], doc),
+        )
         assert before is not None and after is not None and sorted(before) == sorted(after)
         assert before[_first(stock, name, doc_id).gold] == after[_first(mixed, name, doc_id).gold]
         assert _first(mixed, name, doc_id) == _first(again, name, doc_id)
@@ -109,7 +114,12 @@ def test_lm_eval_scores_as_we_predict(rule: str, tiny_root: Path) -> None:
     tasks = TaskSet([*tiny_tasks(), "facts_capitals"], data_root=tiny_root, rule=rule)
     first, again = (
         lm_eval.simple_evaluate(
-            Fake(), tasks=tasks.specs, task_manager=tasks.manager, limit=8, bootstrap_iters=0, log_samples=True
+            Fake(),
+            tasks=tasks.specs,
+            task_manager=tasks.manager,
+            limit=8,
+            bootstrap_iters=0,
+            log_samples=True,
         )
         for _ in range(2)
     )
@@ -120,7 +130,9 @@ def test_lm_eval_scores_as_we_predict(rule: str, tiny_root: Path) -> None:
         for sample in samples:
             scores = [float(r[0]) for r in sample["filtered_resps"]]
             if tasks.headline[name] == "acc_norm":
-                scores = [s / n for s, n in zip(scores, tasks.choice_lengths(task, sample["doc"]), strict=True)]
+                scores = [
+                    s / n for s, n in zip(scores, tasks.choice_lengths(task, sample["doc"]), strict=True)
+                ]
             right = scores.index(max(scores)) == tasks.gold(task, sample["doc"])
             assert sample[tasks.headline[name]] == float(right)
 
@@ -225,18 +237,30 @@ LISTED = "A. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nAnswer:"
 def own_task(folder: Path, name: str, **changes: Any) -> str:
     """A YAML of a lettered task whose documents are the three that it comes with."""
     docs = [
-        {"passage": f"Passage {i}.", "question": f"what is {i}?", "choices": [f"{w} {i}" for w in ("one", "two", "three")],
-         "opa": f"one {i}", "opb": f"two {i}", "opc": f"three {i}", "answer": i % 3}
+        {
+            "passage": f"Passage {i}.",
+            "question": f"what is {i}?",
+            "choices": [f"{w} {i}" for w in ("one", "two", "three")],
+            "opa": f"one {i}",
+            "opb": f"two {i}",
+            "opc": f"three {i}",
+            "answer": i % 3,
+        }
         for i in range(3)
-    ]  # fmt: skip
+    ]
     data = folder / name
     data.mkdir(parents=True, exist_ok=True)
     (data / "test.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in changes.pop("docs", docs)))
     config = {
-        "task": name, "dataset_path": "none", "test_split": "test", "output_type": "multiple_choice",
+        "task": name,
+        "dataset_path": "none",
+        "test_split": "test",
+        "output_type": "multiple_choice",
         "doc_to_text": "Passage: {{passage}}\nQuestion: {{question}}\n" + LISTED,
-        "doc_to_choice": ["A", "B", "C"], "doc_to_target": "answer", "metric_list": [{"metric": "acc"}],
-    }  # fmt: skip
+        "doc_to_choice": ["A", "B", "C"],
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc"}],
+    }
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config | changes))
     return str(path)
@@ -248,13 +272,19 @@ def test_permuting_a_lettered_prompt_changes_its_order_and_nothing_else(tmp_path
     prompts = [[_first(tasks, "lettered", i).pairs[0][0] for i in range(3)] for tasks in (stock, mixed)]
     assert prompts[0] != prompts[1]
     for i, (plain, other) in enumerate(zip(*prompts, strict=True)):
-        assert other.startswith(f"Passage: Passage {i}.\nQuestion: what is {i}?\nA. ") and other.endswith("\nAnswer:")
-        assert sorted(x[3:] for x in plain.splitlines()[2:5]) == sorted(x[3:] for x in other.splitlines()[2:5])
+        assert other.startswith(f"Passage: Passage {i}.\nQuestion: what is {i}?\nA. ") and other.endswith(
+            "\nAnswer:"
+        )
+        assert sorted(x[3:] for x in plain.splitlines()[2:5]) == sorted(
+            x[3:] for x in other.splitlines()[2:5]
+        )
 
 
 def test_a_prompt_whose_options_cannot_be_exchanged_is_refused(tmp_path: Path) -> None:
     text = "{{question}} (A) {{choices[0]}} (B) {{choices[1]}} (C) {{choices[2]}}"
-    tasks = TaskSet([own_task(tmp_path, "inline", doc_to_text=text)], data_root=tmp_path, permute_options=True)
+    tasks = TaskSet(
+        [own_task(tmp_path, "inline", doc_to_text=text)], data_root=tmp_path, permute_options=True
+    )
     with pytest.raises(UserError, match="'inline': its prompt does not list the options"):
         tasks.request_hashes()
 
@@ -281,12 +311,18 @@ def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "doc", "said"),
     [
-        ("cloze", {"question": "q", "choices": ["a", "b"], "answer": 5}, "document 1 can't be asked .ValueError: 5"),
+        (
+            "cloze",
+            {"question": "q", "choices": ["a", "b"], "answer": 5},
+            "document 1 can't be asked .ValueError: 5",
+        ),
         ("length_normalized", {"question": "q", "choices": ["a", ""], "answer": 0}, "a choice without text"),
         ("cloze", {"question": "q", "choices": None, "answer": 0}, "document 1 can't be asked"),
     ],
 )
-def test_documents_that_cannot_be_asked_are_named(rule: str, doc: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_documents_that_cannot_be_asked_are_named(
+    rule: str, doc: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     docs = [{"question": "p", "choices": ["a", "b"], "answer": 1}, doc]
     own = own_task(tmp_path, "plain", doc_to_text="question", doc_to_choice="{{choices}}", docs=docs)
     with pytest.raises(UserError, match=said):
@@ -304,7 +340,9 @@ def test_documents_that_cannot_be_asked_are_named(rule: str, doc: dict[str, Any]
         ({"include": "absent.yaml"}, "can't be read .FileNotFoundError"),
     ],
 )
-def test_a_task_file_with_a_mistake_is_refused_in_one_line(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_task_file_with_a_mistake_is_refused_in_one_line(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=said):
         TaskSet([own_task(tmp_path, "plain", **changes)], data_root=tmp_path).load()
 
@@ -313,20 +351,33 @@ def test_an_answer_is_found_as_lm_eval_finds_it(tmp_path: Path) -> None:
     """A field's text is one of the choices, even a number; choices may be a dict's values."""
     docs = [{"question": "q", "answer": "1", "n": 1}, {"question": "r", "answer": "2", "n": 0}]
     numbers = TaskSet(
-        [own_task(tmp_path, "numbers", docs=docs, doc_to_text="question", doc_to_choice=["1", "2"])], data_root=tmp_path
+        [own_task(tmp_path, "numbers", docs=docs, doc_to_text="question", doc_to_choice=["1", "2"])],
+        data_root=tmp_path,
     )
     assert [_first(numbers, "numbers", i).gold for i in range(2)] == [0, 1]
-    keyed = {"docs": docs, "doc_to_text": "question", "doc_to_choice": {"x": "yes", "y": "no"}, "doc_to_target": "n"}
+    keyed = {
+        "docs": docs,
+        "doc_to_text": "question",
+        "doc_to_choice": {"x": "yes", "y": "no"},
+        "doc_to_target": "n",
+    }
     stock, mixed = (
-        TaskSet([own_task(tmp_path, "keyed", **keyed)], data_root=tmp_path, permute_options=p) for p in (False, True)
+        TaskSet([own_task(tmp_path, "keyed", **keyed)], data_root=tmp_path, permute_options=p)
+        for p in (False, True)
     )
     for i in range(2):
         plain, other = _first(stock, "keyed", i), _first(mixed, "keyed", i)
-        assert sorted(plain.pairs) == sorted(other.pairs) == [("q" if not i else "r", c) for c in (" no", " yes")]
+        assert (
+            sorted(plain.pairs)
+            == sorted(other.pairs)
+            == [("q" if not i else "r", c) for c in (" no", " yes")]
+        )
         assert plain.pairs[plain.gold] == other.pairs[other.gold]
     wrong = own_task(tmp_path, "wrong", docs=docs, doc_to_text="question", doc_to_choice=["yes", "no"])
     with pytest.raises(UserError, match="'1' is not in list"):
-        TaskSet([wrong], data_root=tmp_path).items(TaskSet([wrong], data_root=tmp_path).load()["wrong"], [(0, docs[0])])
+        TaskSet([wrong], data_root=tmp_path).items(
+            TaskSet([wrong], data_root=tmp_path).load()["wrong"], [(0, docs[0])]
+        )
 
 
 MASS = """
@@ -338,8 +389,13 @@ def mass(doc, results):
 def test_a_tasks_own_scoring_meets_the_options_in_stock_order(tmp_path: Path) -> None:
     """As TruthfulQA's second form: its function reads the labels, which stand in stock order."""
     (tmp_path / "own_mass.py").write_text(MASS)
-    docs = [{"question": f"what is {i}?", "choices": ["a", "bb", "ccc", "dddd"], "labels": [1, 1, 0, 0]} for i in range(8)]
-    text = own_task(tmp_path, "mass", docs=docs, doc_to_text="question", doc_to_choice="choices", doc_to_target=0)
+    docs = [
+        {"question": f"what is {i}?", "choices": ["a", "bb", "ccc", "dddd"], "labels": [1, 1, 0, 0]}
+        for i in range(8)
+    ]
+    text = own_task(
+        tmp_path, "mass", docs=docs, doc_to_text="question", doc_to_choice="choices", doc_to_target=0
+    )
     Path(text).write_text(Path(text).read_text() + "process_results: !function own_mass.mass\n")
     found = []
     for rule, permute in (("cloze", False), ("cloze", True), ("length_normalized", True)):
@@ -353,10 +409,14 @@ def test_a_tasks_own_scoring_meets_the_options_in_stock_order(tmp_path: Path) ->
 
 def test_letters_stand_behind_a_space_whatever_the_stock_choices_do(tmp_path: Path) -> None:
     tight = {"doc_to_text": "question", "doc_to_choice": "{{choices}}", "target_delimiter": ""}
-    item = _first(TaskSet([own_task(tmp_path, "tight", **tight)], data_root=tmp_path, rule="letters"), "tight")
+    item = _first(
+        TaskSet([own_task(tmp_path, "tight", **tight)], data_root=tmp_path, rule="letters"), "tight"
+    )
     assert [continuation for _, continuation in item.pairs] == [" A", " B", " C"]
     spaced = {"doc_to_choice": [" A", " B", " C"], "target_delimiter": ""}
-    item = _first(TaskSet([own_task(tmp_path, "spaced", **spaced)], data_root=tmp_path, permute_options=True), "spaced")
+    item = _first(
+        TaskSet([own_task(tmp_path, "spaced", **spaced)], data_root=tmp_path, permute_options=True), "spaced"
+    )
     assert [continuation for _, continuation in item.pairs] == [" A", " B", " C"]
 
 

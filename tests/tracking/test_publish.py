@@ -47,7 +47,12 @@ def test_one_run_an_arm_with_its_own_hash(published):
     assert {wandb_id(run) for run in runs} < found.keys() and len(found) == len(runs) + 1
     ngd = found[wandb_id(next(r for r in runs if r.arm == "ngd"))].run
     base = found[wandb_id(runs[0])].run
-    assert (ngd.project, ngd.run_group, ngd.job_type, ngd.display_name) == ("test", "quickstart", "rewiring", "ngd")
+    assert (ngd.project, ngd.run_group, ngd.job_type, ngd.display_name) == (
+        "test",
+        "quickstart",
+        "rewiring",
+        "ngd",
+    )
     assert base.job_type == "baseline" and "smolmoe" in ngd.tags
     assert all(run.finished for run in found.values())
 
@@ -66,27 +71,65 @@ def test_samples_have_strict_types_all_rows_and_markup_as_text(published):
 
 
 def test_a_row_of_samples_holds_the_item_and_both_answers():
-    neighbors = [{"similarity": 0.9, "question": "q1", "answer": "a1"}, {"similarity": 0.8, "question": "q2", "answer": "a2"}]
+    neighbors = [
+        {"similarity": 0.9, "question": "q1", "answer": "a1"},
+        {"similarity": 0.8, "question": "q2", "answer": "a2"},
+    ]
     row = {
-        "task": "arc", "doc_id": 7, "question": "what?", "choices": ["x", "y", "z"], "gold": 2, "prediction": 1,
-        "correct": 0.0, "neighbors": neighbors, "losses": [3.0, 2.0, 1.5], "pathway_change": 0.25,
-    }  # fmt: skip
+        "task": "arc",
+        "doc_id": 7,
+        "question": "what?",
+        "choices": ["x", "y", "z"],
+        "gold": 2,
+        "prediction": 1,
+        "correct": 0.0,
+        "neighbors": neighbors,
+        "losses": [3.0, 2.0, 1.5],
+        "pathway_change": 0.25,
+    }
     asked = {
-        "task": "in_scope", "doc_id": 7, "prompt": "write", "gold": "", "prediction": "no", "correct": 1.0, "scope": "in",
-        "response": "yes", "baseline_response": "no", "score": -1.0, "drift": float("nan"),
-    }  # fmt: skip
+        "task": "in_scope",
+        "doc_id": 7,
+        "prompt": "write",
+        "gold": "",
+        "prediction": "no",
+        "correct": 1.0,
+        "scope": "in",
+        "response": "yes",
+        "baseline_response": "no",
+        "score": -1.0,
+        "drift": float("nan"),
+    }
     others = [row | {"prediction": 2, "correct": 1.0}, asked | {"doc_id": 8}]
     table = samples_table([row, asked], others)
     first, second = (dict(zip(table.columns, cells, strict=True)) for cells in table.rows)
     assert first == dict.fromkeys(("scope", "response", "baseline_response", "score", "drift")) | {
-        "task": "arc", "doc_id": 7.0, "question": "what?", "choices": "x\ny\nz", "gold": "z", "base_prediction": "z",
-        "prediction": "y", "correct": 0.0, "change": "broken", "neighbors": "0.9  q1  →  a1\n0.8  q2  →  a2",
-        "loss_first": 3.0, "loss_last": 1.5, "pathway_change": 0.25,
-    }  # fmt: skip
-    told = {name: second[name] for name in ("question", "scope", "response", "baseline_response", "score", "drift")}
+        "task": "arc",
+        "doc_id": 7.0,
+        "question": "what?",
+        "choices": "x\ny\nz",
+        "gold": "z",
+        "base_prediction": "z",
+        "prediction": "y",
+        "correct": 0.0,
+        "change": "broken",
+        "neighbors": "0.9  q1  →  a1\n0.8  q2  →  a2",
+        "loss_first": 3.0,
+        "loss_last": 1.5,
+        "pathway_change": 0.25,
+    }
+    told = {
+        name: second[name]
+        for name in ("question", "scope", "response", "baseline_response", "score", "drift")
+    }
     assert told == {
-        "question": "write", "scope": "in", "response": "yes", "baseline_response": "no", "score": -1.0, "drift": None,
-    }  # fmt: skip
+        "question": "write",
+        "scope": "in",
+        "response": "yes",
+        "baseline_response": "no",
+        "score": -1.0,
+        "drift": None,
+    }
     assert second["base_prediction"] is second["change"] is second["choices"] is second["loss_last"] is None
 
 
@@ -94,7 +137,10 @@ def test_changes_in_the_samples_are_those_of_the_scores(published):
     _, runs, found = published
     ngd = next(r for r in runs if r.arm == "ngd")
     base = {(s["task"], s["doc_id"]): s["correct"] for s in runs[0].samples()}
-    expected = [{1: "fixed", 0: "same", -1: "broken"}[s["correct"] - base[s["task"], s["doc_id"]]] for s in ngd.samples()]
+    expected = [
+        {1: "fixed", 0: "same", -1: "broken"}[s["correct"] - base[s["task"], s["doc_id"]]]
+        for s in ngd.samples()
+    ]
     _, table = found[wandb_id(ngd)].table("samples")
     at = table["columns"].index("change")
     assert [row[at] for row in table["data"]] == expected
@@ -126,8 +172,11 @@ def test_curves_histograms_and_files(published):
     assert sum(ngd.logged("histogram/pathway_change/values")[0]) > 0
     (files,) = [a for a in ngd.artifacts if a.type == "run"]
     assert {entry.path for entry in files.manifest.contents} == {
-        "result.json", "samples.jsonl", "provenance.json", "config.yaml",
-    }  # fmt: skip
+        "result.json",
+        "samples.jsonl",
+        "provenance.json",
+        "config.yaml",
+    }
 
 
 def test_dashboard_is_previewed_as_json(published):
@@ -147,20 +196,30 @@ def test_every_axis_of_a_sweep_has_a_panel_over_values_that_runs_have(tmp_path):
             rows = factory.sample_rows(arm, "arc", scores, details=False)
             settings = {"layers": layers} if arm == "ngd" else {}
             run = factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}", settings=settings)
-            record = run.result | {"scoring": {"rule": rule, "num_fewshot": shots}, "model": model, "limit": limit}
+            record = run.result | {
+                "scoring": {"rule": rule, "num_fewshot": shots},
+                "model": model,
+                "limit": limit,
+            }
             (run.path / "result.json").write_text(json.dumps(record | {"notes": ["one", "two"]}))
     publish_store(tmp_path, TrackingConfig(mode="offline"))
     found = [run.run for run in offline_runs(tmp_path).values() if run.run.job_type == "rewiring"]
-    given = [{item.key: json.loads(item.value_json) for item in run.config.update}["settings"] for run in found]
+    given = [
+        {item.key: json.loads(item.value_json) for item in run.config.update}["settings"] for run in found
+    ]
     preview = (tmp_path / "wandb" / "dashboard.json").read_text()
     for axis in ("model", "limit", "num_fewshot", "rule", "layers"):
         assert f"c::settings.{axis}" in preview and any(axis in settings for settings in given)
-    assert {settings.get("limit") for settings in given} == {20, None} and {run.notes for run in found} == {"one\ntwo"}
+    assert {settings.get("limit") for settings in given} == {20, None} and {run.notes for run in found} == {
+        "one\ntwo"
+    }
 
 
 def test_panels_show_what_runs_log(published):
     root, _, found = published
-    panels = json.loads((root / "wandb" / "dashboard.json").read_text())["workspace"]["spec"]["section"]["panelBankConfig"]
+    panels = json.loads((root / "wandb" / "dashboard.json").read_text())["workspace"]["spec"]["section"][
+        "panelBankConfig"
+    ]
     lines = re.findall(r'"(curve/[^"]+)"', json.dumps(panels))
     assert any(run.logged(name) for name in lines for run in found.values())
 
@@ -200,7 +259,9 @@ def grow(root):
     def add(arm, fixed, **settings):
         own = scores.copy()
         own[: 2 * fixed : 2] = 1
-        return factory.write_run(root, arm, factory.sample_rows(arm, "arc", own, details=False), settings=settings)
+        return factory.write_run(
+            root, arm, factory.sample_rows(arm, "arc", own, details=False), settings=settings
+        )
 
     runs = [add("base", 0), add("ngd", 7, k=1)]
     factory.write_experiment(root, "one", runs)
@@ -307,7 +368,9 @@ def test_missing_wandb_is_one_line(tmp_path, monkeypatch, caplog):
 
 
 def test_a_crash_of_the_publisher_is_one_line(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(tracking, "_command", lambda *_: [sys.executable, "-c", "raise SystemExit('disk full')"])
+    monkeypatch.setattr(
+        tracking, "_command", lambda *_: [sys.executable, "-c", "raise SystemExit('disk full')"]
+    )
     assert not tracking.publish(tmp_path, TrackingConfig(mode="offline"))
     assert "disk full" in lines(caplog)[0]
 

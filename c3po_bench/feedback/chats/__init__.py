@@ -1,7 +1,7 @@
 """Who writes free text: a chat model behind an endpoint, or a local one.
 
-A chat is a class with ``complete(stage, conversations) -> list[Reply | None]`` (None = a counted gap). A new one is one
-file here and one line of `CHATS`.
+A chat is a class with ``complete(stage, conversations) -> list[Reply | None]`` (None = a counted gap). A new
+one is one file here and one line of `CHATS`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def is_reply(value: Any) -> bool:
 
 
 def recorded(ledger: Ledger, key: str) -> Reply | None:
-    """The reply that a ledger holds under `key`; of a plain text, as once written, nobody knows that it was cut."""
+    """The reply that a ledger holds under `key`.
+
+    Of a plain text, as once written, nobody knows that it was cut.
+    """
     value = ledger.get(key)
     if value is None:
         return None

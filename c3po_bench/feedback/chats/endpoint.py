@@ -1,8 +1,9 @@
 """Any OpenAI-compatible endpoint: vLLM, llama.cpp, ``transformers serve``, hosted services.
 
-Failures that may pass (429, 5xx, time-outs, broken connections, answers that are no JSON) are retried with exponential backoff
-and jitter, or after the server's Retry-After; then the call is a counted gap. Failures that will not pass (wrong key, unknown
-model) end the run with one line; a call refused by a server that answers others (too long, filtered) is a gap, too.
+Failures that may pass (429, 5xx, time-outs, broken connections, answers that are no JSON) are retried with
+exponential backoff and jitter, or after the server's Retry-After; then the call is a counted gap. Failures
+that will not pass (wrong key, unknown model) end the run with one line; a call refused by a server that
+answers others (too long, filtered) is a gap, too.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ class Refused(Exception):
 
 
 class EndpointChat:
-    """Calls ``POST {base_url}/chat/completions``; `calls` counts requests sent, `gaps` calls that were given up."""
+    """Calls ``POST {base_url}/chat/completions``.
+
+    `calls` counts requests sent, `gaps` calls that were given up.
+    """
 
     def __init__(self, cfg: ChatConfig, workshop: Workshop) -> None:
         if not cfg.base_url:
@@ -64,7 +68,10 @@ class EndpointChat:
         self._count = threading.Lock()
 
     def complete(self, stage: str, conversations: list[Conversation]) -> list[Reply | None]:
-        """One reply for each conversation; None where every attempt failed (counted under ``failed_calls``)."""
+        """One reply for each conversation.
+
+        None where every attempt failed (counted under ``failed_calls``).
+        """
         ledger = self.workshop.ledger(stage)
         params = self._parameters()
         keys = [call_key(stage=stage, server=self.cfg.base_url, messages=c, **params) for c in conversations]
@@ -87,15 +94,23 @@ class EndpointChat:
                 self.workshop.count("failed_calls", len(failed))
                 log.warning(
                     "%s: %d of %d calls to %s failed after %d attempts and are left out (last: %s)",
-                    stage, len(failed), len(missing), self.cfg.base_url, self.cfg.retries + 1, failed[-1],
-                )  # fmt: skip
+                    stage,
+                    len(failed),
+                    len(missing),
+                    self.cfg.base_url,
+                    self.cfg.retries + 1,
+                    failed[-1],
+                )
         return [recorded(ledger, key) for key in keys]
 
     def _parameters(self) -> dict[str, Any]:
         cfg = self.cfg
         return {
-            "model": cfg.model, "temperature": cfg.temperature, "top_p": cfg.top_p, "max_tokens": cfg.max_tokens,
-        }  # fmt: skip
+            "model": cfg.model,
+            "temperature": cfg.temperature,
+            "top_p": cfg.top_p,
+            "max_tokens": cfg.max_tokens,
+        }
 
     def _once(self, conversation: Conversation, params: dict[str, Any], ledger: Any, key: str) -> str | None:
         """Make one call and record its answer; returns the last failure's reason when it is given up."""
@@ -191,19 +206,29 @@ def _check_url(url: str) -> None:
     except ValueError:  # a port that is no number
         reachable = False
     if not reachable or not url.isascii() or any(c.isspace() for c in url):
-        raise UserError(f"base_url={url!r} is no address of an endpoint, such as http://localhost:8000/v1 or https://host/v1")
+        raise UserError(
+            f"base_url={url!r} is no address of an endpoint, such as http://localhost:8000/v1 or https://host/v1"
+        )
 
 
 def _key(variable: str) -> str:
-    """The key without the blanks that a file leaves around it; `UserError`, which never shows it, for what no header takes."""
+    """The key without the blanks that a file leaves around it.
+
+    `UserError`, which never shows it, for what no header takes.
+    """
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise UserError(f"${variable} holds what no API key has (a line break, or a letter that is not ASCII): set it anew")
+        raise UserError(
+            f"${variable} holds what no API key has (a line break, or a letter that is not ASCII): set it anew"
+        )
     return key
 
 
 def _reason(refusal: urllib.error.HTTPError) -> str:
-    """What a refusal says in one line: ``error.message`` of the protocol, ``detail`` of FastAPI servers, or nothing."""
+    """What a refusal says in one line.
+
+    ``error.message`` of the protocol, ``detail`` of FastAPI servers, or nothing.
+    """
     try:
         body = json.loads(refusal.read())
         error = body.get("error", body)

@@ -57,9 +57,11 @@ class LocalChat:
         """One reply for each conversation."""
         ledger = self.workshop.ledger(stage)
         generation = GenerationConfig(
-            max_new_tokens=self.cfg.max_tokens, temperature=self.cfg.temperature, top_p=self.cfg.top_p,
+            max_new_tokens=self.cfg.max_tokens,
+            temperature=self.cfg.temperature,
+            top_p=self.cfg.top_p,
             batch=self.workshop.cfg.answers.batch,
-        )  # fmt: skip
+        )
         params = settings(generation) | ({"seed": self.workshop.seed} if self.cfg.temperature > 0 else {})
         keys = [call_key(stage=stage, model=self._who, messages=c, params=params) for c in conversations]
         if any(key not in ledger for key in keys):
@@ -68,13 +70,22 @@ class LocalChat:
             known = [Answer(r.text, r.finished, 0) if (r := recorded(ledger, k)) else None for k in keys]
             with contextlib.nullcontext() if self.cfg.model else self.workshop.subject.unadapted():
                 answer_all(
-                    model, tokenizer, prompts, generation, self.workshop.seed, known,
-                    lambda found: ledger.put((keys[i], Reply(a.text, a.finished)._asdict()) for i, a in found.items()),
-                )  # fmt: skip
+                    model,
+                    tokenizer,
+                    prompts,
+                    generation,
+                    self.workshop.seed,
+                    known,
+                    lambda found: ledger.put(
+                        (keys[i], Reply(a.text, a.finished)._asdict()) for i, a in found.items()
+                    ),
+                )
         return [recorded(ledger, key) for key in keys]
 
 
 def _ids(tokenizer: Any, conversation: Conversation) -> list[int]:
     if not tokenizer.chat_template:
         return list(tokenizer("\n".join(turn["content"] for turn in conversation) + "\n").input_ids)
-    return list(tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True).input_ids)
+    return list(
+        tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True).input_ids
+    )

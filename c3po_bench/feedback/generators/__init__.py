@@ -1,6 +1,7 @@
 """Who writes prompts: the embedded templates, or a chat model.
 
-A generator is a class with `categories` and `prompts` (see `Generator`). A new one is one file and one line of `GENERATORS`.
+A generator is a class with `categories` and `prompts` (see `Generator`). A new one is one file and one line
+of `GENERATORS`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class Generator(Protocol):
         ...
 
     def prompts(self, piece: Feedback, scope: str, wanted: dict[str, int]) -> dict[str, list[str]]:
-        """Prompts of a scope (``in`` or ``near``) for each category: at most as many as wanted, fewer where calls failed."""
+        """Prompts of a scope (``in`` or ``near``) for each category.
+
+        At most as many as wanted, fewer where calls failed.
+        """
         ...
 
 

@@ -1,4 +1,7 @@
-"""Prompts written by a chat model, behind an endpoint or local. One call a category and scope, each remembered."""
+"""Prompts written by a chat model, behind an endpoint or local.
+
+One call a category and scope, each remembered.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ _PAIRS = (("**", "**"), ("*", "*"), ("`", "`"), ('"', '"'), ("\u201c", "\u201d")
 def parse_list(text: str, marker: str, drafted: bool = False) -> list[str]:
     """The items of the numbered or dashed list behind the last `marker`, of the whole text where it is missing.
 
-    Of a text that was `drafted` first there are none then: the draft of near-scope prompts is full of in-scope ones.
+    Of a text that was `drafted` first there are none then: the draft of near-scope prompts is full of
+    in-scope ones.
     """
     tail = instructions.behind(text, marker)
     lines = ("" if drafted else text) if tail is None else tail

@@ -1,4 +1,7 @@
-"""The embedded generator: scenes filled in a seeded order. No model, no network, the same prompts everywhere."""
+"""The embedded generator: scenes filled in a seeded order.
+
+No model, no network, the same prompts everywhere.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,18 @@ class TemplateGenerator:
     def prompts(self, piece: Feedback, scope: str, wanted: dict[str, int]) -> dict[str, list[str]]:
         """The scene's prompts; those that it lacks are counted under ``missing_prompts``."""
         scene = scene_of(piece.scene, piece.id)
-        found = {c: expand(scene, scope, c, piece.slots, n, str(self.workshop.seed)) for c, n in wanted.items()}
+        found = {
+            c: expand(scene, scope, c, piece.slots, n, str(self.workshop.seed)) for c, n in wanted.items()
+        }
         asked, written = sum(wanted.values()), sum(map(len, found.values()))
         self.workshop.count("missing_prompts", asked - written)
         if written < asked:
             log.warning(
                 "the scene of piece %s has %d of the %d %s-scope prompts asked for; for more, set feedback.generator.kind "
-                "to openai or transformers", piece.id, written, asked, scope,
-            )  # fmt: skip
+                "to openai or transformers",
+                piece.id,
+                written,
+                asked,
+                scope,
+            )
         return found

@@ -1,7 +1,8 @@
 """Who decides whether an answer follows a piece more than the base model's answer does.
 
-A judge scores pairs (prompt, response, baseline response) in [-1, 1]: h of the paper for rules (1 only the response,
--1 only the baseline, 0 both or neither), g for models. A new judge is one file here and one line of `JUDGES`.
+A judge scores pairs (prompt, response, baseline response) in [-1, 1]: h of the paper for rules (1 only the
+response, -1 only the baseline, 0 both or neither), g for models. A new judge is one file here and one line of
+`JUDGES`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A model as judge, asked in both orders at temperature 0; the two scores are averaged and their disagreement is reported."""
+"""A model as judge, asked in both orders at temperature 0.
+
+The two scores are averaged and their disagreement is reported.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,16 @@ if TYPE_CHECKING:
 
 _MARKER = re.compile(r"(?<![^\W_])score[\s*_`]*:[\s*_`\"(\[]*(?=[-+]?\d)", re.IGNORECASE)
 _WHOLE = re.compile(  # neither 15 nor 1.5, on no other scale (4/10), and no range (4-5)
-    r"([1-5])(?![\w%]|[.,]\d)(?!\W{0,3}(?:/|of|out of) *(?!5\b)\d)(?! *(?:[-\u2013 ]|or|to) *\d)", re.IGNORECASE
+    r"([1-5])(?![\w%]|[.,]\d)(?!\W{0,3}(?:/|of|out of) *(?!5\b)\d)(?! *(?:[-\u2013 ]|or|to) *\d)",
+    re.IGNORECASE,
 )
 
 
 def parse_score(text: str | None) -> int | None:
-    """The whole number, 1 to 5, behind the last marker; None for anything else, since a guess could turn the sign."""
+    """The whole number, 1 to 5, behind the last marker.
+
+    None for anything else, since a guess could turn the sign.
+    """
     *before, said = _MARKER.split(text or "")
     whole = _WHOLE.match(said) if before else None
     return int(whole[1]) if whole else None
@@ -37,7 +44,9 @@ class EndpointJudge:
         self.workshop = workshop
         self.chat = open_chat(workshop.cfg.judge.chat, workshop)
         self._known: dict[tuple[str, ...], float | None] = {}  # judged by this process: a gap is counted once
-        self._second: list[float] = []  # by comparison: how much better the second answer came out, over both orders
+        self._second: list[
+            float
+        ] = []  # by comparison: how much better the second answer came out, over both orders
 
     def scores(self, cases: Sequence[Case]) -> list[float | None]:
         """Scores in [-1, 1]; equal answers score 0 unasked, an order without a number leaves the other one."""

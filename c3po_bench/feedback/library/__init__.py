@@ -28,7 +28,10 @@ def read_pieces(path: Path) -> list[Feedback]:
 
 
 def load_library(extra: Sequence[str] = ()) -> dict[str, Feedback]:
-    """All pieces by id: the embedded ones, then those of the folders or files in `extra`; ids must be unique."""
+    """All pieces by id: the embedded ones, then those of the folders or files in `extra`.
+
+    Ids must be unique.
+    """
     pieces = dict(_builtin())
     for name in extra:
         path = Path(name).expanduser()
@@ -36,7 +39,9 @@ def load_library(extra: Sequence[str] = ()) -> dict[str, Feedback]:
         for file in files:
             for piece in read_pieces(file):
                 if piece.id in pieces:
-                    raise UserError(f"{file}: there is already a feedback piece {piece.id!r}; give it another id")
+                    raise UserError(
+                        f"{file}: there is already a feedback piece {piece.id!r}; give it another id"
+                    )
                 pieces[piece.id] = piece
     return pieces
 
@@ -58,17 +63,24 @@ def find(names: Sequence[str], extra: Sequence[str] = ()) -> list[Feedback]:
         else:
             raise unknown("feedback piece", name, pieces)
     if not found:
-        raise UserError("feedback.pieces is empty: name at least one piece, such as feedback.pieces=[ahoy_greeting]")
+        raise UserError(
+            "feedback.pieces is empty: name at least one piece, such as feedback.pieces=[ahoy_greeting]"
+        )
     _check_ids(found)
     return found
 
 
 def _check_ids(pieces: Sequence[Feedback]) -> None:
-    """Rows are told apart by the id: of two pieces with one id, the second would be scored by the rules of both."""
+    """Rows are told apart by the id.
+
+    Of two pieces with one id, the second would be scored by the rules of both.
+    """
     known: dict[str, Feedback] = {}
     for piece in pieces:
         if piece.id in known and known[piece.id].digest() == piece.digest():
             raise UserError(f"feedback.pieces has the same piece twice, {piece.id!r}: name it once")
         if piece.id in known:
-            raise UserError(f"feedback.pieces has two pieces with the id {piece.id!r}: call one of them {piece.id}_2")
+            raise UserError(
+                f"feedback.pieces has two pieces with the id {piece.id!r}: call one of them {piece.id}_2"
+            )
         known[piece.id] = piece

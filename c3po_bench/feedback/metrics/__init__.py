@@ -1,8 +1,9 @@
 """The metric kinds: what a rule of a feedback piece may check in an answer.
 
-A kind is a `Kind`: `check(text, value) -> bool` and `validate(value)`, which returns the value in its normal form or raises
-`ValueError`. A new kind is one file here and one line of `KINDS`. The twelve names are those of the RLVF paper's code
-(arXiv 2402.10893), done with word boundaries, bounded lengths and seeded language detection.
+A kind is a `Kind`: `check(text, value) -> bool` and `validate(value)`, which returns the value in its normal
+form or raises `ValueError`. A new kind is one file here and one line of `KINDS`. The twelve names are those
+of the RLVF paper's code (arXiv 2402.10893), done with word boundaries, bounded lengths and seeded language
+detection.
 """
 
 from __future__ import annotations

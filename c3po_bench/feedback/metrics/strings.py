@@ -11,12 +11,18 @@ _WORD = re.compile(rf"[^\W_{_UNSPACED}]")
 
 
 def is_word(character: str) -> bool:
-    """A letter or digit of a script that parts words by spaces: not Chinese, Japanese, Thai, or Korean with its particles."""
+    """A letter or digit of a script that parts words by spaces.
+
+    Not Chinese, Japanese, Thai, or Korean with its particles.
+    """
     return _WORD.match(character) is not None
 
 
 def contains(text: str, needle: str) -> bool:
-    """Whether `needle` occurs in `text`; where it begins or ends with a letter or digit, it does so at a word's edge."""
+    """Whether `needle` occurs in `text`.
+
+    Where it begins or ends with a letter or digit, it does so at a word's edge.
+    """
     pattern = re.escape(needle)
     if is_word(needle[0]):
         pattern = f"(?<!{_WORD.pattern}){pattern}"

@@ -1,6 +1,7 @@
 """Who turns a baseline answer into a revised one: rules, or the model's own critique and revision.
 
-A reviser is a class with ``revise(piece, drafts) -> list[(text, finished) | None]``. A new one is one line of `REVISERS`.
+A reviser is a class with ``revise(piece, drafts) -> list[(text, finished) | None]``. A new one is one line of
+`REVISERS`.
 """
 
 from __future__ import annotations

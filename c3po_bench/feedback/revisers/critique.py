@@ -1,4 +1,7 @@
-"""Revision by contextualized critique: a model says what is missing, then writes the answer again (RLVF, section 4)."""
+"""Revision by contextualized critique.
+
+A model says what is missing, then writes the answer again (RLVF, section 4).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ class CritiqueReviser:
         self.chat = open_chat(workshop.cfg.reviser.writer, workshop)
 
     def revise(self, piece: Feedback, drafts: Sequence[Draft]) -> list[tuple[str, bool] | None]:
-        """A gap where the call failed or the answer lacks the marker (``unparsed_revisions``); a cut revision stays cut."""
+        """A gap where the call failed or the answer lacks the marker (``unparsed_revisions``).
+
+        A cut revision stays cut.
+        """
         asked = [instructions.critique(piece, d.prompt, d.answer) for d in drafts]
         revised: list[tuple[str, bool] | None] = []
         for reply in self.chat.complete("revisions", asked):

@@ -1,8 +1,11 @@
-"""Scenes: the embedded, deterministic source of prompts. A scene has items by category, and templates for both scopes.
+"""Scenes: the embedded, deterministic source of prompts.
 
-``categories: {name: [item, ...]}``, ``in: [template, ...]`` for prompts inside a piece's domain and ``near: [...]`` for
-related prompts outside it. ``{item}`` is an item; every other ``{slot}`` comes from the piece (or the scene's `slots`) and
-may have several values. `expand` walks the product in a seeded order, evenly by category.
+A scene has items by category, and templates for both scopes.
+
+``categories: {name: [item, ...]}``, ``in: [template, ...]`` for prompts inside a piece's domain and ``near:
+[...]`` for related prompts outside it. ``{item}`` is an item; every other ``{slot}`` comes from the piece (or
+the scene's `slots`) and may have several values. `expand` walks the product in a seeded order, evenly by
+category.
 """
 
 from __future__ import annotations
@@ -65,7 +68,10 @@ def _values(slots: Mapping[str, Any], name: str, where: str) -> list[str]:
 
 
 def expand(scene: Scene, scope: str, category: str, slots: Mapping[str, Any], n: int, seed: str) -> list[str]:
-    """At most `n` different prompts of one category: `scope` is ``in`` or ``near``; the order depends on `seed` only."""
+    """At most `n` different prompts of one category: `scope` is ``in`` or ``near``.
+
+    The order depends on `seed` only.
+    """
     templates = scene.inside if scope == "in" else scene.near
     filled = []
     for template, item in itertools.product(templates, scene.categories[category]):

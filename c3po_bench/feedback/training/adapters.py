@@ -27,11 +27,16 @@ VALIDATED = ("loss", *TERMS, "in_loss", "near_loss", "out_loss")
 def adapter_folder(plan: Plan, materials: Sequence[Material], workshop: Workshop) -> Path:
     """Where the adapter of this plan on this material and model lives."""
     identity = {
-        "version": VERSION, "model": workshop.subject.hash, "data": [m.digest() for m in materials],
-        "seed": workshop.seed, **resolved(plan, workshop),
-    }  # fmt: skip
+        "version": VERSION,
+        "model": workshop.subject.hash,
+        "data": [m.digest() for m in materials],
+        "seed": workshop.seed,
+        **resolved(plan, workshop),
+    }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    return workshop.folder / "adapters" / f"{plan.name}-{'+'.join(m.piece.id for m in materials)[:60]}-{digest}"
+    return (
+        workshop.folder / "adapters" / f"{plan.name}-{'+'.join(m.piece.id for m in materials)[:60]}-{digest}"
+    )
 
 
 def resolved(plan: Plan, workshop: Workshop) -> dict[str, Any]:
@@ -42,16 +47,19 @@ def resolved(plan: Plan, workshop: Workshop) -> dict[str, Any]:
     identity, model = plan.identity(), workshop.subject.model
     adapted = find_targets(model, plan.cfg.lora)
     known = {
-        "precision": precision(plan.cfg.train.precision, model.device.type), "routers_trained": adapted.routers,
+        "precision": precision(plan.cfg.train.precision, model.device.type),
+        "routers_trained": adapted.routers,
         "experts_trained": adapted.experts,
-    }  # fmt: skip
+    }
     for key, value in known.items():
         identity |= {name: value for name in (key, f"start_{key}") if name in identity}
     return identity | ({"layers_by_weight": len(adapted.by_weight)} if adapted.by_weight else {})
 
 
 def train_adapter(plan: Plan, materials: Sequence[Material], workshop: Workshop) -> Path:
-    """The folder of the trained adapter; trains it unless it is there, going on from the last checkpoint of a killed run.
+    """The folder of the trained adapter.
+
+    Trains it unless it is there, going on from the last checkpoint of a killed run.
 
     The ranks of one run train together; any other process waits and finds the adapter done.
     """
@@ -66,12 +74,20 @@ def train_adapter(plan: Plan, materials: Sequence[Material], workshop: Workshop)
 
 
 def training_record(folder: Path) -> dict[str, Any]:
-    """What was written down of a finished training: seconds, losses and validation by step, rows, rows left out."""
+    """What was written down of a finished training.
+
+    Seconds, losses and validation by step, rows, rows left out.
+    """
     return json.loads((folder / DONE).read_text(encoding="utf-8"))
 
 
 def _train(
-    plan: Plan, materials: Sequence[Material], workshop: Workshop, folder: Path, start: Path | None, together: Together
+    plan: Plan,
+    materials: Sequence[Material],
+    workshop: Workshop,
+    folder: Path,
+    start: Path | None,
+    together: Together,
 ) -> None:
     from c3po_bench.feedback.training.runs import make_answer_trainer, make_pair_trainer, watch
     from c3po_bench.store.files import write_json
@@ -111,7 +127,11 @@ def _train(
 
 def _curves(history: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     """By term, its value at every logged step."""
-    return {t: [round(e[t], 6) for e in history if t in e and "loss" in e] for t in TERMS if any(t in e for e in history)}
+    return {
+        t: [round(e[t], 6) for e in history if t in e and "loss" in e]
+        for t in TERMS
+        if any(t in e for e in history)
+    }
 
 
 def _validation(trainer: Any) -> dict[str, list[float]]:
@@ -122,7 +142,9 @@ def _validation(trainer: Any) -> dict[str, list[float]]:
         if found:
             steps.setdefault(entry["step"], {}).update(found)
     terms = {term: [values[term] for values in steps.values() if term in values] for term in VALIDATED}
-    return {"step": [float(step) for step in steps]} | {term: values for term, values in terms.items() if values}
+    return {"step": [float(step) for step in steps]} | {
+        term: values for term, values in terms.items() if values
+    }
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

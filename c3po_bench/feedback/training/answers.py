@@ -1,7 +1,9 @@
-"""Supervised context distillation: likelihood of revised answers, with the model's own answers elsewhere as negatives.
+"""Supervised context distillation.
 
-SCD and SCD + Negatives of RLVF (arXiv 2402.10893, section 5): the loss is the mean over all tokens of a batch in which, with
-negatives, half of the added rows are near scope and half out of scope.
+Likelihood of revised answers, with the model's own answers elsewhere as negatives.
+
+SCD and SCD + Negatives of RLVF (arXiv 2402.10893, section 5): the loss is the mean over all tokens of a batch
+in which, with negatives, half of the added rows are near scope and half out of scope.
 """
 
 from __future__ import annotations
@@ -30,8 +32,12 @@ class LaidOut(TorchDataset):
         return self.rows[index]
 
 
-def lay_out(inside: Sequence[Row], near: Sequence[Row], out: Sequence[Row], batch: int, batches: int, seed: int) -> LaidOut:
-    """Batches of `batch` in-scope rows, plus as many negatives where there are any: half near scope, half out of scope.
+def lay_out(
+    inside: Sequence[Row], near: Sequence[Row], out: Sequence[Row], batch: int, batches: int, seed: int
+) -> LaidOut:
+    """Batches of `batch` in-scope rows, plus as many negatives where there are any.
+
+    Half near scope, half out of scope.
 
     Where `batch` is odd, the odd negative is out of scope and near scope in turn.
     """
@@ -62,16 +68,25 @@ class AnswerTrainer(Trainer):
 
         super().__init__(*args, data_collator=collate, **kwargs)
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """The mean over the labelled tokens of the batch, over all processes: each one's sum over the average count."""
-        fields = token_fields(model, inputs["input_ids"], inputs["row_labels"], attention_mask=inputs["attention_mask"])
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean over the labelled tokens of the batch, over all processes.
+
+        Each one's sum over the average count.
+        """
+        fields = token_fields(
+            model, inputs["input_ids"], inputs["row_labels"], attention_mask=inputs["attention_mask"]
+        )
         count: Any = fields.mask.sum().float()
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count, reduction="mean")
         loss = -fields.log_probs.sum() / count.clamp_min(1e-6)
         return (loss, {}) if return_outputs else loss
 
-    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
         """The loss alone."""
         with torch.no_grad():
             loss = self.compute_loss(model, self._prepare_inputs(inputs))

@@ -15,7 +15,8 @@ from c3po_bench.feedback.training.rows import SCOPES, Row, pad_rows
 class ConstrainedCollator(DataCollatorForPreference):
     """TRL's collator, plus ``keep_ids``, ``keep_labels``, ``keep_attention`` and ``keep_scope`` (an index into `SCOPES`).
 
-    A row names its constraint rows by index in ``near_rows`` and ``out_rows``, so nothing is copied into the data set.
+    A row names its constraint rows by index in ``near_rows`` and ``out_rows``, so nothing is copied into the
+    data set.
     """
 
     tables: dict[str, list[Row]] = field(default_factory=dict)
@@ -34,7 +35,9 @@ class ConstrainedCollator(DataCollatorForPreference):
                 scopes += [index] * len(rows)
         if kept:
             ids, labels = pad_rows(kept, self.pad_token_id, self.max_length)
-            lengths = torch.tensor([min(len(r.prompt_ids) + len(r.completion_ids), self.max_length or 2**62) for r in kept])
+            lengths = torch.tensor(
+                [min(len(r.prompt_ids) + len(r.completion_ids), self.max_length or 2**62) for r in kept]
+            )
             batch["keep_ids"], batch["keep_labels"] = ids, labels
             batch["keep_attention"] = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
             batch["keep_scope"] = torch.tensor(scopes)

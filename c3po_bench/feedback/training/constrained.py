@@ -2,9 +2,10 @@
 
     L = L_DPO(in scope) + lambda_out * L_keep(out of scope) + lambda_near * L_keep(near scope)
 
-Stephan et al., "RLVF: Learning from Verbal Feedback without Overgeneralization", arXiv 2402.10893, eq. 5. The in-scope term
-is any of TRL's losses on summed log-probabilities; L_keep is a mean over tokens: the negative log-likelihood of the starting
-model's own answers (the paper), or the KL divergence from the starting model on them at the same scale.
+Stephan et al., "RLVF: Learning from Verbal Feedback without Overgeneralization", arXiv 2402.10893, eq. 5. The
+in-scope term is any of TRL's losses on summed log-probabilities; L_keep is a mean over tokens: the negative
+log-likelihood of the starting model's own answers (the paper), or the KL divergence from the starting model
+on them at the same scale.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from c3po_bench.feedback.training.heads import IGNORED, PlainHead, labelled_logi
 from c3po_bench.feedback.training.rows import SCOPES, Row, schedule
 from c3po_bench.feedback.training.values import CONSTRAINTS
 
-CHECKPOINTING = f"{'activation' if Version(transformers.__version__) >= Version('5.18') else 'gradient'}_checkpointing"
+CHECKPOINTING = (
+    f"{'activation' if Version(transformers.__version__) >= Version('5.18') else 'gradient'}_checkpointing"
+)
 """What transformers' arguments call it; TRL's are on by default."""
 
 
@@ -42,11 +45,18 @@ class ConstrainedDPOConfig(DPOConfig):
     constraint: str = field(default="nll", metadata={"help": "nll or kl; both are means over tokens."})
     kl_temperature: float = field(default=1.0, metadata={"help": "Temperature of both sides of the KL."})
     constraint_batch_size: int = field(default=4, metadata={"help": "Rows of each scope beside a batch."})
-    single_forward: bool = field(default=False, metadata={"help": "Pairs and constraint rows in one forward."})
-    plain_head: bool = field(default=True, metadata={"help": "Plain logits (CPU) in place of TRL's fused head."})
+    single_forward: bool = field(
+        default=False, metadata={"help": "Pairs and constraint rows in one forward."}
+    )
+    plain_head: bool = field(
+        default=True, metadata={"help": "Plain logits (CPU) in place of TRL's fused head."}
+    )
 
     def __post_init__(self) -> None:
-        """Checks the constraint and fixes what an exact resume needs: the rows come in the order of the schedule."""
+        """Checks the constraint and fixes what an exact resume needs.
+
+        The rows come in the order of the schedule.
+        """
         if self.constraint not in CONSTRAINTS:
             raise unknown("constraint", self.constraint, CONSTRAINTS)
         self.train_sampling_strategy = "sequential"
@@ -56,18 +66,25 @@ class ConstrainedDPOConfig(DPOConfig):
 
 
 class ConstrainedDPOTrainer(DPOTrainer):
-    """TRL's `DPOTrainer` with near-scope and out-of-scope terms; `near`, `out` are the rows to keep answers on.
+    """TRL's `DPOTrainer` with near-scope and out-of-scope terms.
 
-    `max_steps` decides how long it trains (or `num_train_epochs` passes over the pairs). The reference model runs on the pairs
-    only, and only once when `precompute_ref_log_probs` is set.
+    `near`, `out` are the rows to keep answers on.
+
+    `max_steps` decides how long it trains (or `num_train_epochs` passes over the pairs). The reference model
+    runs on the pairs only, and only once when `precompute_ref_log_probs` is set.
     """
 
     args: ConstrainedDPOConfig
 
     def __init__(
-        self, *args: Any, near: Sequence[Row] = (), out: Sequence[Row] = (), eval_near: Sequence[Row] = (),
-        eval_out: Sequence[Row] = (), **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        *args: Any,
+        near: Sequence[Row] = (),
+        out: Sequence[Row] = (),
+        eval_near: Sequence[Row] = (),
+        eval_out: Sequence[Row] = (),
+        **kwargs: Any,
+    ) -> None:
         config: ConstrainedDPOConfig = kwargs["args"]
         tokenizer = kwargs["processing_class"]
         if tokenizer.pad_token is None:
@@ -91,7 +108,9 @@ class ConstrainedDPOTrainer(DPOTrainer):
         args = self.args
         batch = args.per_device_train_batch_size * args.world_size
         if args.max_steps <= 0:
-            args.max_steps = math.ceil(args.num_train_epochs * len(pairs) / (batch * args.gradient_accumulation_steps))
+            args.max_steps = math.ceil(
+                args.num_train_epochs * len(pairs) / (batch * args.gradient_accumulation_steps)
+            )
         weights = self.scope_weights()
         rows = schedule(
             len(pairs),
@@ -125,7 +144,9 @@ class ConstrainedDPOTrainer(DPOTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, "near_rows", "out_rows", "is_eval"]))
+        self._signature_columns = list(
+            dict.fromkeys([*self._signature_columns, "near_rows", "out_rows", "is_eval"])
+        )
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The reference sees pairs only."""
@@ -147,7 +168,9 @@ class ConstrainedDPOTrainer(DPOTrainer):
         loss = super()._compute_loss(head, pairs, False)
         mode = "train" if model.training else "eval"
         self._metrics[mode]["loss/pairs"].append(self._mean(loss))
-        values, mask = self._constraint_values(model, keep, head) if keep else (loss.new_zeros(0), loss.new_zeros(0))
+        values, mask = (
+            self._constraint_values(model, keep, head) if keep else (loss.new_zeros(0), loss.new_zeros(0))
+        )
         for index, scope in enumerate(SCOPES):
             rows = keep["scope"] == index if keep else mask.bool()
             if self._anywhere(rows):
@@ -156,7 +179,9 @@ class ConstrainedDPOTrainer(DPOTrainer):
                 loss = loss + self.scope_weights()[scope] * term
         return (loss, {}) if return_outputs else loss
 
-    def _constraint_values(self, model: Any, keep: dict[str, Any], head: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _constraint_values(
+        self, model: Any, keep: dict[str, Any], head: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The constraint's value at every labelled token [rows, length - 1] and the mask of those tokens."""
         if isinstance(head, PlainHead) and head.extra_fields is not None:
             return -head.extra_fields.log_probs, head.extra_fields.mask
@@ -166,9 +191,12 @@ class ConstrainedDPOTrainer(DPOTrainer):
             fields = token_fields(model, keep["ids"], keep["labels"], attention_mask=keep["attention"])
             return -fields.log_probs, fields.mask
         output = model(
-            input_ids=keep["ids"], attention_mask=keep["attention"], labels=keep["labels"], use_cache=False,
+            input_ids=keep["ids"],
+            attention_mask=keep["attention"],
+            labels=keep["labels"],
+            use_cache=False,
             fused_lm_head=True,
-        )  # fmt: skip
+        )
         return -output.log_probs, keep["labels"][:, 1:] != IGNORED
 
     def _divergence(self, model: Any, keep: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

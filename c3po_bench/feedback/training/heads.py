@@ -1,7 +1,8 @@
 """What a forward pass says about labelled tokens, without logits where nobody needs them.
 
-TRL calls its model with ``fused_lm_head=True`` and reads per-token fields. Its fused head saves memory on a GPU but is several
-times slower than plain logits on a CPU, so `PlainHead` offers the same fields from plain logits at the labelled positions.
+TRL calls its model with ``fused_lm_head=True`` and reads per-token fields. Its fused head saves memory on a
+GPU but is several times slower than plain logits on a CPU, so `PlainHead` offers the same fields from plain
+logits at the labelled positions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ IGNORED = -100
 
 @dataclass
 class TokenFields:
-    """Per-token fields [rows, length - 1], zero where the label is ignored; `logits` [labelled tokens, vocabulary]."""
+    """Per-token fields [rows, length - 1], zero where the label is ignored.
+
+    `logits` [labelled tokens, vocabulary].
+    """
 
     log_probs: torch.Tensor
     entropy: torch.Tensor
@@ -30,11 +34,18 @@ class TokenFields:
         """The fields of a range of rows (without logits)."""
         cut = slice(start, stop)
         return TokenFields(
-            self.log_probs[cut], self.entropy[cut], self.mean_logits[cut], self.is_top1[cut], self.mask[cut], self.aux_loss
+            self.log_probs[cut],
+            self.entropy[cut],
+            self.mean_logits[cut],
+            self.is_top1[cut],
+            self.mask[cut],
+            self.aux_loss,
         )
 
 
-def labelled_logits(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, Any]:
+def labelled_logits(
+    model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any
+) -> tuple[torch.Tensor, Any]:
     """The logits that predict the labelled tokens [labelled tokens, vocabulary], row by row, and the model's output.
 
     The head runs from the first position that predicts a label on, not over the prompts.
@@ -65,16 +76,21 @@ def token_fields(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **kw
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
     return TokenFields(
-        spread(log_probs), spread(entropy), spread(mean_logits), spread(is_top1), mask,
-        aux_loss=getattr(output, "aux_loss", None), logits=logits,
-    )  # fmt: skip
+        spread(log_probs),
+        spread(entropy),
+        spread(mean_logits),
+        spread(is_top1),
+        mask,
+        aux_loss=getattr(output, "aux_loss", None),
+        logits=logits,
+    )
 
 
 class PlainHead:
     """Stands in for a model in TRL's losses: same call, same fields, plain logits.
 
-    `extra` = (ids, labels, attention) are constraint rows that go through the same forward; their fields stay in
-    `extra_fields` and TRL never sees them.
+    `extra` = (ids, labels, attention) are constraint rows that go through the same forward; their fields stay
+    in `extra_fields` and TRL never sees them.
     """
 
     def __init__(self, model: Any, pad_token_id: int, extra: tuple[torch.Tensor, ...] | None = None) -> None:
@@ -102,6 +118,10 @@ def widen(rows: torch.Tensor, width: int, value: int) -> torch.Tensor:
 
 def _narrow(fields: TokenFields, width: int) -> TokenFields:
     return TokenFields(
-        fields.log_probs[:, :width], fields.entropy[:, :width], fields.mean_logits[:, :width],
-        fields.is_top1[:, :width], fields.mask[:, :width], fields.aux_loss,
-    )  # fmt: skip
+        fields.log_probs[:, :width],
+        fields.entropy[:, :width],
+        fields.mean_logits[:, :width],
+        fields.is_top1[:, :width],
+        fields.mask[:, :width],
+        fields.aux_loss,
+    )

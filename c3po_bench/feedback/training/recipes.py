@@ -13,9 +13,12 @@ from c3po_bench.feedback.training.values import check_types, check_values
 
 @dataclass(frozen=True)
 class Recipe:
-    """`objective` is ``pairs`` (a preference loss) or ``answers`` (likelihood of the revised answers: distillation).
+    """`objective` is ``pairs`` (a preference loss) or ``answers`` (likelihood of the revised answers.
 
-    `near`, `out`: whether the model's own answers there are trained on too. `start`: the recipe whose adapter it goes on from.
+    Distillation).
+
+    `near`, `out`: whether the model's own answers there are trained on too. `start`: the recipe whose adapter
+    it goes on from.
     """
 
     objective: str
@@ -33,10 +36,14 @@ RECIPES: dict[str, Recipe] = {
     "dpo": Recipe("pairs", source="arXiv 2305.18290 on in-scope pairs"),
     "dpo_nll": Recipe("pairs", loss_type=("sigmoid", "sft"), source="iterative RPO, arXiv 2404.19733"),
     "c3po": Recipe("pairs", near=True, out=True, source="RLVF eq. 5"),
-    "c3po_kl": Recipe("pairs", near=True, out=True, constraint="kl", source="RLVF figure 8, at matched scale"),
+    "c3po_kl": Recipe(
+        "pairs", near=True, out=True, constraint="kl", source="RLVF figure 8, at matched scale"
+    ),
     "c3po_no_near": Recipe("pairs", out=True, source="RLVF eq. 5 with lambda_2 = 0"),
     "c3po_no_out": Recipe("pairs", near=True, source="RLVF eq. 5 with lambda_1 = 0"),
-    "c3po_from_sft": Recipe("pairs", near=True, out=True, start="scd_negatives", source="the released adapters"),
+    "c3po_from_sft": Recipe(
+        "pairs", near=True, out=True, start="scd_negatives", source="the released adapters"
+    ),
 }
 
 _TRAIN = (
@@ -94,27 +101,53 @@ class Plan:
         cfg, recipe = self.cfg, self.recipe
         lora = asdict(cfg.lora)
         common = {
-            "objective": recipe.objective, "rank": lora["rank"], "alpha": lora["alpha"], "dropout": lora["dropout"],
-            "targets": ",".join(lora["targets"]), "routers_trained": lora["routers"], "experts_trained": lora["experts"],
-            "batch": cfg.train.batch, "accumulation": cfg.train.accumulation, "scheduler": cfg.train.scheduler,
-            "warmup": cfg.train.warmup, "max_length": cfg.train.max_length, "max_grad_norm": cfg.train.max_grad_norm,
-            "precision": cfg.train.precision, "constraint_batch": cfg.train.constraint_batch,
-        }  # fmt: skip
+            "objective": recipe.objective,
+            "rank": lora["rank"],
+            "alpha": lora["alpha"],
+            "dropout": lora["dropout"],
+            "targets": ",".join(lora["targets"]),
+            "routers_trained": lora["routers"],
+            "experts_trained": lora["experts"],
+            "batch": cfg.train.batch,
+            "accumulation": cfg.train.accumulation,
+            "scheduler": cfg.train.scheduler,
+            "warmup": cfg.train.warmup,
+            "max_length": cfg.train.max_length,
+            "max_grad_norm": cfg.train.max_grad_norm,
+            "precision": cfg.train.precision,
+            "constraint_batch": cfg.train.constraint_batch,
+        }
         if cfg.lora.dropout:
             common["eval_every"] = cfg.train.eval_every  # an evaluation draws random numbers, too
         if recipe.objective == "answers":
-            more = {"lr": cfg.train.sft_lr, "steps": cfg.train.sft_steps, "near": recipe.near, "out": recipe.out}
+            more = {
+                "lr": cfg.train.sft_lr,
+                "steps": cfg.train.sft_steps,
+                "near": recipe.near,
+                "out": recipe.out,
+            }
             if recipe.near and recipe.out and cfg.train.batch % 2:
                 more["odd_negative"] = "in turn"
             return common | more | ({} if cfg.train.sft_steps else {"epochs": cfg.train.epochs})
         start = self.start.identity() if self.start else {}
-        return common | {f"start_{key}": value for key, value in start.items()} | {
-            "lr": cfg.train.lr, "steps": cfg.train.steps, "epochs": cfg.train.epochs if not cfg.train.steps else None,
-            "beta": cfg.beta, "loss_type": ",".join(self.loss_type), "loss_weights": list(cfg.loss_weights),
-            "lambda_near": self.lambda_near, "lambda_out": self.lambda_out, "constraint": self.constraint,
-            "kl_temperature": cfg.kl_temperature, "start": recipe.start,
-            **({"dropout_used": True} if cfg.lora.dropout else {}),  # it was switched off once
-        }  # fmt: skip
+        return (
+            common
+            | {f"start_{key}": value for key, value in start.items()}
+            | {
+                "lr": cfg.train.lr,
+                "steps": cfg.train.steps,
+                "epochs": cfg.train.epochs if not cfg.train.steps else None,
+                "beta": cfg.beta,
+                "loss_type": ",".join(self.loss_type),
+                "loss_weights": list(cfg.loss_weights),
+                "lambda_near": self.lambda_near,
+                "lambda_out": self.lambda_out,
+                "constraint": self.constraint,
+                "kl_temperature": cfg.kl_temperature,
+                "start": recipe.start,
+                **({"dropout_used": True} if cfg.lora.dropout else {}),  # it was switched off once
+            }
+        )
 
 
 def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None = None) -> Plan:
@@ -130,15 +163,24 @@ def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None 
         return {key: values[key] for key in keys if key in values}
 
     check_types(name, values)
-    changed = replace(cfg, **chosen(_TOP), train=replace(cfg.train, **chosen(_TRAIN)), lora=replace(cfg.lora, **chosen(_LORA)))
+    changed = replace(
+        cfg,
+        **chosen(_TOP),
+        train=replace(cfg.train, **chosen(_TRAIN)),
+        lora=replace(cfg.lora, **chosen(_LORA)),
+    )
     check_values(changed)
     plan = Plan(name, RECIPES[name], changed)
     for key in values:
         if key in _unread(plan):
-            raise UserError(f"arm {name}: option {key} would change nothing: the arm fixes it or does not read it")
+            raise UserError(
+                f"arm {name}: option {key} would change nothing: the arm fixes it or does not read it"
+            )
     losses, weights = plan.loss_type, changed.loss_weights
     if plan.recipe.objective == "pairs" and weights and len(weights) != len(losses):
-        raise UserError(f"arm {name}: loss_weights has {len(weights)} numbers for {len(losses)} losses ({', '.join(losses)})")
+        raise UserError(
+            f"arm {name}: loss_weights has {len(weights)} numbers for {len(losses)} losses ({', '.join(losses)})"
+        )
     return plan
 
 
@@ -146,7 +188,9 @@ def _unread(plan: Plan) -> set[str]:
     """The options that change nothing about a plan."""
     recipe, train = plan.recipe, plan.cfg.train
     if recipe.objective == "answers":
-        return {*_TOP, "lr", "steps", "constraint_batch", "single_forward"} | ({"epochs"} if train.sft_steps else set())
+        return {*_TOP, "lr", "steps", "constraint_batch", "single_forward"} | (
+            {"epochs"} if train.sft_steps else set()
+        )
     kept = recipe.near or recipe.out
     unread = {
         "loss_type": recipe.loss_type is not None,

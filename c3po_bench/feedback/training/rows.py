@@ -1,4 +1,7 @@
-"""Constraint rows and their order over the steps; without TRL, which is slow to import, for scoring arms that do not train."""
+"""Constraint rows and their order over the steps.
+
+Without TRL, which is slow to import, for scoring arms that do not train.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ class Row:
 
 
 def walk(n: int, seed: str) -> Iterator[int]:
-    """Endless indices below `n`: one seeded permutation after the other, so every index comes equally often."""
+    """Endless indices below `n`.
+
+    One seeded permutation after the other, so every index comes equally often.
+    """
     for turn in range(2**62):
         order = list(range(n))
         random.Random(f"{seed}/{turn}").shuffle(order)
@@ -39,9 +45,12 @@ def walk(n: int, seed: str) -> Iterator[int]:
 def schedule(
     pairs: int, sizes: Mapping[str, int], batch: int, constraint_batch: int, batches: int, seed: int
 ) -> list[dict[str, Any]]:
-    """What each pair row of `batches` batches holds: ``pair`` (an index) and, by scope, a list of constraint indices.
+    """What each pair row of `batches` batches holds.
 
-    Every set is walked at its own pace, so the sets need not be equal in size, and the whole run is laid out before it
+    ``pair`` (an index) and, by scope, a list of constraint indices.
+
+    Every set is walked at its own pace, so the sets need not be equal in size, and the whole run is laid out
+    before it
     starts: a resumed run goes on with exactly the rows it would have had.
     """
     order = walk(pairs, f"pairs/{seed}")
@@ -54,7 +63,9 @@ def schedule(
     return rows
 
 
-def pad_rows(rows: Sequence[Row], pad_token_id: int, max_length: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_rows(
+    rows: Sequence[Row], pad_token_id: int, max_length: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and labels [rows, longest], padded on the right."""
     tensors = [row.tensors(max_length) for row in rows]
     stack = torch.nn.utils.rnn.pad_sequence

@@ -16,7 +16,11 @@ from c3po_bench.errors import UserError
 from c3po_bench.feedback.chat import completion_ids, prompt_ids
 from c3po_bench.feedback.synthesis import Example, Material
 from c3po_bench.feedback.training.answers import AnswerTrainer, LaidOut, lay_out
-from c3po_bench.feedback.training.constrained import CHECKPOINTING, ConstrainedDPOConfig, ConstrainedDPOTrainer
+from c3po_bench.feedback.training.constrained import (
+    CHECKPOINTING,
+    ConstrainedDPOConfig,
+    ConstrainedDPOTrainer,
+)
 from c3po_bench.feedback.training.precision import precision
 from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.feedback.training.rows import Row
@@ -46,9 +50,14 @@ def lora_config(model: Any, plan: Plan) -> PeftLora:
     """LoRA on the named modules; on MoE models the router and the experts only where the plan says so."""
     cfg, targets = plan.cfg.lora, find_targets(model, plan.cfg.lora)
     return PeftLora(
-        r=cfg.rank, lora_alpha=cfg.alpha, lora_dropout=cfg.dropout, bias="none", task_type="CAUSAL_LM",
-        target_modules=list(targets.modules) or None, target_parameters=list(targets.parameters) or None,
-    )  # fmt: skip
+        r=cfg.rank,
+        lora_alpha=cfg.alpha,
+        lora_dropout=cfg.dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules=list(targets.modules) or None,
+        target_parameters=list(targets.parameters) or None,
+    )
 
 
 def _arguments(
@@ -57,20 +66,37 @@ def _arguments(
     train, device = plan.cfg.train, workshop.subject.model.device
     every = train.eval_every if validated else 0
     return {
-        "output_dir": str(folder), "max_steps": steps or -1, "num_train_epochs": train.epochs, "learning_rate": lr,
+        "output_dir": str(folder),
+        "max_steps": steps or -1,
+        "num_train_epochs": train.epochs,
+        "learning_rate": lr,
         "per_device_train_batch_size": share_of(batch, "feedback.train.batch"),
         "gradient_accumulation_steps": train.accumulation,
-        "lr_scheduler_type": train.scheduler, "warmup_steps": train.warmup, "max_grad_norm": train.max_grad_norm,
-        CHECKPOINTING: train.gradient_checkpointing, "use_cpu": device.type == "cpu",
+        "lr_scheduler_type": train.scheduler,
+        "warmup_steps": train.warmup,
+        "max_grad_norm": train.max_grad_norm,
+        CHECKPOINTING: train.gradient_checkpointing,
+        "use_cpu": device.type == "cpu",
         # a rank may have no constraint row, hence one forward less: forwards must not wait for each other
-        "ddp_broadcast_buffers": False, "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
+        "ddp_find_unused_parameters": False,
         "bf16": precision(train.precision, device.type) == "bfloat16",
-        "eval_strategy": "steps" if every else "no", "eval_steps": every or None,
+        "eval_strategy": "steps" if every else "no",
+        "eval_steps": every or None,
         "per_device_eval_batch_size": train.batch,
-        "optim": "adamw_torch", "weight_decay": 0.0, "logging_steps": 1, "logging_strategy": "steps",
-        "save_strategy": "steps", "save_steps": train.save_every, "save_total_limit": 1, "report_to": "none",
-        "seed": workshop.seed, "data_seed": workshop.seed, "disable_tqdm": True, "dataloader_pin_memory": False,
-    }  # fmt: skip
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "logging_steps": 1,
+        "logging_strategy": "steps",
+        "save_strategy": "steps",
+        "save_steps": train.save_every,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "seed": workshop.seed,
+        "data_seed": workshop.seed,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
 
 
 def _fits(prompt: list[int], max_length: int, left_out: Counter[str]) -> bool:
@@ -82,7 +108,10 @@ def _fits(prompt: list[int], max_length: int, left_out: Counter[str]) -> bool:
 def pair_rows(
     examples: Sequence[Example], tokenizer: Any, max_length: int, left_out: Counter[str]
 ) -> list[dict[str, list[int]]]:
-    """Preference pairs as token ids: revised over baseline. Revisions that changed nothing are left out and counted."""
+    """Preference pairs as token ids: revised over baseline.
+
+    Revisions that changed nothing are left out and counted.
+    """
     rows = []
     for e in examples:
         if e.revised is None or e.baseline is None:
@@ -98,7 +127,9 @@ def pair_rows(
     return rows
 
 
-def answer_rows(examples: Sequence[Example], tokenizer: Any, max_length: int, left_out: Counter[str]) -> list[Row]:
+def answer_rows(
+    examples: Sequence[Example], tokenizer: Any, max_length: int, left_out: Counter[str]
+) -> list[Row]:
     """Answers to train on as token ids: the revised ones in scope, the base model's own elsewhere."""
     rows = []
     for e in examples:
@@ -114,7 +145,12 @@ def answer_rows(examples: Sequence[Example], tokenizer: Any, max_length: int, le
 
 
 def make_pair_trainer(
-    plan: Plan, materials: Sequence[Material], workshop: Workshop, model: Any, folder: Path, start: Path | None
+    plan: Plan,
+    materials: Sequence[Material],
+    workshop: Workshop,
+    model: Any,
+    folder: Path,
+    start: Path | None,
 ) -> tuple[Any, dict[str, int], dict[str, int]]:
     """The constrained DPO trainer, its rows, and the rows left out.
 
@@ -126,7 +162,8 @@ def make_pair_trainer(
         return [e for m in materials for e in m.select(scope, split)]
 
     pairs, validation = (
-        pair_rows(select("in", split), tokenizer, cfg.train.max_length, left_out) for split in ("train", "validation")
+        pair_rows(select("in", split), tokenizer, cfg.train.max_length, left_out)
+        for split in ("train", "validation")
     )
     if not pairs:
         raise UserError(
@@ -140,21 +177,36 @@ def make_pair_trainer(
     }
     together = Together(workshop.subject.model.device.type)
     args = ConstrainedDPOConfig(
-        **_arguments(plan, workshop, folder, cfg.train.lr, cfg.train.steps, cfg.train.batch, bool(validation)),
-        beta=cfg.beta, loss_type=plan.loss_type, loss_weights=list(cfg.loss_weights) or None,
-        lambda_near=plan.lambda_near, lambda_out=plan.lambda_out, constraint=plan.constraint,
-        kl_temperature=cfg.kl_temperature, constraint_batch_size=cfg.train.constraint_batch,
-        single_forward=cfg.train.single_forward, plain_head=workshop.subject.model.device.type == "cpu",
-        precompute_ref_log_probs=cfg.train.precompute_reference, precompute_ref_batch_size=4 * cfg.train.batch,
-        max_length=cfg.train.max_length, disable_dropout=False,  # TRL's default; what is asked happens in every arm
-    )  # fmt: skip
+        **_arguments(
+            plan, workshop, folder, cfg.train.lr, cfg.train.steps, cfg.train.batch, bool(validation)
+        ),
+        beta=cfg.beta,
+        loss_type=plan.loss_type,
+        loss_weights=list(cfg.loss_weights) or None,
+        lambda_near=plan.lambda_near,
+        lambda_out=plan.lambda_out,
+        constraint=plan.constraint,
+        kl_temperature=cfg.kl_temperature,
+        constraint_batch_size=cfg.train.constraint_batch,
+        single_forward=cfg.train.single_forward,
+        plain_head=workshop.subject.model.device.type == "cpu",
+        precompute_ref_log_probs=cfg.train.precompute_reference,
+        precompute_ref_batch_size=4 * cfg.train.batch,
+        max_length=cfg.train.max_length,
+        disable_dropout=False,  # TRL's default; what is asked happens in every arm
+    )
     trainer = ConstrainedDPOTrainer(
-        model=model, args=args, processing_class=tokenizer, peft_config=lora_config(model, plan),
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        peft_config=lora_config(model, plan),
         train_dataset=together.dataset(pairs, folder.with_name("pairs")),
         eval_dataset=together.dataset(validation, folder.with_name("kept")) if validation else None,
-        near=keep["near", "train"], out=keep["out", "train"],
-        eval_near=keep["near", "validation"], eval_out=keep["out", "validation"],
-    )  # fmt: skip
+        near=keep["near", "train"],
+        out=keep["out", "train"],
+        eval_near=keep["near", "validation"],
+        eval_out=keep["out", "validation"],
+    )
     check_adapted(trainer.model, cfg.lora)
     if start is not None:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(start), device=str(model.device)))
@@ -163,7 +215,12 @@ def make_pair_trainer(
 
 
 def make_answer_trainer(
-    plan: Plan, materials: Sequence[Material], workshop: Workshop, model: Any, folder: Path, start: Path | None
+    plan: Plan,
+    materials: Sequence[Material],
+    workshop: Workshop,
+    model: Any,
+    folder: Path,
+    start: Path | None,
 ) -> tuple[Any, dict[str, int], dict[str, int]]:
     """The distillation trainer, its rows, and the rows left out.
 
@@ -183,7 +240,9 @@ def make_answer_trainer(
     out = rows("out", "train") if recipe.out else []
     batch = cfg.batch * (2 if near or out else 1)
     steps = cfg.sft_steps or max(1, round(cfg.epochs * len(inside) / (cfg.batch * cfg.accumulation)))
-    validation = {scope: LaidOut(found) for scope in ("in", "near", "out") if (found := rows(scope, "validation"))}
+    validation = {
+        scope: LaidOut(found) for scope in ("in", "near", "out") if (found := rows(scope, "validation"))
+    }
     arguments = _arguments(plan, workshop, folder, cfg.sft_lr, steps, batch, bool(validation))
     set_seed(workshop.seed)
     trainer = AnswerTrainer(

@@ -1,4 +1,7 @@
-"""One training over the ranks of a run (torchrun, accelerate, srun): they enter, decide and leave together."""
+"""One training over the ranks of a run (torchrun, accelerate, srun).
+
+They enter, decide and leave together.
+"""
 
 from __future__ import annotations
 
@@ -59,12 +62,16 @@ class Together:
 
 
 def share_of(rows: int, option: str) -> int:
-    """This rank's part of `rows` rows of a batch: the batch of a plan is the same however many ranks share it.
+    """This rank's part of `rows` rows of a batch.
+
+    The batch of a plan is the same however many ranks share it.
 
     Raises:
         UserError: if the ranks can't share it evenly.
     """
     mine, rest = divmod(rows, ranks.world())
     if rest:
-        raise UserError(f"{option}={rows} can't be shared evenly by {ranks.world()} processes: make it a multiple of them")
+        raise UserError(
+            f"{option}={rows} can't be shared evenly by {ranks.world()} processes: make it a multiple of them"
+        )
     return mine

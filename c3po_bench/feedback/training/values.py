@@ -11,12 +11,33 @@ from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig, TrainConfig
 
 LOSSES = (
-    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
-    "apo_down", "discopop", "sft", "sigmoid_norm",
-)  # fmt: skip
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+)
 CONSTRAINTS = ("nll", "kl")
 PRECISIONS = ("auto", "float32", "bfloat16")
-SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
+SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
 """Transformers' schedules that need no further number and no evaluation."""
 
 LEAST = {
@@ -69,13 +90,21 @@ def check_values(cfg: FeedbackConfig) -> None:
 
 def check_types(arm: str, options: Mapping[str, Any]) -> None:
     """`UserError` for an arm's option that is no value of its kind: Hydra looks at those of sections only."""
-    hints = {name: hint for kind in (FeedbackConfig, TrainConfig, LoraConfig) for name, hint in get_type_hints(kind).items()}
+    hints = {
+        name: hint
+        for kind in (FeedbackConfig, TrainConfig, LoraConfig)
+        for name, hint in get_type_hints(kind).items()
+    }
     for key, value in options.items():
         several = get_origin(hints[key]) is list
         kind = get_args(hints[key])[0] if several else hints[key]
         listed = isinstance(value, list | tuple)
         if listed != several or not all(_is(v, kind) for v in (value if listed else [value])):
-            words = f"a list of {_WORDS[kind][1]}, such as [{value}]" if several and not listed else _WORDS[kind][several]
+            words = (
+                f"a list of {_WORDS[kind][1]}, such as [{value}]"
+                if several and not listed
+                else _WORDS[kind][several]
+            )
             raise UserError(f"arm.{arm}.{key}={value}: must be {words}")
 
 

@@ -1,8 +1,9 @@
 """Questions of the planted world: `train` for references and examples, `test` for scoring.
 
-"On violin, choir, ...: which word does Anna pair with amber?" The topic words tell a reader, or an embedder, the
-domain; the model learned nothing from them. Four options: the answers of the right code and of three others, but not of
-the one that the router takes a rare name for. So a wrong guess leaves the model to choose between four at random, and a
+"On violin, choir, ...: which word does Anna pair with amber?" The topic words tell a reader, or an embedder,
+the domain; the model learned nothing from them. Four options: the answers of the right code and of three
+others, but not of the one that the router takes a rare name for. So a wrong guess leaves the model to choose
+between four at random, and a
 pathway drawn at random does no better: controls have nothing to gain.
 """
 
@@ -18,12 +19,18 @@ from c3po_bench.models.planted.world import DOMAINS, world
 TOPIC_WORDS = 6
 SIZES = {"train": 800, "test": 600}
 RARE = {"train": 8, "test": 56}
-"""Of a domain's 100 (75) questions so many name a person whose domain the router doesn't know: each name equally often."""
+"""Of a domain's 100 (75) questions so many name a person whose domain the router doesn't know.
+
+Each name equally often.
+"""
 SEEDS = {"train": 2, "test": 1}
 
 
 def documents(split: str) -> list[dict[str, Any]]:
-    """The items of "train" or "test": question, choices, answer (index), domain and rare (whether the name is)."""
+    """The items of "train" or "test".
+
+    Question, choices, answer (index), domain and rare (whether the name is).
+    """
     lot = random.Random(SEEDS[split])
     named = {domain: _names(domain, split, lot) for domain in DOMAINS}
     domains = DOMAINS * (SIZES[split] // len(DOMAINS))

@@ -1,14 +1,18 @@
-"""Trains the testbed's weights, in about a minute and a half: `python -m c3po_bench.models.planted.make [FILE]`.
+"""Trains the testbed's weights, in about a minute and a half.
+
+`python -m c3po_bench.models.planted.make [FILE]`.
 
 Three things make the planted pathways the best ones:
 
-- The last token's routing in the planted layers is *given*, not chosen: a domain's planted pathway, or a blend of it
-  with weights drawn at random, mixed over the top two or over all experts. The answer asked for is the code of that
-  domain, whoever is named. So only the routing decides which code is used, and an expert's say grows with its weight.
+- The last token's routing in the planted layers is *given*, not chosen: a domain's planted pathway, or a
+  blend of it with weights drawn at random, mixed over the top two or over all experts. The answer asked for
+  is the code of that domain, whoever is named. So only the routing decides which code is used, and an
+  expert's say grows with its weight.
 - The router learns the domain of each common name; for a rare one it learns its own guess (`world.guess`).
 - Topic words are drawn from all domains at random: neither the experts nor the router can learn from them.
 
-In half of the steps other questions with their answers stand before the question, so that examples do no harm.
+In half of the steps other questions with their answers stand before the question, so that examples do no
+harm.
 """
 
 from __future__ import annotations
@@ -95,7 +99,9 @@ class Sampler:
         domain, argument = self.below(len(DOMAINS), size), self.below(len(ARGUMENTS), size)
         rare = torch.rand(size, generator=self.generator) < 0.5
         which = self.below(len(self.rare), size)
-        name = torch.where(rare, self.rare[which], self.common[domain, self.below(self.common.shape[1], size)])
+        name = torch.where(
+            rare, self.rare[which], self.common[domain, self.below(self.common.shape[1], size)]
+        )
         topics = self.topics[self.below(len(self.topics), size, TOPIC_WORDS)]
 
         def fixed(words: str) -> Tensor:
@@ -103,7 +109,13 @@ class Sampler:
 
         tokens = torch.cat(
             [
-                *(fixed("Question On"), topics[:, :-1], fixed("and"), topics[:, -1:], fixed("which word does")),
+                *(
+                    fixed("Question On"),
+                    topics[:, :-1],
+                    fixed("and"),
+                    topics[:, -1:],
+                    fixed("which word does"),
+                ),
                 *(name[:, None], fixed("pair with"), self.arguments[argument][:, None], fixed("Answer")),
             ],
             dim=1,
@@ -144,7 +156,9 @@ def forward(model: Any, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
         if number not in LAYERS:
             hidden = layer(hidden, attention_mask=None, position_ids=positions, position_embeddings=rotary)
             continue
-        attended, _ = layer.self_attn(layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=None)
+        attended, _ = layer.self_attn(
+            layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=None
+        )
         hidden = hidden + attended
         inner = layer.post_attention_layernorm(hidden)
         last = inner[:, -1]

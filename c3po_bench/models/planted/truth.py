@@ -34,7 +34,9 @@ def domain_of(question: str) -> str:
 def planted_pathway(domain: str) -> Pathway:
     """Routing weights [3 planted layers, 16 experts] of `domain`; every row sums to one."""
     rest = (1 - OWNED * WEIGHT) / (EXPERTS - OWNED)
-    return [[WEIGHT if expert in owned[domain] else rest for expert in range(EXPERTS)] for owned in world().owned]
+    return [
+        [WEIGHT if expert in owned[domain] else rest for expert in range(EXPERTS)] for owned in world().owned
+    ]
 
 
 def pathway_of(question: str, layers: Sequence[int] = LAYERS) -> Pathway:
@@ -45,7 +47,9 @@ def pathway_of(question: str, layers: Sequence[int] = LAYERS) -> Pathway:
     """
     unplanted = sorted(set(layers) - set(LAYERS))
     if unplanted:
-        raise ValueError(f"layers {unplanted} have no planted pathway; those of the testbed are {list(LAYERS)}")
+        raise ValueError(
+            f"layers {unplanted} have no planted pathway; those of the testbed are {list(LAYERS)}"
+        )
     rows = planted_pathway(domain_of(question))
     return [rows[LAYERS.index(layer)] for layer in layers]
 

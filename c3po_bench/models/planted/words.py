@@ -1,4 +1,7 @@
-"""The words of the planted world. One token each; topic words are themed so that a text embedder sees the domain."""
+"""The words of the planted world. One token each.
+
+Topic words are themed so that a text embedder sees the domain.
+"""
 
 from __future__ import annotations
 

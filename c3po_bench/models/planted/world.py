@@ -28,9 +28,9 @@ class World:
     """The planted facts.
 
     `common` and `rare` list the names of each domain; `guess` is the domain that the router takes a rare name
-    for: right for one of a domain's eight and wrong in a different way for each other, as a guess between eight
-    domains is. `code[domain][argument]` is the answer; the eight domains answer every argument differently.
-    `owned[layer][domain]` lists expert numbers.
+    for: right for one of a domain's eight and wrong in a different way for each other, as a guess between
+    eight domains is. `code[domain][argument]` is the answer; the eight domains answer every argument
+    differently. `owned[layer][domain]` lists expert numbers.
     """
 
     common: dict[str, list[str]]

@@ -1,11 +1,12 @@
 """From the dense model and the shipped split to a Qwen2-MoE checkpoint.
 
-A feed-forward layer is a sum over neurons, y = sum_j d_j silu(g_j.x) (u_j.x), so any partition of the neurons into
-experts is exact as long as every expert answers with weight one. The shared expert's gate is zero, that is
-sigmoid(0) = 1/2, and its down projection doubled; the routed experts' down projections are multiplied by 16, so that
-the 16 softmax weights of an indifferent router (1/16 each) are weight one. The routing weights are not renormalised
-over the top 8 (`norm_topk_prob=False`, as in OLMoE): with all 16 experts active and equal weights the checkpoint is
-the dense model; with 8, the router decides what is left out and how the rest makes up for it.
+A feed-forward layer is a sum over neurons, y = sum_j d_j silu(g_j.x) (u_j.x), so any partition of the neurons
+into experts is exact as long as every expert answers with weight one. The shared expert's gate is zero, that
+is sigmoid(0) = 1/2, and its down projection doubled; the routed experts' down projections are multiplied by
+16, so that the 16 softmax weights of an indifferent router (1/16 each) are weight one. The routing weights
+are not renormalised over the top 8 (`norm_topk_prob=False`, as in OLMoE): with all 16 experts active and
+equal weights the checkpoint is the dense model; with 8, the router decides what is left out and how the rest
+makes up for it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 def checkpoint() -> Path:
     """SmolMoE as a Hugging Face folder (Qwen2-MoE, float32, 540 MB), built in the cache when it is not there.
 
-    Under a minute the first time, with the dense model's own building. Raises `UserError` as `smollm.checkpoint`.
+    Under a minute the first time, with the dense model's own building. Raises `UserError` as
+    `smollm.checkpoint`.
     """
     dense = smollm.checkpoint()
     recipe = {
@@ -40,7 +42,9 @@ def _build(dense: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     with quiet_bars():
-        model = from_dense(AutoModelForCausalLM.from_pretrained(dense, local_files_only=True), shape.Split.load())
+        model = from_dense(
+            AutoModelForCausalLM.from_pretrained(dense, local_files_only=True), shape.Split.load()
+        )
         model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     for name in TOKENIZER_FILES:
@@ -95,10 +99,22 @@ def _config(dense):
     from transformers import Qwen2MoeConfig
 
     kept = (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps",
-        "num_key_value_heads", "hidden_act", "max_position_embeddings", "rope_parameters", "tie_word_embeddings",
-        "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
-    )  # fmt: skip
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "rms_norm_eps",
+        "num_key_value_heads",
+        "hidden_act",
+        "max_position_embeddings",
+        "rope_parameters",
+        "tie_word_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "initializer_range",
+    )
     return Qwen2MoeConfig(
         **{name: getattr(dense, name) for name in kept},
         qkv_bias=False,

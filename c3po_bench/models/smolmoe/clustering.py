@@ -23,8 +23,8 @@ class Partition:
 def contributions(mlp, inputs: Tensor, yardstick: Tensor) -> Tensor:
     """How much each neuron adds: |activation| times the norm of its down projection, [tokens, neurons].
 
-    Relative to the residual stream it is added to, whose norm is `yardstick` [tokens], so that the few tokens with
-    massive activations do not decide alone.
+    Relative to the residual stream it is added to, whose norm is `yardstick` [tokens], so that the few tokens
+    with massive activations do not decide alone.
     """
     activation = mlp.act_fn(mlp.gate_proj(inputs)) * mlp.up_proj(inputs)
     return activation.abs() * mlp.down_proj.weight.norm(dim=0) / yardstick[:, None]
@@ -59,9 +59,10 @@ def first(strength: Tensor, shared: int, count: int, *, seed: int, rounds: int =
 def refine(strength: Tensor, start: Partition, route: Route, *, rounds: int) -> Partition:
     """Move neurons to where the router lets most of their contribution through.
 
-    A round routes the tokens with the present experts, `route(energies) -> mask [tokens, experts]`, and gives each
-    neuron its best place: a shared neuron counts on all tokens, a routed one on those sent to its expert. Places are
-    limited, so that this is an assignment problem, solved exactly.
+    A round routes the tokens with the present experts, `route(energies) -> mask [tokens, experts]`, and gives
+    each
+    neuron its best place: a shared neuron counts on all tokens, a routed one on those sent to its expert.
+    Places are limited, so that this is an assignment problem, solved exactly.
     """
     partition = start
     squared = strength.square()

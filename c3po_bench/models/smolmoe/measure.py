@@ -1,7 +1,9 @@
-"""How much the split keeps: `python -m c3po_bench.models.smolmoe.measure --data DIR [--task arc_easy] [--limit 200]`.
+"""How much the split keeps.
 
-Stock lm-eval accuracy of the dense model, of SmolMoE, and of SmolMoE with experts drawn at random (the sanity figure:
-were it as good, routing would not matter). 5 to 25 minutes on one core.
+`python -m c3po_bench.models.smolmoe.measure --data DIR [--task arc_easy] [--limit 200]`.
+
+Stock lm-eval accuracy of the dense model, of SmolMoE, and of SmolMoE with experts drawn at random (the sanity
+figure: were it as good, routing would not matter). 5 to 25 minutes on one core.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportTypedDictNotRequiredAccess=false
@@ -30,7 +32,9 @@ def random_experts(model: nn.Module, *, seed: int) -> Iterator[None]:
     """While it lasts, every router of a Qwen2-MoE `model` draws its experts at random, each with weight one."""
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(module: nn.Module, arguments: Any, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(
+        module: nn.Module, arguments: Any, output: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         logits, weights, indices = output
         drawn = torch.rand(logits.shape, generator=generator).topk(indices.shape[-1], dim=-1).indices
         return logits, torch.full_like(weights, 1 / shape.EXPERTS), drawn.to(indices.device)
@@ -83,7 +87,11 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         tasks = TaskSet(options.task, data_root=options.data)
         smolmoe = build.checkpoint()
-        arms = {"dense": (smollm.checkpoint(), None), "smolmoe": (smolmoe, None), "random": (smolmoe, options.seed)}
+        arms = {
+            "dense": (smollm.checkpoint(), None),
+            "smolmoe": (smolmoe, None),
+            "random": (smolmoe, options.seed),
+        }
         for name, (folder, seed) in arms.items():
             for task, value in accuracy(folder, tasks, options.limit, seed=seed).items():
                 sys.stdout.write(f"{name:8} {task} acc {value:.3f} (n = {options.limit})\n")

@@ -1,7 +1,7 @@
 """Routers that send each token to the experts that add most to it.
 
-Ridge regression from a layer's input to each expert's share of what the layer adds. (Training the routers on the
-layer's output by gradient descent was tried and did not lower the error on held-out text.)
+Ridge regression from a layer's input to each expert's share of what the layer adds. (Training the routers on
+the layer's output by gradient descent was tried and did not lower the error on held-out text.)
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ class Ridge:
     def fit(self, energies: Tensor, *, spread: float) -> Tensor:
         """Router weights [experts, hidden] whose logits follow the experts' energies [tokens, experts].
 
-        The target is the root of each energy as a share of the token's, less the token's mean. `spread` is the
-        largest standard deviation over experts that the logits of any token have: small, so that softmax stays near
-        uniform and a chosen expert answers with a weight near one, on the few massive tokens too.
+        The target is the root of each energy as a share of the token's, less the token's mean. `spread` is
+        the
+        largest standard deviation over experts that the logits of any token have: small, so that softmax
+            stays near uniform and a chosen expert answers with a weight near one, on the few massive tokens
+            too.
         """
         share = torch.nn.functional.normalize(energies.clamp_min(0).sqrt(), dim=1)
         target = share - share.mean(dim=1, keepdim=True)
@@ -44,7 +46,8 @@ def chosen(logits: Tensor, top_k: int) -> Tensor:
 def left_out(mlp, inputs: Tensor, experts: Tensor, weights: Tensor) -> tuple[float, float]:
     """The squared error of a layer's output, as a share of that output's square, and the experts' share of it.
 
-    `experts` [experts, neurons] are neuron numbers, `weights` [tokens, experts] what each expert answers with.
+    `experts` [experts, neurons] are neuron numbers, `weights` [tokens, experts] what each expert answers
+    with.
     """
     activation = mlp.act_fn(mlp.gate_proj(inputs)) * mlp.up_proj(inputs)
     down = mlp.down_proj.weight

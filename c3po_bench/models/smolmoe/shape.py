@@ -22,8 +22,8 @@ TOP_K = 8
 class Split:
     """Which neuron goes where, and who is routed to it.
 
-    `permutation` is [layers, 1536] of neuron numbers: the shared expert's 768, then 48 for each routed expert.
-    `router` is [layers, 16, 576], the weights of each layer's router.
+    `permutation` is [layers, 1536] of neuron numbers: the shared expert's 768, then 48 for each routed
+    expert. `router` is [layers, 16, 576], the weights of each layer's router.
     """
 
     permutation: Tensor

@@ -1,8 +1,9 @@
 """Make the split that ships with the program: `python -m c3po_bench.models.smolmoe.split [--output FILE]`.
 
-The dense model writes some 50,000 tokens; on them, layer by layer, the 768 strongest neurons become the shared
-expert, the rest is clustered by co-activation into 16 experts, and a router is fitted. Takes about a quarter of an
-hour on one core. The result depends on the sampled text and so on the machine's arithmetic; what ships is one run.
+The dense model writes some 50,000 tokens; on them, layer by layer, the 768 strongest neurons become the
+shared expert, the rest is clustered by co-activation into 16 experts, and a router is fitted. Takes about a
+quarter of an hour on one core. The result depends on the sampled text and so on the machine's arithmetic;
+what ships is one run.
 """
 
 from __future__ import annotations
@@ -32,24 +33,32 @@ def make(*, seed: int, tokens: int, text: calibration.Calibration | None = None)
     folder = smollm.checkpoint()
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
     if text is None:
-        text = calibration.write_text(model, AutoTokenizer.from_pretrained(folder, local_files_only=True), seed=seed)
+        text = calibration.write_text(
+            model, AutoTokenizer.from_pretrained(folder, local_files_only=True), seed=seed
+        )
     log.info("the model wrote %d tokens", int(text.counts.sum()))
     inputs, norms = calibration.feed_forward_inputs(model, text, tokens=tokens, seed=seed)
     layers = [
-        _split_layer(number, layer.mlp, inputs[number], norms[number], seed) for number, layer in enumerate(model.model.layers)
+        _split_layer(number, layer.mlp, inputs[number], norms[number], seed)
+        for number, layer in enumerate(model.model.layers)
     ]
     return shape.Split(torch.stack([p for p, _ in layers]), torch.stack([r for _, r in layers]))
 
 
 def _split_layer(number: int, mlp, inputs: Tensor, norms: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """The permutation [neurons] and the router [experts, hidden] of one layer; a tenth of the tokens is held out."""
+    """The permutation [neurons] and the router [experts, hidden] of one layer.
+
+    A tenth of the tokens is held out.
+    """
     with torch.no_grad():
         held_out = inputs[: len(inputs) // 10]
         inputs, norms = inputs[len(held_out) :], norms[len(held_out) :]
         strength = clustering.contributions(mlp, inputs, norms)
         ridge = routers.Ridge(inputs)
         start = clustering.first(strength[:CLUSTERED], shape.SHARED, shape.EXPERTS, seed=seed)
-        partition = clustering.refine(strength, start, lambda energies: ridge.route(energies, shape.TOP_K), rounds=ROUNDS)
+        partition = clustering.refine(
+            strength, start, lambda energies: ridge.route(energies, shape.TOP_K), rounds=ROUNDS
+        )
         router = ridge.fit(clustering.energies(strength, partition.experts), spread=SPREAD)
         logits = held_out @ router.T
         weights = logits.softmax(dim=-1) * shape.EXPERTS * routers.chosen(logits, shape.TOP_K)

@@ -95,14 +95,18 @@ class TrainingSet:
             "dropped_duplicates": int(near.sum()),
         }
         if not kept:
-            raise UserError("no reference item is left to train on: raise references.limit or name other references.tasks")
+            raise UserError(
+                "no reference item is left to train on: raise references.limit or name other references.tasks"
+            )
         return kept
 
     def _nearest(self, items: list[Item], asked: list[str]) -> np.ndarray:
         """Similarity of each item to the test question most like it, [items]."""
         ours = self.backend.embedder([item.question for item in items])
         theirs = self.backend.embedder(asked)
-        return np.concatenate([(ours[i : i + CHUNK] @ theirs.T).max(axis=1) for i in range(0, len(ours), CHUNK)])
+        return np.concatenate(
+            [(ours[i : i + CHUNK] @ theirs.T).max(axis=1) for i in range(0, len(ours), CHUNK)]
+        )
 
 
 def peft_package(arm: str) -> Any:

@@ -43,12 +43,16 @@ class IclArm(BaselineArm):
     def lm(self) -> LM:
         """The base model behind retrieved examples."""
         backend = self.backend
-        plain = RewiredLM(Rewirer(backend.engine, backend.cfg.method, None, meter=self.meter), backend.tokenizer)
+        plain = RewiredLM(
+            Rewirer(backend.engine, backend.cfg.method, None, meter=self.meter), backend.tokenizer
+        )
         return IclLM(plain, Retriever(backend, self.options["shots"], self.meter), rendered(backend))
 
 
 def rendered(backend: RewiringBackend) -> list[str | None]:
-    """Each reference as it is shown, question and right answer; None for one that can't be had without examples.
+    """Each reference as it is shown, question and right answer.
+
+    None for one that can't be had without examples.
 
     With `scoring.num_fewshot` a reference's own prompt holds examples already: it is rendered anew without.
     """

@@ -1,4 +1,7 @@
-"""What the neighbors' answers alone would say: no model is asked. A gain of rewiring should be more than this."""
+"""What the neighbors' answers alone would say: no model is asked.
+
+A gain of rewiring should be more than this.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,9 @@ FLOOR = 1e-6  # for the guess: it decides ties, and where nobody votes
 def knn_vote(backend: RewiringBackend, *, k: int = 5) -> KnnVoteArm:
     """Each neighbor votes, with its kernel weight, for the choice that reads like its own right answer.
 
-    Made for answers that are letters (`scoring.rule=letters`, MMLU): there it is the answer prior that rewiring could
-    merely copy. Where answers are texts a vote needs the same words; an item without a vote is guessed by a draw of its
-    own seed, and the count of such items is in the record (`silent`).
+    Made for answers that are letters (`scoring.rule=letters`, MMLU): there it is the answer prior that
+    rewiring could merely copy. Where answers are texts a vote needs the same words; an item without a vote is
+    guessed by a draw of its own seed, and the count of such items is in the record (`silent`).
 
     Args:
         backend: the workbench.
@@ -92,7 +95,9 @@ class KnnVoteLM(LM):
             choices = [normalize(str(arguments[1])) for arguments in asked]
             votes = [0.0] * len(choices)
             for place, weight in zip(places, weights, strict=True):
-                if choices.count(self.answers[place]) == 1:  # the same text everywhere (WinoGrande) tells nothing
+                if (
+                    choices.count(self.answers[place]) == 1
+                ):  # the same text everywhere (WinoGrande) tells nothing
                     votes[choices.index(self.answers[place])] += weight
             votes = [vote / (sum(votes) or 1.0) for vote in votes]
             self._details[key] = {**details, "votes": [round(vote, 6) for vote in votes]}

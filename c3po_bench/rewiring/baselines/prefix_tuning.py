@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def prefix_tuning(
-    backend: RewiringBackend, *, steps: int = 30, batch_size: int = 8, learning_rate: float = 1e-2, tokens: int = 8
+    backend: RewiringBackend,
+    *,
+    steps: int = 30,
+    batch_size: int = 8,
+    learning_rate: float = 1e-2,
+    tokens: int = 8,
 ) -> TrainedArm:
     """Prefix tuning, by PEFT.
 
@@ -36,7 +41,9 @@ class Prefix(VirtualTokens):
 
     def config(self) -> Any:
         """Shapes are read off the model's cache, since heads and widths have other names in each family."""
-        heads, width = self._cache(torch.zeros(1, 1, dtype=torch.long, device=self.model.device))[0][0].shape[1::2]
+        heads, width = self._cache(torch.zeros(1, 1, dtype=torch.long, device=self.model.device))[0][0].shape[
+            1::2
+        ]
         return peft_package("prefix_tuning").PrefixTuningConfig(
             num_virtual_tokens=self.tokens,
             task_type="CAUSAL_LM",
@@ -47,7 +54,10 @@ class Prefix(VirtualTokens):
 
     @torch.no_grad()
     def start(self, ids: torch.Tensor) -> torch.Tensor:
-        """Keys and values that the model itself computes for the instruction: [tokens, layers * 2 * heads * width]."""
+        """Keys and values that the model itself computes for the instruction.
+
+        [tokens, layers * 2 * heads * width].
+        """
         parts = [half[0].transpose(0, 1).flatten(1) for layer in self._cache(ids) for half in layer]
         return torch.cat(parts, dim=1).float()
 
@@ -61,5 +71,7 @@ class Prefix(VirtualTokens):
                 "arm prefix_tuning needs keys and values of one shape, which this model family lacks: leave it out"
             )
         if any(keys.shape[2] != ids.shape[1] for keys, _ in layers):
-            raise UserError(f"arm.prefix_tuning.tokens={self.tokens}: more than this model's sliding window holds; use fewer")
+            raise UserError(
+                f"arm.prefix_tuning.tokens={self.tokens}: more than this model's sliding window holds; use fewer"
+            )
         return layers

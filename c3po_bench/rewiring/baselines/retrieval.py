@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 
 class Retriever:
-    """Finds the `k` references nearest to a question, nearest first, without near-duplicates; `kernel` weighs them."""
+    """Finds the `k` references nearest to a question, nearest first, without near-duplicates.
+
+    `kernel` weighs them.
+    """
 
     def __init__(self, backend: RewiringBackend, k: int, meter: Meter, kernel: KernelConfig | None = None):
         method = backend.cfg.method
         self.backend, self.meter = backend, meter
-        self.method = replace(method, neighbors=replace(method.neighbors, kind="knn", k=k), kernel=kernel or KernelConfig())
+        self.method = replace(
+            method, neighbors=replace(method.neighbors, kind="knn", k=k), kernel=kernel or KernelConfig()
+        )
         self.bank = to_tensor(backend.bank.embeddings, torch.device("cpu"))
 
     def __call__(self, questions: Sequence[str]) -> list[tuple[list[int], list[float], dict[str, Any]]]:

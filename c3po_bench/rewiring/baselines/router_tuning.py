@@ -82,7 +82,9 @@ class Routers:
         return engine_lm(self.backend, meter, lambda: swapped(self.model, weights))
 
 
-def engine_lm(backend: RewiringBackend, meter: Meter, inserted: Callable[[], AbstractContextManager[Any]]) -> LM:
+def engine_lm(
+    backend: RewiringBackend, meter: Meter, inserted: Callable[[], AbstractContextManager[Any]]
+) -> LM:
     """Scoring by an engine of its own: the shared one remembers what the unchanged model read."""
     cfg = backend.cfg
     engine = load_engine(cfg.engine, backend.loaded.model, backend.layers, cfg.method.position)

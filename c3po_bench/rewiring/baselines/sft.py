@@ -25,7 +25,12 @@ OUTSIDE = AllLinear()
 
 
 def sft(
-    backend: RewiringBackend, *, steps: int = 30, batch_size: int = 8, learning_rate: float = 2e-4, rank: int = 8
+    backend: RewiringBackend,
+    *,
+    steps: int = 30,
+    batch_size: int = 8,
+    learning_rate: float = 2e-4,
+    rank: int = 8,
 ) -> TrainedArm:
     """LoRA on every linear map outside the experts (attention, shared experts), by PEFT.
 
@@ -62,11 +67,17 @@ class Lora:
     def inserted(self, weights: Weights | None = None, seed: int = 0) -> Iterator[Any]:
         """The PEFT model, within the block; the base model's modules are back in place afterwards."""
         peft = peft_package("sft")
-        targets = find_targets(self.model, OUTSIDE)  # PEFT's own "all-linear" also takes routers and fused experts of OLMoE
+        targets = find_targets(
+            self.model, OUTSIDE
+        )  # PEFT's own "all-linear" also takes routers and fused experts of OLMoE
         config = peft.LoraConfig(
-            r=self.rank, lora_alpha=2 * self.rank, lora_dropout=0.0, task_type="CAUSAL_LM",
-            target_modules=list(targets.modules), target_parameters=list(targets.parameters) or None,
-        )  # fmt: skip
+            r=self.rank,
+            lora_alpha=2 * self.rank,
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+            target_modules=list(targets.modules),
+            target_parameters=list(targets.parameters) or None,
+        )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it offers to adapt fused experts, which we leave alone
             torch.manual_seed(seed)

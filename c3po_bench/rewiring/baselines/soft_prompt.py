@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def soft_prompt(
-    backend: RewiringBackend, *, steps: int = 30, batch_size: int = 8, learning_rate: float = 1e-2, tokens: int = 8
+    backend: RewiringBackend,
+    *,
+    steps: int = 30,
+    batch_size: int = 8,
+    learning_rate: float = 1e-2,
+    tokens: int = 8,
 ) -> TrainedArm:
     """Prompt tuning, by PEFT.
 
@@ -35,7 +40,9 @@ class SoftPrompt(VirtualTokens):
 
     def config(self) -> Any:
         """Starts anywhere: `start` is put in at once."""
-        return peft_package("soft_prompt").PromptTuningConfig(num_virtual_tokens=self.tokens, task_type="CAUSAL_LM")
+        return peft_package("soft_prompt").PromptTuningConfig(
+            num_virtual_tokens=self.tokens, task_type="CAUSAL_LM"
+        )
 
     @torch.no_grad()
     def start(self, ids: torch.Tensor) -> torch.Tensor:

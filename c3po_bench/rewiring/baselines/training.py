@@ -1,4 +1,7 @@
-"""Training a baseline on the references, once: seeded, cached beside the results, the shared model left as it was."""
+"""Training a baseline on the references, once.
+
+Seeded, cached beside the results, the shared model left as it was.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ Weights = dict[str, "Tensor"]
 
 @dataclass
 class Opened:
-    """A model with trainable parts: `call(input_ids=, attention_mask=)` gives its output, `parameters` are what moves."""
+    """A model with trainable parts.
+
+    `call(input_ids=, attention_mask=)` gives its output, `parameters` are what moves.
+    """
 
     call: Callable[..., Any]
     parameters: dict[str, torch.nn.Parameter]
@@ -52,7 +58,10 @@ class Adapter(Protocol):
         ...
 
     def lm(self, weights: Weights, meter: Meter) -> LM:
-        """The trained model as lm-eval sees it, on the arm's account. Between its calls the shared model is as it was."""
+        """The trained model as lm-eval sees it, on the arm's account.
+
+        Between its calls the shared model is as it was.
+        """
         ...
 
 
@@ -120,7 +129,9 @@ class TrainedArm(BaselineArm):
         with self.adapter.opened(seed) as model:
             before = mean_loss(model, held_out, options["batch_size"])
             losses = []
-            optimizer = torch.optim.AdamW(model.parameters.values(), lr=options["learning_rate"], weight_decay=0.0)
+            optimizer = torch.optim.AdamW(
+                model.parameters.values(), lr=options["learning_rate"], weight_decay=0.0
+            )
             for step, chunk in enumerate(batches(seen, options["batch_size"], options["steps"], seed)):
                 for group in optimizer.param_groups:
                     group["lr"] = options["learning_rate"] * (1 - step / options["steps"])
@@ -162,11 +173,16 @@ class TrainedArm(BaselineArm):
         notes, record = list(self.backend.reference_items[1]), self.record
         if record is None:
             return {"counts": self.training.counts, "curves": {}, "notes": notes}
-        counts = self.training.counts | {"trained_parameters": record["parameters"], "references_seen": record["seen"]}
+        counts = self.training.counts | {
+            "trained_parameters": record["parameters"],
+            "references_seen": record["seen"],
+        }
         curves = {"train_loss": record["train_loss"], "held_out_loss": record["held_out_loss"]}
         if record["held_out_loss"]:
             before, after = record["held_out_loss"]
-            notes.append(f"{self.name}: loss on held-out references {before:.3f} before training, {after:.3f} after")
+            notes.append(
+                f"{self.name}: loss on held-out references {before:.3f} before training, {after:.3f} after"
+            )
         return {"counts": counts, "curves": curves, "notes": notes}
 
 
@@ -192,7 +208,9 @@ def question_losses(model: Opened, questions: Sequence[Question]) -> Tensor:
     device = next(iter(model.parameters.values())).device
     ids, lengths = pad_right([context + target[:-1] for context, target in pairs], device)
     mask = (torch.arange(ids.shape[1], device=device)[None] < lengths[:, None]).long()
-    logits = model.call(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1] :]  # virtual tokens come first
+    logits = model.call(input_ids=ids, attention_mask=mask).logits[
+        :, -ids.shape[1] :
+    ]  # virtual tokens come first
     losses = []
     for row, (context, target) in enumerate(pairs):
         places = logits[row, len(context) - 1 : len(context) - 1 + len(target)].float()
@@ -239,7 +257,10 @@ class InsertedLM(LM):
 
 @contextmanager
 def swapped(model: torch.nn.Module, weights: Weights) -> Iterator[None]:
-    """Within the block, parameters of `model` named in `weights` have these values; afterwards their own, bit for bit."""
+    """Within the block, parameters of `model` named in `weights` have these values.
+
+    Afterwards their own, bit for bit.
+    """
     parameters = dict(model.named_parameters())
     saved = {name: parameters[name].data for name in weights}
     try:

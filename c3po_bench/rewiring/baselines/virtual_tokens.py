@@ -1,4 +1,7 @@
-"""Virtual tokens before the prompt (PEFT), trained with the base frozen: what soft prompts and prefixes share."""
+"""Virtual tokens before the prompt (PEFT), trained with the base frozen.
+
+What soft prompts and prefixes share.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,9 @@ class VirtualTokens(ABC):
         for name, value in weights.items():
             own[name].data.copy_(value)
         kind: Any = _asked_by_ids(huggingface.HFLM)
-        inner = kind(pretrained=model, tokenizer=self.backend.loaded.tokenizer, batch_size=self.backend.cfg.batch_size)
+        inner = kind(
+            pretrained=model, tokenizer=self.backend.loaded.tokenizer, batch_size=self.backend.cfg.batch_size
+        )
         return InsertedLM(inner, lambda: meter.phase("score"))
 
 
@@ -84,9 +89,13 @@ def _asked_by_ids(kind: Any) -> Any:
         def _written(self, settings: dict[str, Any]) -> str:
             prompt, stops = torch.tensor([settings["prompt_ids"]], device=self.device), settings["stop_ids"]
             output = self.model.generate(
-                input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=settings["max_gen_toks"],
-                do_sample=False, eos_token_id=stops, pad_token_id=stops[0],
-            )  # fmt: skip
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=settings["max_gen_toks"],
+                do_sample=False,
+                eos_token_id=stops,
+                pad_token_id=stops[0],
+            )
             written = [i for i in output[0, prompt.shape[1] :].tolist() if i not in stops]
             settings["written_ids"].extend(written)
             return decoded(self, written)

@@ -1,7 +1,8 @@
 """Attention of a few tokens over many earlier ones that are constants.
 
-Stock attention is given earlier and new keys in one tensor: they are copied together at each step, and the backward
-pass makes gradients for all of them, which nobody reads. Here the two are kept apart. Same numbers as `sdpa`, by tests.
+Stock attention is given earlier and new keys in one tensor: they are copied together at each step, and the
+backward pass makes gradients for all of them, which nobody reads. Here the two are kept apart. Same numbers
+as `sdpa`, by tests.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ _earlier: list[tuple[dict[int, Tensor], dict[int, Tensor]]] = []
 def constant_prefix(model: Any, keys: dict[int, Tensor], values: dict[int, Tensor]) -> Iterator[bool]:
     """Within the block, attention of layer i also sees keys[i], values[i] [rows, kv heads, earlier tokens, width].
 
-    Gives False, and changes nothing, where the model does not attend by `sdpa` (attention sinks, for one) or caches
-    latents that keys are made from (multi-head latent attention): then the cache must put earlier and new together.
+    Gives False, and changes nothing, where the model does not attend by `sdpa` (attention sinks, for one) or
+    caches latents that keys are made from (multi-head latent attention): then the cache must put earlier and
+    new together.
     """
     config = model.config
     if config._attn_implementation != "sdpa" or getattr(config, "kv_lora_rank", None):
@@ -45,11 +47,20 @@ def constant_prefix(model: Any, keys: dict[int, Tensor], values: dict[int, Tenso
 
 
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float | None = None, **_: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' attention functions: query [rows, heads, tokens, width] -> [rows, tokens, heads, width].
+    """As transformers' attention functions.
 
-    The mask [rows, 1, tokens, earlier + tokens] is added to the scores; heads that share a key stand together.
+    Query [rows, heads, tokens, width] -> [rows, tokens, heads, width].
+
+    The mask [rows, 1, tokens, earlier + tokens] is added to the scores; heads that share a key stand
+    together.
     """
     keys, values = (part[module.layer_idx] for part in _earlier[-1])
     rows, heads, tokens, width = query.shape

@@ -22,20 +22,26 @@ if TYPE_CHECKING:
 
 
 STATE_BYTES = 1 << 30
-"""Memory for the states of prompts read before; on a GPU a third of what the model leaves free, if that is more."""
+"""Memory for the states of prompts read before.
+
+On a GPU a third of what the model leaves free, if that is more.
+"""
 
 
 @dataclass(frozen=True)
 class Sizes:
     """What is done at once, measured on each kind of device.
 
-    A processor wants activations that fit its cache; a GPU wants few passes, since a small one costs its launches alone.
+    A processor wants activations that fit its cache; a GPU wants few passes, since a small one costs its
+    launches alone.
     """
 
     prompts: int  # read in one call
     references: int  # questions read together when a bank is built, if they fit one forward
     forward_tokens: int  # of one forward that reads
-    read_ratio: float  # how much longer than the shortest a row of prompts may be to be read in one batch with it
+    read_ratio: (
+        float  # how much longer than the shortest a row of prompts may be to be read in one batch with it
+    )
     pass_tokens: int  # tokens of answers that cost as much as one more pass to score some of them apart
 
 
@@ -88,7 +94,9 @@ class Batch(ABC):
     lengths: Tensor  # [rows] continuation tokens
 
     @abstractmethod
-    def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
+    def score(
+        self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Log-likelihood of each row's continuation.
 
         Args:
@@ -134,13 +142,14 @@ class Engine(ABC):
     ) -> list[State]:
         """Run the prompts once (no gradient) and keep what scoring needs.
 
-        What was read before is taken from a cache of bounded size, shared by all arms of an experiment; `meter` is
-        charged what reading it cost, so that an arm's cost does not depend on the arms before it. With `keep` (for
-        reference prompts) the store on disk is asked too, and given what it lacks: what is read for that, within `aside`,
-        is no item's cost.
+        What was read before is taken from a cache of bounded size, shared by all arms of an experiment;
+        `meter` is charged what reading it cost, so that an arm's cost does not depend on the arms before it.
+        With `keep` (for reference prompts) the store on disk is asked too, and given what it lacks: what is
+        read for that, within `aside`, is no item's cost.
 
-        What is read together does not depend on what was read before, since it moves the last digits: a reference is
-        read with its whole group (`groups`, as the bank was built), the other prompts with all of their call.
+        What is read together does not depend on what was read before, since it moves the last digits: a
+        reference is read with its whole group (`groups`, as the bank was built), the other prompts with all
+        of their call.
         """
         wanted = dict.fromkeys(prompts)
         held = {p: self._states[p] for p in wanted if p in self._states}
@@ -174,7 +183,10 @@ class Engine(ABC):
         return [held[p] for p in prompts]
 
     def _measured(self, prompts: list[Prompt]) -> list[State]:
-        """Read prompts, each with its share of the cost by tokens; FLOPs are counted once and then taken as alike."""
+        """Read prompts, each with its share of the cost by tokens.
+
+        FLOPs are counted once and then taken as alike.
+        """
         tokens = [p.tokens for p in prompts]
         before = self.reading.spent("read")
         with self.reading.phase("read", sum(tokens)):
@@ -216,7 +228,9 @@ class Engine(ABC):
         return torch.stack([s.own[self.critical] for s in states]).to(self.device)
 
 
-def _together(prompts: list[Prompt], most: int, groups: Mapping[Prompt, Sequence[Prompt]] | None) -> list[list[Prompt]]:
+def _together(
+    prompts: list[Prompt], most: int, groups: Mapping[Prompt, Sequence[Prompt]] | None
+) -> list[list[Prompt]]:
     """Which prompts are read at once: the groups that they belong to, or at most `most` of like length."""
     if groups is None:
         ordered = sorted(prompts, key=lambda p: (len(p.context), p.context))
@@ -225,7 +239,10 @@ def _together(prompts: list[Prompt], most: int, groups: Mapping[Prompt, Sequence
 
 
 def like_sizes(sizes: Sequence[int], ratio: float) -> list[list[int]]:
-    """Indices in groups whose sizes differ by at most `ratio` (and one), smallest first: little is lost to padding."""
+    """Indices in groups whose sizes differ by at most `ratio` (and one), smallest first.
+
+    Little is lost to padding.
+    """
     groups: list[list[int]] = []
     for index in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
         if groups and sizes[index] <= ratio * sizes[groups[-1][0]] + 1:
@@ -238,7 +255,9 @@ def like_sizes(sizes: Sequence[int], ratio: float) -> list[list[int]]:
 def cheap_groups(sizes: Sequence[int], group: int) -> list[list[int]]:
     """Indices in groups, each padded to its largest size, such that padded tokens plus `group` a group are fewest."""
     counts = sorted(Counter(sizes).items())
-    best: list[tuple[int, int]] = [(0, 0)]  # of the smallest sizes: the cost, and how many of them come before the last group
+    best: list[tuple[int, int]] = [
+        (0, 0)
+    ]  # of the smallest sizes: the cost, and how many of them come before the last group
     for end in range(1, len(counts) + 1):
         widest, costs, rows = counts[end - 1][0], [], 0
         for start in reversed(range(end)):
@@ -254,7 +273,9 @@ def cheap_groups(sizes: Sequence[int], group: int) -> list[list[int]]:
     return groups[::-1]
 
 
-def pad_right(sequences: list[tuple[int, ...]] | list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_right(
+    sequences: list[tuple[int, ...]] | list[list[int]], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Token ids [rows, longest], padded with 0 on the right, and lengths [rows]."""
     lengths = torch.tensor([len(s) for s in sequences], device=device)
     ids = torch.zeros(len(sequences), max(1, int(lengths.max())), dtype=torch.long)
@@ -263,7 +284,9 @@ def pad_right(sequences: list[tuple[int, ...]] | list[list[int]], device: torch.
     return ids.to(device), lengths
 
 
-def continuation_scores(logits: Tensor, targets: Tensor, row_of_target: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def continuation_scores(
+    logits: Tensor, targets: Tensor, row_of_target: Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
     """Sum target log-probabilities by row: logits [targets, vocabulary] -> ([rows], all-greedy [rows])."""
     logits = logits.float()
     chosen = logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)

@@ -1,4 +1,7 @@
-"""A C file compiled once for this processor: the library is kept in the cache folder, for every process that asks."""
+"""A C file compiled once for this processor.
+
+The library is kept in the cache folder, for every process that asks.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ def compiler() -> str | None:
 def load(source: Path) -> ctypes.CDLL | None:
     """The library made of `source`; None, and a line in the log that says why, where that can't be had.
 
-    On Linux alone, with a C compiler and a cache folder that can be written. Symbols that `source` does not define are
-    those of libraries loaded before, as torch's OpenMP.
+    On Linux alone, with a C compiler and a cache folder that can be written. Symbols that `source` does not
+    define are those of libraries loaded before, as torch's OpenMP.
     """
     if sys.platform != "linux":
         return None

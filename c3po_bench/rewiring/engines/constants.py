@@ -1,7 +1,7 @@
 """Products of a few rows with constants of their own: earlier keys and values, a layer's expert outputs.
 
-A CPU's stock batched product of one row takes two to three times as long as reading the constant, and its backward pass
-makes gradients for the constants, which nobody reads. Same numbers, by tests.
+A CPU's stock batched product of one row takes two to three times as long as reading the constant, and its
+backward pass makes gradients for the constants, which nobody reads. Same numbers, by tests.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEW = 4
-"""Rows up to which a weighted sum of the constants' rows is the faster product: at 1 and 2 in 0.2 to 0.4 of the time."""
+"""Rows up to which a weighted sum of the constants' rows is the faster product.
+
+At 1 and 2 in 0.2 to 0.4 of the time.
+"""
 
 
 def times_constant(rows: Tensor, constant: Tensor) -> Tensor:
-    """Rows [..., n, a] @ constant [..., a, b], with the same leading sizes; differentiable in `rows` alone."""
+    """Rows [..., n, a] @ constant [..., a, b], with the same leading sizes.
+
+    Differentiable in `rows` alone.
+    """
     return _Times.apply(rows, constant)  # type: ignore[no-any-return]
 
 
@@ -40,10 +46,17 @@ def _times(rows: Tensor, constant: Tensor) -> Tensor:
     few = rows.shape[-2]
     if few == 1 and constant.mT.is_contiguous():
         return (constant.mT @ rows.mT).mT
-    if few <= FEW and constant.is_contiguous() and constant.device.type == "cpu" and constant.dtype == torch.float32:
+    if (
+        few <= FEW
+        and constant.is_contiguous()
+        and constant.device.type == "cpu"
+        and constant.dtype == torch.float32
+    ):
         count, width = rows.shape[:-1].numel(), constant.shape[-1]
         chosen, starts = _places(count // few, few, constant.shape[-2])
-        sums = embedding_bag(chosen, constant.view(-1, width), starts, mode="sum", per_sample_weights=rows.reshape(-1))
+        sums = embedding_bag(
+            chosen, constant.view(-1, width), starts, mode="sum", per_sample_weights=rows.reshape(-1)
+        )
         return sums.view(*rows.shape[:-1], width)
     return rows @ constant
 

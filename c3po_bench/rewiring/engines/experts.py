@@ -1,9 +1,10 @@
 """Experts on a CPU: of a few tokens again and again (`mix_few`), and of a whole prompt once (`mix_many`).
 
-Rewiring asks some twenty core experts about a few rows each, step after step: their weights are packed once (`packed`).
-And gathering rows for the experts and summing what they say are each other's transposes, so that neither needs a scatter
-in the backward pass. Reading passes hundreds of tokens by every expert: there the rows that go in and come out are what
-takes time, and they are touched as little as can be. Same numbers as the model's own `grouped_mm`, by tests.
+Rewiring asks some twenty core experts about a few rows each, step after step: their weights are packed once
+(`packed`). And gathering rows for the experts and summing what they say are each other's transposes, so that
+neither needs a scatter in the backward pass. Reading passes hundreds of tokens by every expert: there the
+rows that go in and come out are what takes time, and they are touched as little as can be. Same numbers as
+the model's own `grouped_mm`, by tests.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ NARROW = 64
 def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
     """Within the block, experts of a model on a CPU that would run `grouped_mm` run `mix_few` or `mix_many`."""
     config = model.config
-    if getattr(config, "_experts_implementation", None) != "grouped_mm" or next(model.parameters()).device.type != "cpu":
+    if (
+        getattr(config, "_experts_implementation", None) != "grouped_mm"
+        or next(model.parameters()).device.type != "cpu"
+    ):
         yield
         return
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
@@ -43,7 +47,10 @@ def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
 
 
 def mix_few(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """As transformers' experts functions: hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width]."""
+    """As transformers' experts functions.
+
+    Hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width].
+    """
     if _is_odd(module):
         return _grouped_mm(module, hidden, indices, weights)
     if asks_most(module, indices.shape[1]):
@@ -51,7 +58,9 @@ def mix_few(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Te
     order, back, counts = _by_expert(indices, module.num_experts)
     gathered = _Gather.apply(hidden, order // indices.shape[1], back)
     inner = module._apply_gate(_Experts.apply(gathered, module.gate_up_proj, counts, module.is_transposed))
-    weighed = (inner * weights.flatten()[order, None]).to(inner.dtype)  # some routers give float32 weights in any dtype
+    weighed = (inner * weights.flatten()[order, None]).to(
+        inner.dtype
+    )  # some routers give float32 weights in any dtype
     outer = _Experts.apply(weighed, module.down_proj, counts, module.is_transposed)
     return _Sum.apply(outer, order // indices.shape[1], back)
 
@@ -59,8 +68,9 @@ def mix_few(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Te
 def asks_most(module: Any, k: int) -> bool:
     """Whether tokens that mix `k` experts each are mixed faster by asking all experts, side by side in one product.
 
-    Measured with 8 to 200 tokens, forward and backward: 2 to 3.5 times as fast where all 16 narrow experts are wanted,
-    1.5 to 3.3 where half of them are; experts of 256 and more are as fast either way when some 60% are wanted.
+    Measured with 8 to 200 tokens, forward and backward: 2 to 3.5 times as fast where all 16 narrow experts
+    are wanted, 1.5 to 3.3 where half of them are; experts of 256 and more are as fast either way when some
+    60% are wanted.
     """
     wide = module.down_proj.shape[1 if module.is_transposed else 2] > NARROW
     most = 3 * k >= 2 * module.num_experts if wide else 2 * k >= module.num_experts
@@ -69,7 +79,10 @@ def asks_most(module: Any, k: int) -> bool:
 
 
 def _mix_all(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """The same by way of all experts, those not wanted at weight 0: nothing to gather, and the product itself adds up."""
+    """The same by way of all experts, those not wanted at weight 0.
+
+    Nothing to gather, and the product itself adds up.
+    """
     tokens, experts = len(hidden), module.num_experts
     every = weights.new_zeros(tokens, experts).scatter_add(1, indices, weights)
     said = _Joined.apply(hidden, module.gate_up_proj, module.is_transposed, 0)
@@ -80,7 +93,10 @@ def _mix_all(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> T
 
 @torch.no_grad()
 def mix_many(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """The same without a gradient and without copies of weights: 1.3 to 1.5 times as fast with hundreds of tokens."""
+    """The same without a gradient and without copies of weights.
+
+    1.3 to 1.5 times as fast with hundreds of tokens.
+    """
     if _is_odd(module):
         return _grouped_mm(module, hidden, indices, weights)
     order, back, counts = _by_expert(indices, module.num_experts)
@@ -93,7 +109,9 @@ def mix_many(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> T
 
 
 def _is_odd(module: Any) -> bool:
-    odd = any(getattr(module, name, False) for name in ("has_bias", "has_post_expert_norm", "_is_expert_parallel"))
+    odd = any(
+        getattr(module, name, False) for name in ("has_bias", "has_post_expert_norm", "_is_expert_parallel")
+    )
     return odd or not module.has_gate
 
 
@@ -104,7 +122,10 @@ def _grouped_mm(*args: Any) -> Tensor:
 
 
 def _by_expert(indices: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Pairs (token, expert) of indices [tokens, k] sorted by expert; where each went [tokens, k]; pairs an expert."""
+    """Pairs (token, expert) of indices [tokens, k] sorted by expert; where each went [tokens, k].
+
+    Pairs an expert.
+    """
     order = indices.flatten().argsort()
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
     return order, back.view_as(indices), indices.flatten().bincount(minlength=experts).tolist()
@@ -118,7 +139,10 @@ def _multiply(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool
 
 
 class _Gather(torch.autograd.Function):
-    """hidden [tokens, width] -> [pairs, width], pair i of token `token[i]`; `back` [tokens, k] are each token's pairs."""
+    """hidden [tokens, width] -> [pairs, width], pair i of token `token[i]`.
+
+    `back` [tokens, k] are each token's pairs.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, token: Tensor, back: Tensor) -> Tensor:
@@ -148,7 +172,9 @@ def _total(pairs: Tensor, back: Tensor) -> Tensor:
 
 
 class _Experts(torch.autograd.Function):
-    """Pairs [n, in], sorted by expert, each times its expert's weight [experts, out, in]; `counts` pairs an expert.
+    """Pairs [n, in], sorted by expert, each times its expert's weight [experts, out, in].
+
+    `counts` pairs an expert.
 
     `transposed`: the weights are [experts, in, out].
     """
@@ -178,7 +204,9 @@ class _Joined(torch.autograd.Function):
 
 def _at_once(rows: Tensor, weight: Tensor, transposed: bool, axis: int) -> Tensor:
     copies = packed(weight, transposed, axis)
-    return copies.times(rows) if copies else product(rows, torch.cat([*one_way(weight, transposed)], dim=axis))
+    return (
+        copies.times(rows) if copies else product(rows, torch.cat([*one_way(weight, transposed)], dim=axis))
+    )
 
 
 def _each(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool) -> Tensor:

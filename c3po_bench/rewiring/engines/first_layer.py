@@ -1,7 +1,9 @@
-"""The first critical layer, opened: nothing that enters it depends on the pathway, so its parts are constants.
+"""The first critical layer, opened.
 
-Its output is linear in the mixing weights: what it gives with no routed expert, plus each expert's output times its
-weight. Both are computed once for a batch; each step then only mixes.
+Nothing that enters it depends on the pathway, so its parts are constants.
+
+Its output is linear in the mixing weights: what it gives with no routed expert, plus each expert's output
+times its weight. Both are computed once for a batch; each step then only mixes.
 """
 
 from __future__ import annotations

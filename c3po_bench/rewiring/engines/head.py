@@ -1,7 +1,7 @@
 """The head and its loss: log-probabilities of target tokens without keeping a vocabulary-wide gradient.
 
-The head is often larger than all critical layers together. Its gradient with respect to the hidden state needs only
-softmax(logits) @ W, so it is formed in the forward pass and the logits are let go.
+The head is often larger than all critical layers together. Its gradient with respect to the hidden state
+needs only softmax(logits) @ W, so it is formed in the forward pass and the logits are let go.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class _TargetLogProbs(torch.autograd.Function):
             at_target, peak = logits.gather(-1, wanted), logits.amax(dim=-1, keepdim=True)
             odds = logits.sub_(peak).exp_()  # once, for their sum and for the gradient
             total = odds.sum(dim=-1, keepdim=True)
-            chosen.append((at_target - peak - total.log()).squeeze(-1))  # log_softmax on a CPU is off by 4e-5 on average
+            chosen.append(
+                (at_target - peak - total.log()).squeeze(-1)
+            )  # log_softmax on a CPU is off by 4e-5 on average
             if ctx.needs_input_grad[0]:
                 expected = times(odds.div_(total).to(weight.dtype), weight, transposed=True)
                 gradients.append((weight[wanted.squeeze(-1)] - expected) / divisor)
@@ -57,12 +59,14 @@ class _TargetLogProbs(torch.autograd.Function):
         return (saved.float() * grads[0][:, None]).to(saved.dtype), None, None, None, None
 
 
-def target_log_probs(family: Family, model: Any, hidden: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
+def target_log_probs(
+    family: Family, model: Any, hidden: Tensor, targets: Tensor, greedy: bool
+) -> tuple[Tensor, Tensor]:
     """What the head says of target tokens, from final normed hidden states [targets, width].
 
     Returns:
-        log p(target) [targets], float32, differentiable in `hidden`, and whether no token is likelier, boolean
-        [targets] (all false unless `greedy`).
+        log p(target) [targets], float32, differentiable in `hidden`, and whether no token is likelier,
+        boolean [targets] (all false unless `greedy`).
     """
     weight = model.get_submodule(family.head).weight
     return _TargetLogProbs.apply(hidden, targets, weight, family.logits_divisor, greedy)  # type: ignore[no-any-return]

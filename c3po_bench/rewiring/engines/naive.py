@@ -34,7 +34,9 @@ class NaiveEngine(Engine):
 
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> NaiveBatch:
         """Rows as whole token sequences."""
-        return NaiveBatch(self, [(states[s].prompt.context, states[s].prompt.continuations[c]) for s, c in rows])
+        return NaiveBatch(
+            self, [(states[s].prompt.context, states[s].prompt.continuations[c]) for s, c in rows]
+        )
 
 
 class NaiveBatch(Batch):
@@ -47,12 +49,16 @@ class NaiveBatch(Batch):
         self.lengths = torch.tensor([len(a) for _, a in pairs], device=engine.device)
         self.targets = torch.tensor([t for _, a in pairs for t in a], device=engine.device)
         self.rows = len(pairs)
-        self.row_of_target = torch.repeat_interleave(torch.arange(self.rows, device=engine.device), self.lengths)
+        self.row_of_target = torch.repeat_interleave(
+            torch.arange(self.rows, device=engine.device), self.lengths
+        )
         first = torch.cumsum(self.lengths, 0) - self.lengths
         step = torch.arange(len(self.targets), device=engine.device) - first[self.row_of_target]
         self.position_of_target = (self.context - 1)[self.row_of_target] + step
 
-    def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
+    def score(
+        self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """f(x, w): one forward over all rows."""
         engine, width = self.engine, self.ids.shape[1]
         inputs = {"input_ids": self.ids, "attention_mask": _mask(self.ids, self.total), "use_cache": False}

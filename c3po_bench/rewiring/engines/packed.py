@@ -1,8 +1,8 @@
 """Products with constant weights on a CPU: each weight is put once in the order in which a product reads it.
 
-A CPU's matrix product rearranges the weight at every call, which costs as much as the product itself where few rows
-meet it. The product is our own (`grouped`) where that can be compiled, else oneDNN's, which has 1.4 to 2.4 times the rate
-of `torch.mm` with a few to sixty rows, and 1.15 times with four hundred.
+A CPU's matrix product rearranges the weight at every call, which costs as much as the product itself where
+few rows meet it. The product is our own (`grouped`) where that can be compiled, else oneDNN's, which has 1.4
+to 2.4 times the rate of `torch.mm` with a few to sixty rows, and 1.15 times with four hundred.
 """
 
 from __future__ import annotations
@@ -43,10 +43,14 @@ class Copies:
         outputs = matrices.shape[1]
         if grouped.available():
             return cls(outputs, grouped.in_panels(matrices), [])
-        return cls(outputs, None, [torch.ops.mkldnn._reorder_linear_weight(matrix, ROWS) for matrix in matrices])
+        return cls(
+            outputs, None, [torch.ops.mkldnn._reorder_linear_weight(matrix, ROWS) for matrix in matrices]
+        )
 
     def times(self, rows: Tensor, counts: list[int] | None = None) -> Tensor:
-        """X W^T of rows [n, in], the first counts[0] of them with the first matrix, and so on; of a single one without counts.
+        """X W^T of rows [n, in], the first counts[0] of them with the first matrix, and so on.
+
+        Of a single one without counts.
 
         Gives no gradient.
         """
@@ -56,12 +60,17 @@ class Copies:
         if counts is None:
             return product(rows, self.others[0], None, "none", [], "")
         shares = zip(rows.split(counts), self.others, strict=True)
-        return torch.cat([product(share, other, None, "none", [], "") for share, other in shares if len(share)])
+        return torch.cat(
+            [product(share, other, None, "none", [], "") for share, other in shares if len(share)]
+        )
 
 
 @dataclass(frozen=True)
 class _Made:
-    """Copies of one parameter in one direction, and what they were made from: it is kept, so its place stays its own."""
+    """Copies of one parameter in one direction, and what they were made from.
+
+    It is kept, so its place stays its own.
+    """
 
     source: Tensor
     version: int
@@ -78,14 +87,18 @@ _copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> {(t
 def packed(parameter: Any, transposed: bool = False, joined: int | None = None) -> Copies | None:
     """Copies of a parameter's matrices ([out, in], or [n, out, in]), made at first use.
 
-    `transposed`: the parameter's are [in, out]. `joined`: one copy of all, side by side along their outputs (0) or
-    inputs (1).
+    `transposed`: the parameter's are [in, out]. `joined`: one copy of all, side by side along their outputs
+    (0) or inputs (1).
 
-    None where there is nothing to gain or no room: another device or dtype than float32 on a CPU, a torch without
-    oneDNN, copies of more than `MEMORY` bytes in all. A parameter given other values, in place or by way of `.data`, is
-    copied anew; only an in-place change of `.data` itself goes unseen.
+    None where there is nothing to gain or no room: another device or dtype than float32 on a CPU, a torch
+    without oneDNN, copies of more than `MEMORY` bytes in all. A parameter given other values, in place or by
+    way of `.data`, is copied anew; only an in-place change of `.data` itself goes unseen.
     """
-    if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if (
+        parameter.device.type != "cpu"
+        or parameter.dtype != torch.float32
+        or not torch.backends.mkldnn.is_available()
+    ):
         return None
     mine: dict[tuple[bool, int | None], _Made] = _copies.setdefault(parameter, {})  # pyright: ignore[reportAssignmentType]
     key = (transposed, joined)
@@ -110,14 +123,20 @@ def one_way(weight: Tensor, transposed: bool) -> Tensor:
 
 
 def product(rows: Tensor, weight: Tensor) -> Tensor:
-    """X W^T of rows [n, in] and a weight [out, in] without a copy: few rows as W X^T, for which nothing is rearranged."""
+    """X W^T of rows [n, in] and a weight [out, in] without a copy.
+
+    Few rows as W X^T, for which nothing is rearranged.
+    """
     if rows.device.type == "cpu" and len(rows) <= FEW and weight.is_contiguous():
         return (weight @ rows.T).T
     return rows @ weight.T
 
 
 def times(rows: Tensor, parameter: Tensor, transposed: bool = False) -> Tensor:
-    """X W^T of rows [n, in] and a parameter [out, in] (`transposed`: [in, out]), with a copy of it if there is one."""
+    """X W^T of rows [n, in] and a parameter [out, in] (`transposed`.
+
+    [in, out]), with a copy of it if there is one.
+    """
     copies = packed(parameter, transposed)
     return copies.times(rows) if copies else product(rows, parameter.T if transposed else parameter)
 
@@ -127,7 +146,12 @@ def packed_linears(module: Any) -> Iterator[None]:
     """Within the block, bias-free linear layers inside `module` whose weights are frozen multiply with copies."""
     changed = []
     for layer in module.modules():
-        if type(layer) is torch.nn.Linear and layer.bias is None and not layer.weight.requires_grad and packed(layer.weight):
+        if (
+            type(layer) is torch.nn.Linear
+            and layer.bias is None
+            and not layer.weight.requires_grad
+            and packed(layer.weight)
+        ):
             layer.forward = partial(_Linear.apply, layer.weight)
             changed.append(layer)
     try:
@@ -148,7 +172,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return None, times(grads[0].flatten(0, -2), ctx.weight, transposed=True).view(*grads[0].shape[:-1], -1)
+        return None, times(grads[0].flatten(0, -2), ctx.weight, transposed=True).view(
+            *grads[0].shape[:-1], -1
+        )
 
 
 def _held() -> int:

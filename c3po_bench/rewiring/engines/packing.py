@@ -1,7 +1,9 @@
-"""Prompts and their answers in common rows: answers share their prompt's tokens, and no token sees another's branch.
+"""Prompts and their answers in common rows.
 
-A tree is `lead` shared tokens followed by branches of some tokens each. A row holds one tree or several, so little is
-lost to padding whatever the lengths.
+Answers share their prompt's tokens, and no token sees another's branch.
+
+A tree is `lead` shared tokens followed by branches of some tokens each. A row holds one tree or several, so
+little is lost to padding whatever the lengths.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The fast engine: reruns only the overridden token and the answer's tokens, only in the layers that can change.
 
-Everything before is constant. Layers below the first critical one never see the override; by causality neither do
-earlier tokens, in any layer. So a prompt is read once, keeping the hidden state that enters the first critical layer
-at the last context token (and at each answer token), and the keys and values of the earlier tokens from that layer
-up. One score is then a pass of 1 + answer tokens through those layers and the head. Equal to `naive`, by tests.
+Everything before is constant. Layers below the first critical one never see the override; by causality
+neither do earlier tokens, in any layer. So a prompt is read once, keeping the hidden state that enters the
+first critical layer at the last context token (and at each answer token), and the keys and values of the
+earlier tokens from that layer up. One score is then a pass of 1 + answer tokens through those layers and the
+head. Equal to `naive`, by tests.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class _Cache:
         self.keys: dict[int, Tensor] = keys or {}
         self.values: dict[int, Tensor] = values or {}
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values [rows, heads, tokens, width] that attention should see."""
         if self.recording:
             self.keys[layer_idx], self.values[layer_idx] = keys, values
@@ -61,7 +64,9 @@ class SuffixEngine(Engine):
         self.depth = len(self.decoder.layers)
         self.dtype = next(model.parameters()).dtype
 
-    def run_layers(self, hidden: Tensor, span: range, positions: Tensor, allowed: Tensor, cache: _Cache | None) -> Tensor:
+    def run_layers(
+        self, hidden: Tensor, span: range, positions: Tensor, allowed: Tensor, cache: _Cache | None
+    ) -> Tensor:
         """Pass hidden [rows, tokens, width] through decoder layers `span`.
 
         Args:
@@ -108,7 +113,10 @@ class SuffixEngine(Engine):
         return [states[i] for i in range(len(prompts))]
 
     def _forwards(self, widths: list[int]) -> list[list[int]]:
-        """Which rows go through the model at once: of like width, and no more tokens than are read fastest."""
+        """Which rows go through the model at once.
+
+        Of like width, and no more tokens than are read fastest.
+        """
         found = []
         for group in like_sizes(widths, self.sizes.read_ratio):
             step = max(1, self.sizes.forward_tokens // widths[group[-1]])
@@ -125,7 +133,10 @@ class SuffixEngine(Engine):
             for start, answer in zip(branches, prompt.continuations, strict=True):
                 ids[start : start + len(answer) - 1] = torch.tensor(answer[:-1], dtype=torch.long)
         cache, (below, rest) = _Cache(), (range(self.first), range(self.first, self.depth))
-        with experts_by(mix_many, self.model), record_routing(self.family, self.model, list(self.family.layers)) as logits:
+        with (
+            experts_by(mix_many, self.model),
+            record_routing(self.family, self.model, list(self.family.layers)) as logits,
+        ):
             embedded = self.family.embed(self.model, ids.to(self.device).view_as(whole.offset))
             low = self.run_layers(embedded, below, whole.offset, whole.back, None).flatten(0, 1)
             entering = low.new_zeros(*above.offset.shape, low.shape[-1])
@@ -133,7 +144,10 @@ class SuffixEngine(Engine):
                 size = len(prompt.context)
                 entering.flatten(0, 1)[target : target + size] = low[source : source + size]
             self.run_layers(entering, rest, above.offset, above.back, cache)
-        keys, values = ([t.transpose(1, 2).flatten(0, 1) for t in (c[i] for i in rest)] for c in (cache.keys, cache.values))
+        keys, values = (
+            [t.transpose(1, 2).flatten(0, 1) for t in (c[i] for i in rest)]
+            for c in (cache.keys, cache.values)
+        )
         lasts = torch.tensor([len(p.context) - 1 for p in prompts])
         at = [(torch.tensor(packed.lead) + lasts).to(self.device) for packed in (whole, above)]
         routed = [router_probabilities(logits[i][at[i >= self.first]]) for i in self.family.layers]
@@ -158,7 +172,10 @@ class SuffixEngine(Engine):
 
 
 class SuffixBatch(Batch):
-    """Rows of one prompt packed together, in parts of like size: padding would cost more than the extra passes."""
+    """Rows of one prompt packed together, in parts of like size.
+
+    Padding would cost more than the extra passes.
+    """
 
     def __init__(self, engine: SuffixEngine, states: list[State], rows: list[tuple[int, int]]):
         answers = [states[s].prompt.continuations[c] for s, c in rows]
@@ -169,13 +186,18 @@ class SuffixBatch(Batch):
         packs = list(of_state.items())
         sizes = [1 + sum(len(answers[row]) - 1 for row in mine) for _, mine in packs]
         groups = [[packs[i] for i in group] for group in cheap_groups(sizes, engine.sizes.pass_tokens)]
-        self.chosen = [torch.tensor([row for _, mine in group for row in mine], device=engine.device) for group in groups]
+        self.chosen = [
+            torch.tensor([row for _, mine in group for row in mine], device=engine.device) for group in groups
+        ]
         self.place = torch.cat(self.chosen).argsort()
         self.parts = [
-            SuffixRows(engine, [(states[s], [rows[row][1] for row in mine]) for s, mine in group]) for group in groups
+            SuffixRows(engine, [(states[s], [rows[row][1] for row in mine]) for s, mine in group])
+            for group in groups
         ]
 
-    def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
+    def score(
+        self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Every part, put back in order."""
         owners = [None if owner is None else owner[chosen] for chosen in self.chosen]
         scored = [part.score(mixture, mine, greedy) for part, mine in zip(self.parts, owners, strict=True)]
@@ -192,9 +214,13 @@ class SuffixRows(Batch):
         device = engine.device
         kept = [state.kept for state, _ in packs]
         answers = [[state.prompt.continuations[c] for c in mine] for state, mine in packs]
-        packed = pack([[(n, Tree(1, tuple(len(a) - 1 for a in row)))] for n, row in enumerate(answers)], device)
+        packed = pack(
+            [[(n, Tree(1, tuple(len(a) - 1 for a in row)))] for n, row in enumerate(answers)], device
+        )
         self.lengths = torch.tensor([len(a) for row in answers for a in row], device=device)
-        self.hidden = torch.zeros(*packed.offset.shape, kept[0]["entering"].shape[-1], dtype=engine.dtype, device=device)
+        self.hidden = torch.zeros(
+            *packed.offset.shape, kept[0]["entering"].shape[-1], dtype=engine.dtype, device=device
+        )
         flat_hidden = self.hidden.flatten(0, 1)
         for n, (k, (_, mine)) in enumerate(zip(kept, packs, strict=True)):
             self.hidden[n, 0] = k["entering"]
@@ -214,11 +240,16 @@ class SuffixRows(Batch):
                 row_of_target += [answer] * len(tokens)
                 targets += tokens
                 answer += 1
-        self.targets, self.flat_of_target = torch.tensor(targets, device=device), torch.tensor(flat, device=device)
+        self.targets, self.flat_of_target = (
+            torch.tensor(targets, device=device),
+            torch.tensor(flat, device=device),
+        )
         self.row_of_target = torch.tensor(row_of_target, device=device)
         self.first_answer = torch.tensor([0, *[len(row) for row in answers[:-1]]], device=device).cumsum(0)
 
-    def score(self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True) -> tuple[Tensor, Tensor]:
+    def score(
+        self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """One pass of the few tokens through the critical layers and the head."""
         engine = self.engine
         if mixture is None:
@@ -227,7 +258,11 @@ class SuffixRows(Batch):
         assert owner is not None
         tokens = self.hidden.shape[1]
         last_only = engine.position == "last"
-        at = torch.arange(self.rows, device=self.hidden.device) * tokens if last_only else self.flat_of_target.unique()
+        at = (
+            torch.arange(self.rows, device=self.hidden.device) * tokens
+            if last_only
+            else self.flat_of_target.unique()
+        )
         mine = owner[self.first_answer][at // tokens]
         weights, indices = mixture.weights[mine], mixture.indices[mine]
         hidden, layers, start = self.hidden, engine.layers, engine.first
@@ -243,7 +278,11 @@ class SuffixRows(Batch):
 
     def _run(self, hidden: Tensor, span: range) -> Tensor:
         model, layers = self.engine.model, self.engine.decoder.layers[span.start : span.stop]
-        with experts_by(mix_few, model), packed_linears(layers), constant_prefix(model, self.keys, self.values) as apart:
+        with (
+            experts_by(mix_few, model),
+            packed_linears(layers),
+            constant_prefix(model, self.keys, self.values) as apart,
+        ):
             cache = None if apart else _Cache(self.keys, self.values)
             return self.engine.run_layers(hidden, span, self.positions, self.back, cache)
 

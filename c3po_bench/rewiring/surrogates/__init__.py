@@ -1,8 +1,8 @@
 """Surrogates: what stands in for the unknown label (paper section 3).
 
-A surrogate is a function `f(problem: Problem, *, option=default, ...) -> Solution`; its keyword options are its
-config (`arm.NAME.option`). Adding one is writing it in a file of this folder and adding a line to `SURROGATES`, or,
-outside the package, decorating it with `@surrogate("name")` in a module named in `plugins`.
+A surrogate is a function `f(problem: Problem, *, option=default, ...) -> Solution`; its keyword options are
+its config (`arm.NAME.option`). Adding one is writing it in a file of this folder and adding a line to
+`SURROGATES`, or, outside the package, decorating it with `@surrogate("name")` in a module named in `plugins`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,18 @@ SURROGATES: dict[str, str | Callable[..., Solution]] = {
 }
 
 RANGES = {
-    "alpha": (0, 1), "iterations": (0, math.inf), "points": (1, math.inf), "temperature": (1e-6, math.inf),
-    "steps": (0, math.inf), "batch_size": (1, math.inf), "learning_rate": (0, math.inf), "rank": (1, math.inf),
-    "tokens": (1, math.inf), "k": (1, math.inf), "examples": (0, math.inf),
-}  # fmt: skip
+    "alpha": (0, 1),
+    "iterations": (0, math.inf),
+    "points": (1, math.inf),
+    "temperature": (1e-6, math.inf),
+    "steps": (0, math.inf),
+    "batch_size": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "rank": (1, math.inf),
+    "tokens": (1, math.inf),
+    "k": (1, math.inf),
+    "examples": (0, math.inf),
+}
 """Least and most of the options of our own arms, by name."""
 
 
@@ -114,13 +122,21 @@ def checked_options(arm: str, function: Callable[..., Any], given: dict[str, Any
         if key not in options:
             raise unknown(f"option of arm {arm}", key, options)
         default = options[key]
-        fits = default is None or isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
+        fits = (
+            default is None
+            or isinstance(value, type(default))
+            or (isinstance(default, float) and isinstance(value, int))
+        )
         if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
             raise UserError(f"arm.{arm}.{key}={value!r}: {type(default).__name__} expected, like {default!r}")
         options[key] = value
     for key, value in options.items():
         least, most = RANGES.get(key, (-math.inf, math.inf))
-        if function.__module__.startswith("c3po_bench.") and isinstance(value, int | float) and not least <= value <= most:
+        if (
+            function.__module__.startswith("c3po_bench.")
+            and isinstance(value, int | float)
+            and not least <= value <= most
+        ):
             told = f"between {least:g} and {most:g}" if most < math.inf else f"at least {least:g}"
             raise UserError(f"arm.{arm}.{key}={value}: must be {told}")
     return options

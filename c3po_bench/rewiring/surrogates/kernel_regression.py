@@ -1,4 +1,7 @@
-"""Kernel regression: the kernel-weighted mean of the neighbors' pathways, mixed with the own one (paper eq. 5-7)."""
+"""Kernel regression: the kernel-weighted mean of the neighbors' pathways, mixed with the own one (paper eq.
+
+5-7).
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,16 @@ from c3po_bench.rewiring.surrogates import Problem, Solution
 SEARCHES = ("grid", "binary", "fixed")
 
 
-def kernel_regression(problem: Problem, *, search: str = "grid", alpha: float = 0.0, points: int = 11) -> Solution:
+def kernel_regression(
+    problem: Problem, *, search: str = "grid", alpha: float = 0.0, points: int = 11
+) -> Solution:
     """Mix: w <- a w + (1 - a) sum_i K_i w_i / sum_i K_i, with a minimizing the neighbors' loss.
 
     Args:
         problem: see `Problem`.
-        search: grid (`points` values of a in [0, 1]), binary (golden section, `points` evaluations; the paper's
-            predecessor searches so) or fixed (a = `alpha`; 0 with all experts and a linear kernel is what the paper's
-            released code does).
+        search: grid (`points` values of a in [0, 1]), binary (golden section, `points` evaluations; the
+            paper's predecessor searches so) or fixed (a = `alpha`; 0 with all experts and a linear kernel is
+            what the paper's released code does).
         alpha: share of the own pathway when fixed.
         points: how many values of a are tried.
 
@@ -44,15 +49,22 @@ def kernel_regression(problem: Problem, *, search: str = "grid", alpha: float = 
         return Solution(at(zero + alpha))
     with torch.no_grad():
         if search == "grid":
-            tried = [zero + 1 - i / max(1, points - 1) for i in range(points)]  # from the own pathway on; ties stay near it
+            tried = [
+                zero + 1 - i / max(1, points - 1) for i in range(points)
+            ]  # from the own pathway on; ties stay near it
             losses = torch.stack([problem.loss(at(a)) for a in tried])
             best = torch.stack(tried).gather(0, losses.argmin(0, keepdim=True))[0]
             return Solution(at(best), losses.cummin(0).values)
         return _golden_section(problem, at, zero, points)
 
 
-def _golden_section(problem: Problem, at: Callable[[torch.Tensor], torch.Tensor], zero: torch.Tensor, points: int) -> Solution:
-    """Minimize over a in [0, 1], each query by itself: the best of the ends and of what was tried between them."""
+def _golden_section(
+    problem: Problem, at: Callable[[torch.Tensor], torch.Tensor], zero: torch.Tensor, points: int
+) -> Solution:
+    """Minimize over a in [0, 1], each query by itself.
+
+    The best of the ends and of what was tried between them.
+    """
     ratio = (5**0.5 - 1) / 2
     low, high = zero, zero + 1
     tried, losses = [], []

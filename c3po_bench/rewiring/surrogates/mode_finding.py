@@ -29,7 +29,9 @@ def mode_finding_random_neighbors(problem: Problem, *, iterations: int = 10, alp
         alpha: as `mode_finding`'s.
     """
     count, size = min(problem.method.neighbors.k, len(problem.references)), len(problem.references)
-    draws = [torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count] for seed in problem.seeds]
+    draws = [
+        torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count] for seed in problem.seeds
+    ]
     return _shift(problem, iterations, alpha, torch.stack(draws).to(problem.own.device))
 
 
@@ -41,7 +43,9 @@ def _shift(problem: Problem, iterations: int, alpha: float, drawn: Tensor | None
     units = torch.nn.functional.normalize(bank, dim=-1)
     for _ in range(iterations):
         similarity, nearest = (torch.nn.functional.normalize(current, dim=-1) @ units.T).topk(count, dim=-1)
-        weights = kernel_weights(problem.method.kernel, similarity, torch.ones_like(similarity, dtype=torch.bool))
+        weights = kernel_weights(
+            problem.method.kernel, similarity, torch.ones_like(similarity, dtype=torch.bool)
+        )
         weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
         pulling = bank[nearest if drawn is None else drawn]
         current = alpha * current + (1 - alpha) * torch.einsum("qk,qkp->qp", weights, pulling)

@@ -1,4 +1,7 @@
-"""Neighborhood gradient descent: descend the neighbors' loss with the test item's own pathway (paper eq. 1 and 3)."""
+"""Neighborhood gradient descent: descend the neighbors' loss with the test item's own pathway (paper eq.
+
+1 and 3).
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ def to_pathway(parameters: Tensor, core: Tensor, own: Tensor, parameterization: 
 
 
 def ngd(problem: Problem) -> Solution:
-    """Descend: w <- w - lambda grad L(w), for `method.steps` steps; queries don't interact (elementwise optimizers)."""
+    """Descend: w <- w - lambda grad L(w), for `method.steps` steps.
+
+    Queries don't interact (elementwise optimizers).
+    """
     method, core = problem.method, problem.core
     parameters = to_parameters(problem.own, method.parameterization).requires_grad_()
     kind = torch.optim.Adam if method.optimizer == "adam" else torch.optim.SGD

@@ -1,4 +1,7 @@
-"""The ceiling of the planted testbed: the pathway that was put there, known from the question's topic words."""
+"""The ceiling of the planted testbed.
+
+The pathway that was put there, known from the question's topic words.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from c3po_bench.rewiring.surrogates import Problem, Solution
 
 
 def planted_optimum(problem: Problem) -> Solution:
-    """The planted pathway in place of the model's own; `model=planted` with layers last:3 or fewer of them only."""
+    """The planted pathway in place of the model's own.
+
+    `model=planted` with layers last:3 or fewer of them only.
+    """
     from c3po_bench.models.planted.truth import pathway_of
 
     try:

@@ -11,13 +11,16 @@ from c3po_bench.rewiring.surrogates.ngd import ngd, to_pathway
 def random_pathway(problem: Problem) -> Solution:
     """Random log-probability direction within the core experts, scaled in each layer to NGD's Euclidean distance by bisection.
 
-    It keeps to the same simplex as NGD (`to_pathway`): on `probabilities` the core's weight and all other experts' stay.
+    It keeps to the same simplex as NGD (`to_pathway`): on `probabilities` the core's weight and all other
+    experts' stay.
     """
     own, core, kind = problem.own, problem.core, problem.method.parameterization
     descent = problem.descent or ngd(problem)
     moved = (descent.pathway - own).norm(dim=-1)
     logits = own.clamp_min(1e-9).log()
-    directions = [torch.randn(logits.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in problem.seeds]
+    directions = [
+        torch.randn(logits.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in problem.seeds
+    ]
     direction = torch.stack(directions).to(logits).masked_fill(~core, 0.0)
 
     def at(scale: torch.Tensor) -> torch.Tensor:

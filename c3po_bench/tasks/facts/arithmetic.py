@@ -6,11 +6,19 @@ import random
 from collections.abc import Iterator
 
 UNITS = [  # larger unit, smaller unit, how many
-    ("hours", "minutes", 60), ("minutes", "seconds", 60), ("days", "hours", 24), ("weeks", "days", 7),
-    ("years", "months", 12), ("centuries", "years", 100), ("meters", "centimeters", 100),
-    ("kilometers", "meters", 1000), ("kilograms", "grams", 1000), ("centimeters", "millimeters", 10),
-    ("feet", "inches", 12), ("yards", "feet", 3),
-]  # fmt: skip
+    ("hours", "minutes", 60),
+    ("minutes", "seconds", 60),
+    ("days", "hours", 24),
+    ("weeks", "days", 7),
+    ("years", "months", 12),
+    ("centuries", "years", 100),
+    ("meters", "centimeters", 100),
+    ("kilometers", "meters", 1000),
+    ("kilograms", "grams", 1000),
+    ("centimeters", "millimeters", 10),
+    ("feet", "inches", 12),
+    ("yards", "feet", 3),
+]
 FACTORS = (3, 7, 10, 12, 24, 60, 100, 1000)
 _ROMAN = [(100, "C"), (90, "XC"), (50, "L"), (40, "XL"), (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")]
 
@@ -28,7 +36,9 @@ def roman(number: int) -> str:
 
 def _near(answer: int, rng: random.Random, offsets: tuple[int, ...] = (1, 2, 3, 9, 10, 11, 20)) -> list[str]:
     """Three positive numbers near `answer`, none equal to it."""
-    options = sorted({answer + sign * step for step in offsets for sign in (1, -1) if answer + sign * step > 0})
+    options = sorted(
+        {answer + sign * step for step in offsets for sign in (1, -1) if answer + sign * step > 0}
+    )
     return [str(n) for n in rng.sample(options, 3)]
 
 
@@ -48,7 +58,9 @@ def _multiplication(rng: random.Random) -> Iterator[Row]:
     for a in range(2, 13):
         for b in range(a, 13):
             product = a * b
-            wrong = {a * (b + 1), a * (b - 1), (a + 1) * b, (a - 1) * b, product + 2, product + 10} - {product}
+            wrong = {a * (b + 1), a * (b - 1), (a + 1) * b, (a - 1) * b, product + 2, product + 10} - {
+                product
+            }
             options = [str(n) for n in rng.sample(sorted(wrong), 3)]
             yield f"{a} x {b}", f"What is {a} times {b}?", str(product), options
 

@@ -82,7 +82,11 @@ def _misformed(table: Table, word: str, answer: str, banned: frozenset[str], rng
             answer + "es",
         ]
     else:
-        ed = word + "d" if word.endswith("e") else (word[:-1] + "ied" if re.search(r"[^aeiou]y$", word) else word + "ed")
+        ed = (
+            word + "d"
+            if word.endswith("e")
+            else (word[:-1] + "ied" if re.search(r"[^aeiou]y$", word) else word + "ed")
+        )
         present = "has" if word == "have" else _add_s(word)
         forms = [word, ed, present, answer + ("d" if answer.endswith("e") else "ed"), word + "t"]
     options = sorted(set(forms) - {answer} - banned)
@@ -101,7 +105,9 @@ def _table_docs(table: Table) -> list[dict[str, Any]]:
     return docs
 
 
-def _doc(relation: str, entity: str, question: str, answer: str, wrong: list[str], rng: random.Random) -> dict[str, Any]:
+def _doc(
+    relation: str, entity: str, question: str, answer: str, wrong: list[str], rng: random.Random
+) -> dict[str, Any]:
     choices = [answer, *wrong]
     rng.shuffle(choices)
     return {
@@ -118,7 +124,8 @@ def _relation_docs(relation: str) -> list[dict[str, Any]]:
         return _table_docs(read_table(TABLES / f"{relation}.tsv"))
     rng = random.Random(f"facts:order:{relation}")
     return [
-        _doc(relation, entity, question, answer, wrong, rng) for entity, question, answer, wrong in arithmetic.rows(relation)
+        _doc(relation, entity, question, answer, wrong, rng)
+        for entity, question, answer, wrong in arithmetic.rows(relation)
     ]
 
 
@@ -160,8 +167,13 @@ def load(relation: str, **_: Any) -> dict[str, Any]:
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    splits = build()[relation].items()  # named fingerprints: making one up takes ten times as long as all the rest
-    return {name: Dataset(InMemoryTable.from_pylist(rows), fingerprint=f"{relation}-{name}") for name, rows in splits}
+    splits = build()[
+        relation
+    ].items()  # named fingerprints: making one up takes ten times as long as all the rest
+    return {
+        name: Dataset(InMemoryTable.from_pylist(rows), fingerprint=f"{relation}-{name}")
+        for name, rows in splits
+    }
 
 
 def fingerprint() -> str:
