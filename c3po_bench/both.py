@@ -28,7 +28,7 @@ from c3po_bench.models.families import family_of
 from c3po_bench.rewiring.arms import arm_names as all_rewiring_names
 from c3po_bench.rewiring.arms import check_tasks
 from c3po_bench.rewiring.pathway import critical_layers
-from c3po_bench.store.lock import alone_in
+from c3po_bench.runtime.locks import exclusive_lock
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -221,7 +221,7 @@ def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:
     done = folder / "merged.json"
     if not done.exists():
         peft_model, adapters = arm.tuned_model()  # before the lock: the ranks of a run train together
-        with alone_in(folder):
+        with exclusive_lock(folder):
             if not done.exists():
                 log.info("merging the adapter of %s into the model", arm.name)
                 tuned = peft_model.merge_and_unload(adapter_names=sorted(set(adapters.values())))

@@ -55,10 +55,10 @@ def experiment(cfg: DictConfig) -> None:
     sweep it goes through, so that the launcher sees a failed cell.
     """
     from c3po_bench import harness
-    from c3po_bench.launch import stop
+    from c3po_bench.runtime import signals
 
     if "SUBMITIT_EXECUTOR" not in os.environ:  # submitit has handlers of its own, which requeue
-        stop.listen()
+        signals.listen()
     try:
         config = to_config(cfg)
         if HydraConfig.get().mode is RunMode.MULTIRUN:

@@ -328,7 +328,7 @@ def get() -> None:
 
     Raises `UserError` where that fails.
     """
-    from c3po_bench.console import set_up_logging
+    from c3po_bench.runtime.console import set_up_logging
 
     set_up_logging("info")  # first: libraries' progress bars are held back as they are imported
     from c3po_bench.models.smolmoe.build import checkpoint

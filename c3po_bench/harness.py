@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from c3po_bench.backend import load_backend
 from c3po_bench.checks import check_ranges
 from c3po_bench.chunks import make_chunks, parse_shard
-from c3po_bench.console import Progress, log_to, set_up_logging
 from c3po_bench.errors import UserError
-from c3po_bench.launch import ranks
-from c3po_bench.launch.threads import sleep_where_shared
-from c3po_bench.store.files import Journal, write_json, write_jsonl, write_text
+from c3po_bench.runtime import ranks
+from c3po_bench.runtime.console import Progress, log_to, set_up_logging
+from c3po_bench.runtime.locks import LockHeld, exclusive_lock
+from c3po_bench.runtime.resources import keep_freed_memory, rare_collections, sleep_where_shared
+from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_text
 from c3po_bench.store.identity import content_hash, run_id, source_hash
-from c3po_bench.store.lock import Busy, alone_in
-from c3po_bench.store.memory import keep_freed_memory, rare_collections
 from c3po_bench.store.reader import Run
 from c3po_bench.store.schema import SCHEMA_VERSION
 
@@ -53,7 +52,7 @@ def run(cfg: Config) -> list[Run]:
         names.append(arm.name)
         try:
             done[arm.name] = run_arm(cfg, arm, tasks, backend, shared, wait=ranks.world() > 1)
-        except Busy:
+        except LockHeld:
             log.info("%s: another process is on it, the other arms first", arm.name)
             busy.append(arm)
             continue
@@ -140,7 +139,7 @@ def run_arm(
     Alone, or with other ranks.
 
     Raises:
-        Busy: if another process has the folder and `wait` is false.
+        LockHeld: if another process has the folder and `wait` is false.
     """
     identity = {"arm": arm.name, "backend": cfg.backend.name, **shared, **arm.identity()}
     if cfg.plugins:
@@ -150,7 +149,7 @@ def run_arm(
     if done():
         log.info("%s: done before, in %s", arm.name, folder)
         return Run(folder)
-    with alone_in(folder, f".lock-{ranks.rank()}", wait):
+    with exclusive_lock(folder, f".lock-{ranks.rank()}", wait):
         if done():
             log.info("%s: done meanwhile, in %s", arm.name, folder)
         elif ranks.rank() == 0:
@@ -177,7 +176,7 @@ def score_arm(
     from c3po_bench.scoring import score
 
     journal = Journal(folder / ranks.journal_name())
-    ranks.adopt(journal, folder)
+    adopt(journal, folder)
     chunks = make_chunks(tasks, cfg.batch_size, cfg.limit)
     chosen = None
     if cfg.shard:
@@ -201,8 +200,19 @@ def score_arm(
         if ranks.rank() > 0:
             return found
         ranks.await_shares(folder)
-        ranks.adopt(journal, folder)
+        adopt(journal, folder)
     return scored(chosen)
+
+
+def adopt(journal: Journal, folder: Path) -> None:
+    """Let `journal` know what the other processes' journals hold, in whole groups.
+
+    A torn one is scored again as one.
+    """
+    for path in sorted(folder.glob("journal*.jsonl")):
+        if path != journal.path:
+            for row in read_groups(path):
+                journal.rows.setdefault(row["key"], row)
 
 
 def record_arm(

@@ -239,9 +239,10 @@ def work_here(folder: SweepFolder, cells: Sequence[int]) -> int:
 
     When asked to stop by the time limit's signal, put the job back into the queue.
     """
-    from c3po_bench.console import set_up_logging
-    from c3po_bench.launch import ranks, slurm, stop
+    from c3po_bench.launch import slurm
     from c3po_bench.launch.worker import run_cells
+    from c3po_bench.runtime import ranks, signals
+    from c3po_bench.runtime.console import set_up_logging
 
     set_up_logging("info")
     try:
@@ -251,10 +252,10 @@ def work_here(folder: SweepFolder, cells: Sequence[int]) -> int:
             f"{folder.record['cwd']}: {error.strerror}; {folder.path.name}'s relative paths start there"
         ) from error
     ranks.from_srun()
-    stop.listen()
+    signals.listen()
     try:
         failed = run_cells(folder, cells)
-    except stop.Stopped as stopped:
+    except signals.Stopped as stopped:
         if stopped.args[0] == "SIGUSR2" and slurm.requeue():
             log.info("time is up: back in the queue, to be continued")
         raise

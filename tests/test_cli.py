@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from c3po_bench import cli
 from c3po_bench.cli import to_config
 from c3po_bench.config import Config, conf_dir
-from c3po_bench.console import log_to
 from c3po_bench.errors import UserError
 from c3po_bench.explain import dotted
+from c3po_bench.runtime.console import log_to
 
 MENDABLE = {
     "+experiment=olmoe_ark": "olmoe_arc",

@@ -33,8 +33,8 @@ from c3po_bench.feedback.voices import (
     split_name,
     unworded,
 )
+from c3po_bench.runtime.resources import peak_resident
 from c3po_bench.store.identity import content_hash
-from c3po_bench.store.memory import peak_resident
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

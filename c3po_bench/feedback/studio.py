@@ -19,7 +19,7 @@ from c3po_bench.feedback.library import find
 from c3po_bench.feedback.records import Feedback
 from c3po_bench.feedback.voices import VOICES
 from c3po_bench.feedback.workshop import Subject, Workshop
-from c3po_bench.store.lock import alone_in
+from c3po_bench.runtime.locks import exclusive_lock
 
 if TYPE_CHECKING:
     from c3po_bench.config import Config
@@ -77,7 +77,7 @@ class Studio:
         """
         self.workshop.subject.release()
         name = call_key(pieces=[p.digest() for p in self.pieces], model=self.workshop.subject.hash)
-        with alone_in(self.workshop.folder, f".synthesis-{name}.lock"):
+        with exclusive_lock(self.workshop.folder, f".synthesis-{name}.lock"):
             self.workshop.reopen()
             yield
 

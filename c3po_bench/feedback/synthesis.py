@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from c3po_bench.console import Progress
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.answering import Answer, answer_all, is_answer, settings
 from c3po_bench.feedback.chat import prompt_ids
@@ -27,6 +26,7 @@ from c3po_bench.feedback.ledger import Ledger, call_key
 from c3po_bench.feedback.records import Feedback
 from c3po_bench.feedback.revisers import Draft, open_reviser
 from c3po_bench.feedback.workshop import Workshop, bare
+from c3po_bench.runtime.console import Progress
 
 log = logging.getLogger(__name__)
 SCOPES = ("in", "near", "out")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from c3po_bench.chunks import parse_shard
 from c3po_bench.errors import UserError
+from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import Journal, read_groups
 from c3po_bench.store.identity import run_id
-from c3po_bench.store.lock import alone_in
 from c3po_bench.store.reader import Run, load_experiments
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def take_over(shard: Path, results_dir: Path) -> None:
     folder = results_dir / "runs" / run_id(identity["arm"], identity)
     if (folder / "result.json").exists():
         return
-    with alone_in(folder, ".lock-0"):
+    with exclusive_lock(folder, ".lock-0"):
         journal = Journal(folder / "journal.jsonl")
         rows: Sequence[dict[str, Any]] = [
             row

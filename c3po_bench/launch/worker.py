@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
-from c3po_bench.launch import ranks
+from c3po_bench.runtime import ranks
 
 if TYPE_CHECKING:
     from c3po_bench.config import Config

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from c3po_bench.models import cache_dir
-from c3po_bench.store.lock import alone_in
+from c3po_bench.runtime.locks import exclusive_lock
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def build_once(name: str, recipe: dict[str, str], build: Callable[[Path], None])
     folder = root / folder_name(name, recipe)
     if is_intact(folder):
         return folder
-    with alone_in(root, f".{folder.name}.lock"):
+    with exclusive_lock(root, f".{folder.name}.lock"):
         if is_intact(folder):
             return folder
         for orphan in root.glob(f".{folder.name}-*"):  # of a build that was killed: nobody else has the lock

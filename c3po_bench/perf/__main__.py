@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.console import set_up_logging
 from c3po_bench.errors import exit_status, unknown
-from c3po_bench.launch.threads import sleep_where_shared
 from c3po_bench.perf import PERFS
-from c3po_bench.store.memory import keep_freed_memory
+from c3po_bench.runtime.console import set_up_logging
+from c3po_bench.runtime.resources import keep_freed_memory, sleep_where_shared
 
 
 @dataclass(frozen=True)

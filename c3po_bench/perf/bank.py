@@ -26,7 +26,7 @@ from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines.base import Prompt, State
 from c3po_bench.rewiring.neighbors import nearest
 from c3po_bench.rewiring.states import StateStore
-from c3po_bench.store.memory import peak_resident
+from c3po_bench.runtime.resources import peak_resident
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 rng = np.random.default_rng(0)
 store = StateStore(folder, 1 << 36)

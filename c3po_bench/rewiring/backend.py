@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.console import Progress
 from c3po_bench.errors import unknown
 from c3po_bench.models.families import family_of
 from c3po_bench.models.loading import load
@@ -24,6 +23,7 @@ from c3po_bench.rewiring.questions import Tokenizer
 from c3po_bench.rewiring.rewirer import Descents, Rewirer
 from c3po_bench.rewiring.states import VERSION, StateStore
 from c3po_bench.rewiring.tune import Tuning, tune
+from c3po_bench.runtime.console import Progress
 from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:

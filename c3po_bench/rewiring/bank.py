@@ -20,7 +20,7 @@ import torch
 
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.states import VERSION
-from c3po_bench.store.lock import alone_in
+from c3po_bench.runtime.locks import exclusive_lock
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.embedders import Embedder
@@ -112,7 +112,7 @@ def build_bank(
     ).hexdigest()[:16]
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder, f"{key}.lock"):
+    with exclusive_lock(folder, f"{key}.lock"):
         if not ((home / "done.json").exists() and _whole(home, len(candidates), *FILES)):
             _build(home, candidates, questions, engine, embedder, progress)
     correct = np.load(home / "correct.npy")

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from c3po_bench.store.memory import peak_resident
+from c3po_bench.runtime.resources import peak_resident
 
 
 class Meter:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import drop_torn_line, read_jsonl
 from c3po_bench.store.identity import content_hash
-from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.engines.base import Prompt, State
@@ -95,7 +95,7 @@ class StateStore:
         new = [state for state in states if state.prompt not in self]
         if not new:
             return
-        with alone_in(self.folder, "lock") as held:
+        with exclusive_lock(self.folder, "lock") as held:
             if not held:  # places in the data file are told from its size
                 return
             self._refresh()

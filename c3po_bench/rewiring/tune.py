@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.console import Progress
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.embedders import embedder_identity
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Recipe, Rewirer
 from c3po_bench.rewiring.surrogates import load_surrogate
+from c3po_bench.runtime.console import Progress
+from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
-from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.backend import RewiringBackend
@@ -86,7 +86,7 @@ def tune(backend: RewiringBackend) -> Tuning:
         data,
     ]
     path = Path(cfg.results_dir) / "tuned" / f"{content_hash([*identity, cfg.seed])}.json"
-    with alone_in(path.parent, f"{path.name}.lock"):
+    with exclusive_lock(path.parent, f"{path.name}.lock"):
         if not path.exists():
             write_json(path, _search(backend, held_out))
     found = json.loads(path.read_text())

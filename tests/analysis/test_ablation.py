@@ -206,7 +206,7 @@ def test_seeds_agree_answer_by_answer(tmp_path):
 
 PROBE = """
 import sys, time
-from c3po_bench.store.memory import peak_resident
+from c3po_bench.runtime.resources import peak_resident
 from c3po_bench.store.reader import load_runs
 from c3po_bench.analysis.ablation import ablation_table
 start = time.process_time()

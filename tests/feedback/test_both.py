@@ -134,7 +134,7 @@ def test_two_processes_do_not_merge_into_one_folder_at_once(
         held.append(folder)
         yield
 
-    monkeypatch.setattr(both, "alone_in", other_process_first)
+    monkeypatch.setattr(both, "exclusive_lock", other_process_first)
     path = both.merged_model(chain.tuned, cfg.model).path
     assert [str(folder) for folder in held] == [path] and [p.name for p in held[0].iterdir()] == [
         "merged.json"

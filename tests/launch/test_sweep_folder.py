@@ -11,11 +11,12 @@ import pytest
 from c3po_bench import cli, sweep
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
-from c3po_bench.launch import slurm, status, stop
+from c3po_bench.launch import slurm, status
 from c3po_bench.launch.folder import find_sweeps, freeze
 from c3po_bench.launch.grid import compose_grid
 from c3po_bench.launch.plan import plan
 from c3po_bench.launch.worker import run_cells, watched
+from c3po_bench.runtime import signals
 from c3po_bench.store.files import write_json
 from c3po_bench.store.provenance import command
 
@@ -135,12 +136,12 @@ def test_a_job_that_waits_is_waiting(folder, monkeypatch):
 def test_a_signal_stops_after_the_batch_at_hand(folder):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     try:
-        stop.listen()
-        with pytest.raises(stop.Stopped), watched(folder, 0):
+        signals.listen()
+        with pytest.raises(signals.Stopped), watched(folder, 0):
             os.kill(os.getpid(), signal.SIGUSR2)
-            stop.check()
+            signals.check()
     finally:
-        stop._asked.clear()
+        signals._asked.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
     assert found(folder)[0] == ("failed", "stopped by SIGUSR2")

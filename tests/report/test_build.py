@@ -259,7 +259,7 @@ def test_figures_of_settings_with_any_name_are_files(tmp_path):
 PROBE = """
 import sys, time
 from c3po_bench.report.build import write_report
-from c3po_bench.store.memory import peak_resident
+from c3po_bench.runtime.resources import peak_resident
 write_report(sys.argv[1], sys.argv[2])
 print(time.process_time(), peak_resident())
 """

@@ -67,7 +67,7 @@ def train_adapter(plan: Plan, materials: Sequence[Material], workshop: Workshop)
     together, start = Together(workshop.subject.model.device.type), None
     if plan.start:
         start = train_adapter(plan.start, materials, workshop)
-    with together.alone_in(folder):
+    with together.exclusive_lock(folder):
         if together.agree(lambda: not (folder / DONE).exists()):
             _train(plan, materials, workshop, folder, start, together)
     return folder

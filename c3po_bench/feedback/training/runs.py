@@ -11,7 +11,6 @@ from peft import LoraConfig as PeftLora
 from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
-from c3po_bench.console import Progress
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.chat import completion_ids, prompt_ids
 from c3po_bench.feedback.synthesis import Example, Material
@@ -27,6 +26,7 @@ from c3po_bench.feedback.training.rows import Row
 from c3po_bench.feedback.training.together import Together, share_of
 from c3po_bench.feedback.workshop import Workshop
 from c3po_bench.models.targets import check_adapted, find_targets
+from c3po_bench.runtime.console import Progress
 
 
 class _Watch(TrainerCallback):

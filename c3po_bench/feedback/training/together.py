@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from c3po_bench.errors import UserError
-from c3po_bench.launch import ranks
-from c3po_bench.store import lock
+from c3po_bench.runtime import locks, ranks
 
 PATIENCE = timedelta(days=2)
 """How long ranks wait for each other: as long as another process may hold the adapter's folder."""
@@ -30,9 +29,9 @@ class Together:
 
             self._state: Any = PartialState(cpu=device == "cpu", timeout=PATIENCE)
 
-    def alone_in(self, folder: Path) -> AbstractContextManager[object]:
+    def exclusive_lock(self, folder: Path) -> AbstractContextManager[object]:
         """Hold `folder` against other runs; the first rank does so for all."""
-        return lock.alone_in(folder) if self.first else contextlib.nullcontext()
+        return locks.exclusive_lock(folder) if self.first else contextlib.nullcontext()
 
     def agree(self, decide: Callable[[], bool]) -> bool:
         """What the first rank decides."""

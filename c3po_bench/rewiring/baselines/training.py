@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from lm_eval.api.model import LM
 
-from c3po_bench.console import Progress
 from c3po_bench.rewiring.baselines.arm import BaselineArm, TrainingSet
 from c3po_bench.rewiring.engines.base import pad_right
 from c3po_bench.rewiring.meter import Meter
+from c3po_bench.runtime.console import Progress
+from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
-from c3po_bench.store.lock import alone_in
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -111,7 +111,7 @@ class TrainedArm(BaselineArm):
         from safetensors.torch import load_file, save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.folder.parent, f"{self.folder.name}.lock"):
+        with exclusive_lock(self.folder.parent, f"{self.folder.name}.lock"):
             if not (self.folder / "training.json").exists():
                 weights, record = self._train()
                 save_file(weights, self.folder / "adapter.safetensors")

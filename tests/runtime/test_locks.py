@@ -10,32 +10,35 @@ import threading
 
 import pytest
 
-from c3po_bench.launch import stop
-from c3po_bench.store import lock
-from c3po_bench.store.lock import Busy, alone_in
+from c3po_bench.runtime import locks, signals
+from c3po_bench.runtime.locks import LockHeld, exclusive_lock
 
 
 def test_the_second_does_not_get_in_and_the_next_does(tmp_path):
-    with alone_in(tmp_path / "run"), pytest.raises(Busy), alone_in(tmp_path / "run", wait=False):
+    with (
+        exclusive_lock(tmp_path / "run"),
+        pytest.raises(LockHeld),
+        exclusive_lock(tmp_path / "run", wait=False),
+    ):
         pass
-    with alone_in(tmp_path / "run", wait=False):
+    with exclusive_lock(tmp_path / "run", wait=False):
         pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_who_waits_for_another_can_be_stopped(tmp_path, monkeypatch, number):
-    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "LOOK_SECONDS", 0.05)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR2)}
     never = threading.Timer(20, lambda: os.kill(os.getpid(), signal.SIGINT))
     never.start()
     try:
-        stop.listen()
+        signals.listen()
         os.kill(os.getpid(), number)
-        with alone_in(tmp_path), pytest.raises(stop.Stopped), alone_in(tmp_path):
+        with exclusive_lock(tmp_path), pytest.raises(signals.Stopped), exclusive_lock(tmp_path):
             pass
     finally:
         never.cancel()
-        stop._asked.clear()
+        signals._asked.clear()
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from c3po_bench import console
-from c3po_bench.console import Progress
+from c3po_bench.runtime import console
+from c3po_bench.runtime.console import Progress
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from c3po_bench.errors import RUN_FOLDER, UserError
-from c3po_bench.launch import stop
+from c3po_bench.runtime import signals
 
 log = logging.getLogger("c3po_bench")
 QUIET_SECONDS = 15.0
@@ -41,7 +41,7 @@ class Progress:
 
         `work` is the share of all work that is done, where items differ much: what is left is told from it.
         """
-        stop.check()
+        signals.check()
         now = time.monotonic()
         work = done / max(1, total) if work is None else work
         if what != self._what:

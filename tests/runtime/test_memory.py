@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from c3po_bench.store.memory import rare_collections
+from c3po_bench.runtime.resources import rare_collections
 
 
 def test_collections_are_rare_within_only():

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from c3po_bench.launch import stop
+from c3po_bench.runtime import signals
 
 log = logging.getLogger("c3po_bench")
 LOOK_SECONDS = 1.0
 
 
-class Busy(Exception):
+class LockHeld(Exception):
     """Another process has the folder."""
 
 
 @contextmanager
-def alone_in(folder: Path, name: str = ".lock", wait: bool = True) -> Iterator[bool]:
+def exclusive_lock(folder: Path, name: str = ".lock", wait: bool = True) -> Iterator[bool]:
     """Hold `folder` (by its file `name`) for this process; wait for another that has it.
 
     A process that dies lets go of it.
@@ -28,7 +28,7 @@ def alone_in(folder: Path, name: str = ".lock", wait: bool = True) -> Iterator[b
     Yields whether the lock is held.
 
     Raises:
-        Busy: if another process has it and `wait` is false.
+        LockHeld: if another process has it and `wait` is false.
         Stopped: when a signal came while it waited.
     """
     from filelock import FileLock, Timeout
@@ -42,11 +42,11 @@ def alone_in(folder: Path, name: str = ".lock", wait: bool = True) -> Iterator[b
             held = True
         except Timeout as timeout:
             if not wait:
-                raise Busy(str(folder)) from timeout
+                raise LockHeld(str(folder)) from timeout
             if not looks:
                 log.info("%s: another process is on it, waiting", folder.name)
             looks += 1
-            stop.check()
+            signals.check()
         except (OSError, NotImplementedError) as error:
             _warn_once(folder, str(error))
             break

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from c3po_bench.launch import threads
-from c3po_bench.launch.threads import SPINS, others_running, sleep_where_shared
+from c3po_bench.runtime import resources
+from c3po_bench.runtime.resources import SPINS, others_running, sleep_where_shared
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Four cores, all ours; what is written to the file is what runs."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr(threads, "LOADAVG", tmp_path / "loadavg")
+    monkeypatch.setattr(resources, "LOADAVG", tmp_path / "loadavg")
     monkeypatch.setattr(os, "environ", {})
     return tmp_path / "loadavg"
 
@@ -54,7 +54,7 @@ def test_counts_those_that_run_at_every_look(machine: Path, monkeypatch: pytest.
     counts = iter([4, 2, 3])
     machine.write_text("4.26 1.98 2.29 5/77 18334\n")
     monkeypatch.setattr(
-        threads.time, "sleep", lambda _: machine.write_text(f"4.26 1.98 2.29 {next(counts)}/77 18334\n")
+        resources.time, "sleep", lambda _: machine.write_text(f"4.26 1.98 2.29 {next(counts)}/77 18334\n")
     )
     assert others_running(looks=4) == 1
 

@@ -10,13 +10,8 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from c3po_bench.launch import stop
-from c3po_bench.store.files import read_groups, write_text
-
-if TYPE_CHECKING:
-    from c3po_bench.store.files import Journal
+from c3po_bench.runtime import signals
 
 POLL_SECONDS = 0.2
 
@@ -48,20 +43,9 @@ def journal_name() -> str:
     return "journal.jsonl" if rank() == 0 else f"journal-{rank()}.jsonl"
 
 
-def adopt(journal: Journal, folder: Path) -> None:
-    """Let `journal` know what the other processes' journals hold, in whole groups.
-
-    A torn one is scored again as one.
-    """
-    for path in sorted(folder.glob("journal*.jsonl")):
-        if path != journal.path:
-            for row in read_groups(path):
-                journal.rows.setdefault(row["key"], row)
-
-
 def finish_share(folder: Path) -> None:
     """Say that this process has scored its share."""
-    write_text(_mark(folder, rank()), "")
+    _mark(folder, rank()).touch()
 
 
 def await_shares(folder: Path) -> None:
@@ -73,7 +57,7 @@ def await_shares(folder: Path) -> None:
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait, open to being stopped."""
     while not condition():
-        stop.check()
+        signals.check()
         time.sleep(POLL_SECONDS)
 
 

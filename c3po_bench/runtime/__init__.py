@@ -1,0 +1,1 @@
+"""Process matters: console, locks, ranks, signals, memory and threads."""
