@@ -161,7 +161,7 @@ def show_help() -> int:
     """
     groups = {}
     for folder in sorted(p for p in conf_dir().rglob("*") if p.is_dir()):
-        names = sorted(file.stem for file in folder.glob("*.yaml"))
+        names = sorted(file.stem for file in folder.glob("[!_]*.yaml"))
         if names:
             groups[folder.relative_to(conf_dir()).as_posix()] = names
     listing = "".join(f"  {group}: {', '.join(names)}\n" for group, names in groups.items())
