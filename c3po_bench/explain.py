@@ -9,7 +9,7 @@ from typing import Any
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import ListConfig, OmegaConf
 
-from c3po_bench.config import Config
+from c3po_bench.config import RENAMED, Config
 from c3po_bench.errors import UserError, nearest, unknown
 
 GROUPS_TO_ADD = ("experiment", "sweep", "task")
@@ -42,7 +42,8 @@ def explain(error: BaseException) -> str:
             return unreadable(link.override)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options is not None:
             group, _, name = str(link.missing_cfg_file).rpartition("/")
-            return str(unknown(group or "config", name, [o for o in link.options if not o.startswith("_")]))
+            choices = [option for option in link.options if not option.startswith("_")]
+            return renamed(f"{group}={name}") or str(unknown(group or "config", name, choices))
     for link in chain:
         text = str(link)
         key = re.search(r"Key '([^']+)' (?:not in|is not in struct)", text)
@@ -121,8 +122,18 @@ def refuse_extra_keys(cfg: Mapping[str, Any]) -> None:
             raise UserError(unknown_key(path))
 
 
+def renamed(name: str) -> str | None:
+    """The line for a former key, one below it, or a former file of a group; None for any other name."""
+    for old, new in RENAMED.items():
+        if name == old or name.startswith(f"{old}."):
+            return f"{name} is now {new}{name.removeprefix(old)}"
+    return None
+
+
 def unknown_key(name: str) -> str:
-    """An unknown key, with the nearest dotted keys: those that end in it first."""
+    """An unknown key, with its new name or the nearest dotted keys: those that end in it first."""
+    if line := renamed(name):
+        return line
     paths, key = (
         list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False))),
         name.rpartition(".")[2],

@@ -26,6 +26,7 @@ MENDABLE = {
     "+limt=5": "'limit'",
     "--experiment=quickstart": "write experiment=quickstart",
     "experiment=olmoe_ark": "olmoe_arc",
+    "sweep=layers": "sweep=layers is now sweep=layer_table",
     "--limit 5": "--limit: write limit=5",
     "--results-dir=x": "write results_dir=x",
     "--lmit": "'limit'",
@@ -45,7 +46,7 @@ MENDABLE = {
 
 
 def option_names(group: str) -> list[str]:
-    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+    return sorted(p.stem for p in (conf_dir() / group).glob("[!_]*.yaml"))
 
 
 @pytest.mark.parametrize("override", MENDABLE)
