@@ -255,6 +255,24 @@ def test_every_option_of_every_group_composes(group):
             assert isinstance(to_config(compose("config", [override])), Config)
 
 
+@pytest.mark.parametrize("group", ["backend", "model", "method", "embedder", "feedback", "tracking"])
+def test_no_option_repeats_a_default_of_the_schema(group):
+    """Two places for one default would come to disagree."""
+    schema = OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)
+    assert isinstance(schema, dict)
+
+    def repeated(options, defaults, path):
+        for key, value in options.items():
+            if isinstance(value, dict):
+                yield from repeated(value, defaults[key], f"{path}.{key}")
+            elif value == defaults[key]:
+                yield f"{path}.{key}"
+
+    for name in option_names(group):
+        options = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+        assert not list(repeated(options, schema[group], group)), name
+
+
 def test_every_experiment_composes_and_shows_its_command():
     names = option_names("experiment")
     assert {"quickstart", "smolmoe_arc", "olmoe_arc"} <= set(names)
