@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.backend import load_backend
-from c3po_bench.checks import check_ranges
 from c3po_bench.chunks import make_chunks, parse_shard
+from c3po_bench.config import check_ranges
 from c3po_bench.errors import UserError
 from c3po_bench.runtime import ranks
 from c3po_bench.runtime.console import Progress, log_to, set_up_logging

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import shlex
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,10 +15,28 @@ from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.compare import compare, headlines, records
-from c3po_bench.analysis.verdict import WHERE, amount, bracket, p_text
+from c3po_bench.analysis.controls import compare_controls
+from c3po_bench.analysis.gap import gap_table, share_recovered
+from c3po_bench.analysis.measures import feedback_table
+from c3po_bench.analysis.verdict import WHERE, amount, bracket, p_text, verdict
 
 if TYPE_CHECKING:
     from c3po_bench.store.reader import Run
+
+
+def show_comparison(runs: Sequence[Run], results_dir: str) -> None:
+    """Print the comparison of an experiment's runs, the verdict, and where the results are."""
+    frame = compare(runs)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(console_table(frame))
+    if any(run.arm == "planted_optimum" for run in runs):
+        console.print(gap_table(share_recovered(runs)))
+    if any(frame["scope"]):
+        console.print(feedback_table(runs))
+    report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
+    console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
+    console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report:  {report}", highlight=False, markup=False, soft_wrap=True)
 
 
 def console_table(frame: pd.DataFrame, title: str = "") -> Table:
