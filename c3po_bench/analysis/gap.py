@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis.paired import DRAWS
-from c3po_bench.models.planted.truth import distance
+from c3po_bench.models.embedded.planted_world import distance
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,8 +8,11 @@ family is adding a row.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+
+from packaging.version import Version
 
 from c3po_bench.errors import UserError
 
@@ -99,7 +102,9 @@ def family_of(model: nn.Module) -> Family:
             )
         raise UserError(f"model_type {kind!r} isn't a known Mixture-of-Experts family: {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
-    _check_version(family)
+    if Version(installed := version("transformers")) < Version(family.since):
+        needed = f"{family.model_type} models need transformers>={family.since}"
+        raise UserError(f"{needed}, this is {installed}: upgrade transformers")
     layers = tuple(i for i, layer in enumerate(family.decoder_of(model).layers) if _has(layer, family.router))
     if not layers:
         raise UserError(f"no layer of this {kind} model has a router: rewiring has nothing to change")
@@ -118,17 +123,6 @@ def family_of(model: nn.Module) -> Family:
         groups=config.n_group if limited else 1,
         kept_groups=config.topk_group if limited else 1,
     )
-
-
-def _check_version(family: Family) -> None:
-    import transformers
-    from packaging.version import Version
-
-    found, needed = transformers.__version__, family.since
-    if Version(found) < Version(needed):
-        raise UserError(
-            f"{family.model_type} models need transformers>={needed}, this is {found}: upgrade transformers"
-        )
 
 
 def _number(config: Any, key: str | None) -> float:

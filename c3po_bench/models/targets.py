@@ -12,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
 from c3po_bench.errors import UserError, unknown
 
 ALL = "all-linear"
@@ -114,10 +117,7 @@ def _plain(named: Any) -> Iterator[tuple[str, Any]]:
 
 def _adaptable(module: Any) -> bool:
     """Whether PEFT has an adapter for a module like this."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D))
+    return isinstance(module, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Conv1D))
 
 
 def _named(
@@ -133,13 +133,11 @@ def _named(
 
     No router and no expert.
     """
-    import torch
-
     others = set(layers) - routers - single
     if target == ALL:
         head = model.get_output_embeddings()
-        wrong = (torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d)
-        return {name for name in others if layers[name] is not head and not isinstance(layers[name], wrong)}
+        other = (nn.Embedding, nn.Conv1d, nn.Conv2d)
+        return {name for name in others if layers[name] is not head and not isinstance(layers[name], other)}
     hits = {name for name in {*layers, *routers} if name == target or name.endswith(f".{target}")}
     experts = hits & single or (not hits and fused and target in (*_FUSED, *_OLD))
     for key, found in (("routers", hits & routers), ("experts", experts)):

@@ -12,7 +12,7 @@ from c3po_bench.feedback.answering import Answer, answer_all, settings
 from c3po_bench.feedback.chats import Reply, recorded
 from c3po_bench.feedback.config import GenerationConfig
 from c3po_bench.feedback.ledger import call_key
-from c3po_bench.models.loading import folder_hash
+from c3po_bench.models.cache import folder_hash
 
 if TYPE_CHECKING:
     from c3po_bench.feedback.chats import Conversation

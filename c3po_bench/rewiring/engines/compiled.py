@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from c3po_bench.models.built import build_once
+from c3po_bench.models.cache import build_once
 
 log = logging.getLogger(__name__)
 

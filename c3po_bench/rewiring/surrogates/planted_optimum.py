@@ -6,6 +6,7 @@ The pathway that was put there, known from the question's topic words.
 from __future__ import annotations
 
 from c3po_bench.errors import UserError
+from c3po_bench.models.embedded.planted_world import pathway_of
 from c3po_bench.rewiring.surrogates import Problem, Solution
 
 
@@ -14,8 +15,6 @@ def planted_optimum(problem: Problem) -> Solution:
 
     `model=planted` with layers last:3 or fewer of them only.
     """
-    from c3po_bench.models.planted.truth import pathway_of
-
     try:
         rows = [pathway_of(text, problem.layers) for text in problem.texts]
     except ValueError as error:
