@@ -148,33 +148,30 @@ def _write(folder: Path, shards: list[Path], config: dict[str, Any], target: Pat
     for pattern in KEPT_FILES:
         for path in folder.glob(pattern):
             shutil.copyfile(path, target / path.name)
-    held: dict[str, Tensor] = {}
     where: dict[str, str] = {}
-    total = files = 0
+    total = 0
+    for number, part in enumerate(_parts(shards), 1):
+        name = f"model-{number:05d}.safetensors"
+        save_file(part, target / name, metadata={"format": "pt"})
+        where |= dict.fromkeys(part, name)
+        total += sum(tensor.nbytes for tensor in part.values())
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
-    def flush() -> None:
-        nonlocal files
-        if held:
-            files += 1
-            name = f"model-{files:05d}.safetensors"
-            save_file(held, target / name, metadata={"format": "pt"})
-            where.update(dict.fromkeys(held, name))
-            held.clear()
 
-    size = 0
+def _parts(shards: list[Path]) -> Iterator[dict[str, Tensor]]:
+    """The converted weights in parts of about `SHARD_BYTES`; each is emptied before the next is read."""
+    part: dict[str, Tensor] = {}
     for shard in shards:
         log.info("converting %s to Qwen2-MoE form", shard.name)
         with safe_open(shard, framework="pt") as source:
-            for old in source.keys():  # noqa: SIM118 (not a dict)
-                for name, tensor in renamed(old, source.get_tensor(old)):
-                    held[name] = tensor.contiguous()
-                    size += tensor.nbytes
-                if size >= SHARD_BYTES:
-                    total, size = total + size, 0
-                    flush()
-    flush()
-    index = {"metadata": {"total_size": total + size}, "weight_map": where}
-    (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            for key in source.keys():  # noqa: SIM118 (not a dict)
+                part |= {name: t.contiguous() for name, t in renamed(key, source.get_tensor(key))}
+                if sum(tensor.nbytes for tensor in part.values()) >= SHARD_BYTES:
+                    yield part
+                    part.clear()
+    if part:
+        yield part
 
 
 def _fingerprint(path: Path, samples: int = 64, width: int = 4096) -> str:

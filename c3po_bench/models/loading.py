@@ -27,33 +27,22 @@ log = logging.getLogger(__name__)
 EMBEDDED = {"smolmoe": smolmoe.checkpoint, "smollm": smollm.checkpoint, "planted": planted.checkpoint}
 KINDS = (*EMBEDDED, "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")
-SAMPLING = (
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "top_h",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-)
 WRITTEN = (
-    *SAMPLING,
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "decoder_start_token_id",
-    "max_length",
-    "use_cache",
-    "cache_implementation",
-    "transformers_version",
-    "_from_model_config",
+    *(
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "top_h",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+    ),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "use_cache"),
+    *("cache_implementation", "transformers_version", "_from_model_config"),
 )
-"""What of a model's generation config is kept.
-
-What ends an answer, and how one is drawn that is asked to be.
-"""
+"""What of a model's generation config is kept: how an answer is drawn that is asked to be, and what ends one."""
 _loaded: dict[str, Loaded] = {}
 
 

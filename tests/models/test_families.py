@@ -12,7 +12,6 @@ from c3po_bench.models.families import (  # noqa: E402
     Family,
     family_of,
     mix,
-    moe_layers,
     router_probabilities,
 )
 from c3po_bench.models.tiny import OWN, tiny_model, tiny_tokenizer  # noqa: E402
@@ -53,7 +52,7 @@ def test_every_family_has_a_tiny_model_and_the_other_way_round():
 def test_the_table_finds_layers_and_numbers(tiny):
     family = family_of(tiny)
     dense_first = family.model_type in ("qwen2_moe", "deepseek_v2")
-    assert moe_layers(tiny) == list(range(int(dense_first), 5))
+    assert family_of(tiny).layers == tuple(range(int(dense_first), 5))
     assert family.num_experts == 8
     assert family.top_k == tiny.config.num_experts_per_tok
 
