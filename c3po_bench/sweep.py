@@ -154,13 +154,13 @@ def status_command(options: argparse.Namespace) -> int:
     from c3po_bench.launch.status import report, statuses
 
     for folder in find_sweeps(options.folder):
-        found = statuses(folder)
+        states = statuses(folder)
         if options.json:
             sys.stdout.write(
-                "".join(json.dumps({"sweep": folder.path.name, **asdict(s)}) + "\n" for s in found)
+                "".join(json.dumps({"sweep": folder.path.name, **asdict(s)}) + "\n" for s in states)
             )
         else:
-            sys.stdout.write(report(folder, found) + "\n")
+            sys.stdout.write(report(folder, states) + "\n")
     return 0
 
 

@@ -36,12 +36,12 @@ def adapted(family: str, **lora: Any) -> set[str]:
     )
     assert find_targets(model, cfg) == find_targets(tiny_model(family), cfg)  # whatever adapter is on it
     made(IDS, labels=IDS).loss.backward()
-    found = {
+    names = {
         n.partition(".lora_B")[0]
         for n, p in made.named_parameters()
         if ".lora_B" in n and p.grad.abs().sum() > 0
     }
-    return {name.removeprefix("base_model.model.").replace(".base_layer", "") for name in found}
+    return {name.removeprefix("base_model.model.").replace(".base_layer", "") for name in names}
 
 
 @pytest.mark.parametrize("family", MOES)
@@ -49,17 +49,17 @@ def test_routers_and_experts_learn_where_they_are_asked_to_and_nowhere_else(fami
     default = adapted(family)
     assert not any(name.endswith((".gate", ".router", ".experts")) for name in default)
     router = "router" if family in ("gpt_oss", "granitemoe") else "gate"
-    for asked, ending in (("routers", f".{router}"), ("experts", ".experts")):
-        more = adapted(family, **{asked: True}) - default
+    for option, ending in (("routers", f".{router}"), ("experts", ".experts")):
+        more = adapted(family, **{option: True}) - default
         assert more and all(name.endswith(ending) for name in more)
-        with pytest.raises(UserError, match=f"dropout.*{asked}=false"):
-            adapted(family, dropout=0.05, **{asked: True})
+        with pytest.raises(UserError, match=f"dropout.*{option}=false"):
+            adapted(family, dropout=0.05, **{option: True})
 
 
 def test_layers_that_peft_takes_for_experts_are_adapted_themselves():
     layers = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
-    found = {name.split(".", 3)[-1] for name in adapted("deepseek_v2") if "mlp" in name}
-    assert found == layers | {name.replace("mlp", "mlp.shared_experts") for name in layers}
+    shared = {name.split(".", 3)[-1] for name in adapted("deepseek_v2") if "mlp" in name}
+    assert shared == layers | {name.replace("mlp", "mlp.shared_experts") for name in layers}
     assert all(
         name.endswith("gate_proj") for name in adapted("deepseek_v2", targets=["gate_proj"])
     )  # alone, too
@@ -73,7 +73,7 @@ def test_routers_alone_can_be_adapted():
 
 
 @pytest.mark.parametrize(
-    ("family", "lora", "said"),
+    ("family", "lora", "message"),
     [
         ("olmoe", {"targets": ["q_proj", "gate"]}, "'gate' names routers.*routers=true"),
         (
@@ -89,9 +89,9 @@ def test_routers_alone_can_be_adapted():
     ],
 )
 def test_targets_that_are_not_there_or_not_asked_for_are_refused(
-    family: str, lora: dict[str, Any], said: str
+    family: str, lora: dict[str, Any], message: str
 ):
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         find_targets(tiny_model(family), LoraConfig(**lora))
 
 
@@ -136,19 +136,19 @@ def test_what_was_trained_is_recorded_saved_loaded_and_merged(
     weights = {name: p for name, p in model.named_parameters() if part in name and ".lora_B" in name}
     assert weights and all(p.abs().sum() > 0 for p in weights.values())
     with torch.inference_mode():
-        told = model(IDS).logits
+        logits = model(IDS).logits
         folder = adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
         alone = peft.PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(tmp_path / family), str(folder)
         )
-        torch.testing.assert_close(alone.eval()(IDS).logits, told, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone.eval()(IDS).logits, logits, atol=1e-5, rtol=1e-4)
         assert folder == adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
         merged = AutoModelForCausalLM.from_pretrained(str(merged_model(tuned, tuned.cfg.model).path)).eval()
-        torch.testing.assert_close(merged(IDS).logits, told, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(merged(IDS).logits, logits, atol=1e-4, rtol=1e-3)
 
 
 def test_what_cannot_be_is_said_before_any_prompt_is_written(tmp_path: Path):
-    for arm, lora, said in (("c3po", {"targets": ["foo"]}, "'foo'"), ("c3po_mix", {}, "can't mix")):
-        with pytest.raises(UserError, match=said):
+    for arm, lora, message in (("c3po", {"targets": ["foo"]}, "'foo'"), ("c3po_mix", {}, "can't mix")):
+        with pytest.raises(UserError, match=message):
             arm_of("deepseek_v2", arm, tmp_path, **lora).lm()
     assert not list(tmp_path.glob("cache/ledgers/*"))
