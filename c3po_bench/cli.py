@@ -54,7 +54,7 @@ def experiment(cfg: DictConfig) -> None:
     In a single run what the user can mend is kept for `main`, since Hydra would print a line of its own; in a
     sweep it goes through, so that the launcher sees a failed cell.
     """
-    from c3po_bench import harness
+    from c3po_bench.evaluate import run as harness
     from c3po_bench.runtime import signals
 
     if "SUBMITIT_EXECUTOR" not in os.environ:  # submitit has handlers of its own, which requeue
@@ -75,7 +75,7 @@ def experiment(cfg: DictConfig) -> None:
 
 def run_cell(config: Config, number: int) -> None:
     """One cell of a sweep; the table comes at the end of the sweep, from `main`."""
-    from c3po_bench import harness
+    from c3po_bench.evaluate import run as harness
     from c3po_bench.launch.callback import folder_of_this_sweep
     from c3po_bench.launch.worker import watched
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.chunks import parse_shard
 from c3po_bench.errors import UserError
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.files import Journal, read_groups
 from c3po_bench.store.identity import run_id
 from c3po_bench.store.reader import Run, load_experiments
@@ -38,7 +38,7 @@ def merge_shards(results_dir: Path) -> Iterator[list[Run]]:
     Raises:
         UserError: when there are no shards, and at the end when some of a set are missing.
     """
-    from c3po_bench.harness import run
+    from c3po_bench.evaluate.run import run
 
     sets = sets_of_shards(results_dir)
     for shards in sets:

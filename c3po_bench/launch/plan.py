@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.chunks import parse_shard
+from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:

@@ -70,7 +70,7 @@ def run_cells(folder: SweepFolder, cells: Sequence[int], run: Callable[[Config],
         KeyboardInterrupt: after a signal (`launch.stop`); the cells left are as they were.
     """
     if run is None:
-        from c3po_bench.harness import run
+        from c3po_bench.evaluate.run import run
     failed = 0
     for cell in cells:
         state = folder.state(cell)

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from c3po_bench.contract import Cost, Phase
 from c3po_bench.runtime.resources import peak_resident
 
 
@@ -88,6 +89,11 @@ class Meter:
     def spent(self, name: str) -> tuple[float, float]:
         """Seconds and FLOPs of one phase so far."""
         return self.seconds.get(name, 0.0), self.flops.get(name, 0.0)
+
+    def cost(self) -> Cost:
+        """All phases so far, as a result records them."""
+        phases = {name: Phase(seconds, round(self.flops[name])) for name, seconds in self.seconds.items()}
+        return Cost(phases, peak_memory(), self.credited)
 
     def phases(self) -> dict[str, dict[str, Any]]:
         """{phase: {"seconds", "flops"}}, the `cost.phases` of a result."""

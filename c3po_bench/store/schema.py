@@ -29,6 +29,7 @@ class Result(TypedDict):
     schema_version: int
     run_id: str  # name of the run folder: arm and hash of the config that matters to it
     arm: str
+    arm_row: dict[str, Any]  # its line of the table of arms: title, role, control_of, change, not_due_to
     backend: str
     model: str
     tasks: list[str]  # leaf tasks

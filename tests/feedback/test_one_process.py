@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from c3po_bench import harness
+from c3po_bench.evaluate import run as harness
 from c3po_bench.feedback import studio
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.config import ChatConfig

@@ -8,10 +8,11 @@ import socket
 
 import pytest
 
-from c3po_bench import harness
-from c3po_bench.chunks import Chunks, parse_shard
 from c3po_bench.errors import UserError
+from c3po_bench.evaluate import run as harness
+from c3po_bench.evaluate.chunks import Chunks
 from c3po_bench.launch.merge import merge_shards, sets_of_shards
+from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.files import Journal, write_json
 from tests.launch.conftest import CELL
 
@@ -67,7 +68,7 @@ def test_a_stray_shard_keeps_no_complete_set_from_being_merged(tmp_path, monkeyp
         path = tmp_path / "shards" / f"{share}-of-2" / "experiments" / f"x-{limit}.json"
         config = {"name": "x", "shard": f"{share}/2", "limit": limit}
         write_json(path, {"config": config, "runs": [], "command": f"c3po limit={limit}"})
-    monkeypatch.setattr("c3po_bench.harness.run", lambda config: config.limit)
+    monkeypatch.setattr("c3po_bench.evaluate.run.run", lambda config: config.limit)
     found = merge_shards(tmp_path)
     assert next(found) == 12
     with pytest.raises(UserError, match=r"not done yet: shard=2/2 of c3po limit=3"):

@@ -210,6 +210,6 @@ def test_a_cell_that_submitit_runs_says_our_command(monkeypatch):
     monkeypatch.delenv("C3PO_SWEEP_FOLDER", raising=False)
     monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
     said = []
-    monkeypatch.setattr("c3po_bench.harness.run", lambda config: said.append(command()) or [])
+    monkeypatch.setattr("c3po_bench.evaluate.run.run", lambda config: said.append(command()) or [])
     cli.run_cell(Config(), 0)
     assert said == ["python -m c3po_bench +sweep=neighbors seed=1"]
