@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.analysis.roles import THEN
 from c3po_bench.backend import load_backend
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
+THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
 
 
 def rewiring_names() -> list[str]:

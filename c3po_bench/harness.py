@@ -71,7 +71,7 @@ def tell(runs: list[Run]) -> None:
     base = next((run for run in runs if run.arm == "base"), None)
     if base is None or len(runs) < 2 or ranks.rank() != 0:
         return
-    from c3po_bench.analysis.table import live_line
+    from c3po_bench.analysis.tables import live_line
 
     try:
         log.info(live_line(runs[-1], base))
