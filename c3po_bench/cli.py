@@ -105,18 +105,17 @@ def show(cfg: Config, runs: list[Any]) -> None:
     """The comparison table, the verdict and where the results are."""
     from rich.console import Console
 
-    from c3po_bench.analysis.compare import compare
-    from c3po_bench.analysis.controls import compare_controls
-    from c3po_bench.analysis.gap import gap_table, share_recovered
-    from c3po_bench.analysis.measures import feedback_table
-    from c3po_bench.analysis.table import console_table
+    from c3po_bench.analysis.compare import compare, compare_controls
+    from c3po_bench.analysis.measures import share_recovered
+    from c3po_bench.analysis.tables import console_table, feedback_table, gap_table
     from c3po_bench.analysis.verdict import verdict
+    from c3po_bench.models.planted.truth import distance
 
     frame = compare(runs)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(console_table(frame))
     if any(run.arm == "planted_optimum" for run in runs):
-        console.print(gap_table(share_recovered(runs)))
+        console.print(gap_table(share_recovered(runs, distance)))
     if any(frame["scope"]):
         console.print(feedback_table(runs))
     console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)

@@ -139,6 +139,8 @@ class ArmRow:
         factory: `module:function`, imported when the arm is built; a plugin gives the function itself.
         builds: what the factory gives: `solver` (a function from queries to pathways), `arm`, or `recipe`.
         kinds: the kinds of items that it can answer.
+        place: of a control: its place among those of its arm, the strictest first.
+        losses_over: what its losses are listed by: `steps` of a descent, or `shares` of the original pathway tried.
         reads_labels: whether evaluated items come with their label.
         references: which references it learns from: `retrieved`, `random`, `all`, `training`, `own` (the item
             itself, with its label) or `none`.
@@ -160,6 +162,8 @@ class ArmRow:
     factory: str | Callable[..., Any] = ""
     builds: str = "arm"
     kinds: tuple[str, ...] = (CHOICES, TEXT)
+    place: int = 0
+    losses_over: str = "steps"
     reads_labels: bool = False
     references: str = "none"
     shuffled_labels: bool = False
@@ -171,7 +175,7 @@ class ArmRow:
 
     def record(self) -> dict[str, Any]:
         """What a run keeps of the row: all that analysis and report know of an arm."""
-        names = ("name", "title", "role", "control_of", "change", "not_due_to")
+        names = ("name", "title", "role", "control_of", "change", "not_due_to", "place", "losses_over")
         return {name: getattr(self, name) for name in names}
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.analysis.roles import THEN, title
+from c3po_bench.analysis.arms import _row_of_today
 from c3po_bench.config import Config, ModelConfig
 from c3po_bench.contract import Answer, Cost, Item, Report
 from c3po_bench.errors import UserError, unknown
@@ -36,6 +36,7 @@ from c3po_bench.store.files import write_text
 from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
+THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
 
 
 def rewiring_names() -> list[str]:
@@ -154,7 +155,7 @@ class RewiredArm:
             self.row = replace(
                 row,
                 name=before + row.name,
-                title=f"{title(recipe)} then {row.title}",
+                title=f"{_row_of_today(recipe)['title']} then {row.title}",
                 control_of=row.control_of and before + row.control_of,
             )
         self.tuned = FeedbackArm(backend.feedback, recipe) if recipe else None

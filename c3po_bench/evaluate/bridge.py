@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from c3po_bench.analysis.roles import role, title
+from c3po_bench.analysis.arms import _row_of_today
 from c3po_bench.contract import CHOICES, Answer, ArmRow, Cost, Item, Phase, Report
 
 
@@ -15,7 +15,7 @@ class BridgedArm:
     """An arm with `lm()` as an arm that answers items."""
 
     def __init__(self, arm: Any):
-        self.arm, self.row = arm, ArmRow(arm.name, title(arm.name), role(arm.name))
+        self.arm, self.row = arm, ArmRow(**_row_of_today(arm.name))
         self.identity, self.settings = arm.identity, arm.settings
 
     def prepare(self) -> None:

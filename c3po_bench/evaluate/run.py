@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from c3po_bench import __version__
-from c3po_bench.analysis.table import live_line
+from c3po_bench.analysis.tables import live_line
 from c3po_bench.checks import check_ranges
 from c3po_bench.config import Config
 from c3po_bench.contract import Arm, Backend

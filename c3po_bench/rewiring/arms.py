@@ -77,23 +77,21 @@ def baseline(name: str, title: str, about: str, **fields: Any) -> ArmRow:
     return ArmRow(name, title, "baseline", about, factory=f"{BASELINES}.{name}:{name}", **fields)
 
 
+def control(row: ArmRow, ending: str) -> ArmRow:
+    """The row of the control of `row` that `CONTROLS` names `ending`."""
+    fields = dict(CONTROLS[ending])
+    title = f"{row.title} with {fields['change'].removeprefix('neighbors with ')}"
+    fields |= {"title": title, "about": fields["about"].format(title=row.title)}
+    return replace(
+        row, name=f"{row.name}_{ending}", role="control", control_of=row.name, solution="", **fields
+    )
+
+
 def with_controls(row: ArmRow, *endings: str) -> Iterator[ArmRow]:
-    """`row`, and a row for each of its controls."""
+    """`row`, and a row for each of its controls, the strictest first."""
     yield row
-    for ending in endings:
-        fields = CONTROLS[ending]
-        yield replace(
-            row,
-            name=f"{row.name}_{ending}",
-            role="control",
-            control_of=row.name,
-            solution="",
-            **fields
-            | {
-                "title": f"{row.title} with {fields['change'].removeprefix('neighbors with ')}",
-                "about": fields["about"].format(title=row.title),
-            },
-        )
+    for place, ending in enumerate(endings):
+        yield replace(control(row, ending), place=place)
 
 
 def _rows() -> Iterator[ArmRow]:
@@ -126,15 +124,12 @@ def _rows() -> Iterator[ArmRow]:
             "kernel_regression",
             "kernel regression",
             "kernel mean of the neighbors' pathways, mixed by alpha",
+            losses_over="shares",
         ),
         "random_neighbors",
     )
-    yield from with_controls(
-        solver("ngd", "NGD", "gradient descent on the neighbors' loss", solution="store"),
-        "random_neighbors",
-        "shuffled_labels",
-        "permuted_options",
-    )
+    ngd = solver("ngd", "NGD", "gradient descent on the neighbors' loss", solution="store")
+    yield from with_controls(ngd, "random_neighbors", "shuffled_labels")
     yield solver(
         "random_pathway",
         "random pathway",
@@ -143,8 +138,10 @@ def _rows() -> Iterator[ArmRow]:
         control_of="ngd",
         change="a random pathway",
         not_due_to="where the pathway moves",
+        place=2,
         solution="reuse",
     )
+    yield replace(control(ngd, "permuted_options"), place=3)
     yield replace(
         solver("ngd", "oracle", "gradient descent on the item's own true label", role="ceiling"),
         name="oracle",

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from c3po_bench.analysis.ablation import ablation_table, axes, known, settings_of
-from c3po_bench.analysis.compare import compare, records
-from c3po_bench.analysis.controls import compare_controls
+from c3po_bench.analysis.ablation import ablation_table, axes, settings_of
+from c3po_bench.analysis.arms import BASE
+from c3po_bench.analysis.compare import compare, compare_controls, known, records
 from c3po_bench.analysis.pairing import Partners
-from c3po_bench.analysis.roles import BASE
 from c3po_bench.analysis.verdict import summary_rows, verdict
 from c3po_bench.errors import UserError
 from c3po_bench.store.reader import load_experiments, load_runs

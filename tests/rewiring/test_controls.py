@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from rewiring_world import reference, tasks_of
 
-from c3po_bench.analysis.controls import compare_controls
+from c3po_bench.analysis.compare import compare_controls
 from c3po_bench.contract import Answer
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate.run import run

@@ -1,4 +1,4 @@
-"""Statistics of two arms answering the same items, in numpy.
+"""Statistics of two arms answering the same items, in numpy; how large an effect they can show.
 
 Two scores of one item are correlated, so every difference here is taken item by item first:
 ``Var(a - b) = Var(a) + Var(b) - 2 Cov(a, b)``, and the covariance is most of what a benchmark has.
@@ -18,7 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, ndtri
 
 DRAWS = 10_000
-LEVEL = 0.95
+LEVEL = 0.95  # of all intervals
+ALPHA = 0.05
+POWER = 0.8
+Z = float(ndtri(0.5 + LEVEL / 2))
+REACH = float(ndtri(1 - ALPHA / 2) + ndtri(POWER))  # standard errors that an effect must have to be found
+FEWEST = 6  # items that must change, all one way, before an exact two-sided test is below ALPHA
 TINY, BISECTIONS = 1e-300, 50
 CHUNK = 1 << 22  # resampled indices held at a time: 16 MiB of int32
 
@@ -33,10 +38,13 @@ class Interval(NamedTuple):
     high: float
 
 
+NOTHING = Interval(math.nan, math.nan, math.nan)
+"""The interval of a mean over no items."""
+
+
 def is_binary(*scores: ArrayLike) -> bool:
     """Whether all scores are 0 or 1, so that McNemar's test and Wilson's interval apply."""
-    arrays = [np.asarray(s) for s in scores]
-    return all(bool(((a == 0) | (a == 1)).all()) for a in arrays)
+    return all(np.isin(s, (0, 1)).all() for s in scores)
 
 
 def fixed_broken(arm: ArrayLike, base: ArrayLike) -> tuple[int, int]:
@@ -55,26 +63,25 @@ def mcnemar(fixed: ArrayLike, broken: ArrayLike) -> Floats:
     return np.where(f + b == 0, 1.0, np.minimum(p, 1.0))
 
 
-def wilson(successes: float, n: int, level: float = LEVEL) -> Interval:
+def wilson(successes: float, n: int) -> Interval:
     """Wilson's score interval (1927) of a share of `n`; sound near 0 and 1 and for small `n`."""
     if n <= 0:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    z = float(ndtri(0.5 + level / 2))
+        return NOTHING
     share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * np.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
     return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
 
 
 @lru_cache(maxsize=4096)  # a sweep asks for the same few counts thousands of times
-def tango(fixed: int, broken: int, n: int, level: float = LEVEL) -> Interval:
+def tango(fixed: int, broken: int, n: int) -> Interval:
     """Tango's score interval (1998) of the difference of two paired shares, of which `n` items are the same.
 
     The differences that a score test does not reject; sound where few items change, or none.
     """
     if n <= 0:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    z, value = float(ndtri(0.5 + level / 2)), (fixed - broken) / n
+        return NOTHING
+    value = (fixed - broken) / n
 
     def score(d: float) -> float:
         b = (2 * n - fixed + broken) * d - fixed - broken
@@ -86,7 +93,7 @@ def tango(fixed: int, broken: int, n: int, level: float = LEVEL) -> Interval:
         inside = value
         for _ in range(BISECTIONS):
             middle = (outside + inside) / 2
-            if abs(score(middle)) > z:
+            if abs(score(middle)) > Z:
                 outside = middle
             else:
                 inside = middle
@@ -153,24 +160,19 @@ def _integer_sums(values: NDArray[np.int64], draws: int, rng: np.random.Generato
     return drawn.astype(np.float64) + n * low
 
 
-def percentile_interval(value: float, means: Floats, level: float = LEVEL) -> Interval:
+def percentile_interval(value: float, means: Floats) -> Interval:
     """The interval between the percentiles of bootstrap `means` around the estimate `value`."""
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(value), float(low), float(high))
 
 
 def bootstrap(
-    values: ArrayLike,
-    *,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-    seed: int = 0,
-    clusters: ArrayLike | None = None,
+    values: ArrayLike, *, draws: int = DRAWS, seed: int = 0, clusters: ArrayLike | None = None
 ) -> Interval:
     """Mean of `values` with its percentile bootstrap interval, clustered where `clusters` is given."""
     v = np.asarray(values, dtype=np.float64)
     means = bootstrap_means(v, draws=draws, seed=seed, clusters=clusters)
-    return percentile_interval(float(v.mean()) if len(v) else float("nan"), means, level)
+    return percentile_interval(float(v.mean()) if len(v) else math.nan, means)
 
 
 def paired_bootstrap(
@@ -178,7 +180,6 @@ def paired_bootstrap(
     base: ArrayLike,
     *,
     draws: int = DRAWS,
-    level: float = LEVEL,
     seed: int = 0,
     clusters: ArrayLike | None = None,
 ) -> Interval:
@@ -189,7 +190,7 @@ def paired_bootstrap(
     a, b = np.asarray(arm, dtype=np.float64), np.asarray(base, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"paired scores need one length, got {a.shape} and {b.shape}")
-    return bootstrap(a - b, draws=draws, level=level, seed=seed, clusters=clusters)
+    return bootstrap(a - b, draws=draws, seed=seed, clusters=clusters)
 
 
 def paired_interval(
@@ -244,3 +245,36 @@ def holm(p: ArrayLike) -> Floats:
     steps = (len(order) - np.arange(len(order))) * raw[order]
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
+
+
+def discordant_sd(discordant: float, effect: float = 0.0) -> float:
+    """Standard deviation of item-wise differences.
+
+    From the share of items that change (fixed + broken) and the net `effect`.
+    """
+    return math.sqrt(max(0.0, discordant - effect * effect))
+
+
+def minimum_detectable_effect(sd: float, n: int) -> float:
+    """The smallest mean difference that `n` paired items find with 80% power; normal approximation."""
+    return REACH * sd / math.sqrt(n) if n > 0 else math.nan
+
+
+def smallest_gain(shares: ArrayLike, items: int, *, binary: bool) -> float:
+    """The smallest difference that a test of these differences (of items, or of clusters) can be hoped to find.
+
+    NaN where nothing says: fewer right-or-wrong items than the exact test needs, or real values that did not
+    change.
+    """
+    d = np.asarray(shares, dtype=np.float64)
+    effect = minimum_detectable_effect(float(d.std(ddof=1)), len(d)) if len(d) > 1 else math.nan
+    if binary:
+        return float(np.fmax(effect, FEWEST / items)) if items >= FEWEST else math.nan
+    return effect if d.any() else math.nan
+
+
+def required_items(effect: float, sd: float) -> int:
+    """How many paired items it takes to find `effect` with 80% power. Raises ValueError for a zero effect."""
+    if effect == 0:
+        raise ValueError("no sample is large enough to find an effect of zero")
+    return math.ceil((REACH * sd / abs(effect)) ** 2)
