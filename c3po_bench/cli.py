@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from c3po_bench.config import Config, conf_dir, register
 from c3po_bench.errors import UserError, of_the_disk, our_fault
-from c3po_bench.explain import explain, refuse_extra_keys, unknown_flag
+from c3po_bench.explain import explain, hydra_overrides, refuse_extra_keys, unknown_flag
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,11 +32,11 @@ USER, OURS, INTERRUPTED = 2, 1, 130
 HELP = """\
 c3po_bench: expert rewiring and verbal feedback for language models, compared fairly.
 
-  python -m c3po_bench +experiment=NAME [key=value ...]         run an experiment, for example
-  python -m c3po_bench +experiment=quickstart limit=20
-  python -m c3po_bench -m +sweep=NAME [+experiment=NAME ...]    run a sweep
+  python -m c3po_bench experiment=NAME [key=value ...]         run an experiment, for example
+  python -m c3po_bench experiment=quickstart limit=20
+  python -m c3po_bench -m sweep=NAME [experiment=NAME ...]     run a sweep
 
-Groups (group=option; +experiment, +sweep and +task with a plus):
+Groups (group=option; +experiment=NAME, as Hydra writes it, is the same as experiment=NAME):
 {listing}
 Every key: python -m c3po_bench --cfg job. More of Hydra: --hydra-help.
 Exit status: 0 done, 1 our fault, 2 yours to mend. Interrupt at any time and run the same command again: it goes on.
@@ -137,9 +137,7 @@ def main() -> int:
     words = sorted(
         sys.argv[1:], key=lambda word: word not in ("-m", "--multirun")
     )  # argparse takes no flag between words
-    sys.argv[1:] = [
-        f"++{word}" if word.startswith("arm.") else word for word in words
-    ]  # options of arms are open keys
+    sys.argv[1:] = hydra_overrides(words)
     if line := unknown_flag(words):
         return say(line)
     status = guarded()
@@ -162,7 +160,7 @@ def show_help() -> int:
     """
     groups = {}
     for folder in sorted(p for p in conf_dir().rglob("*") if p.is_dir()):
-        names = sorted(file.stem for file in folder.glob("*.yaml"))
+        names = sorted(file.stem for file in folder.glob("[!_]*.yaml"))
         if names:
             groups[folder.relative_to(conf_dir()).as_posix()] = names
     listing = "".join(f"  {group}: {', '.join(names)}\n" for group, names in groups.items())

@@ -87,6 +87,10 @@ class Config:
     plugins: list[str] = option([], "modules to import first, e.g. with your own surrogates")
 
 
+RENAMED = {"sweep=layers": "sweep=layer_table"}
+"""Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""
+
+
 def conf_dir() -> Path:
     """The configuration folder: inside an installed package, else beside it in the source tree."""
     package = Path(__file__).resolve().parent

@@ -1,4 +1,4 @@
-"""One line for what Hydra or OmegaConf complains about, with the nearest valid choice."""
+"""The words of the command line as Hydra wants them, and one line for what it complains about."""
 
 from __future__ import annotations
 
@@ -9,8 +9,23 @@ from typing import Any
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import ListConfig, OmegaConf
 
-from c3po_bench.config import Config
+from c3po_bench.config import RENAMED, Config
 from c3po_bench.errors import UserError, nearest, unknown
+
+GROUPS_TO_ADD = ("experiment", "sweep", "task")
+"""Groups of conf/ of which conf/config.yaml chooses none: Hydra wants a `+` before their choice."""
+
+
+def hydra_overrides(words: Sequence[str]) -> list[str]:
+    """The words as Hydra wants them: a group without a default is added, and so is an option of an arm.
+
+    `experiment=NAME` becomes `+experiment=NAME`, and `arm.NAME.OPTION=value` becomes `++arm.NAME.OPTION=value`.
+    The order is kept, since a later override wins. A null default in conf/config.yaml would not do instead: the
+    form with `+` would be refused, and a choice would be composed in the place of its default, not in its own.
+    """
+    added = tuple(f"{group}=" for group in GROUPS_TO_ADD)
+    marks = (("+", added), ("++", ("arm.",)))
+    return [next((mark for mark, starts in marks if word.startswith(starts)), "") + word for word in words]
 
 
 def explain(error: BaseException) -> str:
@@ -27,7 +42,8 @@ def explain(error: BaseException) -> str:
             return unreadable(link.override)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options is not None:
             group, _, name = str(link.missing_cfg_file).rpartition("/")
-            return str(unknown(group or "config", name, [o for o in link.options if not o.startswith("_")]))
+            choices = [option for option in link.options if not option.startswith("_")]
+            return renamed(f"{group}={name}") or str(unknown(group or "config", name, choices))
     for link in chain:
         text = str(link)
         key = re.search(r"Key '([^']+)' (?:not in|is not in struct)", text)
@@ -78,8 +94,8 @@ def unknown_flag(words: Sequence[str]) -> str | None:
     key, after = flag.lstrip("-").replace("-", "_"), words[words.index(flags[0]) + 1 :]
     if not value and after and not re.match("-|.*=", after[0]):
         value = after[0]
-    if key in ("experiment", "sweep", "task"):
-        return f"{flags[0]}: write +{key}={value or 'NAME'}"
+    if key in GROUPS_TO_ADD:
+        return f"{flags[0]}: write {key}={value or 'NAME'}"
     if key in dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)):
         return f"{flags[0]}: write {key}={value or 'VALUE'}"
     return f"{flags[0]}: keys are set by key=value, without dashes; {unknown_key(key)}"
@@ -106,8 +122,18 @@ def refuse_extra_keys(cfg: Mapping[str, Any]) -> None:
             raise UserError(unknown_key(path))
 
 
+def renamed(name: str) -> str | None:
+    """The line for a former key, one below it, or a former file of a group; None for any other name."""
+    for old, new in RENAMED.items():
+        if name == old or name.startswith(f"{old}."):
+            return f"{name} is now {new}{name.removeprefix(old)}"
+    return None
+
+
 def unknown_key(name: str) -> str:
-    """An unknown key, with the nearest dotted keys: those that end in it first."""
+    """An unknown key, with its new name or the nearest dotted keys: those that end in it first."""
+    if line := renamed(name):
+        return line
     paths, key = (
         list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False))),
         name.rpartition(".")[2],

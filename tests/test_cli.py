@@ -13,7 +13,9 @@ from c3po_bench import cli
 from c3po_bench.cli import to_config
 from c3po_bench.config import Config, conf_dir
 from c3po_bench.errors import UserError
-from c3po_bench.explain import dotted
+from c3po_bench.explain import dotted, hydra_overrides
+from c3po_bench.launch.folder import find_sweeps
+from c3po_bench.launch.grid import compose_grid
 from c3po_bench.runtime.console import log_to
 
 MENDABLE = {
@@ -22,7 +24,9 @@ MENDABLE = {
     "method.neighbors.k=abc": "Integer",
     "model=smolmo": "smolmoe",
     "+limt=5": "'limit'",
-    "--experiment=quickstart": "+experiment=quickstart",
+    "--experiment=quickstart": "write experiment=quickstart",
+    "experiment=olmoe_ark": "olmoe_arc",
+    "sweep=layers": "sweep=layers is now sweep=layer_table",
     "--limit 5": "--limit: write limit=5",
     "--results-dir=x": "write results_dir=x",
     "--lmit": "'limit'",
@@ -42,7 +46,7 @@ MENDABLE = {
 
 
 def option_names(group: str) -> list[str]:
-    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+    return sorted(p.stem for p in (conf_dir() / group).glob("[!_]*.yaml"))
 
 
 @pytest.mark.parametrize("override", MENDABLE)
@@ -186,6 +190,61 @@ def test_scoring_feedback_loads_no_trainer():
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def test_a_choice_needs_no_plus_and_keeps_its_place():
+    words = [
+        "limit=3",
+        "task=arc",
+        "+experiment=planted",
+        "arm.ngd.k=2",
+        "model=tiny",
+        "tasks=[x]",
+        "sweep=lr",
+    ]
+    assert hydra_overrides(words) == [
+        "limit=3",
+        "+task=arc",
+        "+experiment=planted",
+        "++arm.ngd.k=2",
+        "model=tiny",
+        "tasks=[x]",
+        "+sweep=lr",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=planted", "limit=7"],
+        ["task=arc", "experiment=planted"],
+        ["experiment=planted", "task=arc"],
+    ],
+)
+def test_with_and_without_a_plus_one_config_is_composed(c3po, words):
+    """Whatever the order: the later choice wins in both forms."""
+    plain, added = (c3po(*form, "--cfg", "job") for form in (words, hydra_overrides(words)))
+    assert plain.returncode == 0 and plain.stdout == added.stdout
+
+
+def test_with_and_without_a_plus_one_sweep_is_frozen():
+    words = ["sweep=neighbors", "experiment=planted", "task=facts"]
+    plain, added = compose_grid(words), compose_grid(hydra_overrides(words))
+    assert plain.folder_name == added.folder_name and plain.name == "neighbors"
+    assert [cell.overrides for cell in plain.cells] == [cell.overrides for cell in added.cells]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
+def test_a_sweep_runs_without_a_plus_here_and_in_submitted_jobs(c3po, tiny, tmp_path, launcher):
+    """Its cells are those that `+sweep=NAME +experiment=NAME` freezes, and their jobs read the same words again."""
+    arguments = [*tiny, "limit=1", "arms=[base]", "method.neighbors.k=1,2", f"results_dir={tmp_path}"]
+    words = ["sweep=neighbors", *(word.removeprefix("+") for word in arguments)]
+    done = c3po("-m", *words, f"hydra/launcher={launcher}", "log_level=error")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = find_sweeps(tmp_path)
+    frozen = compose_grid([*hydra_overrides(words), "log_level=error"])
+    assert sweep.path.name == frozen.folder_name
+    assert [(sweep.state(cell.number) or {})["status"] for cell in frozen.cells] == ["done", "done"]
+
+
 @pytest.mark.parametrize("group", ["backend", "model", "method", "embedder", "tracking", "task"])
 def test_every_option_of_every_group_composes(group):
     names = option_names(group)
@@ -194,6 +253,24 @@ def test_every_option_of_every_group_composes(group):
         for name in names:
             override = f"+{group}={name}" if group == "task" else f"{group}={name}"
             assert isinstance(to_config(compose("config", [override])), Config)
+
+
+@pytest.mark.parametrize("group", ["backend", "model", "method", "embedder", "feedback", "tracking"])
+def test_no_option_repeats_a_default_of_the_schema(group):
+    """Two places for one default would come to disagree."""
+    schema = OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)
+    assert isinstance(schema, dict)
+
+    def repeated(options, defaults, path):
+        for key, value in options.items():
+            if isinstance(value, dict):
+                yield from repeated(value, defaults[key], f"{path}.{key}")
+            elif value == defaults[key]:
+                yield f"{path}.{key}"
+
+    for name in option_names(group):
+        options = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+        assert not list(repeated(options, schema[group], group)), name
 
 
 def test_every_experiment_composes_and_shows_its_command():

@@ -172,7 +172,7 @@ def families() -> str:
 def group(folder: str) -> str:
     """Options of a conf/ group with the comment at their head."""
     rows = []
-    for path in sorted((ROOT / "conf" / folder).glob("*.yaml")):
+    for path in sorted((ROOT / "conf" / folder).glob("[!_]*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
         comments = []
         for line in lines:

@@ -189,10 +189,10 @@ def test_no_sweep_is_said_in_one_line(tmp_path):
 
 def test_a_plan_counts_shared_runs_once(tmp_path):
     grid = compose_grid(
-        ["+sweep=layers", "model=olmoe", "tasks=[arc_easy]", "limit=null", f"results_dir={tmp_path}"]
+        ["+sweep=layer_table", "model=olmoe", "tasks=[arc_easy]", "limit=null", f"results_dir={tmp_path}"]
     )
     expected = plan(grid)
-    assert (expected.cells, expected.runs, expected.items) == (8, 9, 9 * 2376)
+    assert (expected.cells, expected.runs, expected.items) == (16, 17, 17 * 2376)
     assert (
         expected.wall_seconds(1)
         > expected.wall_seconds(8)

@@ -18,11 +18,10 @@ from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.pathway import check_method, critical_layers
 
 CONF = Path(conf_dir())
-SWEEPS = sorted(p.stem for p in (CONF / "sweep").glob("*.yaml") if "feedback" not in p.stem)
+SWEEPS = sorted(p.stem for p in (CONF / "sweep").glob("[!_]*.yaml") if "feedback" not in p.stem)
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if "feedback" not in p.stem)
 LONG = (
     "layer_table",
-    "layers",
     "seeds",
     "reference_size",
     "optimizer",
