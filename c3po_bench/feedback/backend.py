@@ -13,9 +13,9 @@ from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback import instructions
 from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.answering import settings
+from c3po_bench.feedback.call_cache import call_key
 from c3po_bench.feedback.generators import GENERATORS
 from c3po_bench.feedback.judges import JUDGES, judge_name
-from c3po_bench.feedback.ledger import call_key
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import REVISERS, open_reviser
 from c3po_bench.feedback.scores import extra_metrics

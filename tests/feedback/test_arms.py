@@ -126,9 +126,9 @@ def test_base_says_what_the_bare_model_says_and_tuning_drifts(runs: dict[str, An
 def test_only_prompts_that_are_asked_are_answered(tiny: Path, tmp_path: Path):
     """The rest of the data is made when an arm is trained; the shared baselines are charged to no arm."""
     found = harness.run(config(tiny, tmp_path, ["base", "in_context"], limit=1))
-    (ledger,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
+    (answers,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
     asked = {row["prompt"] for row in found[0].samples()}
-    assert len(ledger.read_text().splitlines()) == len(asked) == 3
+    assert len(answers.read_text().splitlines()) == len(asked) == 3
     assert all("baselines" not in run.result["cost"]["phases"] for run in found)
 
 
@@ -136,12 +136,12 @@ def test_training_needs_no_answers_or_revisions_of_tests(tiny: Path, tmp_path: P
     """They were made for tests that `limit` leaves out, and for stock tasks alone; what training sees is the same."""
     cfg = config(tiny, tmp_path, ["base", "dpo"], limit=1)
     harness.run(cfg)
-    (ledger,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
+    (answers,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
     made = studio.studio_of(cfg)
     tests = [e for m in made.material for e in m.examples if e.split == "test"]
     trained = {e.prompt for m in made.material for e in m.examples if e.split != "test"}
     assert tests and all(e.baseline is None and e.revised is None for e in tests)
-    assert len(ledger.read_text().splitlines()) == len(trained) + 3
+    assert len(answers.read_text().splitlines()) == len(trained) + 3
     whole = studio.studio_of(replace(cfg, arms=["base", "dpo", "revised"]))
     assert [m.digest() for m in whole.material] == [m.digest() for m in made.material]
     assert all(e.baseline is not None for m in whole.material for e in m.examples)

@@ -1,4 +1,4 @@
-"""Calls to endpoints: retries, gaps, ledgers, judges, and runs that are killed and go on."""
+"""Calls to endpoints: retries, gaps, caches, judges, and runs that are killed and go on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM
 
 from c3po_bench.errors import UserError
 from c3po_bench.feedback import generators, instructions, judges
-from c3po_bench.feedback.chats import Reply, open_chat, recorded
+from c3po_bench.feedback.call_cache import CallCache, Reply
+from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.chats.endpoint import EndpointChat
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
 from c3po_bench.feedback.generators.chat import parse_list
 from c3po_bench.feedback.judges import Case, open_judge
-from c3po_bench.feedback.ledger import Ledger
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import Draft
 from c3po_bench.feedback.revisers.critique import CritiqueReviser
@@ -88,11 +88,11 @@ def test_lasting_failures_are_counted_gaps_and_nothing_is_paid_twice(tmp_path: P
 
 
 def test_a_text_that_was_cut_is_remembered_as_cut(tmp_path: Path):
-    """A cut list loses its last item, a cut revision has no end; a ledger of texts alone is still read."""
+    """A cut list loses its last item, a cut revision has no end."""
     shop = workshop(tmp_path, n_in=8, n_near=8, n_out=4, n_categories=2)
     with serve(lambda body, before: f"{instructions.REVISED} Ahoy! We meet on{LIMIT}") as stub:
         shop.cfg.reviser.writer = chat_config(stub.url)
-        for _ in range(2):  # the second time from the ledger
+        for _ in range(2):  # the second time from the cache
             found = CritiqueReviser(shop).revise(PIECE, [Draft("p", "Hi. We meet on Monday.", True)])
             assert found == [("Ahoy! We meet on", False)]
             shop.reopen()
@@ -105,9 +105,6 @@ def test_a_text_that_was_cut_is_remembered_as_cut(tmp_path: Path):
         written = [e.prompt for e in write_prompts(PIECE, shop) if e.scope != "out"]
     assert len(written) == 12 and not any(prompt.endswith("4") for prompt in written)
     assert shop.counts["missing_prompts"] == 4
-    ledger = shop.ledger("old")
-    ledger.put({"a": "a text"})
-    assert recorded(ledger, "a") == Reply("a text", True) and recorded(ledger, "b") is None
 
 
 def test_what_will_not_pass_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -302,7 +299,7 @@ def test_a_local_model_is_known_by_its_files(tiny: Path, tmp_path: Path):
             ChatConfig(kind="transformers", model=str(folder), max_tokens=2, temperature=0.0), shop
         )
         chat.complete("x", ask("hi"))
-        return len(shop.ledger("x"))
+        return len(shop.call_cache("x"))
 
     assert known() == 1
     folder = folder.rename(tmp_path / "moved")
@@ -373,7 +370,7 @@ def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: 
     script = textwrap.dedent("""
         import sys
         from types import SimpleNamespace
-        from c3po_bench.feedback.chats import Reply, open_chat, recorded
+        from c3po_bench.feedback.chats import open_chat
         from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
         from c3po_bench.feedback.workshop import Workshop
         config = ChatConfig(kind="openai", model="stub", base_url=sys.argv[1], concurrency=2, backoff=0.01)
@@ -396,7 +393,7 @@ def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: 
         first.send_signal(signal.SIGKILL)
         first.wait()
         time.sleep(0.3)
-        kept = len(Ledger(tmp_path / "ledgers" / "stage.jsonl"))
+        kept = len(CallCache(tmp_path / "ledgers" / "stage.jsonl"))
         before = len(stub.asked)
         assert 4 <= kept < 20
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -7,13 +7,13 @@ one is one file here and one line of `CHATS`.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from c3po_bench.errors import unknown
+from c3po_bench.feedback.call_cache import Reply
 
 if TYPE_CHECKING:
     from c3po_bench.feedback.config import ChatConfig
-    from c3po_bench.feedback.ledger import Ledger
     from c3po_bench.feedback.workshop import Workshop
 
 CHATS = {
@@ -24,33 +24,8 @@ CHATS = {
 Conversation = list[dict[str, str]]  # [{"role": "user", "content": ...}, ...]
 
 
-class Reply(NamedTuple):
-    """What a chat said; `finished` is false where it was cut at the token limit."""
-
-    text: str
-    finished: bool = True
-
-
-def is_reply(value: Any) -> bool:
-    """Whether a ledger's value can be read as a reply: its record, or a text, as once written."""
-    if isinstance(value, dict) and value.keys() <= {"text", "finished"}:
-        return isinstance(value.get("text"), str) and isinstance(value.get("finished", True), bool)
-    return isinstance(value, str)
-
-
-def recorded(ledger: Ledger, key: str) -> Reply | None:
-    """The reply that a ledger holds under `key`.
-
-    Of a plain text, as once written, nobody knows that it was cut.
-    """
-    value = ledger.get(key)
-    if value is None:
-        return None
-    return Reply(value) if isinstance(value, str) else Reply(**value)
-
-
 class Chat(Protocol):
-    """Answers conversations, remembering every answer in a ledger."""
+    """Answers conversations, remembering every answer in a call cache."""
 
     def complete(self, stage: str, conversations: list[Conversation]) -> list[Reply | None]:
         """One reply for each conversation, in order."""

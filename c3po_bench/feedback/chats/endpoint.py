@@ -21,8 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.chats import Reply, recorded
-from c3po_bench.feedback.ledger import call_key
+from c3po_bench.feedback.call_cache import Reply, call_key
 
 if TYPE_CHECKING:
     from c3po_bench.feedback.chats import Conversation
@@ -72,16 +71,16 @@ class EndpointChat:
 
         None where every attempt failed (counted under ``failed_calls``).
         """
-        ledger = self.workshop.ledger(stage)
+        cache = self.workshop.call_cache(stage)
         params = self._parameters()
         keys = [call_key(stage=stage, server=self.cfg.base_url, messages=c, **params) for c in conversations]
-        missing = list(dict.fromkeys(k for k in keys if k not in ledger))
-        self._answered |= any(k in ledger for k in keys)
+        missing = list(dict.fromkeys(k for k in keys if k not in cache))
+        self._answered |= any(k in cache for k in keys)
         if missing:
             asked = dict(zip(keys, conversations, strict=True))
             self._stop.clear()
             with ThreadPoolExecutor(max(1, min(self.cfg.concurrency, len(missing)))) as pool:
-                jobs = {key: pool.submit(self._once, asked[key], params, ledger, key) for key in missing}
+                jobs = {key: pool.submit(self._once, asked[key], params, cache, key) for key in missing}
                 try:
                     failed = [f for f in (job.result() for job in jobs.values()) if f]
                     if failed and self._refused and not self._answered:
@@ -101,7 +100,7 @@ class EndpointChat:
                     self.cfg.retries + 1,
                     failed[-1],
                 )
-        return [recorded(ledger, key) for key in keys]
+        return [cache.reply(key) for key in keys]
 
     def _parameters(self) -> dict[str, Any]:
         cfg = self.cfg
@@ -112,7 +111,7 @@ class EndpointChat:
             "max_tokens": cfg.max_tokens,
         }
 
-    def _once(self, conversation: Conversation, params: dict[str, Any], ledger: Any, key: str) -> str | None:
+    def _once(self, conversation: Conversation, params: dict[str, Any], cache: Any, key: str) -> str | None:
         """Make one call and record its answer; returns the last failure's reason when it is given up."""
         reason = ""
         for attempt in range(self.cfg.retries + 1):
@@ -137,7 +136,7 @@ class EndpointChat:
                 self._stop.set()
                 raise
             self._answered = True
-            ledger.put({key: reply._asdict()})
+            cache.put({key: reply._asdict()})
             return None
         return reason
 

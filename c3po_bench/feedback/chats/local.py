@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.answering import Answer, answer_all, settings
-from c3po_bench.feedback.chats import Reply, recorded
+from c3po_bench.feedback.call_cache import Reply, call_key
 from c3po_bench.feedback.config import GenerationConfig
-from c3po_bench.feedback.ledger import call_key
 from c3po_bench.models.loading import folder_hash
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class LocalChat:
 
     def complete(self, stage: str, conversations: list[Conversation]) -> list[Reply | None]:
         """One reply for each conversation."""
-        ledger = self.workshop.ledger(stage)
+        cache = self.workshop.call_cache(stage)
         generation = GenerationConfig(
             max_new_tokens=self.cfg.max_tokens,
             temperature=self.cfg.temperature,
@@ -64,10 +63,10 @@ class LocalChat:
         )
         params = settings(generation) | ({"seed": self.workshop.seed} if self.cfg.temperature > 0 else {})
         keys = [call_key(stage=stage, model=self._who, messages=c, params=params) for c in conversations]
-        if any(key not in ledger for key in keys):
+        if any(key not in cache for key in keys):
             model, tokenizer = self._model()
             prompts = [_ids(tokenizer, c) for c in conversations]
-            known = [Answer(r.text, r.finished, 0) if (r := recorded(ledger, k)) else None for k in keys]
+            known = [Answer(r.text, r.finished, 0) if (r := cache.reply(k)) else None for k in keys]
             with contextlib.nullcontext() if self.cfg.model else self.workshop.subject.unadapted():
                 answer_all(
                     model,
@@ -76,11 +75,11 @@ class LocalChat:
                     generation,
                     self.workshop.seed,
                     known,
-                    lambda found: ledger.put(
+                    lambda found: cache.put(
                         (keys[i], Reply(a.text, a.finished)._asdict()) for i, a in found.items()
                     ),
                 )
-        return [recorded(ledger, key) for key in keys]
+        return [cache.reply(key) for key in keys]
 
 
 def _ids(tokenizer: Any, conversation: Conversation) -> list[int]:
