@@ -57,7 +57,7 @@ class FeedbackBackend:
     def check(cfg: Config) -> None:
         """Unknown arms, options, pieces, generators, judges."""
         feedback = cfg.feedback
-        for library in ("trl", "peft"):
+        for library in ("trl", "peft", "openai"):
             if importlib.util.find_spec(library) is None:
                 raise UserError(f"the feedback backend needs {library}: pip install 'c3po-bench[feedback]'")
         check_values(feedback)

@@ -36,7 +36,6 @@ class ChatConfig:
     max_tokens: int = option(1024, "most tokens of one call")
     timeout: float = option(60.0, "seconds for one call")
     retries: int = option(5, "attempts after the first one")
-    backoff: float = option(1.0, "seconds before the first retry; doubles, with jitter, at most 60")
     concurrency: int = option(8, "calls in flight")
 
 
