@@ -51,9 +51,7 @@ def config(tiny: Path, folder: Path, arms: list[str], **changes: Any) -> Config:
         n_out=8,
         answers=GenerationConfig(max_new_tokens=8, batch=8),
         lora=LoraConfig(rank=2, alpha=4),
-        train=TrainConfig(
-            steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32", save_every=1
-        ),
+        train=TrainConfig(steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32"),
     )
     values: dict[str, Any] = {"tasks": ["feedback"], "feedback": feedback, "arms": arms}
     cfg = Config(
@@ -275,12 +273,10 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
         (["dpo_nll"], {"dpo_nll": {"loss_type": ["ipo"]}}, "loss_type would change nothing"),
         (["c3po_kl"], {"c3po_kl": {"constraint": "nll"}}, "constraint would change nothing"),
         (["c3po_no_near"], {"c3po_no_near": {"lambda_near": 0.5}}, "lambda_near would change nothing"),
-        (["c3po"], {"c3po": {"kl_temperature": 2.0}}, "kl_temperature would change nothing"),
         (["c3po"], {"c3po": {"sft_steps": 5}}, "sft_steps would change nothing"),
         (["c3po"], {"c3po": {"epochs": 2.0}}, "epochs would change nothing"),
         (["dpo"], {"dpo": {"constraint_batch": 5}}, "constraint_batch would change nothing"),
         (["scd"], {"scd": {"beta": 0.5}}, "beta would change nothing"),
-        (["dpo_nll"], {"dpo_nll": {"loss_weights": [0.5]}}, "1 numbers for 2 losses"),
         (["c3po"], {"c3po": {"beta": "abc"}}, "arm.c3po.beta=abc: must be a number"),
         (["c3po"], {"c3po": {"beta": True}}, "arm.c3po.beta=True: must be a number"),
         (["c3po"], {"c3po": {"lr": "fast"}}, "arm.c3po.lr=fast: must be a number"),
@@ -292,7 +288,7 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
             {"c3po": {"loss_type": "ipo"}},
             r"arm.c3po.loss_type=ipo: must be a list of names, such as \[ipo\]",
         ),
-        (["c3po"], {"c3po": {"loss_weights": ["a"]}}, r"arm.c3po.loss_weights=\['a'\]: must be numbers"),
+        (["c3po"], {"c3po": {"loss_type": [1]}}, r"arm.c3po.loss_type=\[1\]: must be names"),
         (["c3po"], {"c3po": {"constraint_batch": 0}}, "constraint_batch=0"),
     ],
 )
@@ -389,8 +385,8 @@ def test_a_scope_without_test_prompts_is_refused(tiny: Path, tmp_path: Path):
 
 def test_options_that_change_something_are_taken():
     for arm, options in {
-        "dpo_nll": {"loss_weights": [1.0, 0.5]},
-        "c3po": {"constraint": "kl", "kl_temperature": 2.0, "steps": 0, "epochs": 2.0},
+        "dpo_nll": {"beta": 0.5},
+        "c3po": {"constraint": "kl", "steps": 0, "epochs": 2.0},
         "c3po_from_sft": {"sft_lr": 1e-3, "sft_steps": 0, "epochs": 2.0},
         "scd": {"sft_steps": 0, "epochs": 2.0, "rank": 4},
         "c3po_no_near": {"lambda_out": 0.5, "constraint_batch": 2},
@@ -449,8 +445,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
             "feedback.n_in=16",
             "feedback.n_near=16",
             "feedback.n_out=16",
-            "feedback.train.save_every=1",
-            "feedback.train.steps=8",
+            "feedback.train.steps=24",
             "feedback.train.precision=float32",
             "feedback.answers.batch=4",
         ]
@@ -461,7 +456,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
     folder = tmp_path / "killed"
     for sign in (
         "cache/ledgers/*.jsonl",
-        "cache/adapters/*/checkpoints/checkpoint-2*/trainer_state.json",
+        "cache/adapters/*/checkpoints/checkpoint-20/trainer_state.json",
         "out/runs/c3po*/journal.jsonl",
     ):
         process = start(folder)
