@@ -44,7 +44,6 @@ LEAST |= {
         "temperature": 0,
         "max_tokens": 1,
         "retries": 0,
-        "backoff": 0,
         "concurrency": 1,
     }.items()
 }

@@ -47,7 +47,6 @@ LEAST = {
     "train.lr": 0,
     "train.sft_lr": 0,
     "train.warmup": 0,
-    "train.max_grad_norm": 0,
     "train.steps": 0,
     "train.sft_steps": 0,
     "train.eval_every": 0,
@@ -55,9 +54,8 @@ LEAST = {
     "train.constraint_batch": 1,
     "train.accumulation": 1,
     "train.max_length": 1,
-    "train.save_every": 0,
 }
-_ABOVE = ("beta", "kl_temperature", "lora.alpha", "train.epochs")
+_ABOVE = ("beta", "lora.alpha", "train.epochs")
 _SHARES = ("test_share", "validation_share", "lora.dropout")
 _WORDS = {
     float: ("a number", "numbers"),
