@@ -1,6 +1,6 @@
 """The typed schema of everything under conf/. Strict: an unknown key or a wrong type is an error.
 
-Sections live beside the code that reads them (rewiring/config.py, feedback/config.py, tracking/config.py);
+Sections live beside the code that reads them (rewiring/config.py, feedback/config.py, tracking/__init__.py);
 this module puts them together. It imports nothing heavy.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.options import option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
-from c3po_bench.tracking.config import TrackingConfig
+from c3po_bench.tracking import TrackingConfig
 
 
 @dataclass
