@@ -10,17 +10,15 @@ import json
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.errors import UserError, of_the_disk, our_fault
+from c3po_bench.errors import INTERRUPTED, OURS, UserError, refuse
 
 if TYPE_CHECKING:
     from c3po_bench.launch.folder import SweepFolder
 
-USER, OURS, STOPPED = 2, 1, 130
 log = logging.getLogger("c3po_bench")
 
 
@@ -30,36 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except UserError as error:
-        return say(str(error))
+        return refuse(str(error))
     except KeyboardInterrupt as stopped:
         sys.stderr.write(
             f"stopped ({stopped.args[0] if stopped.args else 'interrupted'}): the same command goes on from here\n"
         )
-        return STOPPED
+        return INTERRUPTED
     except Exception as error:
-        return explained(error)
+        from c3po_bench.explain import status_of  # Hydra
 
-
-def explained(error: Exception) -> int:
-    """Hydra's and OmegaConf's complaints in one line; anything else is ours."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from c3po_bench.explain import explain
-
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return say(explain(error))
-    if line := of_the_disk(error):
-        return say(line)
-    traceback.print_exc()
-    sys.stderr.write(our_fault(error))
-    return OURS
-
-
-def say(message: str) -> int:
-    """One line on standard error."""
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
-    return USER
+        return status_of(error)
 
 
 def parser() -> argparse.ArgumentParser:

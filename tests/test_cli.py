@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from c3po_bench import cli
 from c3po_bench.cli import to_config
-from c3po_bench.config import Config, conf_dir
+from c3po_bench.config import KEYS, Config, conf_dir
 from c3po_bench.errors import UserError
-from c3po_bench.explain import dotted, hydra_overrides
+from c3po_bench.explain import hydra_overrides
 from c3po_bench.launch.folder import find_sweeps
 from c3po_bench.launch.grid import compose_grid
 from c3po_bench.runtime.console import log_to
@@ -170,12 +170,14 @@ def test_olmoe_without_a_hub_says_the_way_out(c3po, data_root, tmp_path, monkeyp
     assert "model=smolmoe" in done.stderr.strip().splitlines()[-1]
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("word", ["--help", "k=3", "++method.stps=3", "experiment=planed"])
+def test_help_and_a_wrong_word_load_nothing_heavy(word):
     code = (
-        "import sys; sys.argv = ['c3po_bench', '--help']\n"
-        "from c3po_bench.cli import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'transformers', 'lm_eval', 'pandas', 'numpy', 'wandb'}\n"
+        f"import sys; sys.argv = ['c3po_bench', '{word}']\n"
+        "from c3po_bench.__main__ import main\n"
+        f"assert main() == {0 if word == '--help' else 2}\n"
+        f"heavy = {{'torch', 'transformers', 'lm_eval', 'pandas', 'numpy', 'wandb'}}\n"
+        f"heavy |= {{'hydra'}} if {word == '--help'} else set()\n"
         "print(sorted({m.split('.')[0] for m in sys.modules} & heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -296,4 +298,4 @@ def test_every_key_is_described():
                 yield prefix + field.name
 
     assert list(walk(Config)) == []
-    assert len(list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))) > 60
+    assert len(KEYS) > 60

@@ -14,8 +14,7 @@ from omegaconf import OmegaConf
 
 from c3po_bench import __version__
 from c3po_bench.analysis.tables import live_line
-from c3po_bench.checks import check_ranges
-from c3po_bench.config import Config
+from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate.bridge import bridged

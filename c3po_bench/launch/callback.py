@@ -9,14 +9,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, refuse
 from c3po_bench.launch.folder import SweepFolder
 
 FOLDER_VARIABLE = (
@@ -46,7 +45,7 @@ class Sweep(Callback):
                 return
             folder = freeze(expand(GlobalHydra.instance().config_loader(), config))
         except UserError as error:
-            refuse(str(error))
+            raise SystemExit(refuse(str(error))) from error
         folder.note_job({"launcher": target.rpartition(".")[2]})
         os.environ[FOLDER_VARIABLE] = str(folder.path.resolve())
         root = str(Path(__file__).resolve().parents[2])
@@ -67,12 +66,6 @@ def check_launcher(target: str) -> None:
         slurm.require_cluster()
         if not slurm.has_accounting():
             slurm.let_submitit_ask_the_queue()
-
-
-def refuse(message: str) -> NoReturn:
-    """One line, and exit status 2."""
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
-    raise SystemExit(2)
 
 
 def folder_of_this_sweep() -> SweepFolder | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from c3po_bench.checks import check_ranges
+from c3po_bench.config import check_ranges
 from c3po_bench.errors import UserError
 from c3po_bench.explain import hydra_overrides, refuse_extra_keys
 from c3po_bench.store.identity import content_hash

@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from c3po_bench.analysis.compare import compare
-from c3po_bench.checks import check_ranges
-from c3po_bench.config import BackendConfig, Config, ModelConfig
+from c3po_bench.config import BackendConfig, Config, ModelConfig, check_ranges
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate import run as harness
 from c3po_bench.feedback import studio, synthesis
