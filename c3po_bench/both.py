@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from c3po_bench.analysis.roles import THEN
 from c3po_bench.backend import load_backend
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.feedback.answering import prompt_ids, stop_ids
+from c3po_bench.feedback.arms import PROMPT_VARIANTS
+from c3po_bench.feedback.arms import arm_names as feedback_names
 from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
-from c3po_bench.feedback.chat import prompt_ids, stop_ids
 from c3po_bench.feedback.tasks import GROUP, SCOPE_OF
-from c3po_bench.feedback.voices import VOICES
-from c3po_bench.feedback.voices import arm_names as feedback_names
 from c3po_bench.models.families import family_of
 from c3po_bench.rewiring.arms import arm_names as all_rewiring_names
 from c3po_bench.rewiring.arms import check_tasks
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
     from c3po_bench.config import Config, ModelConfig
-    from c3po_bench.feedback.studio import Studio
+    from c3po_bench.feedback.session import FeedbackSession
     from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]
             tuned.append(name)
         elif name in rewiring_names():
             rewired.append(name)
-        elif then and first in VOICES and second in rewiring_names():
+        elif then and first in PROMPT_VARIANTS and second in rewiring_names():
             raise UserError(
                 f"arm {name!r}: {first} tunes nothing to be rewired: start with a recipe, as c3po{THEN}ngd"
             )
@@ -83,7 +83,7 @@ class BothBackend:
         if self.rewired or self.chains:  # what rewiring refuses it refuses before anything is tuned or scored
             check_tasks(self._of_rewiring(cfg), tasks)
             critical_layers(
-                cfg.method.layers, list(family_of(self.feedback.studio.workshop.subject.model).layers)
+                cfg.method.layers, list(family_of(self.feedback.session.context.subject.model).layers)
             )
 
     @staticmethod
@@ -174,7 +174,7 @@ class RewiredArm:
     def identity(self) -> dict[str, Any]:
         """Of tuning and of rewiring; and how it is asked, where that is not as lm-eval would ask."""
         tuned = self.tuned.identity() if self.tuned else FeedbackArm(self.backend.feedback, "base").identity()
-        return {"tuned": tuned, "rewired": self.inner.identity(), **own_way(self.backend.feedback.studio)}
+        return {"tuned": tuned, "rewired": self.inner.identity(), **own_way(self.backend.feedback.session)}
 
     def settings(self) -> dict[str, Any]:
         """The method's columns, and the tuning's with a prefix."""
@@ -186,7 +186,7 @@ class RewiredArm:
         from c3po_bench.feedback.echo import EchoLM
 
         self._inner = None  # where it had to wait since `identity`, other arms have been at work on its model
-        return EchoLM(self.inner.lm(), self.backend.feedback.studio)
+        return EchoLM(self.inner.lm(), self.backend.feedback.session)
 
     def cost(self) -> dict[str, Any]:
         """The rewiring's; training is the tuned arm's."""
@@ -201,12 +201,12 @@ class RewiredArm:
         return FeedbackArm(self.backend.feedback, "base").finish(rows)
 
 
-def own_way(studio: Studio) -> dict[str, Any]:
+def own_way(session: FeedbackSession) -> dict[str, Any]:
     """An example of a prompt's ids, and those that end an answer.
 
     Nothing where text and the EOS token say the same.
     """
-    subject = studio.workshop.subject
+    subject = session.context.subject
     ids, stops = prompt_ids(subject.tokenizer, "?"), stop_ids(subject.tokenizer, subject.model)
     told = subject.tokenizer.decode(ids)
     same = stops == [subject.tokenizer.eos_token_id] and list(subject.tokenizer(told).input_ids) == ids
@@ -217,7 +217,7 @@ def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:
     """The config of the model with the arm's adapter merged in, saved once in the cache as a Hugging Face folder."""
     from c3po_bench.store.files import write_text
 
-    folder = arm.studio.workshop.folder / "merged" / arm.adapter_name()
+    folder = arm.session.context.folder / "merged" / arm.adapter_name()
     done = folder / "merged.json"
     if not done.exists():
         peft_model, adapters = arm.tuned_model()  # before the lock: the ranks of a run train together
@@ -226,7 +226,7 @@ def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:
                 log.info("merging the adapter of %s into the model", arm.name)
                 tuned = peft_model.merge_and_unload(adapter_names=sorted(set(adapters.values())))
                 tuned.save_pretrained(folder)
-                arm.studio.workshop.subject.tokenizer.save_pretrained(folder)
-                arm.studio.workshop.subject.forget()
+                arm.session.context.subject.tokenizer.save_pretrained(folder)
+                arm.session.context.subject.forget()
                 write_text(done, json.dumps({"arm": arm.name, "model": arm.backend.model_hash}))
     return replace(model, name=f"{model.name}+{arm.name}", kind="hf", path=str(Path(folder)), revision=None)

@@ -1,7 +1,4 @@
-"""Any LM on feedback tasks.
-
-Asked by the chat template of the model being tuned, measured as the feedback arms are.
-"""
+"""Any LM on feedback tasks: asked by the chat template of the model being tuned, measured as the feedback arms are."""
 
 from __future__ import annotations
 
@@ -11,10 +8,9 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from c3po_bench.feedback.answering import Answer
-from c3po_bench.feedback.chat import prompt_ids, stop_ids
+from c3po_bench.feedback.answering import Answer, prompt_ids, stop_ids
 from c3po_bench.feedback.measures import degeneration, similarity
-from c3po_bench.feedback.studio import Studio
+from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.tasks import settings_of
 
 
@@ -24,11 +20,14 @@ class EchoLM(LM):
     It measures no drift.
     """
 
-    def __init__(self, inner: LM, studio: Studio) -> None:
+    def __init__(self, inner: LM, session: FeedbackSession) -> None:
         super().__init__()
-        self.inner, self.studio = inner, studio
+        self.inner, self.session = inner, session
         self.examples = {
-            (m.piece.id, e.scope, e.prompt): e for m in studio.tests for e in m.examples if e.split == "test"
+            (d.feedback.id, e.scope, e.prompt): e
+            for d in session.tests
+            for e in d.examples
+            if e.split == "test"
         }
         self._details: dict[tuple[str, int], dict[str, Any]] = {}
 
@@ -50,10 +49,10 @@ class EchoLM(LM):
         written: list[list[int]] = [[] for _ in requests]
         chats = [self._as_chat(request, ids) for request, ids in zip(requests, written, strict=True)]
         texts = self.inner.generate_until(chats)
-        asked = [str(request.args[0]) for request in requests if "feedback" in settings_of(request)]
-        told = self.studio.baselines(asked)
+        prompts = [str(request.args[0]) for request in requests if "feedback" in settings_of(request)]
+        known = self.session.baselines(prompts)
         answers = zip(requests, texts, written, strict=True)
-        return [self._noted(request, text.strip(), len(ids), told) for request, text, ids in answers]
+        return [self._noted(request, text.strip(), len(ids), known) for request, text, ids in answers]
 
     def pop_details(self) -> dict[tuple[str, int], dict[str, Any]]:
         """The inner LM's, with the feedback rows' own."""
@@ -71,7 +70,7 @@ class EchoLM(LM):
         prompt, settings = str(request.args[0]), settings_of(request)
         if "feedback" not in settings:
             return request
-        subject = self.studio.workshop.subject
+        subject = self.session.context.subject
         ids, stops = prompt_ids(subject.tokenizer, prompt), stop_ids(subject.tokenizer, subject.model)
         kept = {k: v for k, v in settings.items() if k not in ("feedback", "scope")}
         return Instance(
@@ -85,10 +84,10 @@ class EchoLM(LM):
             metadata=(request.task_name, request.doc_id, request.repeats),
         )
 
-    def _noted(self, request: Instance, text: str, tokens: int, told: Mapping[str, Answer]) -> str:
+    def _noted(self, request: Instance, text: str, tokens: int, known: Mapping[str, Answer]) -> str:
         prompt, settings = str(request.args[0]), settings_of(request)
         if "feedback" in settings:
-            example, baseline = self.examples[settings["feedback"], settings["scope"], prompt], told[prompt]
+            example, baseline = self.examples[settings["feedback"], settings["scope"], prompt], known[prompt]
             finished = tokens < int(settings.get("max_gen_toks", 0))
             self._details[str(request.task_name), int(request.doc_id or 0)] = {
                 "scope": example.scope,

@@ -1,9 +1,8 @@
 """The task group `feedback`: in_scope, near_scope and out_of_scope, as lm-eval ``generate_until`` tasks.
 
-A document is a synthesized test prompt. Its score compares the answer with the base model's, the baseline,
-which is
-written when an arm first needs it: signed in scope (S_in), absolute elsewhere (S_near, S_out), so that
-everywhere a larger number means more of the feedback's effect.
+A document is a synthesized test prompt. Its score compares the answer with the base model's, the baseline, which is
+written when an arm first needs it: signed in scope (S_in), absolute elsewhere (S_near, S_out), so that everywhere a larger
+number means more of the feedback's effect.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from datasets import Dataset
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.feedback.synthesis import Material
+from c3po_bench.feedback.synthesis import FeedbackDataset
 
 GROUP = "feedback"
 TASKS = {"in": "in_scope", "near": "near_scope", "out": "out_of_scope"}
@@ -27,7 +27,7 @@ Scorer = Callable[[Sequence[dict[str, Any]]], list[float | None]]
 
 
 class FeedbackTask(ConfigurableTask):
-    """Puts the id of a document's piece into the request, beside lm-eval's own generation settings."""
+    """Puts the id of a document's feedback into the request, beside lm-eval's own generation settings."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._scorer: Scorer = config["scorer"]
@@ -51,22 +51,18 @@ class FeedbackTask(ConfigurableTask):
 
 
 def settings_of(request: Instance) -> dict[str, Any]:
-    """The generation settings of a request, with the piece's id and scope on feedback tasks."""
+    """The generation settings of a request, with the feedback's id and scope on feedback tasks."""
     arguments: Any = request.args
     return arguments[1]
 
 
-def documents(materials: Sequence[Material], scope: str) -> list[dict[str, Any]]:
+def documents(datasets: Sequence[FeedbackDataset], scope: str) -> list[dict[str, Any]]:
     """The test documents of a scope, one piece after the other in turn, so that `limit` leaves every piece its share."""
-    turns = itertools.zip_longest(*([(m.piece.id, e) for e in m.select(scope, "test")] for m in materials))
+    turns = itertools.zip_longest(*([(d.feedback.id, e) for e in d.select(scope, "test")] for d in datasets))
+    examples = [example for turn in turns for example in turn if example is not None]
     return [
-        {
-            "feedback_id": piece_id,
-            "scope": scope,
-            "category": e.category,
-            "prompt": e.prompt,
-        }
-        for piece_id, e in (found for turn in turns for found in turn if found is not None)
+        {"feedback_id": feedback_id, "scope": scope, "category": e.category, "prompt": e.prompt}
+        for feedback_id, e in examples
     ]
 
 
@@ -83,20 +79,18 @@ def _no_target(_doc: dict[str, Any]) -> str:
 
 
 def task_configs(
-    load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig, names: Sequence[str]
+    load: Callable[[], Sequence[FeedbackDataset]], scorer: Scorer, cfg: FeedbackConfig, names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """lm-eval configs of the named tasks. The prompts (`load`) are written when a task is first loaded."""
     return {name: _config(name, load, scorer, cfg) for name in names}
 
 
 def _config(
-    name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig
+    name: str, load: Callable[[], Sequence[FeedbackDataset]], scorer: Scorer, cfg: FeedbackConfig
 ) -> dict[str, Any]:
     scope = SCOPE_OF[name]
 
     def dataset(**_: Any) -> dict[str, Any]:
-        from datasets import Dataset
-
         return {"test": Dataset.from_list(documents(load(), scope))}
 
     def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

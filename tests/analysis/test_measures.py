@@ -9,7 +9,7 @@ import pytest
 
 from c3po_bench.analysis.measures import _by_scope, _measured, feedback_measures, feedback_text
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.scores import s_metrics
+from c3po_bench.feedback.measures import s_metrics
 from tests import store_factory as factory
 
 

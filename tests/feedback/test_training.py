@@ -14,13 +14,11 @@ from transformers import AutoTokenizer
 from c3po_bench import harness
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.answering import Answer
+from c3po_bench.feedback.answering import Answer, prompt_ids
 from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
-from c3po_bench.feedback.chat import prompt_ids
 from c3po_bench.feedback.synthesis import Example
-from c3po_bench.feedback.training.answers import lay_out
-from c3po_bench.feedback.training.rows import Row
-from c3po_bench.feedback.training.runs import answer_rows, pair_rows
+from c3po_bench.feedback.training.rows import Row, answer_schedule
+from c3po_bench.feedback.training.trainers import answer_rows, pair_rows
 from tests.feedback.test_arms import config
 
 
@@ -41,7 +39,7 @@ def sets(batch: int, batches: int) -> list[str]:
     inside, near, out = ([Row([0], [i])] * 5 for i in range(3))
     return [
         ["in", "near", "out"][row.completion_ids[0]]
-        for row in lay_out(inside, near, out, batch, batches, 0).rows
+        for row in answer_schedule(inside, near, out, batch, batches, 0)
     ]
 
 
@@ -74,19 +72,19 @@ def test_nothing_left_to_train_on_is_said_in_one_line(tiny: Path, tmp_path: Path
 
 def test_gaps_are_told_of_the_arm_that_has_them(tiny: Path, tmp_path: Path):
     _, dpo, c3po, scd = arms_of(small(tiny, tmp_path, ["dpo", "c3po", "scd"]))
-    (made,) = dpo.studio.material
+    (made,) = dpo.session.datasets
     examples = list(made.examples)
     first = next(i for i, e in enumerate(examples) if e.scope == "in" and e.split == "train" and e.baseline)
     examples[first] = replace(examples[first], revised=examples[first].baseline.text)  # type: ignore[union-attr]
-    dpo.studio.material[0] = replace(made, examples=tuple(examples))
+    dpo.session.datasets[0] = replace(made, examples=tuple(examples))
     for arm, count in ((dpo, 1), (c3po, 1), (scd, 0)):
         for _ in range(2):  # trained, then from the cache
             arm.records.clear()
             arm.lm()
             assert arm.report()["counts"].get("unchanged_revisions", 0) == count, arm.name
             assert ("unchanged_revisions: 1" in arm.report()["notes"]) == bool(count)
-        dpo.studio.judged["unparsed_judgements"] += 1  # while this arm is judged
-        dpo.studio.workshop.count("unparsed_judgements")
+        dpo.session.judged["unparsed_judgements"] += 1  # while this arm is judged
+        dpo.session.context.count("unparsed_judgements")
         assert arm.report()["counts"]["unparsed_judgements"] == 1
 
 

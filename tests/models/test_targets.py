@@ -18,7 +18,7 @@ from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig
 from c3po_bench.feedback.training.adapters import adapter_folder
 from c3po_bench.feedback.training.recipes import make_plan
-from c3po_bench.feedback.training.runs import lora_config
+from c3po_bench.feedback.training.trainers import lora_config
 from c3po_bench.models.targets import check_adapted, find_targets
 from c3po_bench.models.tiny import OWN, tiny_model, tiny_tokenizer
 from tests.feedback.test_arms import config
@@ -137,12 +137,12 @@ def test_what_was_trained_is_recorded_saved_loaded_and_merged(
     assert weights and all(p.abs().sum() > 0 for p in weights.values())
     with torch.inference_mode():
         told = model(IDS).logits
-        folder = adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
+        folder = adapter_folder(tuned.plan, tuned.session.datasets, tuned.session.context)  # type: ignore[arg-type]
         alone = peft.PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(tmp_path / family), str(folder)
         )
         torch.testing.assert_close(alone.eval()(IDS).logits, told, atol=1e-5, rtol=1e-4)
-        assert folder == adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
+        assert folder == adapter_folder(tuned.plan, tuned.session.datasets, tuned.session.context)  # type: ignore[arg-type]
         merged = AutoModelForCausalLM.from_pretrained(str(merged_model(tuned, tuned.cfg.model).path)).eval()
         torch.testing.assert_close(merged(IDS).logits, told, atol=1e-4, rtol=1e-3)
 
