@@ -469,7 +469,7 @@ def test_the_answers_of_an_arm_are_judged_together_and_once(tmp_path: Path):
     class Counting:
         def scores(self, cases: Sequence[Any]) -> list[float | None]:
             asked.append(len(cases))
-            return [None if case.prompt == "prompt 0" else -float(case.answer == "Ahoy!") for case in cases]
+            return [None if case.prompt == "prompt 0" else -float(case.response == "Ahoy!") for case in cases]
 
     session._judges["rule"] = Counting()  # type: ignore[assignment]
     arm = FeedbackArm(SimpleNamespace(cfg=cfg, session=session), "base")  # type: ignore[arg-type]
