@@ -76,8 +76,8 @@ def experiment(cfg: DictConfig) -> None:
 def run_cell(config: Config, number: int) -> None:
     """One cell of a sweep; the table comes at the end of the sweep, from `main`."""
     from c3po_bench import harness
-    from c3po_bench.launch.callback import folder_of_this_sweep
-    from c3po_bench.launch.worker import watched
+    from c3po_bench.launch.cells import watched
+    from c3po_bench.launch.folder import folder_of_this_sweep
 
     if "SUBMITIT_EXECUTOR" in os.environ:  # there the command is submitit's; the run's provenance gives ours
         sys.argv = ["c3po_bench", *HydraConfig.get().overrides.task]
@@ -146,7 +146,7 @@ def main() -> int:
     if status == 0 and _refused:
         status = say(_refused[0])
     if "C3PO_SWEEP_FOLDER" in os.environ and status != INTERRUPTED and os.environ.get("RANK", "0") == "0":
-        from c3po_bench.launch.callback import folder_of_this_sweep
+        from c3po_bench.launch.folder import folder_of_this_sweep
         from c3po_bench.launch.table import show_sweep
 
         folder = folder_of_this_sweep()
