@@ -104,10 +104,9 @@ def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_pat
     code = (
         "import errno, os, sys\n"
         "from c3po_bench import cli, harness, sweep\n"
-        "from c3po_bench.launch import folder\n"
         f"error = OSError(errno.{number}, os.strerror(errno.{number}))\n"
         "def refuse(*_): raise error\n"
-        "harness.run = folder.find_sweeps = refuse\n"
+        "harness.run = sweep.find_sweeps = refuse\n"
         f"sys.argv = ['c3po_bench', '+experiment=quickstart', 'results_dir={tmp_path}']\n"
         f"sys.exit(cli.main() if {entry == 'cli'} else sweep.main(['status', 'x']))"
     )

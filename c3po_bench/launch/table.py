@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+from rich.console import Console
+
+from c3po_bench.analysis.ablation import ablation_table, write_table
+from c3po_bench.analysis.tables import sweep_table
 from c3po_bench.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from c3po_bench.launch.folder import SweepFolder
-    from c3po_bench.store.reader import Run
+from c3po_bench.launch.cells import statuses
+from c3po_bench.launch.folder import SweepFolder
+from c3po_bench.store.reader import Run
 
 
 def runs_of(folder: SweepFolder) -> list[Run]:
     """The finished runs of a sweep's done cells, each once."""
-    from c3po_bench.store.reader import Run
-
-    names = []
-    for cell in range(len(folder.cells)):
-        names += (folder.state(cell) or {}).get("runs", [])
-    paths = [
-        Path(name) if Path(name).is_absolute() else folder.results_dir / name for name in dict.fromkeys(names)
-    ]
-    return [Run(path) for path in paths if (path / "result.json").exists()]
+    states = [folder.state(cell) or {} for cell in range(len(folder.cells))]
+    names = dict.fromkeys(name for state in states for name in state.get("runs", []))
+    runs = [Run(folder.results_dir / name) for name in names]
+    return [run for run in runs if (run.path / "result.json").exists()]
 
 
 def sweep_frame(folder: SweepFolder) -> pd.DataFrame:
@@ -35,8 +30,6 @@ def sweep_frame(folder: SweepFolder) -> pd.DataFrame:
     Raises:
         UserError: while no cell is done.
     """
-    from c3po_bench.analysis.ablation import ablation_table
-
     runs = runs_of(folder)
     if not runs:
         raise UserError(
@@ -47,31 +40,21 @@ def sweep_frame(folder: SweepFolder) -> pd.DataFrame:
 
 def show_sweep(folder: SweepFolder) -> bool:
     """Print a sweep's table, write it beside the sweep, and say what is not done. True if every cell is."""
-    from rich.console import Console
-
-    from c3po_bench.analysis.ablation import write_table
-    from c3po_bench.analysis.tables import sweep_table
-    from c3po_bench.launch.status import statuses
-
     console = Console(width=None if sys.stdout.isatty() else 160)
-    counts = Counter(status.status for status in statuses(folder))
-    shards = folder.results_dir / "shards"
+
+    def show(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    counts = Counter(cell.status for cell in statuses(folder))
     if runs_of(folder):
         frame = sweep_frame(folder)
         console.print(sweep_table(frame))
         csv, parquet = write_table(frame, folder.path / "ablation")
-        console.print(f"table:   {csv} and {parquet.name}", highlight=False, markup=False, soft_wrap=True)
-    if shards.is_dir():
-        console.print(
-            f"shards:  python -m c3po_bench.sweep merge {folder.results_dir}", highlight=False, markup=False
-        )
-    left = {name: count for name, count in counts.items() if name != "done"}
+        show(f"table:   {csv} and {parquet.name}")
+    if (folder.results_dir / "shards").is_dir():
+        show(f"shards:  python -m c3po_bench.sweep merge {folder.results_dir}")
+    left = [f"{count} {name}" for name, count in counts.items() if name != "done"]
     if left:
-        said = ", ".join(f"{count} {name}" for name, count in left.items())
-        console.print(
-            f"{said} of {counts.total()} cells: python -m c3po_bench.sweep status {folder.results_dir}, then retry",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        later = f"python -m c3po_bench.sweep status {folder.results_dir}, then retry"
+        show(f"{', '.join(left)} of {counts.total()} cells: {later}")
     return not left

@@ -36,7 +36,7 @@ def whole(config):
 def test_in_shards(config, whole, tmp_path):
     for share in range(1, BATCHES + 1):
         run(config("shards", shard=f"{share}/{BATCHES}"))
-    assert len(list(merge_shards(tmp_path / "shards"))) == 1
+    assert len(list(merge_shards(tmp_path / "shards", run))) == 1
     assert samples(load_runs(tmp_path / "shards")) == whole
 
 
