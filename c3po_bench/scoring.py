@@ -171,14 +171,16 @@ class ResumableLM(LM):
         )
 
 
-def _difference(after: dict[str, Any], before: dict[str, Any]) -> dict[str, list[float]]:
-    """What a chunk added to each phase: {name: [seconds, flops]}."""
+def _difference(after: dict[str, Any], before: dict[str, Any]) -> dict[str, list[Any]]:
+    """What a chunk added to each phase: {name: [seconds, flops]}; unknown flops are None."""
     out = {}
     for name, phase in after.items():
         old = before.get(name, {"seconds": 0.0, "flops": 0})
         if phase == old:  # a phase outside the scoring, such as training, is the arm's own to report
             continue
-        out[name] = [round(phase["seconds"] - old["seconds"], 6), (phase["flops"] or 0) - (old["flops"] or 0)]
+        known = phase["flops"] is not None and old["flops"] is not None
+        flops = phase["flops"] - old["flops"] if known else None
+        out[name] = [round(phase["seconds"] - old["seconds"], 6), flops]
     return out
 
 
@@ -306,10 +308,10 @@ def _nothing(*_: Any) -> None:
 
 def _totals(journal: Journal) -> dict[str, Any]:
     """Seconds and FLOPs over all items, whichever process scored them."""
-    phases: dict[str, dict[str, float]] = {}
+    phases: dict[str, dict[str, Any]] = {}
     for row in journal.rows.values():
         for name, (seconds, flops) in row.get("phases", {}).items():
             phase = phases.setdefault(name, {"seconds": 0.0, "flops": 0})
             phase["seconds"] += seconds
-            phase["flops"] += flops
+            phase["flops"] = None if flops is None or phase["flops"] is None else phase["flops"] + flops
     return {"phases": phases, "seconds": sum(row["seconds"] for row in journal.rows.values())}

@@ -267,7 +267,7 @@ class RewiringArm:
         return {
             "phases": phases,
             "peak_memory_bytes": peak_memory(),
-            "credited_seconds": self.meter.credited,
+            "credited_seconds": self.meter.cached_seconds,
         }
 
     def report(self) -> dict[str, Any]:
@@ -282,6 +282,7 @@ class RewiringArm:
                 )
         if self.tuned:
             notes.append(self.backend.tuning.note)
+        notes += self.meter.notes
         return {"counts": counts, "curves": {}, "notes": notes}
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from c3po_bench.rewiring.questions import Question
 
 Loss = Callable[["Tensor"], "Tensor"]
-Descents = dict[tuple[int, ...], tuple[Solution, float, int]]
+Descents = dict[tuple[int, ...], tuple[Solution, float, float]]
 """What `ngd` found for the queries with these seeds, and the seconds and FLOPs that it took."""
 
 
@@ -94,13 +94,14 @@ class Rewirer:
             own = self.engine.own_pathways(states)
             core = core_experts(own, self.method.experts, self.engine.family.top_k)
             problem, near = self._problem(questions, states, owner, first, own, core)
-            solution = self._solve(problem, len(questions))
+            solution = self._solve(problem)
             mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
             details = self._details(questions, first, own, solution, near)
-        with self.meter.phase("score", int(batch.lengths.sum())), torch.no_grad():
+        with self.meter.phase("score"), torch.no_grad():
             scores, greedy = batch.score(
                 mixture, torch.tensor([s for s, _ in rows], device=self.engine.device)
             )
+            self.meter.count("score", batch.flops)
         flat = iter(zip(scores.tolist(), greedy.tolist(), strict=True))
         return [Answer([next(flat) for _ in q.rows], details[i]) for i, q in enumerate(questions)]
 
@@ -112,27 +113,27 @@ class Rewirer:
         own = self.engine.own_pathways(states)
         core = core_experts(own, self.method.experts, self.engine.family.top_k)
         problem, near = self._problem([question], states, [0], [0], own, core)
-        solution = self._solve(problem, 1)
+        solution = self._solve(problem)
         mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
         return mixture, self._details([question], [0], own, solution, near)[0]
 
-    def _solve(self, problem: Problem, items: int) -> Solution:
+    def _solve(self, problem: Problem) -> Solution:
         """The recipe's solution, from NGD's of the same queries where the recipe needs it and an arm before has it."""
         recipe, meter, key = self.recipe, self.meter, tuple(problem.seeds)
         assert recipe is not None
         if recipe.descent == "wanted" and key in self.descents:
             descent, seconds, flops = self.descents[key]
-            meter.credit("optimize", seconds, flops)
+            meter.add_cached_cost("optimize", seconds, flops)
             start = time.perf_counter()
             solution = recipe.solve(replace(problem, descent=descent))
             meter.add("optimize", time.perf_counter() - start, 0)
             return solution
         before = meter.spent("optimize")
-        with meter.phase("optimize", items):
+        with meter.phase("optimize"):
             solution = recipe.solve(problem)
         if recipe.descent == "kept":
             seconds, flops = (now - then for now, then in zip(meter.spent("optimize"), before, strict=True))
-            self.descents[key] = (solution, seconds, round(flops))
+            self.descents[key] = (solution, seconds, flops)
         return solution
 
     def _problem(
@@ -153,7 +154,8 @@ class Rewirer:
             assert self.embedder is not None
             vectors = self.embedder([q.text for q in questions], self.meter)
             vectors = torch.from_numpy(vectors).to(self.engine.device)[owner]
-            with self.meter.phase("retrieve", len(questions)):
+            with self.meter.phase("retrieve"):
+                self.meter.count("retrieve", 2 * len(vectors) * self.embeddings.numel())
                 if recipe.neighborhood == "random":
                     near = random_draw(method, vectors, self.embeddings, seeds)
                 else:
@@ -173,10 +175,9 @@ class Rewirer:
 
         Mean token NLL of the gold row, or cross-entropy over the group's rows.
         """
-        self.meter.step(
-            "descent" if mixture.weights.requires_grad else "evaluation", counted=3
-        )  # two may prepare others
+        before = batch.flops
         scores, _ = batch.score(mixture, owner, greedy=False)
+        self.meter.count("optimize", batch.flops - before)
         groups = len(gold)
         if self.method.loss == "nll":
             return -scores[gold] / batch.lengths[gold]
@@ -245,7 +246,7 @@ class Rewirer:
         """
         assert self.bank is not None
         prompts = self.bank.prompts([(i, p) for i, (p, _) in zip(indices, labels, strict=True)])
-        return self.engine.read(prompts, keep=True, groups=self.bank.groups, aside=self.meter.aside)
+        return self.engine.read(prompts, keep=True, groups=self.bank.groups, exclude=self.meter.exclude)
 
     def _label(self, reference: int, seed: int) -> tuple[int, int]:
         """(prompt, continuation) of a reference's label.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 VERSION = 4  # of states and banks: raise when reading changes its numbers, even in the last digits
 CPU = torch.device("cpu")
-PLACE = ("offset", "size", "crc", "seconds", "flops")
+PLACE = ("offset", "size", "crc")
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -46,7 +46,7 @@ class StateStore:
             most_bytes,
         )
         self.folder = folder
-        self._index: dict[str, tuple[Any, ...]] = {}  # what `PLACE` names
+        self._index: dict[str, tuple[int, int, int]] = {}  # what `PLACE` names
         self._seen = 0
         self._file: int | None = None
         self._refresh()
@@ -56,7 +56,7 @@ class StateStore:
         size = self.index_file.stat().st_size if self.index_file.exists() else 0
         if size != self._seen:
             rows = (r for r in read_jsonl(self.index_file) if "crc" in r)  # older stores have none
-            self._index = {r["key"]: tuple(r[name] for name in PLACE) for r in rows}
+            self._index = {r["key"]: (r["offset"], r["size"], r["crc"]) for r in rows}
             self._seen = size
 
     def __contains__(self, prompt: Prompt) -> bool:
@@ -73,13 +73,13 @@ class StateStore:
             place = self._index.get(key_of(prompt))
             if place is None:
                 continue
-            offset, size, crc, seconds, flops = place
+            offset, size, crc = place
             blob = self._blob(offset, size)
             if zlib.crc32(blob) != crc:
                 del self._index[key_of(prompt)]
                 continue
             kept = _unpack(blob, device)
-            found[prompt] = State(prompt, kept.pop("own").cpu(), kept, seconds, flops)
+            found[prompt] = State(prompt, kept.pop("own").cpu(), kept)
         return found
 
     def _blob(self, offset: int, size: int) -> bytearray:
@@ -107,7 +107,7 @@ class StateStore:
                     if state.prompt in self or offset + len(blob) > self.most_bytes:
                         continue
                     file.write(blob)
-                    place = (offset, len(blob), zlib.crc32(blob), state.seconds, state.flops)
+                    place = (offset, len(blob), zlib.crc32(blob))
                     self._index[key_of(state.prompt)] = place
                     lines.append(
                         json.dumps(dict(zip(PLACE, place, strict=True)) | {"key": key_of(state.prompt)})

@@ -95,7 +95,7 @@ def tune(backend: RewiringBackend) -> Tuning:
 
 
 def _search(backend: RewiringBackend, held_out: Sequence[Any]) -> dict[str, Any]:
-    cfg, meter, losses = backend.cfg, Meter(), {}
+    cfg, meter, answering, losses = backend.cfg, Meter(), Meter(), {}
     hidden = {(item.task, item.doc_id) for item in held_out}
     bank = without(backend.bank, hidden)
     asked = [replace(backend.tokenizer.of_item(item), gold=None, seed_key=item.doc_hash) for item in held_out]
@@ -107,7 +107,7 @@ def _search(backend: RewiringBackend, held_out: Sequence[Any]) -> dict[str, Any]
         while settings:
             for method in settings:
                 name = "base" if method is None else f"lr={method.learning_rate:g}, mixing={method.mixing}"
-                losses[name] = round(_loss(backend, bank, method, asked, golds), 6)
+                losses[name] = round(_loss(backend, bank, method, asked, golds, answering), 6)
                 if method is not None and losses[name] < min(
                     (v for k, v in losses.items() if k not in ("base", name)), default=inf
                 ):
@@ -115,6 +115,7 @@ def _search(backend: RewiringBackend, held_out: Sequence[Any]) -> dict[str, Any]
                 progress("tuning on held-out references", len(losses), total)
             tried_mixings = len(losses) > 1 + len(RATES)
             settings = [] if tried_mixings else [replace(best, mixing=m) for m in MIXINGS if m != best.mixing]
+        meter.count("tune", sum(answering.flops.values()) - answering.cached_flops)
     log.info("tuned on %d held-out references: %s", len(asked), losses)
     return {
         "learning_rate": best.learning_rate,
@@ -143,6 +144,7 @@ def _loss(
     method: MethodConfig | None,
     asked: Sequence[Question],
     golds: list[int],
+    meter: Meter,
 ) -> float:
     """Mean cross-entropy of the right choice over the choices' log-likelihoods.
 
@@ -157,6 +159,7 @@ def _loss(
         bank=bank,
         embedder=backend.question_embedder,
         seed=cfg.seed,
+        meter=meter,
     )
     total = 0.0
     for start in range(0, len(asked), cfg.batch_size):

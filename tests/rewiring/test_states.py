@@ -35,20 +35,20 @@ def engine_with(model, store):
 def test_states_come_back_from_disk_and_score_the_same(model, tmp_path):
     writer = engine_with(model, StateStore(tmp_path, 1 << 30))
     rows = [(i, c) for i, p in enumerate(PROMPTS) for c in range(len(p.continuations))]
-    aside: list[str] = []
+    excluded: list[str] = []
 
     @contextmanager
     def noted():
-        aside.append("")
+        excluded.append("")
         yield
 
-    expected = writer.batch(writer.read(PROMPTS, keep=True, aside=noted), rows).score(None)[0]
-    assert aside, "having the model read references is no item's cost"
-    aside.clear()
+    expected = writer.batch(writer.read(PROMPTS, keep=True, exclude=noted), rows).score(None)[0]
+    assert excluded, "having the model read references is no item's cost"
+    excluded.clear()
     reader = engine_with(model, StateStore(tmp_path, 1 << 30))
     reader.read_new = None  # type: ignore[assignment, method-assign]  # reading anew would fail
-    states = reader.read(PROMPTS, keep=True, aside=noted)
-    assert not aside, "taking them from disk is"
+    states = reader.read(PROMPTS, keep=True, exclude=noted)
+    assert not excluded, "taking them from disk is"
     assert torch.equal(reader.batch(states, rows).score(None)[0], expected)
     assert [s.prompt for s in states] == PROMPTS
 

@@ -60,12 +60,13 @@ class BaselineArm:
         return {
             "phases": self.meter.phases(),
             "peak_memory_bytes": peak_memory(),
-            "credited_seconds": self.meter.credited,
+            "credited_seconds": self.meter.cached_seconds,
         }
 
     def report(self) -> dict[str, Any]:
         """Counts of the references and notes on where they came from."""
-        return {"counts": self.backend.bank.counts, "curves": {}, "notes": self.backend.reference_items[1]}
+        notes = [*self.backend.reference_items[1], *self.meter.notes]
+        return {"counts": self.backend.bank.counts, "curves": {}, "notes": notes}
 
 
 class TrainingSet:

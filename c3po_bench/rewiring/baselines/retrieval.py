@@ -34,7 +34,8 @@ class Retriever:
     def __call__(self, questions: Sequence[str]) -> list[tuple[list[int], list[float], dict[str, Any]]]:
         """For each question: places in the bank, kernel weights, and what the record keeps."""
         vectors = torch.from_numpy(self.backend.question_embedder(questions, self.meter))
-        with self.meter.phase("retrieve", len(questions)):
+        with self.meter.phase("retrieve"):
+            self.meter.count("retrieve", 2 * len(vectors) * self.bank.numel())
             near = nearest(self.method, vectors, self.bank)
         found = []
         for q in range(len(questions)):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from lm_eval.api.model import LM
 
+from c3po_bench.models.flops import passes, shape_of, trained_part
 from c3po_bench.rewiring.baselines.arm import BaselineArm, TrainingSet
 from c3po_bench.rewiring.engines.base import pad_right
 from c3po_bench.rewiring.meter import Meter
@@ -127,6 +128,8 @@ class TrainedArm(BaselineArm):
         log.info("%s: training on %d references for %d steps", self.name, len(seen), options["steps"])
         progress = Progress()
         with self.adapter.opened(seed) as model:
+            base = self.backend.loaded.model
+            shape, trained = shape_of(base), trained_part(model.parameters, base.config.hidden_size)
             before = mean_loss(model, held_out, options["batch_size"])
             losses = []
             optimizer = torch.optim.AdamW(
@@ -135,11 +138,12 @@ class TrainedArm(BaselineArm):
             for step, chunk in enumerate(batches(seen, options["batch_size"], options["steps"], seed)):
                 for group in optimizer.param_groups:
                     group["lr"] = options["learning_rate"] * (1 - step / options["steps"])
-                with self.meter.phase("train"):
+                with self.meter.phase("train"), passes(base.get_decoder()) as sizes:
                     optimizer.zero_grad()
                     loss = question_losses(model, chunk).mean()
                     loss.backward()
                     optimizer.step()
+                    self.meter.count("train", sum(shape.training(*size, *trained) for size in sizes))
                 losses.append(loss.item())
                 progress(f"{self.name}: training", step + 1, options["steps"])
             after = mean_loss(model, held_out, options["batch_size"])
@@ -170,7 +174,7 @@ class TrainedArm(BaselineArm):
     def report(self) -> dict[str, Any]:
         """Training curves, and the loss on held-out references before and after."""
         self.training.items  # noqa: B018  fills the counts
-        notes, record = list(self.backend.reference_items[1]), self.record
+        notes, record = [*self.backend.reference_items[1], *self.meter.notes], self.record
         if record is None:
             return {"counts": self.training.counts, "curves": {}, "notes": notes}
         counts = self.training.counts | {

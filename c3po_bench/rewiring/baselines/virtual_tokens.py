@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.models.flops import passes, shape_of
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.sft import trainable
 from c3po_bench.rewiring.baselines.training import InsertedLM, Opened, Weights
@@ -71,7 +72,15 @@ class VirtualTokens(ABC):
         inner = kind(
             pretrained=model, tokenizer=self.backend.loaded.tokenizer, batch_size=self.backend.cfg.batch_size
         )
-        return InsertedLM(inner, lambda: meter.phase("score"))
+        return InsertedLM(inner, lambda: self._scoring(meter))
+
+    @contextmanager
+    def _scoring(self, meter: Meter) -> Iterator[None]:
+        """Phase `score` of `meter`: each pass of the wrapped model, over its virtual tokens too."""
+        with meter.phase("score"), passes(self.model.get_decoder()) as sizes:
+            yield
+            shape = shape_of(self.model)
+            meter.count("score", sum(shape.whole(*size) for size in sizes))
 
 
 def _asked_by_ids(kind: Any) -> Any:

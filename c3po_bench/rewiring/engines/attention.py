@@ -26,12 +26,11 @@ _earlier: list[tuple[dict[int, Tensor], dict[int, Tensor]]] = []
 def constant_prefix(model: Any, keys: dict[int, Tensor], values: dict[int, Tensor]) -> Iterator[bool]:
     """Within the block, attention of layer i also sees keys[i], values[i] [rows, kv heads, earlier tokens, width].
 
-    Gives False, and changes nothing, where the model does not attend by `sdpa` (attention sinks, for one) or
-    caches latents that keys are made from (multi-head latent attention): then the cache must put earlier and
-    new together.
+    Gives False, and changes nothing, where the keys can't stay apart: then the cache must put earlier and new
+    together.
     """
     config = model.config
-    if config._attn_implementation != "sdpa" or getattr(config, "kv_lora_rank", None):
+    if not keys_stay_apart(model):
         yield False
         return
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -44,6 +43,17 @@ def constant_prefix(model: Any, keys: dict[int, Tensor], values: dict[int, Tenso
     finally:
         config._attn_implementation = "sdpa"
         _earlier.pop()
+
+
+def keys_stay_apart(model: Any) -> bool:
+    """Whether earlier and new keys may be given apart.
+
+    Not where the model does not attend by `sdpa` (attention sinks, for one) or caches latents that keys are made
+    from (multi-head latent attention).
+    """
+    return model.config._attn_implementation in ("sdpa", NAME) and not getattr(
+        model.config, "kv_lora_rank", None
+    )
 
 
 def attend(

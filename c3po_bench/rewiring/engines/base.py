@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from c3po_bench.models.families import family_of
-from c3po_bench.rewiring.meter import Meter
+from c3po_bench.models.flops import ModelShape, shape_of
+from c3po_bench.rewiring.meter import Meter, synchronize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +77,7 @@ class State:
     own: Tensor
     kept: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    flops: int = 0
+    flops: float = 0
 
     def nbytes(self) -> int:
         """Memory of the tensors kept."""
@@ -92,6 +95,7 @@ class Batch(ABC):
     """Rows = (prompt, continuation) pairs, ready to be scored again and again."""
 
     lengths: Tensor  # [rows] continuation tokens
+    flops: float = 0  # of all scores so far; those of a mixture with a gradient include the backward pass
 
     @abstractmethod
     def score(
@@ -126,11 +130,15 @@ class Engine(ABC):
         self.critical = torch.tensor([index[layer] for layer in layers])
         self._states: OrderedDict[Prompt, State] = OrderedDict()
         self._bytes = 0
-        self.reading = Meter()
         self.store: StateStore | None = None
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model.eval()
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """What the model's passes cost, adapters that are in it at first use included."""
+        return shape_of(self.model)
 
     def read(
         self,
@@ -138,14 +146,14 @@ class Engine(ABC):
         meter: Meter | None = None,
         keep: bool = False,
         groups: Mapping[Prompt, Sequence[Prompt]] | None = None,
-        aside: Callable[[], AbstractContextManager[object]] = nullcontext,
+        exclude: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> list[State]:
         """Run the prompts once (no gradient) and keep what scoring needs.
 
         What was read before is taken from a cache of bounded size, shared by all arms of an experiment;
         `meter` is charged what reading it cost, so that an arm's cost does not depend on the arms before it.
         With `keep` (for reference prompts) the store on disk is asked too, and given what it lacks: what is
-        read for that, within `aside`, is no item's cost.
+        read for that, within `exclude`, is no item's cost.
 
         What is read together does not depend on what was read before, since it moves the last digits: a
         reference is read with its whole group (`groups`, as the bank was built), the other prompts with all
@@ -163,10 +171,10 @@ class Engine(ABC):
             missing = [p for p in missing if p not in stored]
         if meter is not None:
             for state in held.values():
-                meter.credit("read", state.seconds, state.flops)
+                meter.add_cached_cost("read", state.seconds, state.flops)
         for chunk in _together(missing, self.sizes.prompts, groups if keep else None):
             if keep:
-                with aside():
+                with exclude():
                     states = self.read_new(chunk)
                     self.keep(states)
             else:
@@ -183,19 +191,14 @@ class Engine(ABC):
         return [held[p] for p in prompts]
 
     def _measured(self, prompts: list[Prompt]) -> list[State]:
-        """Read prompts, each with its share of the cost by tokens.
-
-        FLOPs are counted once and then taken as alike.
-        """
-        tokens = [p.tokens for p in prompts]
-        before = self.reading.spent("read")
-        with self.reading.phase("read", sum(tokens)):
-            states = self.read_new(prompts)
-        seconds, flops = (now - then for now, then in zip(self.reading.spent("read"), before, strict=True))
-        for state, mine in zip(states, tokens, strict=True):
-            share = mine / sum(tokens)
-            state.seconds = seconds * share
-            state.flops = round(flops * share)
+        """Read prompts, each with its share of the seconds by tokens."""
+        synchronize()
+        start = time.perf_counter()
+        states = self.read_new(prompts)
+        synchronize()
+        per_token = (time.perf_counter() - start) / sum(p.tokens for p in prompts)
+        for state in states:
+            state.seconds = per_token * state.prompt.tokens
         return states
 
     def _remember(self, state: State) -> State:
@@ -217,7 +220,7 @@ class Engine(ABC):
 
     @abstractmethod
     def read_new(self, prompts: list[Prompt]) -> list[State]:
-        """Read prompts that are not in the cache."""
+        """Read prompts that are not in the cache, each with its share of the FLOPs by tokens."""
 
     @abstractmethod
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> Batch:
@@ -226,6 +229,14 @@ class Engine(ABC):
     def own_pathways(self, states: list[State]) -> Tensor:
         """The models' own pathways in the critical layers, [states, layers, experts]."""
         return torch.stack([s.own[self.critical] for s in states]).to(self.device)
+
+
+def share_flops(states: list[State], flops: float) -> list[State]:
+    """The states of prompts that were read at once, each with its share of the FLOPs by tokens."""
+    per_token = flops / sum(state.prompt.tokens for state in states)
+    for state in states:
+        state.flops = per_token * state.prompt.tokens
+    return states
 
 
 def _together(

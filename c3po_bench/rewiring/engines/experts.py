@@ -29,10 +29,7 @@ NARROW = 64
 def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
     """Within the block, experts of a model on a CPU that would run `grouped_mm` run `moe_step` or `moe_prefill`."""
     config = model.config
-    if (
-        getattr(config, "_experts_implementation", None) != "grouped_mm"
-        or next(model.parameters()).device.type != "cpu"
-    ):
+    if not replaces_experts(model):
         yield
         return
     ALL_EXPERTS_FUNCTIONS.register(NAME, function)
@@ -43,12 +40,18 @@ def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
         config._experts_implementation = "grouped_mm"
 
 
+def replaces_experts(model: Any) -> bool:
+    """Whether `experts_by` changes anything for this model."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return on_cpu and getattr(model.config, "_experts_implementation", None) == "grouped_mm"
+
+
 def moe_step(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """As transformers' experts functions.
 
     Hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width].
     """
-    if _is_odd(module):
+    if needs_stock(module):
         return grouped_mm_experts_forward(module, hidden, indices, weights)
     if asks_most(module, indices.shape[1]):
         return _mix_all(module, hidden, indices, weights)
@@ -94,7 +97,7 @@ def moe_prefill(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -
 
     1.3 to 1.5 times as fast with hundreds of tokens.
     """
-    if _is_odd(module):
+    if needs_stock(module):
         return grouped_mm_experts_forward(module, hidden, indices, weights)
     order, back, counts = _by_expert(indices, module.num_experts)
     pairs = hidden.index_select(0, order // indices.shape[1])
@@ -105,7 +108,8 @@ def moe_prefill(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -
     return _total(pairs, back)
 
 
-def _is_odd(module: Any) -> bool:
+def needs_stock(module: Any) -> bool:
+    """Whether these experts do something that ours don't: then the model's own function runs."""
     odd = any(
         getattr(module, name, False) for name in ("has_bias", "has_post_expert_norm", "_is_expert_parallel")
     )
