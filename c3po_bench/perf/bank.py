@@ -23,7 +23,7 @@ GROWTH = """
 import json, sys, numpy as np, torch
 from pathlib import Path
 from c3po_bench.rewiring.config import MethodConfig
-from c3po_bench.rewiring.engines.base import Prompt, State
+from c3po_bench.rewiring.states import Prompt, State
 from c3po_bench.rewiring.neighbors import nearest
 from c3po_bench.rewiring.states import StateStore
 from c3po_bench.runtime.resources import peak_resident

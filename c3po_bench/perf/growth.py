@@ -14,8 +14,8 @@ import torch
 
 from c3po_bench.models.flops import ItemSize
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt
 from c3po_bench.rewiring.pathway import Mixer, core_experts
+from c3po_bench.rewiring.states import Prompt
 
 if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
@@ -89,7 +89,7 @@ def compare(name: str, size: Size) -> dict[str, Any]:
     rows = engine.batch(engine.read(near), [(i, 0) for i in range(len(near))])
     start = time.perf_counter()
     state = engine.read_new([asked])[0]
-    own = engine.own_pathways([state])
+    own = engine.original_pathways([state])
     mixer, core = Mixer(engine.family), core_experts(own, f"top:{size.core}", TOP_K)
     for _ in range(size.steps):
         pathway = own.clone().requires_grad_()

@@ -189,7 +189,7 @@ def _build(
             mine = scores[start : start + len(question.rows)] / torch.tensor(items[i].lengths or 1.0)
             correct[i] = int(mine.argmax()) == question.gold
             right = states[first + question.rows[question.gold][0]]
-            pathways[i] = right.own.numpy()
+            pathways[i] = right.original.numpy()
             keep.append(right)
         engine.keep(keep)
         done = begun

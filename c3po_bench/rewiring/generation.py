@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from c3po_bench.errors import UserError
-from c3po_bench.rewiring.engines.base import Prompt
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.questions import Question
+from c3po_bench.rewiring.states import Prompt
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

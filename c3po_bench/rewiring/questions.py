@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.states import Prompt
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -91,7 +91,7 @@ class Rewirer:
         batch = self.engine.batch(states, rows)
         mixture, details = None, [{} for _ in questions]
         if self.recipe is not None:
-            own = self.engine.own_pathways(states)
+            own = self.engine.original_pathways(states)
             core = core_experts(own, self.method.experts, self.engine.family.top_k)
             problem, near = self._problem(questions, states, owner, first, own, core)
             solution = self._solve(problem)
@@ -110,7 +110,7 @@ class Rewirer:
         if self.recipe is None:
             return None, {}
         states = self.engine.read(question.prompts, self.meter)
-        own = self.engine.own_pathways(states)
+        own = self.engine.original_pathways(states)
         core = core_experts(own, self.method.experts, self.engine.family.top_k)
         problem, near = self._problem([question], states, [0], [0], own, core)
         solution = self._solve(problem)

@@ -18,8 +18,8 @@ from c3po_bench.rewiring.baselines.router_tuning import Routers
 from c3po_bench.rewiring.baselines.sft import Lora
 from c3po_bench.rewiring.baselines.soft_prompt import SoftPrompt
 from c3po_bench.rewiring.engines import experts, load_engine
-from c3po_bench.rewiring.engines.base import Prompt
 from c3po_bench.rewiring.pathway import Mixer, core_experts
+from c3po_bench.rewiring.states import Prompt
 
 torch.set_num_threads(1)
 WITHIN = 0.02
@@ -79,7 +79,7 @@ def model(request):
 
 
 def mixture_of(engine, states, requires_grad, mixing):
-    own = engine.own_pathways(states)
+    own = engine.original_pathways(states)
     pathway = own.clone().requires_grad_(requires_grad)
     top_k = engine.family.top_k
     core = core_experts(own, f"top:{2 * top_k}", top_k)

@@ -8,7 +8,7 @@ from typing import Any
 from c3po_bench.config import Config
 from c3po_bench.models.families import family_of
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.states import Prompt
 from c3po_bench.tasks.taskset import TaskSet
 
 FAMILIES = ["olmoe", "qwen2_moe", "qwen3_moe", "mixtral", "gpt_oss", "granitemoe", "deepseek_v2"]

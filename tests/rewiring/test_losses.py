@@ -82,7 +82,7 @@ def test_the_neighbors_loss_is_the_kernel_weighted_mean_of_theirs(models, kind, 
 def test_the_oracles_loss_is_the_items_own(models, loss):
     rewirer, questions = world(models, 0, loss)
     states = rewirer.engine.read([question.prompts[0] for question in questions], rewirer.meter)
-    own = rewirer.engine.own_pathways(states)
+    own = rewirer.engine.original_pathways(states)
     core = core_experts(own, "all", 2)
     moved = own.flip(-1)
     found = rewirer._own_loss(questions, states, [0, 1, 2, 3], own, core)(moved).tolist()

@@ -11,8 +11,7 @@ import torch
 
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt, State
-from c3po_bench.rewiring.states import StateStore
+from c3po_bench.rewiring.states import Prompt, State, StateStore
 
 PROMPTS = [
     Prompt((5, 6, 7, 8), ((9, 10), (11,))),
@@ -108,7 +107,7 @@ def test_damaged_states_count_as_not_kept(model, tmp_path, damage):
         data.write_bytes(whole[:-8] if damage == "cut" else whole[:-8] + bytes(b ^ 255 for b in whole[-8:]))
     found = engine_with(model, StateStore(tmp_path, 1 << 30)).read(PROMPTS, keep=True)
     for state, other in zip(found, expected, strict=True):
-        torch.testing.assert_close((state.own, state.kept), (other.own, other.kept))
+        torch.testing.assert_close((state.original, state.kept), (other.original, other.kept))
     assert len(StateStore(tmp_path, 1 << 30).get(PROMPTS)) == 3, "it is kept again"
 
 

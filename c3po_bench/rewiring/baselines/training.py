@@ -20,7 +20,7 @@ from lm_eval.api.model import LM
 
 from c3po_bench.models.flops import passes, shape_of, trained_part
 from c3po_bench.rewiring.baselines.arm import BaselineArm, TrainingSet
-from c3po_bench.rewiring.engines.base import pad_right
+from c3po_bench.rewiring.engines.batching import pad_right
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from c3po_bench.models.families import family_of
 from c3po_bench.models.flops import ModelShape, shape_of
 from c3po_bench.rewiring.meter import Meter, synchronize
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.pathway import Mixture
-    from c3po_bench.rewiring.states import StateStore
-
+from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.states import Prompt, State, StateStore
 
 STATE_BYTES = 1 << 30
-"""Memory for the states of prompts read before.
-
-On a GPU a third of what the model leaves free, if that is more.
-"""
+"""Memory for the states of prompts read before; on a GPU a third of what the model leaves free, if that is more."""
 
 
 @dataclass(frozen=True)
@@ -43,52 +36,13 @@ class Sizes:
     references: int  # questions read together when a bank is built, if they fit one forward
     forward_tokens: int  # of one forward that reads
     read_ratio: (
-        float  # how much longer than the shortest a row of prompts may be to be read in one batch with it
+        float  # how much longer than the shortest a row of prompts may be to be read in a batch with it
     )
     pass_tokens: int  # tokens of answers that cost as much as one more pass to score some of them apart
 
 
 CPU = Sizes(prompts=32, references=64, forward_tokens=768, read_ratio=1.25, pass_tokens=128)
 GPU = Sizes(prompts=256, references=64, forward_tokens=16384, read_ratio=2.0, pass_tokens=1024)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids of one context and of the continuations scored after it."""
-
-    context: tuple[int, ...]
-    continuations: tuple[tuple[int, ...], ...]
-
-    @property
-    def tokens(self) -> int:
-        """What reading it passes through the model: of each continuation all but the last token."""
-        return len(self.context) + sum(len(c) - 1 for c in self.continuations)
-
-
-@dataclass
-class State:
-    """What an engine keeps of one prompt.
-
-    `own` is the model's own pathway at the last context token, [routed layers, experts], float32; `kept` is
-    whatever else the engine needs; `seconds` and `flops` are what reading it cost.
-    """
-
-    prompt: Prompt
-    own: Tensor
-    kept: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    flops: float = 0
-
-    def nbytes(self) -> int:
-        """Memory of the tensors kept."""
-        tensors = [self.own, *(t for value in self.kept.values() for t in _tensors(value))]
-        return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for v in value for t in _tensors(v)] if isinstance(value, list | tuple) else []
 
 
 class Batch(ABC):
@@ -104,7 +58,7 @@ class Batch(ABC):
         """Log-likelihood of each row's continuation.
 
         Args:
-            mixture: the override, or None for the model's own routing.
+            mixture: the override, or None for the original routing.
             owner: [rows] which entry of the mixture's first axis each row uses.
             greedy: whether the second result is wanted; an engine may leave it out (all false) if not.
 
@@ -150,27 +104,33 @@ class Engine(ABC):
     ) -> list[State]:
         """Run the prompts once (no gradient) and keep what scoring needs.
 
-        What was read before is taken from a cache of bounded size, shared by all arms of an experiment;
-        `meter` is charged what reading it cost, so that an arm's cost does not depend on the arms before it.
-        With `keep` (for reference prompts) the store on disk is asked too, and given what it lacks: what is
-        read for that, within `exclude`, is no item's cost.
+        What was read before is taken from a cache of bounded size, shared by all arms of an experiment. What is
+        read together does not depend on that, since it moves the last digits: a reference is read with its whole
+        group, the other prompts with all of their call.
 
-        What is read together does not depend on what was read before, since it moves the last digits: a
-        reference is read with its whole group (`groups`, as the bank was built), the other prompts with all
-        of their call.
+        Args:
+            prompts: what to read.
+            meter: is charged what reading cost, whoever did it, so that an arm's cost does not depend on the arms
+                before it.
+            keep: for reference prompts: the store on disk is asked too, and given what it lacks.
+            groups: what each reference is read together with, as the bank was built.
+            exclude: entered while references are read, which is no item's cost.
+
+        Returns:
+            States in the order of the prompts.
         """
         wanted = dict.fromkeys(prompts)
-        held = {p: self._states[p] for p in wanted if p in self._states}
-        missing = [p for p in wanted if p not in held]
+        known = {p: self._states[p] for p in wanted if p in self._states}
+        missing = [p for p in wanted if p not in known]
         if missing and not keep:
-            held, missing = {}, list(wanted)
+            known, missing = {}, list(wanted)
         if keep and self.store is not None:
             stored = self.store.get(missing, self.device)
             for prompt, state in stored.items():
-                held[prompt] = self._remember(state)
+                known[prompt] = self._remember(state)
             missing = [p for p in missing if p not in stored]
         if meter is not None:
-            for state in held.values():
+            for state in known.values():
                 meter.add_cached_cost("read", state.seconds, state.flops)
         for chunk in _together(missing, self.sizes.prompts, groups if keep else None):
             if keep:
@@ -180,15 +140,15 @@ class Engine(ABC):
             else:
                 states = self._measured(chunk)
             for prompt, state in zip(chunk, states, strict=True):
-                held[prompt] = self._remember(state)
+                known[prompt] = self._remember(state)
                 if meter is not None and prompt in wanted:
                     meter.add("read", state.seconds, state.flops)
-        for prompt in held:
+        for prompt in known:
             self._states.move_to_end(prompt)
-        while self._bytes > self.state_bytes and len(self._states) > len(held):
+        while self._bytes > self.state_bytes and len(self._states) > len(known):
             _, old = self._states.popitem(last=False)
             self._bytes -= old.nbytes()
-        return [held[p] for p in prompts]
+        return [known[p] for p in prompts]
 
     def _measured(self, prompts: list[Prompt]) -> list[State]:
         """Read prompts, each with its share of the seconds by tokens."""
@@ -226,9 +186,9 @@ class Engine(ABC):
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> Batch:
         """Collate rows (index into `states`, index of the continuation) for scoring."""
 
-    def own_pathways(self, states: list[State]) -> Tensor:
-        """The models' own pathways in the critical layers, [states, layers, experts]."""
-        return torch.stack([s.own[self.critical] for s in states]).to(self.device)
+    def original_pathways(self, states: list[State]) -> Tensor:
+        """The model's own routing in the critical layers, [states, layers, experts]."""
+        return torch.stack([state.original[self.critical] for state in states]).to(self.device)
 
 
 def share_flops(states: list[State], flops: float) -> list[State]:
@@ -247,62 +207,3 @@ def _together(
         ordered = sorted(prompts, key=lambda p: (len(p.context), p.context))
         return [ordered[start : start + most] for start in range(0, len(ordered), most)]
     return [list(group) for group in dict.fromkeys(tuple(groups.get(p, (p,))) for p in prompts)]
-
-
-def bucket_by_length(sizes: Sequence[int], ratio: float) -> list[list[int]]:
-    """Indices in groups whose sizes differ by at most `ratio` (and one), smallest first.
-
-    Little is lost to padding.
-    """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
-        if groups and sizes[index] <= ratio * sizes[groups[-1][0]] + 1:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
-
-
-def min_cost_buckets(sizes: Sequence[int], group: int) -> list[list[int]]:
-    """Indices in groups, each padded to its largest size, such that padded tokens plus `group` a group are fewest."""
-    counts = sorted(Counter(sizes).items())
-    best: list[tuple[int, int]] = [
-        (0, 0)
-    ]  # of the smallest sizes: the cost, and how many of them come before the last group
-    for end in range(1, len(counts) + 1):
-        widest, costs, rows = counts[end - 1][0], [], 0
-        for start in reversed(range(end)):
-            rows += counts[start][1]
-            costs.append((best[start][0] + group + widest * rows, start))
-        best.append(min(costs))
-    groups, end = [], len(counts)
-    while end:
-        start = best[end][1]
-        of_group = {size for size, _ in counts[start:end]}
-        groups.append([index for index, size in enumerate(sizes) if size in of_group])
-        end = start
-    return groups[::-1]
-
-
-def pad_right(
-    sequences: list[tuple[int, ...]] | list[list[int]], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids [rows, longest], padded with 0 on the right, and lengths [rows]."""
-    lengths = torch.tensor([len(s) for s in sequences], device=device)
-    ids = torch.zeros(len(sequences), max(1, int(lengths.max())), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
-    return ids.to(device), lengths
-
-
-def continuation_scores(
-    logits: Tensor, targets: Tensor, row_of_target: Tensor, rows: int
-) -> tuple[Tensor, Tensor]:
-    """Sum target log-probabilities by row: logits [targets, vocabulary] -> ([rows], all-greedy [rows])."""
-    logits = logits.float()
-    chosen = logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
-    total = chosen.new_zeros(rows).index_add(0, row_of_target, chosen)
-    with torch.no_grad():
-        wrong = (logits.argmax(dim=-1) != targets).float()
-        greedy = wrong.new_zeros(rows).index_add(0, row_of_target, wrong) == 0
-    return total, greedy

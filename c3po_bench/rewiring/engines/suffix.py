@@ -10,20 +10,20 @@ head. Equal to `naive`, by tests.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from c3po_bench.models.families import router_probabilities
-from c3po_bench.rewiring.engines.attention import constant_prefix, keys_stay_apart
-from c3po_bench.rewiring.engines.base import (
-    Batch,
-    Engine,
-    Prompt,
-    State,
+from c3po_bench.rewiring.engines.base import Batch, Engine, share_flops
+from c3po_bench.rewiring.engines.batching import (
+    Tree,
     bucket_by_length,
+    fill,
     min_cost_buckets,
-    share_flops,
+    pack,
+    with_earlier,
 )
 from c3po_bench.rewiring.engines.experts import (
     experts_by,
@@ -32,16 +32,16 @@ from c3po_bench.rewiring.engines.experts import (
     needs_stock,
     replaces_experts,
 )
-from c3po_bench.rewiring.engines.first_layer import FirstLayer
-from c3po_bench.rewiring.engines.head import target_log_probs
-from c3po_bench.rewiring.engines.packing import Tree, fill, pack, with_earlier
+from c3po_bench.rewiring.engines.layers import (
+    FirstLayer,
+    constant_prefix,
+    keys_stay_apart,
+    target_log_probs,
+)
 from c3po_bench.rewiring.engines.products import packed_linears
 from c3po_bench.rewiring.hook import experts_of, override, record_routing
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.states import Prompt, State
 
 ROW_TOKENS = 192
 """Tokens of prompts and answers read in one row: longer rows lose less to padding and more to attention."""
@@ -163,7 +163,7 @@ class SuffixEngine(Engine):
         lasts = torch.tensor([len(p.context) - 1 for p in prompts])
         at = [(torch.tensor(packed.lead) + lasts).to(self.device) for packed in (whole, above)]
         routed = [router_probabilities(logits[i][at[i >= self.first]]) for i in self.family.layers]
-        own = torch.stack(routed, dim=1).cpu()
+        original = torch.stack(routed, dim=1).cpu()
         states = []
         for n, prompt in enumerate(prompts):
             last = len(prompt.context) - 1
@@ -175,7 +175,7 @@ class SuffixEngine(Engine):
                 "keys": [k[earlier].transpose(0, 1).contiguous() for k in keys],
                 "values": [v[earlier].transpose(0, 1).contiguous() for v in values],
             }
-            states.append(State(prompt, own[n].clone(), kept))
+            states.append(State(prompt, original[n].clone(), kept))
         cost = self.shape.forward(below, *whole.back.shape) + self.shape.forward(rest, *above.back.shape)
         return share_flops(states, cost)
 

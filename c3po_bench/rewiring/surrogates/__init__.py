@@ -12,15 +12,13 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from c3po_bench.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.rewiring.neighbors import Neighborhood
+from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.neighbors import Neighborhood
 
 SURROGATES: dict[str, str | Callable[..., Solution]] = {
     "mode_finding": "c3po_bench.rewiring.surrogates.mode_finding:mode_finding",
@@ -43,7 +41,6 @@ RANGES = {
     "rank": (1, math.inf),
     "tokens": (1, math.inf),
     "k": (1, math.inf),
-    "examples": (0, math.inf),
 }
 """Least and most of the options of our own arms, by name."""
 
@@ -52,7 +49,7 @@ RANGES = {
 class Problem:
     """What a surrogate is given: `queries` test prompts at once, each independent of the others.
 
-    own: the model's own pathways [queries, layers, experts].
+    original: the model's own pathways [queries, layers, experts].
     core: which experts may carry weight, boolean, same shape.
     neighborhood: neighbors of each query; None where the arm has none.
     references: pathways of the whole bank [references, layers, experts].
@@ -64,7 +61,7 @@ class Problem:
     descent: what NGD found on this very problem, where an arm before this one has solved it.
     """
 
-    own: Tensor
+    original: Tensor
     core: Tensor
     neighborhood: Neighborhood | None
     references: Tensor
@@ -137,6 +134,6 @@ def checked_options(arm: str, function: Callable[..., Any], given: dict[str, Any
             and isinstance(value, int | float)
             and not least <= value <= most
         ):
-            told = f"between {least:g} and {most:g}" if most < math.inf else f"at least {least:g}"
-            raise UserError(f"arm.{arm}.{key}={value}: must be {told}")
+            allowed = f"between {least:g} and {most:g}" if most < math.inf else f"at least {least:g}"
+            raise UserError(f"arm.{arm}.{key}={value}: must be {allowed}")
     return options
