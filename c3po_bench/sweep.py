@@ -15,10 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from c3po_bench.errors import INTERRUPTED, UserError, refuse
+from c3po_bench.errors import INTERRUPTED, OURS, UserError, refuse
 from c3po_bench.explain import status_of
 from c3po_bench.launch import slurm
 from c3po_bench.launch.cells import report, run_cells, statuses

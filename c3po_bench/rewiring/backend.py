@@ -279,7 +279,7 @@ class RewiringArm:
                 )
         if self.tuned:
             notes.append(self.backend.tuning.note)
-        return Report(counts, {}, notes)
+        return Report(counts, {}, notes + self.meter.notes)
 
     def close(self) -> None:
         """The shared model was never changed: overrides last for a forward pass."""
