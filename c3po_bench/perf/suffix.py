@@ -56,7 +56,9 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
     for shots, name, batches in ((5, "smolmoe 5-shot", (1, 16)), (0, "smolmoe zero-shot", SMOLMOE_BATCHES)):
         batches = (1,) if options.quick else (*batches, *large)
         asked = questions(loaded, (1 + K) * max(SMOLMOE_BATCHES + large), options.data, num_fewshot=shots)
-        prompts = [Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.gold or 0],)) for q in asked]
+        prompts = [
+            Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.item.gold or 0],)) for q in asked
+        ]
         for batch in batches:
             yield compare(name, loaded.model, prompts, batch, options.rounds)
 
