@@ -118,7 +118,6 @@ def machine() -> Iterator[Finding]:
 
     yield Finding("machine", "processor", "ok", f"{_cores()} cores, {_memory()}")
     yield _accelerator()
-    yield _compiler()
     folder = cache_dir()
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(place).free
@@ -170,18 +169,6 @@ def _accelerator() -> Finding:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     free = torch.cuda.get_device_properties(0).total_memory / 2**30
     return Finding("machine", "accelerator", "ok", f"{', '.join(names)} ({free:.0f} GiB each)")
-
-
-def _compiler() -> Finding:
-    """A C compiler, for rewiring's steps on a processor."""
-    from c3po_bench.rewiring.engines.compiled import compiler
-
-    if found := compiler():
-        return Finding(
-            "machine", "C compiler", "ok", f"{found}: rewiring's product of experts is compiled on first use"
-        )
-    detail = "none: rewiring takes up to twice as long on a processor"
-    return Finding("machine", "C compiler", "note", detail, "apt-get install gcc libc6-dev, or set CC")
 
 
 def models() -> Iterator[Finding]:

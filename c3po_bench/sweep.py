@@ -10,17 +10,13 @@ import json
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from c3po_bench.errors import UserError, of_the_disk, our_fault
-from c3po_bench.explain import explain
+from c3po_bench.errors import INTERRUPTED, OURS, UserError
+from c3po_bench.explain import status_of
 from c3po_bench.launch import slurm
 from c3po_bench.launch.cells import report, run_cells, statuses
 from c3po_bench.launch.folder import SweepFolder, find_sweeps, freeze
@@ -30,7 +26,6 @@ from c3po_bench.launch.plan import plan_text
 from c3po_bench.runtime import ranks, signals
 from c3po_bench.runtime.console import set_up_logging
 
-USER, OURS, STOPPED = 2, 1, 130
 SWEEP = "the results_dir of a sweep, or a folder in its sweep/"
 log = logging.getLogger("c3po_bench")
 
@@ -43,17 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         why = stopped.args[0] if stopped.args else "interrupted"
         sys.stderr.write(f"stopped ({why}): the same command goes on from here\n")
-        return STOPPED
+        return INTERRUPTED
     except Exception as error:
-        line = of_the_disk(error)
-        if isinstance(error, UserError | HydraException | OmegaConfBaseException):
-            line = explain(error)
-        if line is None:
-            traceback.print_exc()
-            sys.stderr.write(our_fault(error))
-            return OURS
-        sys.stderr.write("error: " + " ".join(line.split()) + "\n")
-        return USER
+        return status_of(error)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -178,7 +165,7 @@ def plan_command(options: argparse.Namespace) -> int:
 
 def merge_command(options: argparse.Namespace) -> int:
     """`merge`."""
-    from c3po_bench.harness import run  # with torch, which no other command but `work` waits for
+    from c3po_bench.evaluate.run import run  # with torch, which no other command but `work` waits for
 
     for folder in options.folder:
         for runs in merge_shards(Path(folder), run):
@@ -217,7 +204,7 @@ def work_here(folder: SweepFolder, cells: Iterable[int]) -> int:
         ) from error
     ranks.from_srun()
     signals.listen()
-    from c3po_bench.harness import run  # with torch
+    from c3po_bench.evaluate.run import run  # with torch
 
     try:
         failed = run_cells(folder, cells, run)

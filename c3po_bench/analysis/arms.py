@@ -43,9 +43,7 @@ class Arm(NamedTuple):
 
 def arm_of(run: Run) -> Arm:
     """The facts of the arm of `run`."""
-    row = _row_of_today(run.arm) | run.result.get(
-        "arm_row", {}
-    )  # arm_row fallback: goes when backends write it
+    row = run.result["arm_row"]
     return Arm(**{name: row[name] for name in Arm._fields if name in row})
 
 
@@ -65,7 +63,7 @@ def settings_text(row: Mapping[str, Any]) -> str:
     return row["label"][len(row["arm"]) :]
 
 
-# arm_row fallback: goes when backends write it. The tables of the first form, for runs without `arm_row`.
+# arm_row fallback: goes with evaluate/bridge, which alone asks for it: rows of arms whose backend has no table yet.
 _TITLES = {
     "c3po": "C3PO",
     "c3po_from_sft": "C3PO from SFT",

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.ablation import axes, shown
 from c3po_bench.analysis.arms import display_name
-from c3po_bench.analysis.compare import MACRO, POOLED, compare, headlines, known, records
-from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures
-from c3po_bench.analysis.verdict import WHERE, amount, bracket, p_text
+from c3po_bench.analysis.compare import MACRO, POOLED, compare, compare_controls, headlines, known, records
+from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
+from c3po_bench.analysis.verdict import WHERE, amount, bracket, p_text, verdict
 from c3po_bench.store.reader import Run
+
+Distance = Callable[[Sequence[Sequence[float]], Sequence[int], str], float]
+
+
+def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -> None:
+    """Print the comparison of an experiment's runs, the verdict, and where the results are.
+
+    Args:
+        runs: the experiment's, base first.
+        results_dir: its store.
+        distance: see `measures.share_recovered`; asked where the planted testbed's optimum was run.
+    """
+    frame = compare(runs)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(console_table(frame))
+    if any(run.arm == "planted_optimum" for run in runs):
+        console.print(gap_table(share_recovered(runs, distance)))
+    if any(frame["scope"]):
+        console.print(feedback_table(runs))
+    report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
+    console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
+    console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report:  {report}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", caption: str = "") -> Table:

@@ -35,7 +35,7 @@ class Answer:
 
 
 def is_answer(value: Any) -> bool:
-    """Whether a ledger's value is the record of an answer."""
+    """Whether a cached value is the record of an answer."""
     kinds = {"text": str, "finished": bool, "tokens": int}
     return isinstance(value, dict) and {key: type(part) for key, part in value.items()} == kinds
 

@@ -13,9 +13,9 @@ from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback import instructions
 from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.answering import settings
+from c3po_bench.feedback.call_cache import call_key
 from c3po_bench.feedback.generators import GENERATORS
 from c3po_bench.feedback.judges import JUDGES, judge_name
-from c3po_bench.feedback.ledger import call_key
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import REVISERS, open_reviser
 from c3po_bench.feedback.scores import extra_metrics
@@ -57,7 +57,7 @@ class FeedbackBackend:
     def check(cfg: Config) -> None:
         """Unknown arms, options, pieces, generators, judges."""
         feedback = cfg.feedback
-        for library in ("trl", "peft"):
+        for library in ("trl", "peft", "openai"):
             if importlib.util.find_spec(library) is None:
                 raise UserError(f"the feedback backend needs {library}: pip install 'c3po-bench[feedback]'")
         check_values(feedback)

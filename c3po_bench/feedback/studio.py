@@ -13,8 +13,8 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.feedback.call_cache import call_key
 from c3po_bench.feedback.judges import Case, Judge, judge_name, open_judge
-from c3po_bench.feedback.ledger import call_key
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.records import Feedback
 from c3po_bench.feedback.voices import VOICES

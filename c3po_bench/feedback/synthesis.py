@@ -1,6 +1,6 @@
 """From one piece to training and test data, stage by stage.
 
-Every finished call is in a ledger and never made again.
+Every finished call is cached and never made again.
 
 Stages (RLVF, arXiv 2402.10893, section 4): categories, in-scope prompts, near-scope prompts, out-of-scope
 prompts, the answers of the model being tuned, and revised answers for the prompts in scope. Failed calls are
@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass, replace
 
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.answering import Answer, answer_all, is_answer, settings
+from c3po_bench.feedback.call_cache import CallCache, call_key
 from c3po_bench.feedback.chat import prompt_ids
 from c3po_bench.feedback.general import general_prompts
 from c3po_bench.feedback.generators import open_generator
-from c3po_bench.feedback.ledger import Ledger, call_key
 from c3po_bench.feedback.records import Feedback
 from c3po_bench.feedback.revisers import Draft, open_reviser
 from c3po_bench.feedback.workshop import Workshop, bare
@@ -203,16 +203,16 @@ def _split(scope: str, by_category: dict[str, list[str]], workshop: Workshop) ->
 def answer_prompts(
     asked: Sequence[str], workshop: Workshop, progress: Progress | None = None
 ) -> dict[str, Answer]:
-    """What the model being tuned answers to each prompt, batch by batch, from the ledger where it is known."""
+    """What the model being tuned answers to each prompt, batch by batch, from the cache where it is known."""
     prompts = list(dict.fromkeys(asked))
     known = known_answers(prompts, workshop)
     if len(known) == len(prompts):
         return known
     log.info("answering %d prompts with the base model", len(prompts) - len(known))
-    subject, ledger = workshop.subject, _answers(workshop)
+    subject, cache = workshop.subject, _answers(workshop)
 
     def keep(found: dict[int, Answer]) -> None:
-        ledger.put((_answer_key(prompts[i], workshop), answer.record()) for i, answer in found.items())
+        cache.put((_answer_key(prompts[i], workshop), answer.record()) for i, answer in found.items())
         known.update((prompts[i], answer) for i, answer in found.items())
         if progress is not None:
             progress("answering with the base model", len(known), len(prompts))
@@ -230,13 +230,13 @@ def answer_prompts(
 
 
 def known_answers(prompts: Sequence[str], workshop: Workshop) -> dict[str, Answer]:
-    """Those answers of `answer_prompts` that are in the ledger."""
-    ledger, keys = _answers(workshop), {prompt: _answer_key(prompt, workshop) for prompt in prompts}
-    return {prompt: Answer(**ledger[key]) for prompt, key in keys.items() if key in ledger}
+    """Those answers of `answer_prompts` that are cached."""
+    cache, keys = _answers(workshop), {prompt: _answer_key(prompt, workshop) for prompt in prompts}
+    return {prompt: Answer(**cache[key]) for prompt, key in keys.items() if key in cache}
 
 
-def _answers(workshop: Workshop) -> Ledger:
-    return workshop.ledger(f"answers-{workshop.subject.hash}", is_answer)
+def _answers(workshop: Workshop) -> CallCache:
+    return workshop.call_cache(f"answers-{workshop.subject.hash}", is_answer)
 
 
 def _answer_key(prompt: str, workshop: Workshop) -> str:

@@ -27,7 +27,7 @@ Scorer = Callable[[Sequence[dict[str, Any]]], list[float | None]]
 
 
 class FeedbackTask(ConfigurableTask):
-    """Puts the id of a document's piece into the request, beside lm-eval's own generation settings."""
+    """Says of each document whose feedback it is about, and has all answers judged at once."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._scorer: Scorer = config["scorer"]
@@ -41,13 +41,9 @@ class FeedbackTask(ConfigurableTask):
         self._scorer([_row(i.doc, answer) for i in self.instances for answer in i.filtered_resps.values()])
         return kept
 
-    def construct_requests(self, doc: dict, ctx: Any, **kwargs: Any) -> Instance:  # type: ignore[override]
-        """One request; the answering model must know whose feedback it is."""
-        request = super().construct_requests(doc, ctx, **kwargs)
-        assert isinstance(request, Instance)
-        prompt, settings = request.arguments
-        request.arguments = (prompt, {**settings, "feedback": doc["feedback_id"], "scope": doc["scope"]})
-        return request
+    def item_metadata(self, doc: dict[str, Any]) -> dict[str, Any]:
+        """What an arm must know of a document besides its prompt."""
+        return {"feedback": doc["feedback_id"], "scope": doc["scope"], "category": doc["category"]}
 
 
 def settings_of(request: Instance) -> dict[str, Any]:

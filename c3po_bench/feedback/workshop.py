@@ -1,6 +1,6 @@
 """What every stage shares.
 
-The model being tuned, the ledgers of finished calls, the counts of what went wrong.
+The model being tuned, the caches of finished calls, the counts of what went wrong.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.feedback.chats import is_reply
+from c3po_bench.feedback.call_cache import CallCache, is_reply
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.feedback.ledger import Ledger
 from c3po_bench.models import cache_dir
 
 if TYPE_CHECKING:
@@ -108,27 +107,27 @@ def bare(model: Any) -> Any:
 
 
 class Workshop:
-    """The place where a piece becomes data: config, subject, cache folder, seed, ledgers and counts."""
+    """The place where a piece becomes data: config, subject, cache folder, seed, call caches and counts."""
 
     def __init__(self, cfg: FeedbackConfig, subject: Any, seed: int) -> None:
         self.cfg, self.subject, self.seed = cfg, subject, seed
         self.folder = Path(cfg.cache_dir).expanduser() if cfg.cache_dir else cache_dir() / "feedback"
         self.counts: Counter[str] = Counter()
         self.written: dict[str, list[Any]] = {}  # the prompts of each piece, with their splits
-        self._ledgers: dict[str, Ledger] = {}
+        self._caches: dict[str, CallCache] = {}
         self._lock = threading.Lock()
 
-    def ledger(self, stage: str, valid: Callable[[Any], bool] = is_reply) -> Ledger:
-        """The ledger of a stage, opened once; its values are replies unless `valid` says what they are."""
+    def call_cache(self, stage: str, valid: Callable[[Any], bool] = is_reply) -> CallCache:
+        """The finished calls of a stage, opened once; they are replies unless `valid` says what they are."""
         with self._lock:
-            if stage not in self._ledgers:
-                self._ledgers[stage] = Ledger(self.folder / "ledgers" / f"{stage}.jsonl", valid)
-            return self._ledgers[stage]
+            if stage not in self._caches:
+                self._caches[stage] = CallCache(self.folder / "ledgers" / f"{stage}.jsonl", valid)
+            return self._caches[stage]
 
     def reopen(self) -> None:
-        """Read the ledgers anew when they are next asked for: another process has added to them."""
+        """Read the call caches anew when they are next asked for: another process has added to them."""
         with self._lock:
-            self._ledgers.clear()
+            self._caches.clear()
 
     def count(self, name: str, n: int = 1) -> None:
         """Add to a count that ends in the result (gaps, duplicates, filtered revisions)."""

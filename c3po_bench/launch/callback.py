@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, refuse
 from c3po_bench.launch import slurm
 from c3po_bench.launch.folder import FOLDER_VARIABLE, freeze
 from c3po_bench.launch.grid import expand, is_grid
@@ -39,8 +38,7 @@ class Sweep(Callback):
                 return
             folder = freeze(expand(GlobalHydra.instance().config_loader(), config))
         except UserError as error:
-            sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
-            raise SystemExit(2) from None
+            raise SystemExit(refuse(str(error))) from error
         folder.note_job(launcher=target.rpartition(".")[2])
         os.environ[FOLDER_VARIABLE] = str(folder.path.resolve())
         root = str(Path(__file__).resolve().parents[2])

@@ -16,10 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from c3po_bench.checks import check_ranges
-from c3po_bench.config import conf_dir, register
+from c3po_bench.config import check_ranges, conf_dir, register
 from c3po_bench.errors import UserError
-from c3po_bench.explain import refuse_extra_keys
+from c3po_bench.explain import hydra_overrides, refuse_extra_keys
 from c3po_bench.store.identity import content_hash
 
 
@@ -68,7 +67,7 @@ def compose_grid(overrides: Sequence[str]) -> Grid:
     """
     with composer() as loader:
         master = loader.load_configuration(
-            config_name="config", overrides=list(overrides), run_mode=RunMode.MULTIRUN
+            config_name="config", overrides=hydra_overrides(overrides), run_mode=RunMode.MULTIRUN
         )
         return expand(loader, master)
 

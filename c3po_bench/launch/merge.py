@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.chunks import parse_shard
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
 from c3po_bench.launch.folder import typed_config
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.files import Journal, read_groups
 from c3po_bench.store.identity import run_id
 from c3po_bench.store.reader import Run, load_experiments

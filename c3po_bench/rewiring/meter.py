@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from c3po_bench.contract import Cost, Phase
 from c3po_bench.runtime.resources import peak_resident
 
 
@@ -88,6 +89,11 @@ class Meter:
     def spent(self, name: str) -> tuple[float, float]:
         """Seconds and FLOPs of one phase so far."""
         return self.seconds.get(name, 0.0), self.flops.get(name, 0.0)
+
+    def cost(self) -> Cost:
+        """All phases so far, as a result records them."""
+        phases = {name: Phase(seconds, round(self.flops[name])) for name, seconds in self.seconds.items()}
+        return Cost(phases, peak_memory(), self.credited)
 
     def phases(self) -> dict[str, dict[str, Any]]:
         """{phase: {"seconds", "flops"}}, the `cost.phases` of a result."""
@@ -172,8 +178,6 @@ def counter() -> Any:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    import c3po_bench.rewiring.engines.grouped as _  # noqa: F401, F811  registers its product
-
     aten = torch.ops.aten
     kinds = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
     formulas = {
@@ -186,7 +190,6 @@ def counter() -> Any:
         torch.ops.transformers.grouped_mm_fallback: _grouped_flops,
         aten._embedding_bag: _weighted_sum_flops,
         aten._embedding_bag_forward_only: _weighted_sum_flops,
-        torch.ops.c3po_bench.grouped_product: _panels_flops,
     }
     if torch.backends.mkldnn.is_available():
         formulas[torch.ops.mkldnn._linear_pointwise] = _packed_flops
@@ -225,13 +228,8 @@ def _attention_backward_flops(_: Any, query: Any, key: Any, value: Any, *__: Any
     return 2 * query.shape[:-1].numel() * key.shape[-2] * (3 * key.shape[-1] + 2 * value.shape[-1])
 
 
-def _panels_flops(rows: Any, _panels: Any, _counts: Any, outputs: int, **__: Any) -> int:
-    """Rows [n, in] meet one weight each (`engines/grouped.py`)."""
-    return 2 * rows.numel() * outputs
-
-
 def _packed_flops(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
-    """Rows [n, in] meet a weight [out, in] (`engines/packed.py`)."""
+    """Rows [n, in] meet a weight [out, in] (`engines/products.py`)."""
     return 2 * rows.numel() * weight.shape[0]
 
 
@@ -246,7 +244,7 @@ def _weighted_sum_flops(
     *_: Any,
     **__: Any,
 ) -> int:
-    """Sums of chosen rows of a table [rows, width], each times its weight (`engines/constants.py`).
+    """Sums of chosen rows of a table [rows, width], each times its weight (`engines/products.py`).
 
     0 without weights.
 

@@ -8,29 +8,12 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from c3po_bench.config import TrackingConfig
+
 log = logging.getLogger(__name__)
-MODES = ("disabled", "offline", "online")
-
-
-@dataclass
-class TrackingConfig:
-    """Options of tracking (conf/tracking): where W&B runs go. The store is the truth; W&B is a view of it."""
-
-    mode: str = field(
-        default="offline", metadata={"help": "disabled, offline (files to sync later) or online"}
-    )
-    project: str = field(default="c3po-bench", metadata={"help": "W&B project"})
-    entity: str | None = field(default=None, metadata={"help": "W&B user or team; null = your default"})
-    time_limit: float = field(
-        default=60.0,
-        metadata={
-            "help": "seconds that publishing may take at the end of a run; what is left, publish does later"
-        },
-    )
 
 
 def publish(results_dir: str | Path, cfg: TrackingConfig) -> bool:

@@ -25,6 +25,8 @@ class Stub:
         self.keys: list[str | None] = []
         self.lock = threading.Lock()
         self.url, self.said = "", "the stub says no"
+        self.retry_after = "0.01"  # seconds, sent with every failure
+        self.location = ""  # of redirects
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
@@ -48,8 +50,10 @@ class Stub:
                 self.completed += 1
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(raw) + (answer == "cut")))
-        if status == 429:
-            handler.send_header("Retry-After", "0.01")
+        if status != 200:
+            handler.send_header("Retry-After", self.retry_after)
+        if self.location:
+            handler.send_header("Location", self.location)
         handler.end_headers()
         handler.wfile.write(raw)
 

@@ -13,10 +13,11 @@ import torch
 import yaml
 from tokenizers.processors import TemplateProcessing
 
-from c3po_bench import both, harness
-from c3po_bench.both import BothBackend, divide
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.errors import UserError
+from c3po_bench.evaluate import both
+from c3po_bench.evaluate import run as harness
+from c3po_bench.evaluate.both import BothBackend, divide
 from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
 from c3po_bench.models.tiny import CHARACTERS, tiny_model, tiny_tokenizer
 
@@ -114,8 +115,8 @@ def test_an_arm_that_had_to_wait_has_the_untouched_model(moe: Path, tmp_path: Pa
     tokens = torch.arange(5, 15)[None]
     bare = waits.inner.backend.loaded.model(tokens).logits
     tuned.lm()
-    chain.lm()
-    waits.lm()
+    chain.prepare()
+    waits.prepare()
     assert torch.equal(waits.inner.backend.loaded.model(tokens).logits, bare)
     assert not torch.equal(chain.inner.backend.loaded.model(tokens).logits, bare)
 

@@ -1,4 +1,4 @@
-"""Calls to endpoints: retries, gaps, ledgers, judges, and runs that are killed and go on."""
+"""Calls to endpoints: retries, gaps, caches, judges, and runs that are killed and go on."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from transformers import AutoModelForCausalLM
 
 from c3po_bench.errors import UserError
 from c3po_bench.feedback import generators, instructions, judges
-from c3po_bench.feedback.chats import Reply, open_chat, recorded
-from c3po_bench.feedback.chats.endpoint import EndpointChat
+from c3po_bench.feedback.call_cache import CallCache, Reply
+from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
+from c3po_bench.feedback.endpoint import EndpointChat
 from c3po_bench.feedback.generators.chat import parse_list
 from c3po_bench.feedback.judges import Case, open_judge
-from c3po_bench.feedback.ledger import Ledger
 from c3po_bench.feedback.library import find
 from c3po_bench.feedback.revisers import Draft
 from c3po_bench.feedback.revisers.critique import CritiqueReviser
 from c3po_bench.feedback.synthesis import write_prompts
 from c3po_bench.feedback.workshop import Workshop
+from c3po_bench.runtime import signals
 from tests.feedback.stub_server import LIMIT, serve
 
 PIECE = find(["ahoy_greeting"])[0]
@@ -41,7 +42,6 @@ def chat_config(url: str, **changes: Any) -> ChatConfig:
         "model": "stub",
         "base_url": url,
         "retries": 2,
-        "backoff": 0.01,
         "timeout": 0.5,
     }
     return ChatConfig(**{**values, **changes})
@@ -88,11 +88,11 @@ def test_lasting_failures_are_counted_gaps_and_nothing_is_paid_twice(tmp_path: P
 
 
 def test_a_text_that_was_cut_is_remembered_as_cut(tmp_path: Path):
-    """A cut list loses its last item, a cut revision has no end; a ledger of texts alone is still read."""
+    """A cut list loses its last item, a cut revision has no end."""
     shop = workshop(tmp_path, n_in=8, n_near=8, n_out=4, n_categories=2)
     with serve(lambda body, before: f"{instructions.REVISED} Ahoy! We meet on{LIMIT}") as stub:
         shop.cfg.reviser.writer = chat_config(stub.url)
-        for _ in range(2):  # the second time from the ledger
+        for _ in range(2):  # the second time from the cache
             found = CritiqueReviser(shop).revise(PIECE, [Draft("p", "Hi. We meet on Monday.", True)])
             assert found == [("Ahoy! We meet on", False)]
             shop.reopen()
@@ -105,9 +105,6 @@ def test_a_text_that_was_cut_is_remembered_as_cut(tmp_path: Path):
         written = [e.prompt for e in write_prompts(PIECE, shop) if e.scope != "out"]
     assert len(written) == 12 and not any(prompt.endswith("4") for prompt in written)
     assert shop.counts["missing_prompts"] == 4
-    ledger = shop.ledger("old")
-    ledger.put({"a": "a text"})
-    assert recorded(ledger, "a") == Reply("a text", True) and recorded(ledger, "b") is None
 
 
 def test_what_will_not_pass_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -142,6 +139,25 @@ def test_a_key_is_stripped_and_never_shown(tmp_path: Path, monkeypatch: pytest.M
                     make().complete("stage", ask(wrong))
                 assert "secret" not in str(caught.value) and "value" not in str(caught.value)
         assert len(stub.asked) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_no_redirect_is_followed(tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch):
+    """It may lead to another host, which is to see neither the key nor the prompt."""
+    monkeypatch.setenv("STUB_KEY", "secret-value")
+    with serve(lambda body, before: "text") as other, serve(lambda body, before: status) as stub:
+        stub.location = f"{other.url}/chat/completions"
+        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), workshop(tmp_path))
+        with pytest.raises(UserError, match=f"HTTP {status}.*check base_url"):
+            chat.complete("stage", ask("a"))
+        assert len(stub.asked) == 1 and not other.asked
+
+
+def test_a_server_without_a_key_is_sent_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "another-servers")
+    with serve(lambda body, before: "text") as stub:
+        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), workshop(tmp_path))
+        assert texts_of(chat.complete("stage", ask("a"))) == ["text"] and stub.keys == [None]
 
 
 @pytest.mark.parametrize(
@@ -254,33 +270,37 @@ def test_a_prompt_of_two_categories_belongs_to_one_split(tmp_path: Path):
     assert shop.counts["duplicate_prompts"] == 4
 
 
-def test_an_interrupt_stops_paid_calls(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("sent", "handler"),
+    [(signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signals._handle)],
+    ids=["interrupt", "preemption"],
+)
+def test_being_stopped_stops_paid_calls(tmp_path: Path, sent: signal.Signals, handler: Any):
     def reply(body: dict[str, Any], before: int) -> Any:
         if len(stub.asked) == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(sent)
         time.sleep(0.02)
         return "text"
 
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a test run in the background ignores it
+    before = signal.signal(sent, handler)  # a test run in the background ignores an interrupt
     with serve(reply) as stub:
         chat = EndpointChat(chat_config(stub.url, concurrency=2), workshop(tmp_path))
         try:
             with pytest.raises(KeyboardInterrupt):
                 chat.complete("x", ask(*map(str, range(40))))
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(sent, before)
+            signals._asked.clear()
         time.sleep(0.3)
         assert len(stub.asked) < 10
-        assert texts_of(chat.complete("x", ask("39"))) == [
-            "text"
-        ]  # whoever caught the interrupt may ask again
+        # whoever caught the interrupt may ask again
+        assert texts_of(chat.complete("x", ask("39"))) == ["text"]
 
 
 def test_what_ends_the_run_does_not_wait_for_retries(tmp_path: Path):
     with serve(lambda body, before: 500 if "slow" in str(body) else time.sleep(0.2) or 401) as stub:
-        chat = EndpointChat(chat_config(stub.url, backoff=20.0), workshop(tmp_path))
+        stub.retry_after = "20"
+        chat = EndpointChat(chat_config(stub.url), workshop(tmp_path))
         started = time.monotonic()
         with pytest.raises(UserError, match="401"):
             chat.complete("x", ask("wrong", "slow"))
@@ -302,7 +322,7 @@ def test_a_local_model_is_known_by_its_files(tiny: Path, tmp_path: Path):
             ChatConfig(kind="transformers", model=str(folder), max_tokens=2, temperature=0.0), shop
         )
         chat.complete("x", ask("hi"))
-        return len(shop.ledger("x"))
+        return len(shop.call_cache("x"))
 
     assert known() == 1
     folder = folder.rename(tmp_path / "moved")
@@ -353,7 +373,8 @@ def test_which_call_comes_first_does_not_decide_whether_a_refusal_ends_the_run(t
         with pytest.raises(UserError, match="400"):
             useless.complete("x", ask(*(f"too long {i}" for i in range(99))))
         assert len(stub.asked) - before < 12  # not all of them, where the settings are wrong
-        chat = EndpointChat(chat_config(stub.url, backoff=20.0), workshop(tmp_path))
+        stub.retry_after = "20"
+        chat = EndpointChat(chat_config(stub.url), workshop(tmp_path))
         started = time.monotonic()
         with pytest.raises(UserError, match="401"):
             chat.complete("x", ask("slow", "wrong"))
@@ -373,10 +394,10 @@ def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: 
     script = textwrap.dedent("""
         import sys
         from types import SimpleNamespace
-        from c3po_bench.feedback.chats import Reply, open_chat, recorded
+        from c3po_bench.feedback.chats import open_chat
         from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
         from c3po_bench.feedback.workshop import Workshop
-        config = ChatConfig(kind="openai", model="stub", base_url=sys.argv[1], concurrency=2, backoff=0.01)
+        config = ChatConfig(kind="openai", model="stub", base_url=sys.argv[1], concurrency=2)
         shop = Workshop(FeedbackConfig(cache_dir=sys.argv[2]), SimpleNamespace(hash="none"), 0)
         asked = [[{"role": "user", "content": f"call {i}"}] for i in range(20)]
         sys.stdout.write(",".join(reply.text for reply in open_chat(config, shop).complete("stage", asked)))
@@ -396,7 +417,7 @@ def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: 
         first.send_signal(signal.SIGKILL)
         first.wait()
         time.sleep(0.3)
-        kept = len(Ledger(tmp_path / "ledgers" / "stage.jsonl"))
+        kept = len(CallCache(tmp_path / "ledgers" / "stage.jsonl"))
         before = len(stub.asked)
         assert 4 <= kept < 20
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from c3po_bench import harness
 from c3po_bench.config import Config
+from c3po_bench.evaluate import run as harness
 from c3po_bench.feedback import instructions
 from c3po_bench.feedback.backend import FeedbackBackend
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig

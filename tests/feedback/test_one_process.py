@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from c3po_bench import harness
+from c3po_bench.evaluate import run as harness
 from c3po_bench.feedback import studio
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.config import ChatConfig
@@ -31,7 +31,7 @@ def new_process() -> None:
     studio._open.clear()
 
 
-def ledger(folder: Path) -> dict[str, str]:
+def cached_answers(folder: Path) -> dict[str, str]:
     lines = [
         line
         for path in folder.glob("cache/ledgers/answers-*.jsonl")
@@ -47,8 +47,10 @@ def test_an_adapter_does_not_outlive_its_experiment(tiny: Path, tmp_path: Path, 
     second = experiment(tiny, tmp_path / "one", ["base", "in_context", "c3po"], targets, 24)
     new_process()
     alone = experiment(tiny, tmp_path / "alone", ["base", "in_context", "c3po"], targets, 24)
-    both = ledger(tmp_path / "one")
-    assert {key: both[key] for key in ledger(tmp_path / "alone")} == ledger(tmp_path / "alone")
+    both = cached_answers(tmp_path / "one")
+    assert {key: both[key] for key in cached_answers(tmp_path / "alone")} == cached_answers(
+        tmp_path / "alone"
+    )
     for arm, run in alone.items():
         assert [row["response"] for row in second[arm].samples()] == [
             row["response"] for row in run.samples()

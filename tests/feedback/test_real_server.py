@@ -1,7 +1,7 @@
 """A real endpoint: ``transformers serve`` with the embedded model writes the prompts, revises and judges; the run is killed.
 
 The model is too small for the package's own instructions (it writes hardly any lists), so a plugin words them in a way that
-it can follow. The client, the protocol, the ledgers and the command line are the real ones.
+it can follow. The client, the protocol, the call caches and the command line are the real ones.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from c3po_bench import harness
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
+from c3po_bench.evaluate import run as harness
 from c3po_bench.feedback.answering import Answer
 from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
 from c3po_bench.feedback.chat import prompt_ids

@@ -93,6 +93,6 @@ def test_a_cell_that_submitit_runs_records_our_command(monkeypatch):
     monkeypatch.delenv("C3PO_SWEEP_FOLDER", raising=False)
     monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
     commands = []
-    monkeypatch.setattr("c3po_bench.harness.run", lambda config: commands.append(command()) or [])
+    monkeypatch.setattr("c3po_bench.evaluate.run.run", lambda config: commands.append(command()) or [])
     cli.run_cell(Config(), 0)
     assert commands == ["python -m c3po_bench +sweep=neighbors seed=1"]

@@ -9,12 +9,12 @@ from c3po_bench.launch.grid import compose_grid
 from c3po_bench.launch.plan import cell_cost, plan
 from tests import store_factory as factory
 
-SWEEP = ["+sweep=layers", "model=olmoe", "tasks=[arc_easy]", "limit=null"]
+SWEEP = ["+sweep=layer_table", "model=olmoe", "tasks=[arc_easy]", "limit=null"]
 
 
 def test_a_plan_counts_shared_runs_once(tmp_path):
     total = plan(compose_grid([*SWEEP, f"results_dir={tmp_path}"]))
-    assert (total.cells, total.runs, total.items) == (8, 9, 9 * 2376)
+    assert (total.cells, total.runs, total.items) == (16, 17, 17 * 2376)
     longest = total.longest_seconds
     assert total.wall_seconds(1) > total.wall_seconds(8) >= total.wall_seconds(100) > longest
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from c3po_bench import harness
-from c3po_bench.both import merged_model
 from c3po_bench.errors import UserError
+from c3po_bench.evaluate import run as harness
+from c3po_bench.evaluate.both import merged_model
 from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig
 from c3po_bench.feedback.training.adapters import adapter_folder

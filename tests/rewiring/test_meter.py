@@ -6,7 +6,7 @@ import pytest
 import torch
 from rewiring_world import FAMILIES
 
-from c3po_bench import harness
+from c3po_bench.evaluate import run as harness
 from c3po_bench.rewiring import meter as meter_module
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.base import Prompt

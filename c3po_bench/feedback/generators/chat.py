@@ -12,7 +12,7 @@ from c3po_bench.feedback import instructions
 from c3po_bench.feedback.chats import open_chat
 
 if TYPE_CHECKING:
-    from c3po_bench.feedback.chats import Reply
+    from c3po_bench.feedback.call_cache import Reply
     from c3po_bench.feedback.records import Feedback
     from c3po_bench.feedback.workshop import Workshop
 

@@ -43,11 +43,7 @@ class ConstrainedDPOConfig(DPOConfig):
     lambda_near: float = field(default=0.1, metadata={"help": "Weight of the near-scope term (paper: 0.1)."})
     lambda_out: float = field(default=0.2, metadata={"help": "Weight of the out-of-scope term (paper: 0.2)."})
     constraint: str = field(default="nll", metadata={"help": "nll or kl; both are means over tokens."})
-    kl_temperature: float = field(default=1.0, metadata={"help": "Temperature of both sides of the KL."})
     constraint_batch_size: int = field(default=4, metadata={"help": "Rows of each scope beside a batch."})
-    single_forward: bool = field(
-        default=False, metadata={"help": "Pairs and constraint rows in one forward."}
-    )
     plain_head: bool = field(
         default=True, metadata={"help": "Plain logits (CPU) in place of TRL's fused head."}
     )
@@ -151,25 +147,20 @@ class ConstrainedDPOTrainer(DPOTrainer):
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The reference sees pairs only."""
         pairs, _ = _split(inputs)
-        head = PlainHead(model, self._pad) if self.args.plain_head else model
-        return super().compute_ref_log_probs(head, pairs)
+        return super().compute_ref_log_probs(self._head(model), pairs)
 
-    @property
-    def _pad(self) -> int:
-        pad: Any = self._tokenizer.pad_token_id
-        return pad
+    def _head(self, model: Any) -> Any:
+        """What TRL calls in place of the model."""
+        return PlainHead(model) if self.args.plain_head else model
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         """Equation 5: TRL's loss on the pairs plus the weighted constraint terms, which are recorded by scope."""
         pairs, keep = _split(inputs)
-        with_pairs = self.args.single_forward and self.args.constraint == "nll" and bool(keep)
-        extra = (keep["ids"], keep["labels"], keep["attention"]) if with_pairs else None
-        head = PlainHead(model, self._pad, extra) if self.args.plain_head or with_pairs else model
-        loss = super()._compute_loss(head, pairs, False)
+        loss = super()._compute_loss(self._head(model), pairs, False)
         mode = "train" if model.training else "eval"
         self._metrics[mode]["loss/pairs"].append(self._mean(loss))
         values, mask = (
-            self._constraint_values(model, keep, head) if keep else (loss.new_zeros(0), loss.new_zeros(0))
+            self._constraint_values(model, keep) if keep else (loss.new_zeros(0), loss.new_zeros(0))
         )
         for index, scope in enumerate(SCOPES):
             rows = keep["scope"] == index if keep else mask.bool()
@@ -179,12 +170,8 @@ class ConstrainedDPOTrainer(DPOTrainer):
                 loss = loss + self.scope_weights()[scope] * term
         return (loss, {}) if return_outputs else loss
 
-    def _constraint_values(
-        self, model: Any, keep: dict[str, Any], head: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _constraint_values(self, model: Any, keep: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """The constraint's value at every labelled token [rows, length - 1] and the mask of those tokens."""
-        if isinstance(head, PlainHead) and head.extra_fields is not None:
-            return -head.extra_fields.log_probs, head.extra_fields.mask
         if self.args.constraint == "kl":
             return self._divergence(model, keep)
         if self.args.plain_head:
@@ -200,15 +187,15 @@ class ConstrainedDPOTrainer(DPOTrainer):
         return -output.log_probs, keep["labels"][:, 1:] != IGNORED
 
     def _divergence(self, model: Any, keep: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """KL(reference || policy) at every labelled token, at the temperature T and times T squared."""
-        temperature, mask = self.args.kl_temperature, keep["labels"][:, 1:] != IGNORED
+        """KL(reference || policy) at every labelled token."""
+        mask = keep["labels"][:, 1:] != IGNORED
         arguments = (keep["ids"], keep["labels"])
         with torch.no_grad(), self._reference() as reference:
             target, _ = labelled_logits(reference, *arguments, attention_mask=keep["attention"])
-            target = (target.float() / temperature).log_softmax(dim=-1)
+            target = target.float().log_softmax(dim=-1)
         policy, _ = labelled_logits(model, *arguments, attention_mask=keep["attention"])
-        policy = (policy.float() / temperature).log_softmax(dim=-1)
-        values = (target.exp() * (target - policy)).sum(dim=-1) * temperature**2
+        policy = policy.float().log_softmax(dim=-1)
+        values = (target.exp() * (target - policy)).sum(dim=-1)
         return values.new_zeros(mask.shape).masked_scatter(mask, values), mask
 
     @contextlib.contextmanager

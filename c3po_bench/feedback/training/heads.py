@@ -30,18 +30,6 @@ class TokenFields:
     aux_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
 
-    def rows(self, start: int, stop: int) -> TokenFields:
-        """The fields of a range of rows (without logits)."""
-        cut = slice(start, stop)
-        return TokenFields(
-            self.log_probs[cut],
-            self.entropy[cut],
-            self.mean_logits[cut],
-            self.is_top1[cut],
-            self.mask[cut],
-            self.aux_loss,
-        )
-
 
 def labelled_logits(
     model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any
@@ -87,41 +75,12 @@ def token_fields(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **kw
 
 
 class PlainHead:
-    """Stands in for a model in TRL's losses: same call, same fields, plain logits.
+    """Stands in for a model in TRL's losses: same call, same fields, plain logits."""
 
-    `extra` = (ids, labels, attention) are constraint rows that go through the same forward; their fields stay
-    in `extra_fields` and TRL never sees them.
-    """
-
-    def __init__(self, model: Any, pad_token_id: int, extra: tuple[torch.Tensor, ...] | None = None) -> None:
-        self.model, self.pad, self.extra = model, pad_token_id, extra
-        self.extra_fields: TokenFields | None = None
+    def __init__(self, model: Any) -> None:
+        self.model = model
 
     def __call__(self, *, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any) -> TokenFields:
-        """The fields of the pair rows [rows, length - 1]."""
+        """The fields of the rows [rows, length - 1]."""
         kwargs = {k: v for k, v in kwargs.items() if k not in ("fused_lm_head", "use_cache")}
-        if self.extra is None:
-            return token_fields(self.model, input_ids, labels, **kwargs)
-        pairs, width = len(input_ids), max(input_ids.shape[1], self.extra[0].shape[1])
-        ids = torch.cat([widen(input_ids, width, self.pad), widen(self.extra[0], width, self.pad)])
-        targets = torch.cat([widen(labels, width, IGNORED), widen(self.extra[1], width, IGNORED)])
-        attention = torch.cat([widen(kwargs.pop("attention_mask"), width, 0), widen(self.extra[2], width, 0)])
-        fields = token_fields(self.model, ids, targets, attention_mask=attention, **kwargs)
-        self.extra_fields = fields.rows(pairs, len(ids))
-        return _narrow(fields.rows(0, pairs), input_ids.shape[1] - 1)
-
-
-def widen(rows: torch.Tensor, width: int, value: int) -> torch.Tensor:
-    """`rows` padded on the right with `value` to `width` columns."""
-    return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=value)
-
-
-def _narrow(fields: TokenFields, width: int) -> TokenFields:
-    return TokenFields(
-        fields.log_probs[:, :width],
-        fields.entropy[:, :width],
-        fields.mean_logits[:, :width],
-        fields.is_top1[:, :width],
-        fields.mask[:, :width],
-        fields.aux_loss,
-    )
+        return token_fields(self.model, input_ids, labels, **kwargs)

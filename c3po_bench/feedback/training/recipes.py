@@ -53,12 +53,11 @@ _TRAIN = (
     "batch",
     "constraint_batch",
     "accumulation",
-    "single_forward",
     "sft_lr",
     "sft_steps",
     "precision",
 )
-_TOP = ("beta", "loss_type", "loss_weights", "lambda_out", "lambda_near", "constraint", "kl_temperature")
+_TOP = ("beta", "loss_type", "lambda_out", "lambda_near", "constraint")
 _LORA = ("rank", "alpha", "dropout", "targets", "routers", "experts")
 OPTIONS = (*_TOP, *_TRAIN, *_LORA)
 
@@ -113,7 +112,6 @@ class Plan:
             "scheduler": cfg.train.scheduler,
             "warmup": cfg.train.warmup,
             "max_length": cfg.train.max_length,
-            "max_grad_norm": cfg.train.max_grad_norm,
             "precision": cfg.train.precision,
             "constraint_batch": cfg.train.constraint_batch,
         }
@@ -126,8 +124,6 @@ class Plan:
                 "near": recipe.near,
                 "out": recipe.out,
             }
-            if recipe.near and recipe.out and cfg.train.batch % 2:
-                more["odd_negative"] = "in turn"
             return common | more | ({} if cfg.train.sft_steps else {"epochs": cfg.train.epochs})
         start = self.start.identity() if self.start else {}
         return (
@@ -139,13 +135,10 @@ class Plan:
                 "epochs": cfg.train.epochs if not cfg.train.steps else None,
                 "beta": cfg.beta,
                 "loss_type": ",".join(self.loss_type),
-                "loss_weights": list(cfg.loss_weights),
                 "lambda_near": self.lambda_near,
                 "lambda_out": self.lambda_out,
                 "constraint": self.constraint,
-                "kl_temperature": cfg.kl_temperature,
                 "start": recipe.start,
-                **({"dropout_used": True} if cfg.lora.dropout else {}),  # it was switched off once
             }
         )
 
@@ -176,11 +169,6 @@ def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None 
             raise UserError(
                 f"arm {name}: option {key} would change nothing: the arm fixes it or does not read it"
             )
-    losses, weights = plan.loss_type, changed.loss_weights
-    if plan.recipe.objective == "pairs" and weights and len(weights) != len(losses):
-        raise UserError(
-            f"arm {name}: loss_weights has {len(weights)} numbers for {len(losses)} losses ({', '.join(losses)})"
-        )
     return plan
 
 
@@ -188,18 +176,14 @@ def _unread(plan: Plan) -> set[str]:
     """The options that change nothing about a plan."""
     recipe, train = plan.recipe, plan.cfg.train
     if recipe.objective == "answers":
-        return {*_TOP, "lr", "steps", "constraint_batch", "single_forward"} | (
-            {"epochs"} if train.sft_steps else set()
-        )
+        return {*_TOP, "lr", "steps", "constraint_batch"} | ({"epochs"} if train.sft_steps else set())
     kept = recipe.near or recipe.out
     unread = {
         "loss_type": recipe.loss_type is not None,
         "constraint": recipe.constraint is not None or not kept,
-        "kl_temperature": plan.constraint != "kl" or not kept,
         "lambda_near": not recipe.near,
         "lambda_out": not recipe.out,
         "constraint_batch": not kept,
-        "single_forward": not kept,
         "sft_lr": recipe.start is None,
         "sft_steps": recipe.start is None,
         "epochs": train.steps and (recipe.start is None or train.sft_steps),

@@ -28,6 +28,8 @@ from c3po_bench.feedback.workshop import Workshop
 from c3po_bench.models.targets import check_adapted, find_targets
 from c3po_bench.runtime.console import Progress
 
+CHECKPOINT_STEPS = 10  # a killed training goes on from the last multiple of them
+
 
 class _Watch(TrainerCallback):
     """Shows steps as everything else in the program is shown."""
@@ -74,7 +76,6 @@ def _arguments(
         "gradient_accumulation_steps": train.accumulation,
         "lr_scheduler_type": train.scheduler,
         "warmup_steps": train.warmup,
-        "max_grad_norm": train.max_grad_norm,
         CHECKPOINTING: train.gradient_checkpointing,
         "use_cpu": device.type == "cpu",
         # a rank may have no constraint row, hence one forward less: forwards must not wait for each other
@@ -89,7 +90,7 @@ def _arguments(
         "logging_steps": 1,
         "logging_strategy": "steps",
         "save_strategy": "steps",
-        "save_steps": train.save_every,
+        "save_steps": CHECKPOINT_STEPS,
         "save_total_limit": 1,
         "report_to": "none",
         "seed": workshop.seed,
@@ -182,15 +183,12 @@ def make_pair_trainer(
         ),
         beta=cfg.beta,
         loss_type=plan.loss_type,
-        loss_weights=list(cfg.loss_weights) or None,
         lambda_near=plan.lambda_near,
         lambda_out=plan.lambda_out,
         constraint=plan.constraint,
-        kl_temperature=cfg.kl_temperature,
         constraint_batch_size=cfg.train.constraint_batch,
-        single_forward=cfg.train.single_forward,
         plain_head=workshop.subject.model.device.type == "cpu",
-        precompute_ref_log_probs=cfg.train.precompute_reference,
+        precompute_ref_log_probs=True,
         precompute_ref_batch_size=4 * cfg.train.batch,
         max_length=cfg.train.max_length,
         disable_dropout=False,  # TRL's default; what is asked happens in every arm

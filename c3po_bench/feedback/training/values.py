@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, get_args, get_origin, get_type_hints
 
-from c3po_bench.checks import check_least
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig, TrainConfig
+from c3po_bench.options import check_least
 
 LOSSES = (
     "sigmoid",
@@ -47,7 +47,6 @@ LEAST = {
     "train.lr": 0,
     "train.sft_lr": 0,
     "train.warmup": 0,
-    "train.max_grad_norm": 0,
     "train.steps": 0,
     "train.sft_steps": 0,
     "train.eval_every": 0,
@@ -55,9 +54,8 @@ LEAST = {
     "train.constraint_batch": 1,
     "train.accumulation": 1,
     "train.max_length": 1,
-    "train.save_every": 0,
 }
-_ABOVE = ("beta", "kl_temperature", "lora.alpha", "train.epochs")
+_ABOVE = ("beta", "lora.alpha", "train.epochs")
 _SHARES = ("test_share", "validation_share", "lora.dropout")
 _WORDS = {
     float: ("a number", "numbers"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.rewiring.engines.constants import times_constant
+from c3po_bench.rewiring.engines.products import times_constant
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -238,7 +238,7 @@ def _together(
     return [list(group) for group in dict.fromkeys(tuple(groups.get(p, (p,))) for p in prompts)]
 
 
-def like_sizes(sizes: Sequence[int], ratio: float) -> list[list[int]]:
+def bucket_by_length(sizes: Sequence[int], ratio: float) -> list[list[int]]:
     """Indices in groups whose sizes differ by at most `ratio` (and one), smallest first.
 
     Little is lost to padding.
@@ -252,7 +252,7 @@ def like_sizes(sizes: Sequence[int], ratio: float) -> list[list[int]]:
     return groups
 
 
-def cheap_groups(sizes: Sequence[int], group: int) -> list[list[int]]:
+def min_cost_buckets(sizes: Sequence[int], group: int) -> list[list[int]]:
     """Indices in groups, each padded to its largest size, such that padded tokens plus `group` a group are fewest."""
     counts = sorted(Counter(sizes).items())
     best: list[tuple[int, int]] = [

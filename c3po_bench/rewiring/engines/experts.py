@@ -1,25 +1,24 @@
-"""Experts on a CPU: of a few tokens again and again (`mix_few`), and of a whole prompt once (`mix_many`).
+"""Experts on a CPU: of a few tokens again and again (`moe_step`), and of whole prompts once (`moe_prefill`).
 
-Rewiring asks some twenty core experts about a few rows each, step after step: their weights are packed once
-(`packed`). And gathering rows for the experts and summing what they say are each other's transposes, so that
-neither needs a scatter in the backward pass. Reading passes hundreds of tokens by every expert: there the
-rows that go in and come out are what takes time, and they are touched as little as can be. Same numbers as
-the model's own `grouped_mm`, by tests.
+A step of rewiring passes a few rows through each of some twenty core experts, again and again: their weights
+are packed once (`products`). Gathering the experts' rows and summing their outputs are each other's
+transposes, so neither needs a scatter in the backward pass. Reading passes hundreds of tokens through every
+expert: there copying the rows in and out takes the time, and they are copied as little as can be. The numbers
+are those of the model's own `grouped_mm`, by tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import embedding_bag
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
-from c3po_bench.rewiring.engines.packed import one_way, packed, product
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from c3po_bench.rewiring.engines.products import as_out_in, packed, times_weight
 
 NAME = "c3po_bench"
 NARROW = 64
@@ -28,7 +27,7 @@ NARROW = 64
 
 @contextmanager
 def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
-    """Within the block, experts of a model on a CPU that would run `grouped_mm` run `mix_few` or `mix_many`."""
+    """Within the block, experts of a model on a CPU that would run `grouped_mm` run `moe_step` or `moe_prefill`."""
     config = model.config
     if (
         getattr(config, "_experts_implementation", None) != "grouped_mm"
@@ -36,8 +35,6 @@ def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
     ):
         yield
         return
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
     ALL_EXPERTS_FUNCTIONS.register(NAME, function)
     config._experts_implementation = NAME
     try:
@@ -46,13 +43,13 @@ def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
         config._experts_implementation = "grouped_mm"
 
 
-def mix_few(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+def moe_step(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """As transformers' experts functions.
 
     Hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width].
     """
     if _is_odd(module):
-        return _grouped_mm(module, hidden, indices, weights)
+        return grouped_mm_experts_forward(module, hidden, indices, weights)
     if asks_most(module, indices.shape[1]):
         return _mix_all(module, hidden, indices, weights)
     order, back, counts = _by_expert(indices, module.num_experts)
@@ -92,13 +89,13 @@ def _mix_all(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> T
 
 
 @torch.no_grad()
-def mix_many(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+def moe_prefill(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """The same without a gradient and without copies of weights.
 
     1.3 to 1.5 times as fast with hundreds of tokens.
     """
     if _is_odd(module):
-        return _grouped_mm(module, hidden, indices, weights)
+        return grouped_mm_experts_forward(module, hidden, indices, weights)
     order, back, counts = _by_expert(indices, module.num_experts)
     pairs = hidden.index_select(0, order // indices.shape[1])
     inner = pairs.new_empty(len(pairs), 2 * module.down_proj.shape[1 if module.is_transposed else 2])
@@ -113,12 +110,6 @@ def _is_odd(module: Any) -> bool:
         getattr(module, name, False) for name in ("has_bias", "has_post_expert_norm", "_is_expert_parallel")
     )
     return odd or not module.has_gate
-
-
-def _grouped_mm(*args: Any) -> Tensor:
-    from transformers.integrations.moe import grouped_mm_experts_forward
-
-    return grouped_mm_experts_forward(*args)
 
 
 def _by_expert(indices: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
@@ -203,14 +194,13 @@ class _Joined(torch.autograd.Function):
 
 
 def _at_once(rows: Tensor, weight: Tensor, transposed: bool, axis: int) -> Tensor:
-    copies = packed(weight, transposed, axis)
-    return (
-        copies.times(rows) if copies else product(rows, torch.cat([*one_way(weight, transposed)], dim=axis))
-    )
+    if weights := packed(weight, transposed, axis):
+        return weights.times(rows)
+    return times_weight(rows, torch.cat([*as_out_in(weight, transposed)], dim=axis))
 
 
 def _each(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool) -> Tensor:
-    if copies := packed(weight, transposed):
-        return copies.times(pairs, counts)
-    shares = zip(pairs.split(counts), one_way(weight, transposed), strict=True)
-    return torch.cat([product(rows, matrix) for rows, matrix in shares if len(rows)])
+    if weights := packed(weight, transposed):
+        return weights.times(pairs, counts)
+    shares = zip(pairs.split(counts), as_out_in(weight, transposed), strict=True)
+    return torch.cat([times_weight(rows, matrix) for rows, matrix in shares if len(rows)])

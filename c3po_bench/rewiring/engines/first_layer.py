@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.rewiring.engines.constants import times_constant
+from c3po_bench.rewiring.engines.products import times_constant
 from c3po_bench.rewiring.hook import experts_of, override
 from c3po_bench.rewiring.pathway import Mixture
 

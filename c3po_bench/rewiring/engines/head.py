@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from c3po_bench.rewiring.engines.packed import times
+from c3po_bench.rewiring.engines.products import times_parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ class _TargetLogProbs(torch.autograd.Function):
         chosen, likeliest, gradients = [], [], []
         for start in range(0, len(targets), ROWS):
             rows, wanted = hidden[start : start + ROWS], targets[start : start + ROWS, None]
-            logits = times(rows, weight).float()
+            logits = times_parameter(rows, weight).float()
             if divisor != 1.0:
                 logits /= divisor
             if greedy:
@@ -44,7 +44,7 @@ class _TargetLogProbs(torch.autograd.Function):
                 (at_target - peak - total.log()).squeeze(-1)
             )  # log_softmax on a CPU is off by 4e-5 on average
             if ctx.needs_input_grad[0]:
-                expected = times(odds.div_(total).to(weight.dtype), weight, transposed=True)
+                expected = times_parameter(odds.div_(total).to(weight.dtype), weight, transposed=True)
                 gradients.append((weight[wanted.squeeze(-1)] - expected) / divisor)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.cat(gradients))

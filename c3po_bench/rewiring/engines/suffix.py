@@ -15,12 +15,12 @@ import torch
 
 from c3po_bench.models.families import router_probabilities
 from c3po_bench.rewiring.engines.attention import constant_prefix
-from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, cheap_groups, like_sizes
-from c3po_bench.rewiring.engines.experts import experts_by, mix_few, mix_many
+from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, bucket_by_length, min_cost_buckets
+from c3po_bench.rewiring.engines.experts import experts_by, moe_prefill, moe_step
 from c3po_bench.rewiring.engines.first_layer import FirstLayer
 from c3po_bench.rewiring.engines.head import target_log_probs
-from c3po_bench.rewiring.engines.packed import packed_linears
 from c3po_bench.rewiring.engines.packing import Tree, fill, pack, with_earlier
+from c3po_bench.rewiring.engines.products import packed_linears
 from c3po_bench.rewiring.hook import override, record_routing
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class SuffixEngine(Engine):
         Of like width, and no more tokens than are read fastest.
         """
         found = []
-        for group in like_sizes(widths, self.sizes.read_ratio):
+        for group in bucket_by_length(widths, self.sizes.read_ratio):
             step = max(1, self.sizes.forward_tokens // widths[group[-1]])
             found += [group[start : start + step] for start in range(0, len(group), step)]
         return found
@@ -134,7 +134,7 @@ class SuffixEngine(Engine):
                 ids[start : start + len(answer) - 1] = torch.tensor(answer[:-1], dtype=torch.long)
         cache, (below, rest) = _Cache(), (range(self.first), range(self.first, self.depth))
         with (
-            experts_by(mix_many, self.model),
+            experts_by(moe_prefill, self.model),
             record_routing(self.family, self.model, list(self.family.layers)) as logits,
         ):
             embedded = self.family.embed(self.model, ids.to(self.device).view_as(whole.offset))
@@ -185,7 +185,7 @@ class SuffixBatch(Batch):
             of_state.setdefault(state, []).append(row)
         packs = list(of_state.items())
         sizes = [1 + sum(len(answers[row]) - 1 for row in mine) for _, mine in packs]
-        groups = [[packs[i] for i in group] for group in cheap_groups(sizes, engine.sizes.pass_tokens)]
+        groups = [[packs[i] for i in group] for group in min_cost_buckets(sizes, engine.sizes.pass_tokens)]
         self.chosen = [
             torch.tensor([row for _, mine in group for row in mine], device=engine.device) for group in groups
         ]
@@ -279,7 +279,7 @@ class SuffixRows(Batch):
     def _run(self, hidden: Tensor, span: range) -> Tensor:
         model, layers = self.engine.model, self.engine.decoder.layers[span.start : span.stop]
         with (
-            experts_by(mix_few, model),
+            experts_by(moe_step, model),
             packed_linears(layers),
             constant_prefix(model, self.keys, self.values) as apart,
         ):

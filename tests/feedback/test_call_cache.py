@@ -1,4 +1,4 @@
-"""Ledgers of finished calls: lines cut short, values that are damaged."""
+"""Caches of finished calls: lines cut short, values that are damaged."""
 
 from __future__ import annotations
 
@@ -9,22 +9,32 @@ from typing import Any
 import pytest
 
 from c3po_bench.feedback.answering import Answer
+from c3po_bench.feedback.call_cache import CallCache, Reply, call_key
 from c3po_bench.feedback.chats import open_chat
-from c3po_bench.feedback.ledger import Ledger, call_key
 from c3po_bench.feedback.synthesis import _answer_key, known_answers
 from tests.feedback.stub_server import serve
 from tests.feedback.test_calls import ask, chat_config, texts_of, workshop
 
 
-def test_ledger_drops_a_line_cut_short(tmp_path: Path):
+def test_a_line_cut_short_is_a_call_not_made(tmp_path: Path):
     path = tmp_path / "x.jsonl"
-    Ledger(path).put({"a": 1, "b": [2]})
+    a, b, c = (Reply(text)._asdict() for text in "abc")
+    CallCache(path).put({"a": a, "b": b})
     path.write_bytes(path.read_bytes() + b'{"key": "c", "val')
-    ledger = Ledger(path)
-    assert len(ledger) == 2 and "c" not in ledger
-    ledger.put({"c": 3})
-    assert dict((k, Ledger(path)[k]) for k in "abc") == {"a": 1, "b": [2], "c": 3}
+    cache = CallCache(path)
+    assert len(cache) == 2 and "c" not in cache and cache.reply("c") is None
+    cache.put({"c": c})
+    assert {key: CallCache(path)[key] for key in "abc"} == {"a": a, "b": b, "c": c}
     assert call_key(a=1, b=2) == call_key(b=2, a=1) != call_key(a=1, b=3)
+
+
+def test_a_last_line_that_lacks_only_its_end_is_a_call_made(tmp_path: Path):
+    path = tmp_path / "x.jsonl"
+    CallCache(path).put({"a": Reply("a")._asdict()})
+    path.write_bytes(path.read_bytes()[:-1])
+    cache = CallCache(path)
+    cache.put({"b": Reply("b", False)._asdict()})
+    assert CallCache(path).rows == cache.rows and cache.reply("b") == Reply("b", False)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +48,8 @@ def test_ledger_drops_a_line_cut_short(tmp_path: Path):
         {"text": None},
         {"text": "x", "finished": "no"},
         {"text": "x", "more": 1},
+        {"text": "x", "finished": True, "more": 1},
+        "a text",
         True,
     ],
     ids=str,

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from c3po_bench.errors import UserError
 from c3po_bench.store.identity import content_hash
-
-if TYPE_CHECKING:
-    from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tasks.taskset import TaskSet
 
 
 @dataclass(frozen=True)
@@ -52,13 +49,3 @@ def make_chunks(tasks: TaskSet, size: int, limit: int | None) -> Chunks:
     ranked.sort()
     items = [(name, doc_id) for _, _, name, doc_id in ranked]
     return Chunks([items[start : start + size] for start in range(0, len(items), size)])
-
-
-def parse_shard(shard: str) -> tuple[int, int]:
-    """(i, n) of "i/n", i counted from 1."""
-    try:
-        share, of = (int(part) for part in shard.split("/"))
-        assert 1 <= share <= of
-    except (ValueError, AssertionError):
-        raise UserError(f"shard={shard}: write i/n with i from 1 to n, like shard=1/4") from None
-    return share, of

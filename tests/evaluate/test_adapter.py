@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 
 import pytest
-from lm_eval.api.model import LM
 
-from c3po_bench.chunks import make_chunks
+from c3po_bench.contract import CHOICES, TEXT, Answer, ArmRow, Cost, Item, Phase
 from c3po_bench.errors import UserError
-from c3po_bench.harness import mean_correct
-from c3po_bench.scoring import score
+from c3po_bench.evaluate.adapter import score
+from c3po_bench.evaluate.chunks import make_chunks
+from c3po_bench.evaluate.run import mean_correct
 from c3po_bench.store.files import Journal
 from c3po_bench.tasks.taskset import TaskSet
 
@@ -30,33 +32,29 @@ GSM8K_LIKE = {
 }
 
 
-class Parrot(LM):
+class ParrotArm:
     """Answers with the right number, every other time with the marks that the strict filter wants; likes choice 0."""
 
-    def generate_until(self, requests):  # noqa: ANN001, ANN201
-        answers = [sum(map(int, request.args[0].split("?")[0].split(" + ")[-2:])) for request in requests]
-        return [f"#### {a}" if a % 4 == 0 else f"It is {a}" for a in answers]
+    row = ArmRow("parrot", "parrot", "method")
 
-    def loglikelihood(self, requests):  # noqa: ANN001, ANN201
-        return [
-            (float("nan") if "broken" in request.args[0] else -1.0 - request.idx, False)
-            for request in requests
-        ]
+    def prepare(self) -> None:
+        pass
 
-    def loglikelihood_rolling(self, requests):  # noqa: ANN001, ANN201
-        raise NotImplementedError
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        return [self._scored(item) if item.kind == CHOICES else self._written(item) for item in items]
 
+    def _written(self, item: Item) -> Answer:
+        number = sum(map(int, item.prompt.split("?")[0].split(" + ")[-2:]))
+        return Answer(text=f"#### {number}" if number % 4 == 0 else f"It is {number}")
 
-class ParrotArm:
-    """The least that can be scored."""
+    def _scored(self, item: Item) -> Answer:
+        broken = "broken" in item.requests[0][0]
+        return Answer(
+            scores=tuple((math.nan if broken else -1.0 - n, False) for n in range(len(item.requests)))
+        )
 
-    name, reads_labels = "parrot", False
-
-    def lm(self) -> LM:
-        return Parrot()
-
-    def cost(self) -> dict:
-        return {"phases": {}, "peak_memory_bytes": 0}
+    def cost(self) -> Cost:
+        return Cost()
 
 
 class CostlyArm(ParrotArm):
@@ -64,13 +62,22 @@ class CostlyArm(ParrotArm):
 
     asked = 0
 
-    def cost(self) -> dict:
+    def cost(self) -> Cost:
         self.asked += 1
-        phases = {
-            "score": {"seconds": 3.0 * self.asked, "flops": 5 * self.asked},
-            "train": {"seconds": 7.0, "flops": None},
-        }
-        return {"phases": phases, "peak_memory_bytes": 0, "credited_seconds": 8.0 * self.asked}
+        phases = {"score": Phase(3.0 * self.asked, 5 * self.asked), "train": Phase(7.0, None)}
+        return Cost(phases, cached_seconds=8.0 * self.asked)
+
+
+class CuriousArm(ParrotArm):
+    """Remembers the items it was given."""
+
+    def __init__(self, reads_labels: bool) -> None:
+        self.row = ArmRow("curious", "curious", "method", reads_labels=reads_labels)
+        self.items: list[Item] = []
+
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        self.items += items
+        return super().answer(items)
 
 
 @pytest.fixture
@@ -206,3 +213,52 @@ def test_an_answer_that_no_judge_scored_is_in_no_mean():
     rows = [{"correct": 1.0, "score": -1.0}, {"correct": 0.0, "score": None}, {"correct": 1.0}]
     assert mean_correct(rows) == 1.0
     assert mean_correct(rows[1:2]) == 0.0
+
+
+CHOOSE = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{q}}",
+    "doc_to_choice": "{{c}}",
+    "doc_to_target": "a",
+}
+
+
+def test_items_come_as_the_task_renders_them_and_without_their_label(scored, tmp_path):
+    docs = [{"q": f"question {n}", "c": ["yes", "no"], "a": n % 2} for n in range(3)]
+    blind, seeing = CuriousArm(reads_labels=False), CuriousArm(reads_labels=True)
+    for arm in (blind, seeing):
+        (tmp_path / "journal.jsonl").unlink(missing_ok=True)
+        scored(docs, arm=arm, **CHOOSE)
+    first = min(blind.items, key=lambda item: item.id)
+    assert first.id == ("made", 0) and first.requests == (("question 0", " yes"), ("question 0", " no"))
+    assert first.question == "question 0" and first.n_choices == 2 and first.lengths == ()
+    assert {item.gold for item in blind.items} == {None}
+    assert [item.gold for item in sorted(seeing.items, key=lambda item: item.id)] == [0, 1, 0]
+    assert [item.key for item in blind.items] == [item.key for item in seeing.items]
+
+
+def test_requests_that_only_a_metric_asks_for_are_no_options(scored):
+    """Mutual information asks each option without its context, too."""
+    docs = [{"q": f"question {n}", "c": ["yes", "no", "maybe"], "a": n} for n in range(3)]
+    metrics = [{"metric": "acc"}, {"metric": "acc_mutual_info"}]
+    arm = CuriousArm(reads_labels=False)
+    rows = scored(docs, arm=arm, **CHOOSE, metric_list=metrics)
+    assert all(len(item.requests) == 6 and item.n_choices == 3 == len(item.options) for item in arm.items)
+    shown = arm.items[0].with_context(["An example."])
+    assert [c for c, _ in shown.options] == ["An example.\n\n" + c for c, _ in arm.items[0].options]
+    assert shown.requests[3:] == arm.items[0].requests[3:]
+    assert all(len(row["loglikelihoods"]) == 3 for row in rows)
+
+
+def test_a_task_of_written_answers_makes_text_items(scored):
+    arm = CuriousArm(reads_labels=True)
+    scored(SUMS, arm=arm, **GSM8K_LIKE)
+    item = min(arm.items, key=lambda item: item.id)
+    assert item.kind == TEXT and item.prompt == "Question: 0 + 0 + 0?\nAnswer:" and item.gold is None
+    assert item.decoding["until"] == ["\n"] and item.requests == ()
+    assert item.with_context(["Q", "A"]).prompt == f"Q\n\nA\n\n{item.prompt}"
+
+
+def test_perplexity_tasks_are_refused_before_anything_is_loaded(scored):
+    with pytest.raises(UserError, match="task made measures the perplexity of whole texts"):
+        scored([{"q": "a text"}], output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{q}}")

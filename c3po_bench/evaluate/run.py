@@ -1,33 +1,47 @@
-"""run(cfg): the table of contents of the whole program."""
+"""run(cfg): score every arm of an experiment on the same items, write the runs down, publish."""
 
 from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from c3po_bench.backend import load_backend
-from c3po_bench.checks import check_ranges
-from c3po_bench.chunks import make_chunks, parse_shard
+from omegaconf import OmegaConf
+
+from c3po_bench import __version__
+from c3po_bench.analysis.tables import live_line
+from c3po_bench.config import Config, check_ranges
+from c3po_bench.contract import Arm, Backend
 from c3po_bench.errors import UserError
+from c3po_bench.evaluate.bridge import bridged
+from c3po_bench.evaluate.chunks import make_chunks
+from c3po_bench.registry import Registry
 from c3po_bench.runtime import ranks
 from c3po_bench.runtime.console import Progress, log_to, set_up_logging
 from c3po_bench.runtime.locks import LockHeld, exclusive_lock
+from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.runtime.resources import keep_freed_memory, rare_collections, sleep_where_shared
+from c3po_bench.store import provenance
 from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_text
 from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.reader import Run
 from c3po_bench.store.schema import SCHEMA_VERSION
-
-if TYPE_CHECKING:
-    from c3po_bench.backend import Arm, Backend
-    from c3po_bench.config import Config
-    from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tracking import publish as publish_store
 
 log = logging.getLogger("c3po_bench")
+BACKENDS: Registry[type[Backend]] = Registry(
+    "backend",
+    {
+        "rewiring": "c3po_bench.rewiring.backend:RewiringBackend",
+        "feedback": "c3po_bench.feedback.backend:FeedbackBackend",
+        "both": "c3po_bench.evaluate.both:BothBackend",
+    },
+)
 
 
 def run(cfg: Config) -> list[Run]:
@@ -39,40 +53,38 @@ def run(cfg: Config) -> list[Run]:
     check_ranges(cfg)
     set_up(cfg)
     with rare_collections():
-        kind = load_backend(cfg.backend.name)
+        kind = BACKENDS[cfg.backend.name]
         kind.check(cfg)
         tasks = load_tasks(cfg, kind)
         backend = kind(cfg, tasks)
     shared = shared_identity(cfg, tasks, backend)
     done: dict[str, Run] = {}
-    names, busy = [], []
-    for arm in list(
-        backend.arms()
-    ):  # all first: bad options of the last one are refused before anything is scored
-        names.append(arm.name)
+    # all first: bad options of the last one are refused before anything is scored
+    arms = [bridged(arm) for arm in backend.arms()]
+    waiting = []
+    for arm in arms:
         try:
-            done[arm.name] = run_arm(cfg, arm, tasks, backend, shared, wait=ranks.world() > 1)
+            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, wait=ranks.world() > 1)
         except LockHeld:
-            log.info("%s: another process is on it, the other arms first", arm.name)
-            busy.append(arm)
+            log.info("%s: another process is on it, the other arms first", arm.row.name)
+            waiting.append(arm)
             continue
-        tell(list(done.values()))
-    for arm in busy:
-        done[arm.name] = run_arm(cfg, arm, tasks, backend, shared)
-    runs = [done[name] for name in names]
+        show_newest(list(done.values()))
+    for arm in waiting:
+        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared)
+    runs = [done[arm.row.name] for arm in arms]
+    getattr(backend, "close", int)()
     if ranks.rank() == 0:
         record_experiment(cfg, runs)
         publish(cfg)
     return runs
 
 
-def tell(runs: list[Run]) -> None:
+def show_newest(runs: list[Run]) -> None:
     """Log the newest arm against its base while the others still run."""
     base = next((run for run in runs if run.arm == "base"), None)
     if base is None or len(runs) < 2 or ranks.rank() != 0:
         return
-    from c3po_bench.analysis.tables import live_line
-
     try:
         log.info(live_line(runs[-1], base))
     except UserError as error:
@@ -98,8 +110,6 @@ def set_up(cfg: Config) -> None:
 
 def load_tasks(cfg: Config, kind: type[Backend]) -> TaskSet:
     """The tasks, checked; a backend may bring tasks of its own (`own_tasks`)."""
-    from c3po_bench.tasks.taskset import TaskSet
-
     if not cfg.tasks:
         raise UserError("no tasks: give tasks=[...], +task=NAME or +experiment=NAME")
     scoring, own_tasks = cfg.scoring, getattr(kind, "own_tasks", None)
@@ -141,23 +151,27 @@ def run_arm(
     Raises:
         LockHeld: if another process has the folder and `wait` is false.
     """
-    identity = {"arm": arm.name, "backend": cfg.backend.name, **shared, **arm.identity()}
+    identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
     if cfg.plugins:
         identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
-    folder = store_dir(cfg) / "runs" / run_id(arm.name, identity)
+    folder = store_dir(cfg) / "runs" / run_id(arm.row.name, identity)
     done = (folder / "result.json").exists
     if done():
-        log.info("%s: done before, in %s", arm.name, folder)
+        log.info("%s: done before, in %s", arm.row.name, folder)
         return Run(folder)
     with exclusive_lock(folder, f".lock-{ranks.rank()}", wait):
         if done():
-            log.info("%s: done meanwhile, in %s", arm.name, folder)
-        elif ranks.rank() == 0:
-            with log_to(folder / "log.txt"):
-                record_arm(cfg, arm, tasks, backend, shared, identity, folder)
-        else:
-            score_arm(cfg, arm, tasks, folder)
-            ranks.wait_for(done)
+            log.info("%s: done meanwhile, in %s", arm.row.name, folder)
+            return Run(folder)
+        try:
+            if ranks.rank() == 0:
+                with log_to(folder / "log.txt"):
+                    record_arm(cfg, arm, tasks, backend, shared, identity, folder)
+            else:
+                score_arm(cfg, arm, tasks, folder)
+                ranks.wait_for(done)
+        finally:
+            arm.close()
     return Run(folder)
 
 
@@ -173,7 +187,7 @@ def score_arm(
     cfg: Config, arm: Arm, tasks: TaskSet, folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Sample rows and totals of all items; what ranks but the first return is only their share."""
-    from c3po_bench.scoring import score
+    from c3po_bench.evaluate.adapter import score  # lm-eval and torch: a finished experiment needs neither
 
     journal = Journal(folder / ranks.journal_name())
     adopt(journal, folder)
@@ -187,18 +201,16 @@ def score_arm(
                 f"shard={cfg.shard}: {len(chunks.items)} batches can't be cut in {of}: use fewer shards"
             )
 
-    def scored(numbers: list[int] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def scored(numbers: Sequence[int] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         doc_ids = None if numbers is None else chunks.doc_ids(numbers)
-        return score(
-            arm, tasks, journal, Progress(), chunks=chunks, limit=cfg.limit, doc_ids=doc_ids, seed=cfg.seed
-        )
+        settings = {"chunks": chunks, "limit": cfg.limit, "doc_ids": doc_ids, "seed": cfg.seed}
+        return score(arm, tasks, journal, Progress(), **settings, together=ranks.world() > 1)
 
     if ranks.world() > 1:
-        mine = chunks.share(ranks.rank(), ranks.world(), chosen)
-        found = scored(mine) if mine else ([], {})
+        rows = scored(chunks.share(ranks.rank(), ranks.world(), chosen))
         ranks.finish_share(folder)
         if ranks.rank() > 0:
-            return found
+            return rows
         ranks.await_shares(folder)
         adopt(journal, folder)
     return scored(chosen)
@@ -225,21 +237,15 @@ def record_arm(
     folder: Path,
 ) -> None:
     """Score an arm and write down its run, result.json last."""
-    from omegaconf import OmegaConf
-
-    from c3po_bench.store import provenance
-
     started = provenance.now()
-    log.info("%s: starting, in %s", arm.name, folder)
+    log.info("%s: starting, in %s", arm.row.name, folder)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     rows, totals = score_arm(cfg, arm, tasks, folder)
-    extra: dict[str, Any] = {}
-    if finish := getattr(arm, "finish", None):
-        rows, extra = finish(rows)
+    rows, extra = arm.finish(rows)
     result = make_result(cfg, arm, tasks, shared, folder.name, rows, totals, extra)
     write_jsonl(folder / "samples.jsonl", rows)
     record = {
-        "code_version": importlib.import_module("c3po_bench").__version__,
+        "code_version": __version__,
         "git_commit": provenance.git_commit(),
         "libraries": provenance.library_versions(),
         "model_hash": backend.model_hash,
@@ -253,7 +259,8 @@ def record_arm(
     }
     write_json(folder / "provenance.json", record)
     write_json(folder / "result.json", result)
-    log.info("%s: %d items, %.3f correct, %.0f s", arm.name, len(rows), mean_correct(rows), totals["seconds"])
+    seconds = totals["seconds"]
+    log.info("%s: %d items, %.3f correct, %.0f s", arm.row.name, len(rows), mean_correct(rows), seconds)
 
 
 def mean_correct(rows: list[dict[str, Any]]) -> float:
@@ -285,17 +292,18 @@ def make_result(
     for task, more in extra.items():
         metrics.setdefault(task, {}).update(more)
     report, cost = arm.report(), arm.cost()
-    curves = dict(report["curves"])
+    curves = dict(report.curves)
     losses = [row["losses"] for row in rows if row.get("losses")]
     if losses:
         curves["surrogate_loss"] = [sum(step) / len(step) for step in zip(*losses, strict=False)]
-    counts = dict(report["counts"])
+    counts = dict(report.counts)
     if any("dropped_duplicates" in row for row in rows):
         counts["dropped_duplicates"] = sum(row.get("dropped_duplicates", 0) for row in rows)
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": name,
-        "arm": arm.name,
+        "arm": arm.row.name,
+        "arm_row": arm.row.record(),
         "backend": cfg.backend.name,
         "model": cfg.model.name,
         "tasks": list(tasks.load()),
@@ -307,21 +315,19 @@ def make_result(
         "metrics": metrics,
         "settings": arm.settings(),
         "cost": {
-            "phases": {**cost["phases"], **totals["phases"]},
-            "peak_memory_bytes": cost["peak_memory_bytes"],
+            "phases": {name: asdict(phase) for name, phase in cost.phases.items()} | totals["phases"],
+            "peak_memory_bytes": cost.peak_memory_bytes,
             "seconds": totals["seconds"],
             "items": len(rows),
         },
         "counts": counts,
         "curves": curves,
-        "notes": [*tasks.notes, *report["notes"]],
+        "notes": [*tasks.notes, *report.notes],
     }
 
 
 def record_experiment(cfg: Config, runs: list[Run]) -> None:
     """Write down which runs this experiment compares."""
-    from c3po_bench.store import provenance
-
     names = [run.run_id for run in runs]
     path = store_dir(cfg) / "experiments" / f"{cfg.name}-{content_hash(names)}.json"
     if not path.exists():
@@ -340,6 +346,4 @@ def publish(cfg: Config) -> None:
     """Hand the store to W&B; whatever goes wrong there is one warning, never a failed run."""
     if cfg.tracking.mode == "disabled" or cfg.shard:
         return
-    from c3po_bench.tracking import publish as publish_store
-
     publish_store(cfg.results_dir, cfg.tracking)

@@ -11,30 +11,29 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from c3po_bench.backend import load_backend
+from c3po_bench.analysis.arms import _row_of_today
+from c3po_bench.config import Config, ModelConfig
+from c3po_bench.contract import Answer, Cost, Item, Report
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
 from c3po_bench.feedback.chat import prompt_ids, stop_ids
+from c3po_bench.feedback.measures import degeneration, similarity
+from c3po_bench.feedback.studio import Studio
 from c3po_bench.feedback.tasks import GROUP, SCOPE_OF
 from c3po_bench.feedback.voices import VOICES
 from c3po_bench.feedback.voices import arm_names as feedback_names
 from c3po_bench.models.families import family_of
-from c3po_bench.rewiring.arms import arm_names as all_rewiring_names
-from c3po_bench.rewiring.arms import check_tasks
+from c3po_bench.rewiring.arms import ARMS, check_tasks
+from c3po_bench.rewiring.backend import RewiringBackend
 from c3po_bench.rewiring.pathway import critical_layers
 from c3po_bench.runtime.locks import exclusive_lock
-
-if TYPE_CHECKING:
-    from lm_eval.api.model import LM
-
-    from c3po_bench.config import Config, ModelConfig
-    from c3po_bench.feedback.studio import Studio
-    from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.store.files import write_text
+from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
 THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
@@ -42,7 +41,7 @@ THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
 
 def rewiring_names() -> list[str]:
     """Arms of the rewiring backend but base, which is the feedback backend's here."""
-    return [name for name in all_rewiring_names() if name != "base"]
+    return [name for name in ARMS if name != "base"]
 
 
 def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
@@ -112,7 +111,7 @@ class BothBackend:
         """Whatever either backend refuses; and several pieces, which no single model can be tuned on."""
         _, rewired, chains = divide(list(cfg.arms))
         FeedbackBackend.check(BothBackend._of_feedback(cfg))
-        load_backend("rewiring").check(BothBackend._of_rewiring(cfg))
+        RewiringBackend.check(BothBackend._of_rewiring(cfg))
         drawn, asked = (
             cfg.feedback.answers.temperature > 0,
             [name for name in cfg.tasks if name in (GROUP, *SCOPE_OF)],
@@ -150,8 +149,15 @@ class RewiredArm:
     """An arm of the rewiring backend, on the model or on the model with a recipe's adapter merged in."""
 
     def __init__(self, backend: BothBackend, method: str, recipe: str | None) -> None:
-        self.backend, self.method = backend, method
-        self.name = f"{recipe}{THEN}{method}" if recipe else method
+        self.backend, self.method, self.row = backend, method, ARMS[method]
+        if recipe:
+            row, before = self.row, f"{recipe}{THEN}"
+            self.row = replace(
+                row,
+                name=before + row.name,
+                title=f"{_row_of_today(recipe)['title']} then {row.title}",
+                control_of=row.control_of and before + row.control_of,
+            )
         self.tuned = FeedbackArm(backend.feedback, recipe) if recipe else None
         self._inner: Any = None
 
@@ -162,46 +168,83 @@ class RewiredArm:
             cfg = self.backend._of_rewiring(self.backend.cfg, self.method)
             if self.tuned is not None:
                 cfg = replace(cfg, model=merged_model(self.tuned, cfg.model))
-            made = load_backend("rewiring")(cfg, self.backend.tasks)
-            self._inner = next(arm for arm in made.arms() if arm.name == self.method)
+            made = RewiringBackend(cfg, self.backend.tasks)
+            self._inner = next(arm for arm in made.arms() if arm.row.name == self.method)
         return self._inner
 
-    @property
-    def reads_labels(self) -> bool:
-        """The rewiring arm's."""
-        return self.inner.reads_labels
-
     def identity(self) -> dict[str, Any]:
-        """Of tuning and of rewiring; and how it is asked, where that is not as lm-eval would ask."""
+        """Of tuning and of rewiring; and the chat template, where lm-eval would not ask so by itself."""
         tuned = self.tuned.identity() if self.tuned else FeedbackArm(self.backend.feedback, "base").identity()
-        return {"tuned": tuned, "rewired": self.inner.identity(), **own_way(self.backend.feedback.studio)}
+        template = template_identity(self.backend.feedback.studio)
+        return {"tuned": tuned, "rewired": self.inner.identity(), **template}
 
     def settings(self) -> dict[str, Any]:
         """The method's columns, and the tuning's with a prefix."""
         tuned = self.tuned.settings() if self.tuned else {}
         return {**self.inner.settings(), **{f"tuned_{key}": value for key, value in tuned.items()}}
 
-    def lm(self) -> LM:
-        """The rewired model, which is asked feedback prompts by the same chat template as everybody."""
-        from c3po_bench.feedback.echo import EchoLM
+    def prepare(self) -> None:
+        """Read the references with the model to be rewired: while the arm waited, others worked on that model."""
+        self._inner = None
+        self.inner.prepare()
 
-        self._inner = None  # where it had to wait since `identity`, other arms have been at work on its model
-        return EchoLM(self.inner.lm(), self.backend.feedback.studio)
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        """Stock items as the rewired model answers them; feedback prompts by the same chat template as everybody."""
+        answers = self.inner.answer([self._as_chat(item) if item.metadata else item for item in items])
+        prompts = [item.prompt for item in items if item.metadata]
+        baselines = self.backend.feedback.studio.baselines(prompts) if prompts else {}
+        return [
+            self._compared(item, answer, baselines[item.prompt]) if item.metadata else answer
+            for item, answer in zip(items, answers, strict=True)
+        ]
 
-    def cost(self) -> dict[str, Any]:
+    def _as_chat(self, item: Item) -> Item:
+        """The prompt as a chat in tokens, with those that end an answer: of text and EOS, others would be made."""
+        subject = self.backend.feedback.studio.workshop.subject
+        ids = prompt_ids(subject.tokenizer, item.prompt)
+        stops = stop_ids(subject.tokenizer, subject.model)
+        return replace(
+            item, prompt=subject.tokenizer.decode(ids), prompt_ids=tuple(ids), stop_ids=tuple(stops)
+        )
+
+    @staticmethod
+    def _compared(item: Item, answer: Answer, baseline: Any) -> Answer:
+        """The answer beside the base model's, as the feedback arms record it; no drift is measured."""
+        text, tokens = (answer.text or "").strip(), len(answer.token_ids)
+        finished = tokens < int(item.decoding.get("max_gen_toks", 0))
+        details = {
+            "scope": item.metadata["scope"],
+            "feedback_id": item.metadata["feedback"],
+            "category": item.metadata["category"],
+            "prompt": item.prompt,
+            "response": text,
+            "baseline_response": baseline.text,
+            "drift": None,
+            "similarity": round(similarity(text, baseline.text), 6),
+            "degeneration": degeneration(text, finished, tokens, baseline.tokens),
+        }
+        return replace(answer, text=text, details={**answer.details, **details})
+
+    def cost(self) -> Cost:
         """The rewiring's; training is the tuned arm's."""
         return self.inner.cost()
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """The rewiring's."""
         return self.inner.report()
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-        """The same feedback scores as every arm."""
-        return FeedbackArm(self.backend.feedback, "base").finish(rows)
+        """The same feedback scores as every arm, and what the rewiring's arm adds."""
+        rows, more = self.inner.finish(rows)
+        rows, scores = FeedbackArm(self.backend.feedback, "base").finish(rows)
+        return rows, {**more, **scores}
+
+    def close(self) -> None:
+        """Nothing stays in the model."""
+        self.inner.close()
 
 
-def own_way(studio: Studio) -> dict[str, Any]:
+def template_identity(studio: Studio) -> dict[str, Any]:
     """An example of a prompt's ids, and those that end an answer.
 
     Nothing where text and the EOS token say the same.
@@ -215,8 +258,6 @@ def own_way(studio: Studio) -> dict[str, Any]:
 
 def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:
     """The config of the model with the arm's adapter merged in, saved once in the cache as a Hugging Face folder."""
-    from c3po_bench.store.files import write_text
-
     folder = arm.studio.workshop.folder / "merged" / arm.adapter_name()
     done = folder / "merged.json"
     if not done.exists():

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from c3po_bench.rewiring.engines.base import cheap_groups
+from c3po_bench.rewiring.engines.base import min_cost_buckets
 
 
 def cost(groups, sizes, group):
@@ -25,12 +25,12 @@ def test_no_partition_is_cheaper(group, seed):
         for count in range(len(sizes))
         for cuts in combinations(range(1, len(sizes)), count)
     )
-    groups = cheap_groups(sizes, group)
+    groups = min_cost_buckets(sizes, group)
     assert sorted(i for rows in groups for i in rows) == list(range(len(sizes)))
     assert cost(groups, sizes, group) == cheapest
 
 
 def test_a_pass_that_costs_much_is_shared_by_all():
-    assert cheap_groups([1, 9, 1], 1000) == [[0, 1, 2]]
-    assert cheap_groups([1, 9, 1], 1) == [[0, 2], [1]]
-    assert cheap_groups([], 1) == []
+    assert min_cost_buckets([1, 9, 1], 1000) == [[0, 1, 2]]
+    assert min_cost_buckets([1, 9, 1], 1) == [[0, 2], [1]]
+    assert min_cost_buckets([], 1) == []
