@@ -31,7 +31,7 @@ log = logging.getLogger("c3po_bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: returns the exit status; errors of the user's, Hydra's complaints among them, in one line."""
+    """Entry point: returns the exit status, after one line on standard error for what the user can mend."""
     options = parser().parse_args(arguments)
     try:
         return options.run(options)

@@ -183,7 +183,8 @@ def plan_text(grid: Grid) -> str:
     walls = ", ".join(f"{total.wall_seconds(n) / 60:.0f} min on {n}" for n in (1, 8, 100))
     bank = f"{total.bank_bytes / 2**30:.2f} GiB on disk, built once"
     lines = [
-        f"{grid.name}: {total.cells} cells, {total.runs} different runs (base is shared), {total.items:,} items to score",
+        f"{grid.name}: {total.cells} cells, {total.runs} different runs (base is shared), "
+        f"{total.items:,} items to score",
         f"time:   {hours:.2f} device-hours, {total.basis}; start to end {walls}",
         f"memory: {total.memory_bytes / 2**30:.1f} GiB a job for {model}",
         f"bank:   {total.references:,} references, {bank}",
