@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.errors import INTERRUPTED, OURS, UserError, refuse
+from c3po_bench.errors import INTERRUPTED, OURS, UserError
 from c3po_bench.explain import status_of
 from c3po_bench.launch import slurm
 from c3po_bench.launch.cells import report, run_cells, statuses
@@ -31,12 +31,10 @@ log = logging.getLogger("c3po_bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: returns the exit status; errors of the user's, Hydra's complaints among them, in one line."""
+    """Entry point: returns the exit status, after one line on standard error for what the user can mend."""
     options = parser().parse_args(arguments)
     try:
         return options.run(options)
-    except UserError as error:
-        return refuse(str(error))
     except KeyboardInterrupt as stopped:
         why = stopped.args[0] if stopped.args else "interrupted"
         sys.stderr.write(f"stopped ({why}): the same command goes on from here\n")

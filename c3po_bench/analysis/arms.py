@@ -28,7 +28,7 @@ class Arm(NamedTuple):
         change: of a control, what it does otherwise than that arm, such as "random neighbors".
         not_due_to: of a control, what a gain that it shares is not due to, such as "retrieval".
         place: its place in its backend's table, which lists the strictest control of an arm first.
-        losses_over: what its losses are listed by: `steps` of descent, or `shares` of the original pathway tried.
+        losses_over: what its losses are listed by: `steps` of a descent, or `shares` of the original pathway.
     """
 
     name: str
@@ -43,14 +43,12 @@ class Arm(NamedTuple):
 
 def arm_of(run: Run) -> Arm:
     """The facts of the arm of `run`."""
-    row = _row_of_today(run.arm) | run.result.get(
-        "arm_row", {}
-    )  # arm_row fallback: goes when backends write it
+    row = run.result["arm_row"]
     return Arm(**{name: row[name] for name in Arm._fields if name in row})
 
 
 def columns_of(run: Run) -> dict[str, str]:
-    """The facts that every row of a table about `run` carries: the arm's name, title and role."""
+    """The columns about the arm that a table's rows on `run` carry: name, title and role."""
     arm = arm_of(run)
     return {"arm": arm.name, "title": arm.title, "role": arm.role}
 
@@ -65,7 +63,7 @@ def settings_text(row: Mapping[str, Any]) -> str:
     return row["label"][len(row["arm"]) :]
 
 
-# arm_row fallback: goes when backends write it. The tables of the first form, for runs without `arm_row`.
+# arm_row fallback: goes with evaluate/bridge, which makes rows of it for a backend without a table.
 _TITLES = {
     "c3po": "C3PO",
     "c3po_from_sft": "C3PO from SFT",

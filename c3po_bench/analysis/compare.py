@@ -1,4 +1,4 @@
-"""Each run beside its base and beside its controls, item by item, or a refusal that says why they must not be compared."""
+"""Each run beside its base and its controls, item by item, or the reason why they must not be compared."""
 
 from __future__ import annotations
 
@@ -82,13 +82,20 @@ def compare(
 ) -> pd.DataFrame:
     """Compare every run with the base run of the same comparison key, paired on (task, doc_id, doc_hash).
 
-    Rows: one a run and task; one a benchmark of many tasks (facts, MMLU); with several benchmarks also one
-    over all items and their mean. Holm's correction runs over all (run, benchmark) tests, over the runs for
-    the row of all items, and over the tasks within benchmarks on their own. Intervals are 95%.
+    Each run has a row for each of its tasks and one for each benchmark of many tasks (facts, MMLU). With
+    several benchmarks it also has a row over all items and one for the mean of benchmarks. Intervals are 95%.
+    Holm's correction runs over all (run, benchmark) tests, over the runs for the row of all items, and over
+    the tasks within benchmarks on their own. A run whose ``settings.prompt_differs`` is true may have other
+    prompts than its base (in-context feedback); the column of that name marks it.
 
-    Raises UserError with the reason where data, prompts or scoring differ; with `refused` (a dict) those runs
-    are left out instead and their reasons put there by run id. ``settings.prompt_differs`` of a run permits
-    other prompts (in-context feedback): the column of that name marks it.
+    Args:
+        runs: of one store.
+        draws: bootstrap resamples, and sign flips.
+        seed: of the resamples.
+        refused: where given, runs that cannot be compared are left out, and their reasons put here by run id.
+
+    Raises:
+        UserError: without `refused`, where a run's data, prompts or scoring differ from its base's.
     """
     partners, labels = Partners(runs), run_labels(runs)
     groups: dict[str, dict[str, list[str]]] = {}  # by base run: its benchmarks and their tasks
@@ -118,12 +125,11 @@ def compare_controls(
     seed: int = 0,
     refused: dict[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Compare every run with each of its controls.
+    """Compare every run with each of its controls, as `compare` does with its base.
 
-    As `compare` does with its base, a row a benchmark and summary.
-
-    Holm's correction runs over all (run, control, benchmark) tests, and over (run, control) for the row of
-    all items. Raises UserError where items differ; with `refused` (a dict) its reason is put there instead.
+    There is a row for each benchmark and summary. Holm's correction runs over all (run, control, benchmark)
+    tests, and over (run, control) for the row of all items. Raises UserError where items differ; with
+    `refused` (a dict) its reason is put there instead.
     """
     partners, labels = Partners(runs), run_labels(runs)
     rows: list[dict[str, Any]] = []
@@ -220,7 +226,7 @@ class Columns(NamedTuple):
 
 
 def named_groups(run: Run) -> dict[str, list[str]]:
-    """The names that the run was given as tasks, each with its leaf tasks: ``{"mmlu": ["mmlu_anatomy", ...]}``.
+    """The names that the run was given as tasks, with their leaf tasks: ``{"mmlu": ["mmlu_anatomy", ...]}``.
 
     A file of tasks goes by its name without folder and ending.
     """

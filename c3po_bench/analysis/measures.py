@@ -40,10 +40,10 @@ def feedback_measures(
 ) -> pd.DataFrame:
     """Every measure of every scope by run, with its difference to the run `against` over the same prompts.
 
-    `score` is S_in (signed), S_near and S_out (absolute) in the scopes, the mean over feedbacks of their
-    prompts' means, and S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 (RLVF, section 5) in the row
-    `overall`; other measures are means over prompts. Intervals are bootstrap intervals over prompts, over
-    feedbacks where there are ten or more. With `pieces`, also one row a feedback (column `feedback`).
+    `score` is S_in (signed), S_near or S_out (absolute): the mean over feedbacks of their prompts' means. The
+    row of scope `overall` has S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 (RLVF, section 5). Other
+    measures are means over prompts. Intervals are bootstrap intervals over prompts, over feedbacks where
+    there are ten or more. With `pieces`, there is also a row for each feedback (column `feedback`).
 
     Args:
         runs: of one store.
@@ -70,7 +70,7 @@ def feedback_measures(
 
 
 def _by_scope(run: Run) -> dict[str, Rows]:
-    """The sample rows of feedback prompts by scope, all measures flat, near and out of scope absolute scores."""
+    """The sample rows of feedback prompts by scope, all measures flat; near and out of scope absolute."""
     scopes: dict[str, Rows] = {}
     for row in run.samples():
         if row.get("scope"):
@@ -132,7 +132,7 @@ def _columns(names: tuple[str, str, str], interval: statistics.Interval) -> dict
 
 
 def _overall(scopes: dict[str, tuple[float, np.ndarray]], one: float) -> statistics.Interval:
-    """S_overall of three scores and their bootstrap means; with `one` = 0, the difference of two S_overall."""
+    """S_overall of the scores of three scopes, with its interval; with `one` = 0, a difference of two."""
     (a, drawn_a), (b, drawn_b), (c, drawn_c) = (scopes[scope] for scope in ("in", "near", "out"))
     means = (drawn_a + one - (drawn_b + drawn_c) / 2) / 2
     return statistics.percentile_interval((a + one - (b + c) / 2) / 2, means)
@@ -141,11 +141,11 @@ def _overall(scopes: dict[str, tuple[float, np.ndarray]], one: float) -> statist
 def _mean(
     numbers: list[float], whose: np.ndarray, measure: str, weights: np.ndarray, seed: tuple[int, int]
 ) -> tuple[statistics.Interval, np.ndarray]:
-    """The mean over prompts with its interval, and its bootstrap means: over prompts, or over ten feedbacks or more.
+    """The mean of `numbers`, one a prompt, with its interval; and its bootstrap means ``[draws]``.
 
-    A score counts so that its mean is the mean over feedbacks of the means over prompts. `whose` is the number
-    of each prompt's feedback. `weights` says how often each feedback is drawn: ``[draws, feedbacks]``, the same
-    for all scopes and measures.
+    Prompts are drawn, or, of ten feedbacks or more, feedbacks. Scores are weighted so that their mean is the
+    mean over feedbacks of the means over prompts. `whose` is the number of each prompt's feedback. `weights`
+    says how often each feedback is drawn, ``[draws, feedbacks]``: the same for all scopes and measures.
     """
     values, counts = np.array(numbers, dtype=np.float64), np.bincount(whose, minlength=weights.shape[1])
     if measure == "score":
@@ -183,8 +183,8 @@ def share_recovered(
 
     Args:
         runs: of one experiment, the arm `planted_optimum` among them.
-        distance: the total variation between an item's pathway ``[layers][experts]`` in the given layers and the
-            one planted for its question, 0 (the same) to 1 (disjoint). The column `distance` is its mean.
+        distance: of an item's pathway ``[layers][experts]``, its layers and its question: the total variation
+            from the planted pathway, 0 (the same) to 1 (disjoint). The column `distance` is its mean.
         draws: resamples.
         seed: of the resamples.
     """
@@ -217,14 +217,16 @@ SEED_COLUMNS += ("lowest", "highest", "agreement", "unanimous")
 
 
 def seed_agreement(runs: Sequence[Run]) -> pd.DataFrame:
-    """Do runs that differ in nothing but their seed agree, in accuracy and answer by answer?
+    """How far runs that differ in nothing but their seed agree, in accuracy and answer by answer.
 
-    One row an arm (with its settings) and task that ran under several seeds. `accuracy` is the mean over seeds
-    and `accuracy_sd` its standard deviation (n - 1); `agreement` the share of items on which two seeds give the
-    same prediction, averaged over pairs of seeds; `unanimous` the share on which all do. Only items that every
-    seed answered are counted. Runs are repetitions where all that makes their identity is equal but the seed
-    and what it draws; where one of their seeds ran twice, something else differs, and they are left out; so is,
-    with a warning, a run whose rows `compare` refuses.
+    There is a row for each arm (with its settings) and task that ran under several seeds. `accuracy` is the
+    mean over seeds and `accuracy_sd` its standard deviation (n - 1). `agreement` is the share of items on
+    which two seeds give the same prediction, averaged over pairs of seeds; `unanimous` is the share on which
+    all do. Only items that every seed answered are counted.
+
+    Runs are repetitions where their identities differ only in the seed and what it draws. Where one of their
+    seeds ran twice something else differs, and they are left out, with a warning. A run whose rows `compare`
+    refuses is left out, too.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -254,10 +256,7 @@ def _repeated(run: Run) -> str:
 
 
 def _answers(run: Run) -> dict[tuple[str, Any], tuple[Any, float]]:
-    """Prediction and score by item that has one.
-
-    Nothing of a run whose rows lack a score or are there twice.
-    """
+    """Prediction and score by item, where there is a score; empty for a run whose rows `compare` refuses."""
     try:
         load_scores(run)
     except UserError as reason:

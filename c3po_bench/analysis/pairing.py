@@ -14,13 +14,13 @@ from c3po_bench.errors import UserError
 from c3po_bench.store.reader import Run
 
 NEAREST = ("backend", "engine", "plugins")
-"""What may differ between two bases of one comparison: a run is compared with the base that shares most of it."""
+"""What may differ between two bases of one comparison: a run goes with the base that shares most."""
 
 
 def run_labels(runs: Sequence[Run], *, without: Sequence[str] = ()) -> dict[str, str]:
-    """A readable, distinct name by run id.
+    """A readable, distinct name for each run, by its id.
 
-    The arm, and the settings (`without` these) that tell runs of one arm apart.
+    It is the arm, with the settings (`without` these) in which runs of one arm differ.
     """
     labels: dict[str, str] = {}
     by_arm: dict[str, list[Run]] = {}
@@ -75,9 +75,7 @@ class Partners:
         )
 
     def beside(self, run: Run, other: str) -> Run | None:
-        """The run with id `other`, or that of arm `other`, that `run` may be compared with.
-
-        None where there is none.
+        """The run with id `other`, or that of arm `other`, that `run` may be compared with; None without one.
 
         Raises UserError where several runs of the arm could be meant (of several bases the nearest is taken).
         """

@@ -1,7 +1,7 @@
 """The few columns of `samples.jsonl` that comparing needs, read fast: one row an item, as arrays.
 
-A sweep has millions of rows, most of whose bytes are neighbors and pathways, which msgspec passes over; rows
-that it refuses (NaN is no JSON) are read with the standard library.
+A sweep has millions of rows, most of whose bytes are neighbors and pathways, which msgspec passes over. Rows
+that it refuses, because NaN is no JSON, are read with the standard library.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ def score_of(row: Mapping[str, Any]) -> float:
 
 
 def load_scores(run: Run) -> Scores:
-    """Read the scores of `run`. Raises UserError where rows lack a score or an item has two.
-
-    None is dropped silently.
+    """Read the scores of `run`.
 
     A feedback's answer on which no judgement could be had (`score` is null) is kept as NaN: it is neither
     good nor bad.
+
+    Raises:
+        UserError: where a row lacks a score, or an item has two rows.
     """
     try:
         rows: list[Any] = _DECODER.decode_lines((run.path / "samples.jsonl").read_bytes())
@@ -77,7 +78,8 @@ def load_scores(run: Run) -> Scores:
     if len(items) < len(rows):
         (name, number), times = items.most_common(1)[0]
         raise UserError(
-            f"run {run.run_id}: item {name}/{number} has {times} rows; delete the run and repeat the experiment"
+            f"run {run.run_id}: item {name}/{number} has {times} rows; "
+            "delete the run and repeat the experiment"
         )
     shared = [row.feedback_id if row.cluster is None else row.cluster for row in rows]
     task, doc_id = np.array(columns["task"], dtype=str), np.array(columns["doc_id"])

@@ -196,7 +196,7 @@ def paired_bootstrap(
 def paired_interval(
     arm: ArrayLike, base: ArrayLike, *, draws: int, seed: int, clusters: ArrayLike | None
 ) -> Interval:
-    """Mean difference with `tango`'s interval for independent right-or-wrong scores, else with a bootstrap's."""
+    """Mean difference with `tango`'s interval for independent right-or-wrong scores, else a bootstrap's."""
     if clusters is None and is_binary(arm, base):
         return tango(*fixed_broken(arm, base), len(np.asarray(arm)))
     return paired_bootstrap(arm, base, draws=draws, seed=seed, clusters=clusters)
@@ -261,10 +261,11 @@ def minimum_detectable_effect(sd: float, n: int) -> float:
 
 
 def smallest_gain(shares: ArrayLike, items: int, *, binary: bool) -> float:
-    """The smallest difference that a test of these differences (of items, or of clusters) can be hoped to find.
+    """The smallest difference that a test of these differences can be hoped to find.
 
-    NaN where nothing says: fewer right-or-wrong items than the exact test needs, or real values that did not
-    change.
+    `shares` are the differences of items or of clusters, `items` is the number of items, and `binary` says
+    whether scores are right or wrong. NaN where nothing says: with fewer right-or-wrong items than the exact
+    test needs, or with real values that did not change.
     """
     d = np.asarray(shares, dtype=np.float64)
     effect = minimum_detectable_effect(float(d.std(ddof=1)), len(d)) if len(d) > 1 else math.nan

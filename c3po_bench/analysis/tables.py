@@ -1,4 +1,4 @@
-"""What the console shows: the comparison, feedback by scope, shares of a planted gap, a sweep, a line for each arm."""
+"""What the console shows: the comparison, feedback by scope, a planted gap, a sweep, a line for each arm."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", captio
 def console_table(frame: pd.DataFrame) -> Table:
     """A rich table of the rows of `compare`; accuracies in percent, differences in percentage points.
 
-    ``*`` marks differences that stay below 0.05 after Holm's correction, ``†`` arms that by nature change the
-    prompt. Names come from the store and are shown as they are, never read as markup.
+    ``*`` marks differences whose p stays below 0.05 after Holm's correction, ``†`` arms that by nature change
+    the prompt. Names come from the store and are shown as they are, never read as markup.
     """
     every = records(frame)
     rows = headlines(every)
@@ -107,10 +107,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def live_line(run: Run, base: Run) -> str:
-    """One finished run against its base in a line, for the log while other arms still run.
-
-    Empty for a base itself.
-    """
+    """One finished run against its base in a line, for the log while others still run; empty for a base."""
     if run.run_id == base.run_id:
         return ""
     compared = headlines(records(compare([base, run], draws=2000)))
@@ -160,9 +157,9 @@ def gap_table(frame: pd.DataFrame) -> Table:
 
 
 def overall_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of an ablation table, accuracy of each run over all its tasks.
+    """Of an ablation table, the row of each run's accuracy over all its tasks.
 
-    Where a run has no such row, of each task, many of one benchmark as one.
+    Where a run has no such row, there is one for each task; the tasks of one benchmark count as one.
     """
     rows: Any = frame[(frame["metric"] == "acc") & (frame["group"].fillna("") == "")]
     for overall in (MACRO, POOLED):
@@ -172,7 +169,7 @@ def overall_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweep_table(frame: pd.DataFrame) -> Table:
-    """A row a run (see `overall_rows`), settings that vary as columns, and the task where there are several."""
+    """A row for each run (see `overall_rows`), with settings that vary, and the task if there are several."""
     varied, chosen = axes(frame), overall_rows(frame)
     tasks = list(dict.fromkeys(chosen["task"].dropna()))
     named = [*varied, *(["task"] if len(tasks) > 1 else [])]

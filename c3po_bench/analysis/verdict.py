@@ -126,8 +126,9 @@ def _sweep(runs: list[dict[str, Any]]) -> str:
     worse = sum(row["diff_high"] < 0 and row["p_holm"] < ALPHA for row in runs)
     settings = settings_text(best).strip().removeprefix("(").replace(")", "", 1)
     return (
-        f"{best['title']} under {len(runs):,} settings: {beaten:,} beat base after correction for all of them, "
-        f"{worse:,} lose; the largest difference, {_signed(best)} with {settings}, was picked after the fact."
+        f"{best['title']} under {len(runs):,} settings: {beaten:,} beat base after correction for all of "
+        f"them, {worse:,} lose; the largest difference, {_signed(best)} with {settings}, was picked after the "
+        "fact."
     )
 
 

@@ -1,7 +1,7 @@
 """The cells of a frozen sweep: running them, writing down how each is, and telling how far a sweep has come.
 
 Cells run one after another in one process, so that model, tasks and bank are loaded once. How far they are is
-told from the sweep's folder and, where there is one, Slurm's queue; no accounting is needed.
+read from the sweep's folder and, where there is one, Slurm's queue; no accounting is needed.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def run_cells(folder: SweepFolder, cells: Iterable[int], run: Callable[[Config],
 
 @dataclass(frozen=True)
 class CellStatus:
-    """A cell: done, running, waiting (in the queue), failed (with the last line of why) or missing (never started)."""
+    """How a cell is: done, running, waiting (queued), failed (with the reason) or missing (never started)."""
 
     cell: int
     overrides: list[str]

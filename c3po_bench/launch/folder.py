@@ -142,7 +142,11 @@ def job_id() -> str | None:
 
 
 def typed_config(values: Any) -> Config:
-    """The typed config of composed values, a mapping; what the schema refuses is an `OmegaConfBaseException`."""
+    """The typed config of a mapping of composed values.
+
+    Raises:
+        OmegaConfBaseException: for what the schema refuses.
+    """
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), values))
     assert isinstance(config, Config)
     return config

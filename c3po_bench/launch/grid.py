@@ -24,7 +24,7 @@ from c3po_bench.store.identity import content_hash
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a grid: its number, the overrides that make it, and its resolved config (no `hydra` key)."""
+    """One point of a grid: its number, its overrides, and its resolved config (without the key `hydra`)."""
 
     number: int
     overrides: tuple[str, ...]
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A composed sweep. `launcher` is the resolved launcher config, `results_dir` the store that all cells share."""
+    """A composed sweep. `launcher` is the launcher's config, `results_dir` the store that all cells share."""
 
     name: str
     overrides: tuple[str, ...]
@@ -82,7 +82,8 @@ def expand(loader: Any, master: DictConfig) -> Grid:
     hydra = master.hydra
     if not is_grid(master):
         raise UserError(
-            "only grids (hydra/sweeper=basic) can be frozen: run this sweeper through `python -m c3po_bench -m`"
+            "only grids (hydra/sweeper=basic) can be frozen: "
+            "run this sweeper through `python -m c3po_bench -m`"
         )
     words = list(hydra.overrides.task)
     parser = OverridesParser.create(config_loader=loader)
@@ -104,17 +105,14 @@ def expand(loader: Any, master: DictConfig) -> Grid:
 
 
 def _with_attributes(config: Any) -> Any:
-    """A composed config to read like `Config`.
-
-    Making one of the schema takes as long as composing the cell did.
-    """
+    """A composed config to read like a `Config`; making one takes as long as composing the cell did."""
     if not isinstance(config, dict):
         return config
     return SimpleNamespace(**{key: _with_attributes(value) for key, value in config.items()})
 
 
 class _Composer:
-    """Composes cells; those that choose the same group options share one composition, since one takes 50 ms."""
+    """Composes cells. Those that choose the same group options share one composition, which takes 50 ms."""
 
     def __init__(self, loader: Any, master: DictConfig, parser: Any):
         self.loader, self.master, self.parser = loader, master, parser

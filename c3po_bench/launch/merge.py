@@ -1,4 +1,4 @@
-"""Shards come home: the journals of a run's shards become the journal of the whole run, which then needs no scoring.
+"""The journals of a run's shards become the journal of the whole run, which then needs no scoring.
 
 So a merged run is made by the same code as an unsharded one, and its samples are the same bytes.
 """

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from c3po_bench.contract import ArmRow
 from c3po_bench.launch.grid import Grid
+from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.identity import content_hash
 from c3po_bench.store.reader import load_runs
@@ -32,15 +34,6 @@ ITEMS = {
 }
 PARTS = {"facts": 24, "mmlu": 57}  # tasks of which `limit` takes as many items each
 UNKNOWN_TOKENS, UNKNOWN_ITEMS, ALL_REFERENCES = 60, 1000, 34000
-PASSES = {  # goes when an arm's row is at hand, which has `passes`
-    "base": 0.0,
-    "mode_finding": 0.3,
-    "mode_finding_random_neighbors": 0.3,
-    "kernel_regression": 1.2,
-    "ngd": 1.2,
-    "oracle": 0.6,
-}
-OTHER_PASSES = 1.2
 DEVICE_FLOPS = (
     0.05 * 400e12
 )  # a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
@@ -96,7 +89,8 @@ def cell_cost(config: dict[str, Any], measured: dict[str, float]) -> CellCost:
         seconds, basis = flops / DEVICE_FLOPS, "estimated for one A100/H100-class GPU"
         if model in ON_CPU:
             seconds, basis = flops / CORE_FLOPS, "estimated for one CPU core"
-    arms = {arm: items * seconds * (1 + PASSES.get(arm, OTHER_PASSES)) for arm in ["base", *config["arms"]]}
+    passes = {arm: ARMS[arm].passes if arm in ARMS else ArmRow.passes for arm in ["base", *config["arms"]]}
+    arms = {arm: items * seconds * (1 + more) for arm, more in passes.items()}
     return CellCost(items, arms, seconds, basis)
 
 
@@ -189,7 +183,8 @@ def plan_text(grid: Grid) -> str:
     walls = ", ".join(f"{total.wall_seconds(n) / 60:.0f} min on {n}" for n in (1, 8, 100))
     bank = f"{total.bank_bytes / 2**30:.2f} GiB on disk, built once"
     lines = [
-        f"{grid.name}: {total.cells} cells, {total.runs} different runs (base is shared), {total.items:,} items to score",
+        f"{grid.name}: {total.cells} cells, {total.runs} different runs (base is shared), "
+        f"{total.items:,} items to score",
         f"time:   {hours:.2f} device-hours, {total.basis}; start to end {walls}",
         f"memory: {total.memory_bytes / 2**30:.1f} GiB a job for {model}",
         f"bank:   {total.references:,} references, {bank}",

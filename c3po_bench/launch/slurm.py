@@ -58,7 +58,7 @@ def require_cluster() -> None:
 
 
 def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: int) -> str:
-    """The text of an array job whose task N runs the N-th of the `count` groups of cells in the file `groups`."""
+    """The text of an array job whose task N runs the N-th of `count` groups of cells in the file `groups`."""
     most = launcher.get("array_parallelism") or count
     lines = [f"--job-name={folder.path.name}", f"--array=0-{count - 1}%{most}"]
     lines += [f"--output={folder.path}/logs/%A_%a.log", "--open-mode=append", "--requeue"]
@@ -75,7 +75,8 @@ def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: in
     root = shlex.quote(str(Path(__file__).resolve().parents[2]))
     text = ["#!/bin/bash", *(f"#SBATCH {shlex.quote(line)}" for line in lines)]
     text += [
-        f"# Cells of {folder.path}, grouped as in {groups}. Send again with sbatch; cells that are done are left out.",
+        f"# Cells of {folder.path}, grouped as in {groups}. "
+        "Send again with sbatch; cells that are done are left out.",
         f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}",
         *(str(line) for line in launcher.get("setup") or []),
         f"exec {shlex.join(srun)} {shlex.join(work)} --group $SLURM_ARRAY_TASK_ID",
@@ -145,10 +146,7 @@ def has_accounting() -> bool:
 
 
 def let_submitit_ask_the_queue() -> None:
-    """Make submitit learn a job's state from `squeue`, where `sacct` can't tell.
-
-    It would wait forever for a dead job.
-    """
+    """Make submitit learn a job's state from `squeue`: without `sacct` it would wait forever."""
     from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
     class QueueWatcher(SlurmInfoWatcher):

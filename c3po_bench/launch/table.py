@@ -1,4 +1,4 @@
-"""A sweep as one table: its varied settings beside accuracy, the difference to base and the test, a row a run."""
+"""A sweep as one table: a row for each run, with settings that vary, accuracy and difference to base."""
 
 from __future__ import annotations
 

@@ -141,10 +141,7 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
 def _remove_others(
     folder: Path, written: Sequence[Path], names: Sequence[str], suffixes: Sequence[str]
 ) -> None:
-    """Remove what an earlier report wrote under these names and this one did not.
-
-    Anything else is not ours.
-    """
+    """Remove what an earlier report wrote under these names and this one did not, and nothing else."""
     for path in (path for name in names for suffix in suffixes for path in folder.glob(name + suffix)):
         if path not in written:
             path.unlink()
@@ -160,10 +157,7 @@ class Selection:
 
 
 def select(runs: Sequence[Run], compared: pd.DataFrame) -> Selection:
-    """All runs of an experiment.
-
-    Of a sweep each arm's best cells and the bases, which the note says were picked afterwards.
-    """
+    """All runs of an experiment; of a large sweep the bases and each arm's best cells, as the note says."""
     comparable = set(compared["run_id"])
     shown = [run for run in runs if run.run_id in comparable]
     if len(shown) <= MOST_RUNS:
@@ -172,14 +166,15 @@ def select(runs: Sequence[Run], compared: pd.DataFrame) -> Selection:
     kept = [run for run in shown if run.run_id in picked]
     where = " (of feedback: in scope)" if any(compared["scope"]) else ""
     note = (
-        f"{len(kept)} of {len(shown)} runs are shown here: the bases and each arm's {BEST} largest differences{where}. They "
-        "were picked after the scores were known, so expect less of them on new items; the ablation table has every run."
+        f"{len(kept)} of {len(shown)} runs are shown here: the bases and each arm's {BEST} largest "
+        f"differences{where}. They were picked after the scores were known, so expect less of them on new "
+        "items; the ablation table has every run."
     )
     return Selection(kept, compared.loc[[run_id in picked for run_id in compared["run_id"]]], note)
 
 
 def _picked(rows: list[dict[str, Any]]) -> set[str]:
-    """Each arm's best runs with their bases, the best of every arm first, then other bases while there is room."""
+    """Ids of each arm's best runs and their bases, the best of all arms first, then of other bases."""
     followed: dict[str, dict[str, Any]] = {}  # of feedback the row in scope, where a run has one
     for row in rows:
         if row["scope"] == "in" or (row["scope"] and row["run_id"] not in followed):

@@ -154,9 +154,7 @@ def cost(points: list[dict[str, Any]]) -> Figure:
 
 
 def _spread(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points with a place for each one's name, `name_x` and `name_y`.
-
-    Beside it, or the nearest that is free.
+    """The points with a place for their names, `name_x` and `name_y`: beside each, or the nearest free one.
 
     Sizes are shares of what the points span: a letter is an eightieth wide, a line a nineteenth high.
     """
@@ -182,9 +180,10 @@ def _spread(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ablation_figures(table: pd.DataFrame) -> list[Figure]:
-    """A heat map for each method and pair of settings that the sweep in `table` varies, a curve for each setting.
+    """Differences to base over the settings that the sweep in `table` varies.
 
-    All show differences to base. Of each run the row is drawn that speaks for it (see `summary_rows`).
+    There is a heat map for each method and pair of settings, and a curve for each setting. Of each run the
+    row is drawn that speaks for it (see `summary_rows`).
     """
     names = axes(table)
     rows = [r for r in shown(table, names) if r["metric"] == "acc" and r["arm"] != BASE]
@@ -212,7 +211,7 @@ def _slug(*parts: str) -> str:
 
 
 def _heat_maps(cells: list[dict[str, Any]], names: list[str]) -> list[Figure]:
-    """A map for each pair of settings and each method that varies both, neither as a function of the other."""
+    """A map for each pair of settings and method that varies both, neither as a function of the other."""
     methods: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
         if cell["role"] in METHODS:
@@ -234,9 +233,7 @@ def _averaged(cells: list[dict[str, Any]]) -> str:
 
 
 def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: bool = False) -> Figure:
-    """Mean difference of one arm to base by two settings, averaged over the others.
-
-    Gaps are empty and crossed.
+    """Mean difference of one arm to base by two settings, averaged over the others; gaps are crossed.
 
     Where `several` arms have such a map, the figure's name and title say which this is.
     """
@@ -287,10 +284,7 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: boo
 
 
 def curve(cells: list[dict[str, Any]], name: str) -> Figure | None:
-    """Difference to base over one setting by arm that has it.
-
-    The mean over the other settings, and the range of cells.
-    """
+    """Difference to base over one setting, by arm: the mean over the others, and the range of cells."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in cells:
         if cell["status"] == "done" and known(cell["difference"]) and known(cell[name]):

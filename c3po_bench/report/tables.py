@@ -1,8 +1,8 @@
-"""The page's tables as rows of cells, what is shown and what a column is sorted by; and the feedback triangle.
+"""The page's tables as rows of cells, with what a column is sorted by; and the feedback triangle.
 
-The triangle shows how far an arm follows a feedback in, near and out of its scope. A corner is good when reached:
-in scope the answer follows the feedback, near and out of scope it does not change. Scores are shares of items;
-what the corners near and out show is one minus the size of the score.
+The triangle shows how far an arm follows a feedback in, near and out of its scope. A corner is good when it
+is reached: in scope the answer follows the feedback, near and out of scope it does not change. Scores are
+shares of items. What the corners near and out show is one minus the size of the score.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def marks(compared: pd.DataFrame) -> str:
     notes = ["Brackets are 95% intervals; grey rows are bases and controls."]
     if any(map(direction, records(compared))):
         notes.append(
-            "Green and red: the interval excludes 0 and p is below 0.05; Holm's p is the one after correction."
+            "Green and red: the interval excludes 0 and p is below 0.05; "
+            "Holm's p is the one after correction."
         )
     if any(compared["prompt_differs"]):
         notes.append("“Its own prompt”: the arm by nature changes the prompt.")
@@ -220,7 +221,7 @@ CENTRE = (SIZE / 2, SIZE / 2 + 12)
 
 @dataclass(frozen=True)
 class Triangle:
-    """One arm's drawing: SVG coordinates of its polygon, the scores at its corners, and the words that stand for it."""
+    """One arm's drawing: its polygon in SVG coordinates, the scores at its corners, and a description."""
 
     arm: str
     polygon: str

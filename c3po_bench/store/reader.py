@@ -48,7 +48,8 @@ class Run:
         """Rows of samples.jsonl; see `store.schema.Sample`."""
         if not (self.path / "samples.jsonl").exists():
             raise UserError(
-                f"{self.path} has a result but no samples.jsonl: put it back, or delete the folder and run again"
+                f"{self.path} has a result but no samples.jsonl: "
+                "put it back, or delete the folder and run again"
             )
         return list(read_jsonl(self.path / "samples.jsonl"))
 

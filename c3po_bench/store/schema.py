@@ -24,7 +24,7 @@ class Cost(TypedDict):
 
 
 class ArmRow(TypedDict):
-    """What a run copies of its arm's row in its backend's table: all that analysis and report know of the arm."""
+    """What a run copies of its arm's row in its backend's table: all that analysis and report know of it."""
 
     name: str
     title: str  # what a reader calls it

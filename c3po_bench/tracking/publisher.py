@@ -280,7 +280,7 @@ class _Publisher:
             self.entity = target.entity or self.entity
 
     def _dashboard(self, sentences: list[str], varied: list[str], save: bool) -> bool:
-        """Write the dashboard as JSON beside the store; with `save`, save it, and over itself the next time."""
+        """Write the dashboard as JSON beside the store; with `save`, save it to W&B, over an earlier one."""
         try:  # wandb-workspaces may be lacking where wandb is not
             from c3po_bench.tracking import dashboard
         except ImportError:

@@ -39,18 +39,3 @@ def test_a_row_is_called_by_its_title_and_its_settings():
     row = {"arm": "ngd", "title": "NGD", "label": "ngd (k=1) [e8d54f]"}
     assert display_name(row) == "NGD (k=1) [e8d54f]"
     assert display_name(row | {"label": "ngd"}) == "NGD"
-
-
-def test_runs_of_backends_that_record_no_row_are_known_by_the_first_form_s_tables(tmp_path):
-    """arm_row fallback: goes when backends write it."""
-
-    def known(name: str):
-        rows = factory.sample_rows(name, "arc", np.ones(2), details=False)
-        return arm_of(factory.write_run(tmp_path, name, rows, arm_row={}))
-
-    chain = known("c3po_then_ngd_random_neighbors")
-    assert (chain.role, chain.control_of) == ("control", "c3po_then_ngd")
-    assert chain.title == "C3PO then NGD with random neighbors" and chain.change == "random neighbors"
-    assert known("mode_finding").title == "mode finding" and known("revised").role == "ceiling"
-    assert known("base").role == "base" and known("kernel_regression").losses_over == "shares"
-    assert known("ngd_random_neighbors").place < known("random_pathway").place

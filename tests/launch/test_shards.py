@@ -9,8 +9,8 @@ import socket
 import pytest
 
 from c3po_bench.errors import UserError
-from c3po_bench.evaluate import run as harness
 from c3po_bench.evaluate.chunks import Chunks
+from c3po_bench.evaluate.run import adopt
 from c3po_bench.launch.merge import merge_shards, sets_of_shards
 from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.files import Journal, write_json
@@ -118,5 +118,5 @@ def test_a_torn_group_of_another_rank_is_not_adopted(tmp_path):
     theirs.append([{"key": name} for name in "abcd"])
     theirs.path.write_text("".join(theirs.path.read_text().splitlines(keepends=True)[:3]))
     ours = Journal(tmp_path / "journal.jsonl")
-    harness.adopt(ours, tmp_path)
+    adopt(ours, tmp_path)
     assert set(ours.rows) == {"whole"}
