@@ -1,7 +1,8 @@
 """The arms of the feedback backend: with which adapters they answer, and to which variant of the prompt.
 
-An arm's name is a key of `PROMPT_VARIANTS`, or a recipe's name, which may end in ``_joint`` (one adapter trained on all
-pieces at once) or ``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm is one line of `PROMPT_VARIANTS`.
+An arm's name is a key of `PROMPT_VARIANTS`, or a recipe's name, which may end in ``_joint`` (one adapter
+trained on all pieces at once) or ``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm is one
+line of `PROMPT_VARIANTS`.
 """
 
 from __future__ import annotations
@@ -93,7 +94,14 @@ def arm_names() -> list[str]:
 def check_arms(
     names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]], pieces: int
 ) -> None:
-    """`UserError` for unknown arms, unknown options, options of arms not run, lone joint arms and what can't be mixed."""
+    """Refuse what cannot be run.
+
+    Raises:
+        UserError: for unknown arms and options, options of arms that are not run, joint arms of one piece,
+            and
+            adapters that can't be mixed.
+
+    """
     for name in names:
         if name not in arm_names():
             raise unknown("arm", name, arm_names())

@@ -1,4 +1,4 @@
-"""The feedback backend: from pieces to arms, each an adapter or a variant of the prompt, all scored by lm-eval."""
+"""The feedback backend: from pieces to arms, each an adapter or a variant of the prompt."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class FeedbackBackend:
 
     @staticmethod
     def own_tasks(cfg: Config) -> dict[str, dict[str, dict[str, Any]]]:
-        """lm-eval configs of the group `feedback` and of its three tasks, by the names that ``tasks=`` may use."""
+        """lm-eval configs of the group `feedback` and of its three tasks, by name."""
 
         def load() -> Any:
             check_targets(cfg)
@@ -110,7 +110,7 @@ def check_targets(cfg: Config) -> None:
 
 
 def check_revisers_and_judges(cfg: Config) -> None:
-    """Revisers and judges that can't be opened (no endpoint, no rewriter), before prompts are paid for and answered."""
+    """Refuse revisers and judges that can't be opened (no endpoint, no rewriter) before any prompt is paid for."""
     session = session_of(cfg)
     revised = any(
         plan_of(name, cfg.feedback, cfg.arm) or PROMPT_VARIANTS[name].stored == "revised" for name in cfg.arms
@@ -226,7 +226,10 @@ class FeedbackArm:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
 
     def cost(self) -> dict[str, Any]:
-        """Seconds by phase; training counts in full also where the adapter came from the cache, the shared data for no arm."""
+        """Seconds by phase.
+
+        Training counts in full also where the adapter came from the cache, the shared data for no arm.
+        """
         phases = {
             name: {"seconds": seconds, "flops": 0}
             for name, seconds in self._seconds.items()

@@ -1,8 +1,8 @@
 """Drift: how far a policy has moved from the base model, along the base model's own answers.
 
-For an answer y of the base model to prompt x: the mean over its tokens of KL(base(. | x, y_<t) || policy(. | x', y_<t)), in
-nats. x' is the prompt as the policy sees it (with the feedback, for in-context arms). 0 means unchanged; rules cannot see
-it.
+For an answer y of the base model to prompt x: the mean over its tokens of KL(base(. | x, y_<t) || policy(. |
+x', y_<t)), in nats. x' is the prompt as the policy sees it (with the feedback, for in-context arms). 0 means
+unchanged; rules cannot see it.
 """
 
 from __future__ import annotations

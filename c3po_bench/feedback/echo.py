@@ -1,4 +1,4 @@
-"""Any LM on feedback tasks: asked by the chat template of the model being tuned, measured as the feedback arms are."""
+"""Any LM on feedback tasks, asked by the tuned model's chat template and measured as feedback arms are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What an experiment's feedback arms and tasks share: pieces, data, judges. Made once a process, when first needed."""
+"""What an experiment's feedback arms and tasks share: pieces, data, judges.
+
+Made once a process, when first needed.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class FeedbackSession:
             return synthesis.write_tests(self.feedbacks, self.context)
 
     def baselines(self, prompts: Sequence[str]) -> dict[str, Answer]:
-        """The base model's answers to test prompts, written (in batches of these prompts) when they are first needed."""
+        """The base model's answers to test prompts, written in batches of these when first needed."""
         known = synthesis.known_answers(prompts, self.context)
         if all(prompt in known for prompt in prompts):
             return known
@@ -79,7 +82,10 @@ class FeedbackSession:
         return self._judges[name]
 
     def scores(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
-        """Signed scores of rows with ``feedback_id``, ``prompt``, ``response`` and, where known, ``baseline_response``."""
+        """Signed scores of rows.
+
+        A row has ``feedback_id``, ``prompt``, ``response`` and, where it is known, ``baseline_response``.
+        """
         scores: list[float | None] = [None] * len(rows)
         answers = self.baselines([row["prompt"] for row in rows if "baseline_response" not in row])
         baselines = [

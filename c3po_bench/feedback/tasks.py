@@ -1,8 +1,8 @@
 """The task group `feedback`: in_scope, near_scope and out_of_scope, as lm-eval ``generate_until`` tasks.
 
-A document is a synthesized test prompt. Its score compares the answer with the base model's, the baseline, which is
-written when an arm first needs it: signed in scope (S_in), absolute elsewhere (S_near, S_out), so that everywhere a larger
-number means more of the feedback's effect.
+A document is a synthesized test prompt. Its score compares the answer with the base model's, the baseline,
+which is written when an arm first needs it: signed in scope (S_in), absolute elsewhere (S_near, S_out), so
+that everywhere a larger number means more of the feedback's effect.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FeedbackTask(ConfigurableTask):
         )
 
     def apply_filters(self) -> Any:
-        """lm-eval's; then all answers are judged at once, for a judge's calls run side by side and are remembered."""
+        """lm-eval's; then all answers are judged at once, since a judge's calls run side by side."""
         kept = super().apply_filters()
         self._scorer([_row(i.doc, answer) for i in self.instances for answer in i.filtered_resps.values()])
         return kept
@@ -57,7 +57,10 @@ def settings_of(request: Instance) -> dict[str, Any]:
 
 
 def documents(datasets: Sequence[FeedbackDataset], scope: str) -> list[dict[str, Any]]:
-    """The test documents of a scope, one piece after the other in turn, so that `limit` leaves every piece its share."""
+    """The test documents of a scope.
+
+    The pieces take turns, so that `limit` leaves every piece its share.
+    """
     turns = itertools.zip_longest(*([(d.feedback.id, e) for e in d.select(scope, "test")] for d in datasets))
     examples = [example for turn in turns for example in turn if example is not None]
     return [

@@ -1,4 +1,4 @@
-"""One training over the ranks of a run (torchrun, accelerate, srun), which enter, decide and leave together."""
+"""One training over the ranks of a run (torchrun, accelerate, srun): they enter, decide, leave together."""
 
 from __future__ import annotations
 
