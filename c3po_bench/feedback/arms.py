@@ -98,9 +98,7 @@ def check_arms(
 
     Raises:
         UserError: for unknown arms and options, options of arms that are not run, joint arms of one piece,
-            and
-            adapters that can't be mixed.
-
+            and adapters that can't be mixed.
     """
     for name in names:
         if name not in arm_names():

@@ -110,7 +110,7 @@ def check_targets(cfg: Config) -> None:
 
 
 def check_revisers_and_judges(cfg: Config) -> None:
-    """Refuse revisers and judges that can't be opened (no endpoint, no rewriter) before any prompt is paid for."""
+    """Refuse revisers and judges that can't be opened before any prompt is paid for."""
     session = session_of(cfg)
     revised = any(
         plan_of(name, cfg.feedback, cfg.arm) or PROMPT_VARIANTS[name].stored == "revised" for name in cfg.arms

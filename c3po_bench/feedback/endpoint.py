@@ -1,4 +1,4 @@
-"""OpenAI-compatible endpoints (vLLM, llama.cpp, ``transformers serve``, hosted ones), by the library `openai`.
+"""OpenAI-compatible endpoints (vLLM, llama.cpp, ``transformers serve``, hosted ones), by way of `openai`.
 
 The library retries what may pass (408, 409, 429, 5xx, time-outs, broken connections, replies that are no
 completion) with exponential backoff, or after the server's Retry-After; then the call is a counted gap. What
@@ -224,7 +224,7 @@ def _key(variable: str) -> str:
 
 
 def _explanation(body: object) -> str:
-    """What a refusal says in one line: ``message`` of the protocol, ``detail`` of FastAPI servers, or nothing."""
+    """What a refusal says in one line: the protocol's ``message``, a FastAPI server's ``detail``, or nothing."""
     fields = body if isinstance(body, dict) else {"message": body}
     said = " ".join(str(fields.get("message") or fields.get("detail") or "").split())[:200]
     return f" ({said})" if said else ""

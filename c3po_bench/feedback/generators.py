@@ -143,8 +143,8 @@ def _listed(reply: Reply | None, drafted: bool = False) -> list[str]:
 def parse_list(text: str, marker: str, drafted: bool = False) -> list[str]:
     """The items of the list behind the last `marker`, or of the whole text where it is missing.
 
-    Of a text that was `drafted` first there are none then: the draft of near-scope prompts is full of in-
-    scope ones.
+    Of a text that was `drafted` first there are none then: the draft of near-scope prompts is full of
+    in-scope ones.
     """
     tail = text_after(text, marker)
     lines = ("" if drafted else text) if tail is None else tail

@@ -27,7 +27,7 @@ Spend = Callable[[str, float], None]
 
 
 class FeedbackLM(LM):
-    """Answers with the adapter of each prompt's feedback, or none, and notes drift and degeneration beside it.
+    """Answers with the adapter of each prompt's feedback, or none, and notes drift and degeneration.
 
     On stock tasks an arm with several adapters answers each item with one of them, by the item's content
     hash: the mean over items is the mean over adapters, at the price of one, and an item's answer does not

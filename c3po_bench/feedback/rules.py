@@ -133,7 +133,7 @@ def contains(text: str, needle: str) -> bool:
 
 
 def starts_with(text: str, prefix: str) -> bool:
-    """Whether the answer begins with `prefix` up to a word's edge, ignoring case, outer blanks and wrapping."""
+    """Whether the answer begins with `prefix` at a word's edge, ignoring case, outer blanks and wrapping."""
     start = prefix.strip().casefold()
     return any(v.startswith(start) and not _inside_word(v, len(start)) for v in _views(text, prefix))
 
