@@ -92,7 +92,7 @@ def arm_names() -> list[str]:
 
 
 def check_arms(
-    names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]], pieces: int
+    names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]], n_feedbacks: int
 ) -> None:
     """Refuse what cannot be run.
 
@@ -103,15 +103,15 @@ def check_arms(
     for name in names:
         if name not in arm_names():
             raise unknown("arm", name, arm_names())
-        if split_name(name)[1] and pieces < 2:
+        if split_name(name)[1] and n_feedbacks < 2:
             raise UserError(f"arm {name!r} is about several pieces: name at least two in feedback.pieces")
-    for name, chosen in options.items():
+    for name, values in options.items():
         if name not in names:
             raise unknown("arm with options", name, names)
-        if name in PROMPT_VARIANTS and chosen:
+        if name in PROMPT_VARIANTS and values:
             raise UserError(f"arm {name!r} takes no options")
         if name not in PROMPT_VARIANTS:
-            make_plan(split_name(name)[0], cfg, chosen)
+            make_plan(split_name(name)[0], cfg, values)
     for name in names:
         plan = plan_of(name, cfg, options)
         if plan and split_name(name)[1] == MIX and (plan.cfg.lora.experts or plan.cfg.lora.routers):

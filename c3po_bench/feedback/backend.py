@@ -166,8 +166,8 @@ class FeedbackArm:
         """What decides a judge model's judgements: who it is, how it draws, and what it is asked."""
         chat = self.cfg.feedback.judge.chat
         fields = ("kind", "model", "base_url", "temperature", "top_p", "max_tokens")
-        asked = [judges.ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
-        return {name: getattr(chat, name) for name in fields} | {"asked": call_key(asked=asked)}
+        instructions = [judges.ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
+        return {name: getattr(chat, name) for name in fields} | {"asked": call_key(asked=instructions)}
 
     def settings(self) -> dict[str, Any]:
         """Flat columns for the ablation table."""

@@ -226,5 +226,5 @@ def _key(variable: str) -> str:
 def _explanation(body: object) -> str:
     """What a refusal says in one line: the protocol's ``message``, a FastAPI server's ``detail``, or nothing."""
     fields = body if isinstance(body, dict) else {"message": body}
-    said = " ".join(str(fields.get("message") or fields.get("detail") or "").split())[:200]
-    return f" ({said})" if said else ""
+    message = " ".join(str(fields.get("message") or fields.get("detail") or "").split())[:200]
+    return f" ({message})" if message else ""

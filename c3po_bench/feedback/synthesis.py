@@ -74,14 +74,14 @@ def synthesize(
     """
     started = time.perf_counter()
     drafts = write_all(feedbacks, context)
-    examples = [e for piece in drafts for e in piece]
+    everything = [e for examples in drafts for e in examples]
     answers: dict[str, Answer] = {}
     for tested in (True, False) if tests else (False,):
-        prompts = [e.prompt for e in examples if (e.split == "test") is tested]
+        prompts = [e.prompt for e in everything if (e.split == "test") is tested]
         answers |= answer_prompts(prompts, context, Progress())
     datasets = []
-    for feedback, piece in zip(feedbacks, drafts, strict=True):
-        answered = [replace(e, baseline=answers.get(e.prompt)) for e in piece]
+    for feedback, examples in zip(feedbacks, drafts, strict=True):
+        answered = [replace(e, baseline=answers.get(e.prompt)) for e in examples]
         datasets.append(FeedbackDataset(feedback, tuple(revise(feedback, answered, context))))
     seconds = (time.perf_counter() - started) / len(feedbacks)
     return [replace(dataset, seconds=seconds) for dataset in datasets]
