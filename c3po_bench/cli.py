@@ -20,8 +20,8 @@ from c3po_bench.config import Config, conf_dir, register
 from c3po_bench.errors import INTERRUPTED, OURS, UserError, refuse
 from c3po_bench.explain import explain, hydra_overrides, refuse_extra_keys, status_of, unknown_flag
 from c3po_bench.launch import slurm
-from c3po_bench.launch.callback import FOLDER_VARIABLE, folder_of_this_sweep
-from c3po_bench.launch.worker import watched
+from c3po_bench.launch.cells import watched
+from c3po_bench.launch.folder import FOLDER_VARIABLE, folder_of_this_sweep
 from c3po_bench.runtime import ranks, signals
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def experiment(cfg: DictConfig) -> None:
 
 def run(config: Config) -> list[Run]:
     """Score the arms of an experiment; comes with torch and lm-evaluation-harness."""
-    from c3po_bench import harness
+    from c3po_bench.evaluate.run import run as evaluate
 
-    return harness.run(config)
+    return evaluate(config)
 
 
 def run_cell(config: Config, number: int) -> None:
@@ -88,9 +88,10 @@ def show(cfg: Config, runs: list[Run]) -> None:
     """Print the comparison table, the verdict and where the results are; of several ranks, on the first."""
     if ranks.rank() > 0:
         return
-    from c3po_bench.analysis.table import show_comparison  # pandas and scipy
+    from c3po_bench.analysis.tables import show_comparison  # pandas and scipy
+    from c3po_bench.models.embedded.planted_world import distance
 
-    show_comparison(runs, cfg.results_dir)
+    show_comparison(runs, cfg.results_dir, distance)
 
 
 def main() -> int:

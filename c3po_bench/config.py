@@ -1,6 +1,6 @@
 """The typed schema of everything under conf/. Strict: an unknown key or a wrong type is an error.
 
-Sections live beside the code that reads them (rewiring/config.py, feedback/config.py, tracking/config.py);
+Sections live beside the code that reads them (rewiring/config.py, feedback/config.py, tracking/__init__.py);
 this module puts them together. It imports nothing heavy.
 """
 
@@ -16,9 +16,9 @@ from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.options import check_number, keys, option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
-from c3po_bench.tracking import MODES
-from c3po_bench.tracking.config import TrackingConfig
 
+MODES = ("disabled", "offline", "online")
+"""What `tracking.mode` may be."""
 MOST_THREADS = 1024  # torch takes any number, and crashes where the machine has no room for so many threads
 
 
@@ -59,6 +59,18 @@ class ScoringConfig:
     rule: str = option("cloze", "cloze (stock), letters, or length_normalized")
     num_fewshot: int = option(0, "fixed examples before each question")
     permute_options: bool = option(False, "shuffle the order of the options (a control)")
+
+
+@dataclass
+class TrackingConfig:
+    """Where W&B runs go (conf/tracking). The store is the truth; W&B is a view of it."""
+
+    mode: str = option("offline", "disabled, offline (files to sync later) or online")
+    project: str = option("c3po-bench", "W&B project")
+    entity: str | None = option(None, "W&B user or team; null = your default")
+    time_limit: float = option(
+        60.0, "seconds that publishing may take at the end of a run; what is left, publish does later"
+    )
 
 
 @dataclass

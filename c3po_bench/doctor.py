@@ -113,7 +113,6 @@ def machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("processor", "ok", f"{cores} cores, {_memory()}")
     yield _accelerator()
-    yield _compiler()
     folder = cache_dir()
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(place).free
@@ -148,21 +147,6 @@ def _accelerator() -> Finding:
     memory = cuda.get_device_properties(0).total_memory / 2**30 if names else 0
     lack = "none: embedded models run on the processor; OLMoE needs a GPU"
     return finding("accelerator", bool(names), f"{names} ({memory:.0f} GiB each)", lack, worse="note")
-
-
-def _compiler() -> Finding:
-    """A C compiler, for rewiring's steps on a processor."""
-    from c3po_bench.rewiring.engines.compiled import compiler
-
-    path = compiler()
-    return finding(
-        "C compiler",
-        bool(path),
-        f"{path}: rewiring's product of experts is compiled on first use",
-        "none: rewiring takes up to twice as long on a processor",
-        "apt-get install gcc libc6-dev, or set CC",
-        worse="note",
-    )
 
 
 def models() -> Iterator[Finding]:

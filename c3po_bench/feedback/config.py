@@ -36,7 +36,6 @@ class ChatConfig:
     max_tokens: int = option(1024, "most tokens of one call", least=1)
     timeout: float = option(60.0, "seconds for one call", above=0)
     retries: int = option(5, "attempts after the first one", least=0)
-    backoff: float = option(1.0, "seconds before the first retry; doubles, with jitter, at most 60", least=0)
     concurrency: int = option(8, "calls in flight", least=1)
 
 
@@ -99,19 +98,12 @@ class TrainConfig:
     )
     accumulation: int = option(1, "forwards of one optimizer step")
     max_length: int = option(512, "tokens of prompt + answer")
-    max_grad_norm: float = option(1.0, "gradient clipping")
-    precompute_reference: bool = option(True, "reference log-probabilities once, before training")
-    single_forward: bool = option(
-        False,
-        "pairs and constraint rows in one forward: faster where their lengths are alike",
-    )
     gradient_checkpointing: bool = option(False, "less memory, more time")
     precision: str = option(
         "auto",
         "float32 | bfloat16 (autocast) | auto: bfloat16 where the processor computes in it",
     )
     eval_every: int = option(0, "steps between evaluations on the validation split; 0 = at the end only")
-    save_every: int = option(10, "steps between checkpoints (a killed run resumes from the last)")
     sft_lr: float = option(5e-5, "SCD arms and the warm start")
     sft_steps: int = option(30, "optimizer steps of the SCD arms and the warm start; 0 = `epochs` passes")
 
@@ -132,10 +124,7 @@ class GenerationConfig:
 
 @dataclass
 class FeedbackConfig:
-    """The section ``feedback`` of the config; arms may override any of `beta` ...
-
-    `loss_weights` under ``arm.<name>``.
-    """
+    """The section ``feedback`` of the config; ``arm.<name>`` may override numbers of an arm's training."""
 
     pieces: list[str] = option(["jared_greeting"], "ids in the library, or paths of YAML files")
     library: list[str] = option([], "further folders or files with pieces of your own")
@@ -157,11 +146,9 @@ class FeedbackConfig:
 
     beta: float = option(0.1, "DPO's beta (paper: 0.1)")
     loss_type: list[str] = option(["sigmoid"], "TRL's names: sigmoid, ipo, apo_zero, sft, ...")
-    loss_weights: list[float] = option([], "weights of several loss types")
     lambda_out: float = option(0.2, "the paper's lambda_1")
     lambda_near: float = option(0.1, "the paper's lambda_2")
     constraint: str = option("nll", "nll | kl, both a mean over tokens")
-    kl_temperature: float = option(1.0, "temperature of the KL constraint")
 
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from c3po_bench import harness
-from c3po_bench.both import merged_model
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
+from c3po_bench.evaluate import run as harness
+from c3po_bench.evaluate.both import merged_model
+from c3po_bench.feedback.backend import FeedbackArm
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig
 from c3po_bench.feedback.training.adapters import adapter_folder
 from c3po_bench.feedback.training.recipes import make_plan
-from c3po_bench.feedback.training.runs import lora_config
+from c3po_bench.feedback.training.trainers import lora_config
 from c3po_bench.models.targets import check_adapted, find_targets
 from c3po_bench.models.tiny import OWN, tiny_model, tiny_tokenizer
 from tests.feedback.test_arms import config
@@ -36,12 +36,12 @@ def adapted(family: str, **lora: Any) -> set[str]:
     )
     assert find_targets(model, cfg) == find_targets(tiny_model(family), cfg)  # whatever adapter is on it
     made(IDS, labels=IDS).loss.backward()
-    names = {
+    found = {
         n.partition(".lora_B")[0]
         for n, p in made.named_parameters()
         if ".lora_B" in n and p.grad.abs().sum() > 0
     }
-    return {name.removeprefix("base_model.model.").replace(".base_layer", "") for name in names}
+    return {name.removeprefix("base_model.model.").replace(".base_layer", "") for name in found}
 
 
 @pytest.mark.parametrize("family", MOES)
@@ -49,17 +49,17 @@ def test_routers_and_experts_learn_where_they_are_asked_to_and_nowhere_else(fami
     default = adapted(family)
     assert not any(name.endswith((".gate", ".router", ".experts")) for name in default)
     router = "router" if family in ("gpt_oss", "granitemoe") else "gate"
-    for option, ending in (("routers", f".{router}"), ("experts", ".experts")):
-        more = adapted(family, **{option: True}) - default
+    for asked, ending in (("routers", f".{router}"), ("experts", ".experts")):
+        more = adapted(family, **{asked: True}) - default
         assert more and all(name.endswith(ending) for name in more)
-        with pytest.raises(UserError, match=f"dropout.*{option}=false"):
-            adapted(family, dropout=0.05, **{option: True})
+        with pytest.raises(UserError, match=f"dropout.*{asked}=false"):
+            adapted(family, dropout=0.05, **{asked: True})
 
 
 def test_layers_that_peft_takes_for_experts_are_adapted_themselves():
     layers = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
-    shared = {name.split(".", 3)[-1] for name in adapted("deepseek_v2") if "mlp" in name}
-    assert shared == layers | {name.replace("mlp", "mlp.shared_experts") for name in layers}
+    found = {name.split(".", 3)[-1] for name in adapted("deepseek_v2") if "mlp" in name}
+    assert found == layers | {name.replace("mlp", "mlp.shared_experts") for name in layers}
     assert all(
         name.endswith("gate_proj") for name in adapted("deepseek_v2", targets=["gate_proj"])
     )  # alone, too
@@ -73,7 +73,7 @@ def test_routers_alone_can_be_adapted():
 
 
 @pytest.mark.parametrize(
-    ("family", "lora", "message"),
+    ("family", "lora", "said"),
     [
         ("olmoe", {"targets": ["q_proj", "gate"]}, "'gate' names routers.*routers=true"),
         (
@@ -89,9 +89,9 @@ def test_routers_alone_can_be_adapted():
     ],
 )
 def test_targets_that_are_not_there_or_not_asked_for_are_refused(
-    family: str, lora: dict[str, Any], message: str
+    family: str, lora: dict[str, Any], said: str
 ):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=said):
         find_targets(tiny_model(family), LoraConfig(**lora))
 
 
@@ -112,7 +112,7 @@ def arm_of(family: str, name: str, folder: Path, **lora: Any) -> FeedbackArm:
     cfg.feedback.pieces = cfg.feedback.pieces[: 2 if name.endswith("_mix") else 1]
     cfg.feedback.lora = replace(cfg.feedback.lora, **lora)
     cfg.feedback.train = replace(cfg.feedback.train, lr=0.05, sft_lr=0.05, batch=1)
-    return list(FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms())[-1]
+    return list(harness.open_backend(cfg).arms())[-1]
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_what_was_trained_is_recorded_saved_loaded_and_merged(
     assert weights and all(p.abs().sum() > 0 for p in weights.values())
     with torch.inference_mode():
         logits = model(IDS).logits
-        folder = adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
+        folder = adapter_folder(tuned.plan, tuned.session.datasets, tuned.session.context)  # type: ignore[arg-type]
         alone = peft.PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(tmp_path / family), str(folder)
         )
         torch.testing.assert_close(alone.eval()(IDS).logits, logits, atol=1e-5, rtol=1e-4)
-        assert folder == adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
+        assert folder == adapter_folder(tuned.plan, tuned.session.datasets, tuned.session.context)  # type: ignore[arg-type]
         merged = AutoModelForCausalLM.from_pretrained(str(merged_model(tuned, tuned.cfg.model).path)).eval()
         torch.testing.assert_close(merged(IDS).logits, logits, atol=1e-4, rtol=1e-3)
 
@@ -150,5 +150,5 @@ def test_what_was_trained_is_recorded_saved_loaded_and_merged(
 def test_what_cannot_be_is_said_before_any_prompt_is_written(tmp_path: Path):
     for arm, lora, message in (("c3po", {"targets": ["foo"]}, "'foo'"), ("c3po_mix", {}, "can't mix")):
         with pytest.raises(UserError, match=message):
-            arm_of("deepseek_v2", arm, tmp_path, **lora).lm()
+            arm_of("deepseek_v2", arm, tmp_path, **lora).prepare()
     assert not list(tmp_path.glob("cache/ledgers/*"))

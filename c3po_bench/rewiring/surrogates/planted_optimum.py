@@ -1,7 +1,4 @@
-"""The ceiling of the planted testbed.
-
-The pathway that was put there, known from the question's topic words.
-"""
+"""The ceiling of the planted testbed: the pathway that was put there, known from the question's topic words."""
 
 from __future__ import annotations
 
@@ -19,4 +16,4 @@ def planted_optimum(problem: Problem) -> Solution:
         rows = [pathway_of(text, problem.layers) for text in problem.texts]
     except ValueError as error:
         raise UserError(f"arm planted_optimum: {error}; use +experiment=planted") from error
-    return Solution(problem.own.new_tensor(rows))
+    return Solution(problem.original.new_tensor(rows))
