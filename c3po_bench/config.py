@@ -92,7 +92,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: str = option("suffix", "suffix (fast) or naive (whole forward passes: the definition)")
     batch_size: int = option(32, "items scored or optimized at once; changes speed, not results", least=1)
-    bank_gb: float = option(
+    reference_cache_gb: float = option(
         8.0,
         "most disk for what the engine keeps of references (keys, values); beyond it they are read again",
         least=0,
@@ -111,7 +111,10 @@ class Config:
 KEYS = dict(keys(Config()))
 """Every key of the schema by its dotted name, sections among them."""
 _BOUNDS = {key: bounds for key, entry in KEYS.items() if (bounds := entry.metadata.get("bounds"))}
-RENAMED = {"sweep=layers": "sweep=layer_table"}
+RENAMED = {
+    "bank_gb": "reference_cache_gb",
+    "sweep=layers": "sweep=layer_table",
+}
 """Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""
 
 
