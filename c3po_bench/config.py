@@ -42,7 +42,9 @@ class ModelConfig:
     revision: str | None = option(None, "commit or tag of a hub model; pin it")
     dtype: str = option("float32", "float32, bfloat16 or float16")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    experts: str = option("auto", "experts implementation: auto, eager, grouped_mm or batched_mm")
+    experts_implementation: str = option(
+        "auto", "how transformers computes experts: auto, eager, grouped_mm or batched_mm"
+    )
 
 
 @dataclass
@@ -113,6 +115,7 @@ KEYS = dict(keys(Config()))
 _BOUNDS = {key: bounds for key, entry in KEYS.items() if (bounds := entry.metadata.get("bounds"))}
 RENAMED = {
     "bank_gb": "reference_cache_gb",
+    "model.experts": "model.experts_implementation",
     "sweep=layers": "sweep=layer_table",
 }
 """Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""

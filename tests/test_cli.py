@@ -27,6 +27,7 @@ MENDABLE = {
     "--experiment=quickstart": "write experiment=quickstart",
     "experiment=olmoe_ark": "olmoe_arc",
     "sweep=layers": "sweep=layers is now sweep=layer_table",
+    "model.experts=eager": "model.experts is now model.experts_implementation",
     "bank_gb=4": "bank_gb is now reference_cache_gb",
     "--limit 5": "--limit: write limit=5",
     "--results-dir=x": "write results_dir=x",
