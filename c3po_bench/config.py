@@ -116,6 +116,8 @@ _BOUNDS = {key: bounds for key, entry in KEYS.items() if (bounds := entry.metada
 RENAMED = {
     "bank_gb": "reference_cache_gb",
     "model.experts": "model.experts_implementation",
+    "method.mass": "method.preserve_total_weight (false for model, true for preserved)",
+    "sweep=mass": "sweep=total_weight",
     "sweep=layers": "sweep=layer_table",
 }
 """Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""
