@@ -27,6 +27,7 @@ MENDABLE = {
     "--experiment=quickstart": "write experiment=quickstart",
     "experiment=olmoe_ark": "olmoe_arc",
     "sweep=layers": "sweep=layers is now sweep=layer_table",
+    "feedback.answers.batch=8": "feedback.answers.batch is now feedback.answers.batch_size",
     "sweep=mass": "sweep=mass is now sweep=total_weight",
     "method.preserve_total_weight=x": "not a valid bool",
     "method.mass=preserved": "method.mass is now method.preserve_total_weight (false for model, true for preserved)",

@@ -119,7 +119,7 @@ class GenerationConfig:
         least=0,
     )
     top_p: float = option(1.0, "nucleus sampling", above=0, most=1)
-    batch: int = option(16, "rows of one forward", least=1)
+    batch_size: int = option(16, "rows of one forward", least=1)
 
 
 @dataclass

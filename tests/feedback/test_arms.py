@@ -46,7 +46,7 @@ def config(tiny: Path, folder: Path, arms: list[str], **changes: Any) -> Config:
         n_in=12,
         n_near=8,
         n_out=8,
-        answers=GenerationConfig(max_new_tokens=8, batch=8),
+        answers=GenerationConfig(max_new_tokens=8, batch_size=8),
         lora=LoraConfig(rank=2, alpha=4),
         train=TrainConfig(steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32"),
     )
@@ -110,7 +110,7 @@ def test_base_says_what_the_bare_model_says_and_tuning_drifts(runs: dict[str, An
     base = [row for row in runs["base"].samples() if "scope" in row]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
     prompts = [prompt_ids(tokenizer, row["prompt"]) for row in base]
-    answers = answer_all(model, tokenizer, prompts, GenerationConfig(max_new_tokens=8, batch=4))
+    answers = answer_all(model, tokenizer, prompts, GenerationConfig(max_new_tokens=8, batch_size=4))
     for arm in runs:
         told = [row["baseline_response"] for row in runs[arm].samples() if "scope" in row]
         assert told == [answer.text for answer in answers], arm
@@ -333,7 +333,7 @@ def test_values_that_no_training_can_use_are_refused(changes: dict[str, Any], sa
         ("n_categories", -1, "at least 1"),
         ("answers.temperature", -1.0, "at least 0"),
         ("answers.top_p", 0.0, "above 0 and at most 1"),
-        ("answers.batch", 0, "at least 1"),
+        ("answers.batch_size", 0, "at least 1"),
         ("answers.max_new_tokens", 0, "at least 1"),
         ("generator.concurrency", 0, "at least 1"),
         ("judge.chat.timeout", 0.0, "above 0"),
@@ -443,7 +443,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
             "feedback.n_out=16",
             "feedback.train.steps=24",
             "feedback.train.precision=float32",
-            "feedback.answers.batch=4",
+            "feedback.answers.batch_size=4",
         ]
         root = Path(__file__).resolve().parents[2]
         return subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
