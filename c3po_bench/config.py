@@ -119,6 +119,7 @@ RENAMED = {
     "method.mass": "method.preserve_total_weight (false for model, true for preserved)",
     "sweep=mass": "sweep=total_weight",
     "feedback.answers.batch": "feedback.answers.batch_size",
+    "feedback.train.batch": "feedback.train.batch_size",
     "sweep=layers": "sweep=layer_table",
 }
 """Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""

@@ -70,7 +70,7 @@ class FeedbackBackend:
         feedbacks = find_feedback(section.pieces, section.library)
         check_arms(list(cfg.arms), section, cfg.arm, len(feedbacks))
         if any(plan_of(name, section, cfg.arm) for name in cfg.arms):
-            share_of(section.train.batch, "feedback.train.batch")
+            share_of(section.train.batch_size, "feedback.train.batch_size")
         for what, name, choices in (
             ("feedback.generator.kind", section.generator.kind, GENERATORS),
             ("feedback.reviser.kind", section.reviser.kind, ["auto", *REVISERS]),

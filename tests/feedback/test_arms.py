@@ -48,7 +48,9 @@ def config(tiny: Path, folder: Path, arms: list[str], **changes: Any) -> Config:
         n_out=8,
         answers=GenerationConfig(max_new_tokens=8, batch_size=8),
         lora=LoraConfig(rank=2, alpha=4),
-        train=TrainConfig(steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32"),
+        train=TrainConfig(
+            steps=2, sft_steps=2, batch_size=2, constraint_batch=2, lr=1e-3, precision="float32"
+        ),
     )
     values: dict[str, Any] = {"tasks": ["feedback"], "feedback": feedback, "arms": arms}
     cfg = Config(
@@ -302,7 +304,7 @@ def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any]
         *(
             ({"train": TrainConfig(**{key: value})}, f"feedback.train.{key}={value}.*at least")
             for key, value in {
-                "batch": 0,
+                "batch_size": 0,
                 "constraint_batch": 0,
                 "accumulation": 0,
                 "steps": -1,

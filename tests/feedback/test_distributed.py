@@ -95,7 +95,7 @@ def test_two_processes_train_the_adapter_of_one(tiny: Path, tmp_path: Path):
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch):
-    assert share_of(4, "feedback.train.batch") == 4
+    assert share_of(4, "feedback.train.batch_size") == 4
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="multiple"):
-        share_of(4, "feedback.train.batch")
+        share_of(4, "feedback.train.batch_size")
