@@ -120,6 +120,7 @@ RENAMED = {
     "sweep=mass": "sweep=total_weight",
     "feedback.answers.batch": "feedback.answers.batch_size",
     "feedback.train.batch": "feedback.train.batch_size",
+    "feedback.train.constraint_batch": "feedback.train.constraint_batch_size",
     "sweep=layers": "sweep=layer_table",
 }
 """Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""

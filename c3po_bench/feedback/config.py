@@ -92,7 +92,7 @@ class TrainConfig:
     steps: int = option(30, "optimizer steps; 0 = `epochs` passes over the in-scope pairs")
     epochs: float = option(1.0, "passes over the pairs where steps=0 (paper: 1)")
     batch_size: int = option(4, "in-scope pairs of one forward")
-    constraint_batch: int = option(
+    constraint_batch_size: int = option(
         4,
         "near-scope and out-of-scope rows of one forward, each; sets need not be equal in size",
     )

@@ -49,7 +49,7 @@ def config(tiny: Path, folder: Path, arms: list[str], **changes: Any) -> Config:
         answers=GenerationConfig(max_new_tokens=8, batch_size=8),
         lora=LoraConfig(rank=2, alpha=4),
         train=TrainConfig(
-            steps=2, sft_steps=2, batch_size=2, constraint_batch=2, lr=1e-3, precision="float32"
+            steps=2, sft_steps=2, batch_size=2, constraint_batch_size=2, lr=1e-3, precision="float32"
         ),
     )
     values: dict[str, Any] = {"tasks": ["feedback"], "feedback": feedback, "arms": arms}
@@ -273,7 +273,7 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
         (["c3po_no_near"], {"c3po_no_near": {"lambda_near": 0.5}}, "lambda_near would change nothing"),
         (["c3po"], {"c3po": {"sft_steps": 5}}, "sft_steps would change nothing"),
         (["c3po"], {"c3po": {"epochs": 2.0}}, "epochs would change nothing"),
-        (["dpo"], {"dpo": {"constraint_batch": 5}}, "constraint_batch would change nothing"),
+        (["dpo"], {"dpo": {"constraint_batch_size": 5}}, "constraint_batch_size would change nothing"),
         (["scd"], {"scd": {"beta": 0.5}}, "beta would change nothing"),
         (["c3po"], {"c3po": {"beta": "abc"}}, "arm.c3po.beta=abc: must be a number"),
         (["c3po"], {"c3po": {"beta": True}}, "arm.c3po.beta=True: must be a number"),
@@ -287,7 +287,7 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
             r"arm.c3po.loss_type=ipo: must be a list of names, such as \[ipo\]",
         ),
         (["c3po"], {"c3po": {"loss_type": [1]}}, r"arm.c3po.loss_type=\[1\]: must be names"),
-        (["c3po"], {"c3po": {"constraint_batch": 0}}, "constraint_batch=0"),
+        (["c3po"], {"c3po": {"constraint_batch_size": 0}}, "constraint_batch_size=0"),
     ],
 )
 def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any], said: str):
@@ -305,7 +305,7 @@ def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any]
             ({"train": TrainConfig(**{key: value})}, f"feedback.train.{key}={value}.*at least")
             for key, value in {
                 "batch_size": 0,
-                "constraint_batch": 0,
+                "constraint_batch_size": 0,
                 "accumulation": 0,
                 "steps": -1,
                 "sft_steps": -1,
@@ -387,7 +387,7 @@ def test_options_that_change_something_are_taken():
         "c3po": {"constraint": "kl", "steps": 0, "epochs": 2.0},
         "c3po_from_sft": {"sft_lr": 1e-3, "sft_steps": 0, "epochs": 2.0},
         "scd": {"sft_steps": 0, "epochs": 2.0, "rank": 4},
-        "c3po_no_near": {"lambda_out": 0.5, "constraint_batch": 2},
+        "c3po_no_near": {"lambda_out": 0.5, "constraint_batch_size": 2},
     }.items():
         check_arms([arm], FeedbackConfig(), {arm: options}, n_feedbacks=1)
         assert (

@@ -46,7 +46,7 @@ def run(tiny: Path, folder: Path, processes: int) -> None:
         "feedback.train.steps=4",
         "feedback.train.sft_steps=4",
         "feedback.train.precision=float32",
-        "feedback.train.constraint_batch=1",
+        "feedback.train.constraint_batch_size=1",
         "feedback.answers.batch_size=4",
         "feedback.train.lr=1e-3",
     ]

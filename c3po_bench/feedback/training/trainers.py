@@ -216,7 +216,7 @@ def _pair_trainer(
         lambda_near=plan.lambda_near,
         lambda_out=plan.lambda_out,
         constraint=plan.constraint,
-        constraint_batch_size=cfg.train.constraint_batch,
+        constraint_batch_size=cfg.train.constraint_batch_size,
         plain_head=device.type == "cpu",
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=4 * cfg.train.batch_size,
