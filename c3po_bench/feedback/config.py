@@ -96,7 +96,7 @@ class TrainConfig:
         4,
         "near-scope and out-of-scope rows of one forward, each; sets need not be equal in size",
     )
-    accumulation: int = option(1, "forwards of one optimizer step")
+    gradient_accumulation_steps: int = option(1, "forwards of one optimizer step")
     max_length: int = option(512, "tokens of prompt + answer")
     gradient_checkpointing: bool = option(False, "less memory, more time")
     precision: str = option(

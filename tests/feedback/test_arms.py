@@ -306,7 +306,7 @@ def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any]
             for key, value in {
                 "batch_size": 0,
                 "constraint_batch_size": 0,
-                "accumulation": 0,
+                "gradient_accumulation_steps": 0,
                 "steps": -1,
                 "sft_steps": -1,
                 "warmup": -1.0,

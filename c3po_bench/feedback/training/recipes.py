@@ -57,7 +57,7 @@ LEAST = {
     "train.eval_every": 0,
     "train.batch_size": 1,
     "train.constraint_batch_size": 1,
-    "train.accumulation": 1,
+    "train.gradient_accumulation_steps": 1,
     "train.max_length": 1,
 }
 _ABOVE = ("beta", "lora.alpha", "train.epochs")
@@ -111,7 +111,7 @@ _TRAIN = (
     "epochs",
     "batch_size",
     "constraint_batch_size",
-    "accumulation",
+    "gradient_accumulation_steps",
     "sft_lr",
     "sft_steps",
     "precision",
@@ -167,7 +167,7 @@ class Plan:
             "routers_trained": lora["routers"],
             "experts_trained": lora["experts"],
             "batch_size": cfg.train.batch_size,
-            "accumulation": cfg.train.accumulation,
+            "gradient_accumulation_steps": cfg.train.gradient_accumulation_steps,
             "scheduler": cfg.train.scheduler,
             "warmup": cfg.train.warmup,
             "max_length": cfg.train.max_length,
