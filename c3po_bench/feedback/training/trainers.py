@@ -77,7 +77,7 @@ def _arguments(
         "per_device_train_batch_size": share_of(batch, "feedback.train.batch_size"),
         "gradient_accumulation_steps": train.gradient_accumulation_steps,
         "lr_scheduler_type": train.scheduler,
-        "warmup_steps": train.warmup,
+        "warmup_steps": train.warmup_ratio,
         CHECKPOINTING: train.gradient_checkpointing,
         "use_cpu": device.type == "cpu",
         # a rank may have no constraint row, hence one forward less: forwards must not wait for each other
