@@ -83,7 +83,9 @@ class Config:
     backend: BackendConfig = field(default_factory=BackendConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     arms: list[str] = option(["base"], "arms to run; base is always first")
-    arm: dict[str, dict[str, Any]] = option({}, "options of single arms: +arm.NAME.OPTION=value")
+    arm_options: dict[str, dict[str, Any]] = option(
+        {}, "options of single arms: arm_options.NAME.OPTION=value"
+    )
     tasks: list[str] = option([], "lm-evaluation-harness tasks to score")
     data: DataConfig = field(default_factory=DataConfig)
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
@@ -123,6 +125,7 @@ RENAMED = {
     "feedback.train.constraint_batch": "feedback.train.constraint_batch_size",
     "feedback.train.accumulation": "feedback.train.gradient_accumulation_steps",
     "feedback.train.warmup": "feedback.train.warmup_ratio",
+    "arm": "arm_options",
     "sweep=layers": "sweep=layer_table",
 }
 """Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""

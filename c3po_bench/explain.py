@@ -30,12 +30,12 @@ ASSIGNED = r"'?(?:\+\+)?([^\s=']+)=([^\s']+)"
 def hydra_overrides(words: Sequence[str]) -> list[str]:
     """The words as Hydra wants them: a group without a default is added, and so is an option of an arm.
 
-    `experiment=NAME` becomes `+experiment=NAME`, and `arm.NAME.OPTION=value` becomes `++arm.NAME.OPTION=value`.
-    The order is kept, since a later override wins. A null default in conf/config.yaml would not do instead: the
-    form with `+` would be refused, and a choice would be composed in the place of its default, not in its own.
+    `experiment=NAME` becomes `+experiment=NAME`, and `arm_options.NAME.OPTION=value` gets `++` before it. The order is
+    kept, since a later override wins. A null default in conf/config.yaml would not do instead: the form with `+` would
+    be refused, and a choice would be composed in the place of its default, not in its own.
     """
     added = tuple(f"{group}=" for group in GROUPS_TO_ADD)
-    marks = (("+", added), ("++", ("arm.",)))
+    marks = (("+", added), ("++", ("arm_options.",)))
     return [next((mark for mark, starts in marks if word.startswith(starts)), "") + word for word in words]
 
 
@@ -134,7 +134,7 @@ def refuse_extra_keys(cfg: Mapping[str, Any], prefix: str = "") -> None:
     for key, value in cfg.items():
         if (path := f"{prefix}{key}") not in KEYS:
             raise UserError(unknown_key(path))
-        if isinstance(value, dict) and path != "arm":
+        if isinstance(value, dict) and path != "arm_options":
             refuse_extra_keys(value, f"{path}.")
 
 

@@ -91,6 +91,8 @@ def checked_options(arm: str, function: Callable[..., Any], chosen: Mapping[str,
             or (isinstance(default, float) and isinstance(value, int))
         )
         if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise UserError(f"arm.{arm}.{key}={value!r}: {type(default).__name__} expected, like {default!r}")
+            raise UserError(
+                f"arm_options.{arm}.{key}={value!r}: {type(default).__name__} expected, like {default!r}"
+            )
         options[key] = value
     return options

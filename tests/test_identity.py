@@ -63,7 +63,9 @@ def test_other_references_under_the_same_names_are_another_run(experiment, tmp_p
     first, second = (
         {
             r.arm: r
-            for r in run(experiment(arms=arms, arm=options, data__root=data_root(tmp_path / name, answer)))
+            for r in run(
+                experiment(arms=arms, arm_options=options, data__root=data_root(tmp_path / name, answer))
+            )
         }
         for name, answer in (("a", "A"), ("b", "B"))
     )

@@ -90,7 +90,11 @@ class BothBackend:
         """
         tuned, _, chains = divide(list(cfg.arms))
         kept = list(dict.fromkeys([*tuned, *(first for first, _ in chains)]))
-        return replace(cfg, arms=kept, arm={n: o for n, o in cfg.arm.items() if n in kept or not _rewires(n)})
+        return replace(
+            cfg,
+            arms=kept,
+            arm_options={n: o for n, o in cfg.arm_options.items() if n in kept or not _rewires(n)},
+        )
 
     @staticmethod
     def _of_rewiring(cfg: Config, method: str | None = None) -> Config:
@@ -100,8 +104,8 @@ class BothBackend:
         """
         _, rewired, chains = divide(list(cfg.arms))
         kept = list(dict.fromkeys([*rewired, *(second for _, second in chains)]))
-        options = {name: given for name, given in cfg.arm.items() if _rewires(name)}
-        return replace(cfg, arms=[method] if method else kept, arm=options)
+        options = {name: given for name, given in cfg.arm_options.items() if _rewires(name)}
+        return replace(cfg, arms=[method] if method else kept, arm_options=options)
 
     @staticmethod
     def check(cfg: Config) -> None:

@@ -68,8 +68,8 @@ class FeedbackBackend:
                 raise UserError(f"the feedback backend needs {library}: pip install 'c3po-bench[feedback]'")
         check_values(section)
         feedbacks = find_feedback(section.pieces, section.library)
-        check_arms(list(cfg.arms), section, cfg.arm, len(feedbacks))
-        if any(plan_of(name, section, cfg.arm) for name in cfg.arms):
+        check_arms(list(cfg.arms), section, cfg.arm_options, len(feedbacks))
+        if any(plan_of(name, section, cfg.arm_options) for name in cfg.arms):
             share_of(section.train.batch_size, "feedback.train.batch_size")
         for what, name, choices in (
             ("feedback.generator.kind", section.generator.kind, GENERATORS),
@@ -96,7 +96,7 @@ class FeedbackArm:
         self.backend, self.row = backend, ARMS[name]
         self.cfg, self.session = backend.cfg, backend.session
         self.variant = PROMPT_VARIANTS.get(name, PromptVariant())
-        self.plan: Plan | None = plan_of(name, self.cfg.feedback, self.cfg.arm)
+        self.plan: Plan | None = plan_of(name, self.cfg.feedback, self.cfg.arm_options)
         self.records: list[dict[str, Any]] = []
         self._seconds: dict[str, float] = {}
         self._judged_before: Counter[str] = Counter()

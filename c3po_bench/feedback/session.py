@@ -84,7 +84,7 @@ class FeedbackSession:
 
     def _plans(self) -> dict[str, Plan]:
         """How the tuned arms are trained."""
-        plans = {name: plan_of(name, self.cfg.feedback, self.cfg.arm) for name in self.cfg.arms}
+        plans = {name: plan_of(name, self.cfg.feedback, self.cfg.arm_options) for name in self.cfg.arms}
         return {name: plan for name, plan in plans.items() if plan is not None}
 
     def check_targets(self) -> None:

@@ -173,7 +173,7 @@ def _matters(config: dict[str, Any], arm: str) -> dict[str, Any]:
     if arm == "base":
         return {key: config[key] for key in keys}
     keys += ("method", "references", "embedder", "seed", "engine", "feedback")
-    return {key: config[key] for key in keys} | {"options": config["arm"].get(arm)}
+    return {key: config[key] for key in keys} | {"options": config["arm_options"].get(arm)}
 
 
 def plan_text(grid: Grid) -> str:

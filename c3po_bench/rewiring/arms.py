@@ -210,19 +210,21 @@ def method(
 
 
 def options(cfg: Config, row: ArmRow) -> dict[str, Any]:
-    """The arm's options: its function's defaults with `arm.NAME` over them; a control takes those of its method, too.
+    """The arm's options: its function's defaults with `arm_options.NAME` over them.
+
+    A control takes those of its method, too.
 
     Raises:
         UserError: for an unknown option, or a value out of its range.
     """
-    chosen = dict(cfg.arm.get(row.name, {}))
+    chosen = dict(cfg.arm_options.get(row.name, {}))
     if row.role == "base":
         if chosen:
-            raise UserError("arm.base takes no options")
+            raise UserError("arm_options.base takes no options")
         return {}
     function = load(row.factory)
     if row.control_of:
-        known, of_method = options_of(function), cfg.arm.get(row.control_of, {})
+        known, of_method = options_of(function), cfg.arm_options.get(row.control_of, {})
         chosen = {key: value for key, value in of_method.items() if key in known} | chosen
     found = checked_options(row.name, function, chosen)
     if function.__module__.startswith("c3po_bench."):
@@ -230,15 +232,15 @@ def options(cfg: Config, row: ArmRow) -> dict[str, Any]:
             least, most = RANGES.get(key, (-math.inf, math.inf))
             if isinstance(value, int | float) and not least <= value <= most:
                 bounds = f"between {least:g} and {most:g}" if most < math.inf else f"at least {least:g}"
-                raise UserError(f"arm.{row.name}.{key}={value}: must be {bounds}")
+                raise UserError(f"arm_options.{row.name}.{key}={value}: must be {bounds}")
     return found
 
 
 def check_arms(cfg: Config) -> None:
     """Refuse unknown arms, and unknown options of arms, in one line."""
-    for name in [*cfg.arms, *cfg.arm]:
+    for name in [*cfg.arms, *cfg.arm_options]:
         ARMS.check(name)
-    for name in cfg.arm:
+    for name in cfg.arm_options:
         options(cfg, ARMS[name])
     if cfg.scoring.permute_options and any(ARMS[name].permuted_options for name in cfg.arms):
         raise UserError(

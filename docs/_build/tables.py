@@ -87,7 +87,7 @@ def rewiring_arms() -> str:
         shown = options_text(load(row.factory)) if row.factory else "none"
         about = row.about or first_line(load(row.factory))
         rows.append([f"`{row.name}`", row.role, cell(about), shown])
-    return table(["arm", "role", "what it does", "options (`+arm.NAME.OPTION=value`)"], rows)
+    return table(["arm", "role", "what it does", "options (`arm_options.NAME.OPTION=value`)"], rows)
 
 
 def surrogate_text() -> str:

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.types import RunMode
 
+from c3po_bench.explain import hydra_overrides
 from c3po_bench.launch.grid import compose_grid, composer
 from tests.conftest import ROOT
 
@@ -133,13 +135,7 @@ def test_commands_compose(page, command):
         assert compose_grid([word for word in overrides if word != "-m"]).cells
         return
     with composer() as loader:
-        loader.load_configuration(config_name="config", overrides=overrides, run_mode=_run())
-
-
-def _run():
-    from hydra.types import RunMode
-
-    return RunMode.RUN
+        loader.load_configuration("config", hydra_overrides(overrides), run_mode=RunMode.RUN)
 
 
 @pytest.mark.parametrize(("page", "command"), OTHERS, ids=lambda value: value[:60])

@@ -173,7 +173,7 @@ def test_options_reach_the_controls_of_arms_that_are_not_run_and_misspelt_ones_a
     moe: Path, tmp_path: Path
 ):
     cfg = config(moe, tmp_path, ["base", "kernel_regression_random_neighbors"])
-    cfg.arm = {"kernel_regression": {"search": "fixed", "alpha": 0.25}}
+    cfg.arm_options = {"kernel_regression": {"search": "fixed", "alpha": 0.25}}
     cfg.tasks, cfg.limit = ["facts_capitals"], 1
     _, control = harness.run(cfg)
     assert (
@@ -182,7 +182,7 @@ def test_options_reach_the_controls_of_arms_that_are_not_run_and_misspelt_ones_a
     )
     for wrong in ("kernel_regresion", "dpo"):  # no arm; an arm of the other room that is not run
         with pytest.raises(UserError, match=wrong):
-            BothBackend.check(replace(cfg, arm={wrong: {"alpha": 0.5}}))
+            BothBackend.check(replace(cfg, arm_options={wrong: {"alpha": 0.5}}))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_written_answers_of_stock_tasks_stand_beside_feedback(backend: str, moe:
     cfg = config(
         moe, tmp_path, ["base", "kernel_regression"] if backend == "both" else ["base", "in_context"]
     )
-    cfg.arm = {"kernel_regression": {"search": "fixed", "alpha": 1.0}} if backend == "both" else {}
+    cfg.arm_options = {"kernel_regression": {"search": "fixed", "alpha": 1.0}} if backend == "both" else {}
     cfg.backend, cfg.tasks, cfg.data.root = (
         BackendConfig(backend),
         [str(tmp_path / "written.yaml"), "feedback"],
@@ -234,7 +234,7 @@ def test_written_answers_of_stock_tasks_stand_beside_feedback(backend: str, moe:
 
 def test_arms_that_put_something_before_the_prompt_take_ids_too(moe: Path, tmp_path: Path):
     cfg = config(moe, tmp_path, ["base", "icl", "soft_prompt"])
-    cfg.tasks, cfg.limit, cfg.arm = ["feedback"], 1, {"soft_prompt": {"steps": 0}}
+    cfg.tasks, cfg.limit, cfg.arm_options = ["feedback"], 1, {"soft_prompt": {"steps": 0}}
     base, *others = harness.run(cfg)
     for run in others:
         assert any(row["response"] != row["baseline_response"] for row in run.samples()), run.arm
@@ -251,7 +251,12 @@ def test_lengths_are_of_what_was_written_also_where_texts_lose_their_spaces(tmp_
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     cfg = config(tmp_path / "model", tmp_path, ["base", "ngd", "soft_prompt", "icl"])
-    cfg.tasks, cfg.limit, cfg.method.steps, cfg.arm = ["feedback"], 3, 0, {"soft_prompt": {"steps": 0}}
+    cfg.tasks, cfg.limit, cfg.method.steps, cfg.arm_options = (
+        ["feedback"],
+        3,
+        0,
+        {"soft_prompt": {"steps": 0}},
+    )
     base, ngd, *others = harness.run(cfg)
     measured = [[row["degeneration"] for row in run.samples()] for run in (base, ngd)]
     assert measured[0] == measured[1]

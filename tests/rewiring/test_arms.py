@@ -153,9 +153,9 @@ def test_naive_engine_gives_the_same_answers(experiment, plain):
     [
         ("ngd", {"method__steps": 0}),
         ("oracle", {"method__steps": 0}),
-        ("kernel_regression", {"arm": {"kernel_regression": {"search": "fixed", "alpha": 1.0}}}),
-        ("mode_finding", {"arm": {"mode_finding": {"iterations": 0}}}),
-        ("routing_temperature", {"arm": {"routing_temperature": {"temperature": 1.0}}}),
+        ("kernel_regression", {"arm_options": {"kernel_regression": {"search": "fixed", "alpha": 1.0}}}),
+        ("mode_finding", {"arm_options": {"mode_finding": {"iterations": 0}}}),
+        ("routing_temperature", {"arm_options": {"routing_temperature": {"temperature": 1.0}}}),
     ],
 )
 def test_standing_still_is_the_base_model(experiment, arm, changes):
@@ -240,6 +240,6 @@ def test_unknown_arms_and_options_are_one_line(experiment):
     with pytest.raises(UserError, match="did you mean 'ngd'"):
         run(experiment(arms=["ngdd"]))
     with pytest.raises(UserError, match="did you mean 'temperature'"):
-        run(experiment(arms=["base"], arm={"routing_temperature": {"temprature": 2.0}}))
+        run(experiment(arms=["base"], arm_options={"routing_temperature": {"temprature": 2.0}}))
     with pytest.raises(UserError, match="takes no options"):
-        run(experiment(arms=["base"], arm={"base": {"k": 2}}))
+        run(experiment(arms=["base"], arm_options={"base": {"k": 2}}))

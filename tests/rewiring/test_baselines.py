@@ -67,7 +67,7 @@ def arm_of(backend: RewiringBackend, name: str):
 
 def test_trained_arms_learn_and_leave_the_model_alone(experiment):
     options = {name: {"steps": 12, "batch_size": 20, "learning_rate": 0.05} for name in TRAINED}
-    cfg = experiment(arms=["ngd", *TRAINED], arm=options)
+    cfg = experiment(arms=["ngd", *TRAINED], arm_options=options)
     model = load(cfg.model).model.requires_grad_(False)
     before = fingerprint(model)
     runs = {r.arm: r for r in run(cfg)}
@@ -93,7 +93,7 @@ def test_trained_arms_learn_and_leave_the_model_alone(experiment):
 def test_untrained_adapters_are_the_base_model(experiment, kind):
     """With a rate of 0: LoRA and routers answer as the base does; virtual tokens as the base after their first text."""
     names = [name for name in TRAINED if name != "prefix_tuning" or kind not in ("deepseek_v2", "gpt_oss")]
-    cfg = experiment(arms=names, arm={name: STILL for name in names}, model__path=kind, limit=2)
+    cfg = experiment(arms=names, arm_options={name: STILL for name in names}, model__path=kind, limit=2)
     runs = {r.arm: by_item(r) for r in run(cfg)}
     model = load(cfg.model).model
     assert close(runs["sft"], runs["base"]) and close(runs["router_tuning"], runs["base"])
@@ -115,30 +115,34 @@ def test_untrained_adapters_are_the_base_model(experiment, kind):
 @pytest.mark.parametrize(("kind", "why"), [("deepseek_v2", "one shape"), ("gpt_oss", "sliding window")])
 def test_prefix_refuses_a_family_that_it_does_not_fit(experiment, kind, why):
     with pytest.raises(UserError, match=f"prefix_tuning.*{why}"):
-        run(experiment(arms=["prefix_tuning"], arm={"prefix_tuning": STILL}, model__path=kind, limit=1))
+        run(
+            experiment(
+                arms=["prefix_tuning"], arm_options={"prefix_tuning": STILL}, model__path=kind, limit=1
+            )
+        )
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_trained_weights_are_kept_and_seeded(backend, name, monkeypatch):
     options = {name: {"steps": 3, "batch_size": 2}}
-    first = arm_of(backend(arm=options), name)
+    first = arm_of(backend(arm_options=options), name)
     weights = first.weights()
     record = json.loads((first.folder / "training.json").read_text())
     monkeypatch.setattr(training.TrainedArm, "_train", lambda self: pytest.fail("trained again"))
-    second = arm_of(backend(arm=options), name)
+    second = arm_of(backend(arm_options=options), name)
     assert second.folder == first.folder and second.weights().keys() == weights.keys()
     assert all(second.weights()[key].equal(weights[key]) for key in weights)
     assert second.cost().phases["train"] == Phase(**record["phase"])
     monkeypatch.undo()
     results = Path(first.backend.cfg.results_dir)
-    repeat = arm_of(backend(arm=options, results_dir=str(results / "b")), name).weights()
+    repeat = arm_of(backend(arm_options=options, results_dir=str(results / "b")), name).weights()
     assert all(repeat[key].equal(weights[key]) for key in weights), "one seed, one result"
-    other = arm_of(backend(arm=options, seed=1), name)
+    other = arm_of(backend(arm_options=options, seed=1), name)
     assert other.folder != first.folder and any(not v.equal(weights[k]) for k, v in other.weights().items())
 
 
 def test_router_tuning_moves_the_critical_routers_only(backend):
-    workbench = backend(arm={"router_tuning": {"steps": 2, "learning_rate": 0.1}})
+    workbench = backend(arm_options={"router_tuning": {"steps": 2, "learning_rate": 0.1}})
     weights = arm_of(workbench, "router_tuning").weights()
     assert sorted(weights) == ["model.layers.3.mlp.gate.weight", "model.layers.4.mlp.gate.weight"]
     own = dict(workbench.loaded.model.named_parameters())
@@ -170,7 +174,7 @@ def test_training_leaves_out_test_items_and_their_likes(backend):
 @pytest.mark.parametrize("num_fewshot", [0, 2])
 def test_icl_prompts_by_hand(backend, num_fewshot):
     """Shots are the nearest references, the nearest last, each with its answer and without examples of its own."""
-    workbench = backend(arm={"icl": {"shots": 2}}, scoring__num_fewshot=num_fewshot)
+    workbench = backend(arm_options={"icl": {"shots": 2}}, scoring__num_fewshot=num_fewshot)
     arm = arm_of(workbench, "icl")
     assert arm.settings()["prompt_differs"] is True
     arm.prepare()
@@ -233,7 +237,7 @@ def test_the_most_voted_choice_wins_whatever_its_length_and_the_weights(backend,
     references = [
         SimpleNamespace(item=reference(i, "q", (("c", f" {a}"),), 0)) for i, a in enumerate(answers)
     ]
-    workbench = backend(arm={"knn_vote": {"k": 5}})
+    workbench = backend(arm_options={"knn_vote": {"k": 5}})
     workbench.bank = SimpleNamespace(items=references, embeddings=np.zeros((5, 2), dtype=np.float32))
     arm = arm_of(workbench, "knn_vote")
     arm.prepare()
@@ -294,7 +298,7 @@ def test_arms_for_choices_refuse_written_answers(backend, monkeypatch):
 )
 def test_options_of_baselines_are_checked(experiment, name, options):
     with pytest.raises(UserError, match=name):
-        run(experiment(arms=[name], arm={name: options}))
+        run(experiment(arms=[name], arm_options={name: options}))
 
 
 def test_tiny_model_config_is_shared():

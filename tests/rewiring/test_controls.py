@@ -150,8 +150,8 @@ def test_untuned_runs_are_not_tuned_ones(experiment):
 
 
 def test_the_control_of_mode_finding_takes_over_its_options_and_stands_beside_it(experiment):
-    control, arm = "mode_finding_random_neighbors", {"mode_finding": {"iterations": 3}}
-    runs = {r.arm: r for r in run(experiment(arms=["mode_finding", control], arm=arm))}
+    control, options = "mode_finding_random_neighbors", {"mode_finding": {"iterations": 3}}
+    runs = {r.arm: r for r in run(experiment(arms=["mode_finding", control], arm_options=options))}
     settings = [runs[name].result["settings"] for name in ("mode_finding", control)]
     assert settings[0] == settings[1] and settings[1]["option_iterations"] == 3
     found = compare_controls(list(runs.values()))
@@ -163,14 +163,14 @@ def test_the_control_of_mode_finding_takes_over_its_options_and_stands_beside_it
 
 
 def test_the_control_of_kernel_regression_takes_over_its_options_and_draws_its_references(experiment):
-    arm = {"kernel_regression": {"search": "fixed", "alpha": 0.25}}
+    options = {"kernel_regression": {"search": "fixed", "alpha": 0.25}}
     control = "kernel_regression_random_neighbors"
-    runs = {r.arm: r for r in run(experiment(arms=["kernel_regression", control], arm=arm))}
+    runs = {r.arm: r for r in run(experiment(arms=["kernel_regression", control], arm_options=options))}
     settings = [runs[name].result["settings"] for name in ("kernel_regression", control)]
     assert settings[0] == settings[1] and settings[1]["option_alpha"] == 0.25
     drawn = [
         [n["id"] for row in runs[name].samples() for n in row["neighbors"]] for name in runs if name != "base"
     ]
     assert len(drawn[0]) == len(drawn[1]) and drawn[0] != drawn[1]
-    changed = experiment(arms=[control], arm={"kernel_regression": {"search": "fixed", "alpha": 0.5}})
+    changed = experiment(arms=[control], arm_options={"kernel_regression": {"search": "fixed", "alpha": 0.5}})
     assert {r.arm: r.run_id for r in run(changed)}[control] != runs[control].run_id

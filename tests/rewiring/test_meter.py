@@ -62,7 +62,7 @@ def test_each_step_and_each_evaluation_counts(experiment, tmp_path):
 
     three, one = optimizing("ngd"), optimizing("ngd", method__steps=1)
     assert 2 * one < three < 3 * one
-    grid = optimizing("kernel_regression", arm={"kernel_regression": {"points": 3}})
+    grid = optimizing("kernel_regression", arm_options={"kernel_regression": {"points": 3}})
     assert 0.3 < grid / three < 0.7, "no gradient is taken"
 
 

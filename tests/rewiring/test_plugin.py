@@ -31,14 +31,14 @@ def plugged(experiment, monkeypatch):
 def test_config_takes_the_arm_and_its_options(plugged):
     assert "nearest_pathway" not in ARMS
     with pytest.raises(UserError, match="did you mean 'share'"):
-        run(plugged(arms=["nearest_pathway"], arm={"nearest_pathway": {"shar": 0.2}}))
+        run(plugged(arms=["nearest_pathway"], arm_options={"nearest_pathway": {"shar": 0.2}}))
     assert "nearest_pathway" in ARMS
 
 
 def test_it_runs_and_stands_in_the_tables(plugged):
     still, moved = {"nearest_pathway": {"share": 0.0}}, {"nearest_pathway": {"share": 1.0}}
-    base, same = run(plugged(arms=["nearest_pathway"], arm=still))
-    _, other = run(plugged(arms=["nearest_pathway"], arm=moved))
+    base, same = run(plugged(arms=["nearest_pathway"], arm_options=still))
+    _, other = run(plugged(arms=["nearest_pathway"], arm_options=moved))
     for a, b, c in zip(base.samples(), same.samples(), other.samples(), strict=True):
         assert a["loglikelihoods"] == pytest.approx(b["loglikelihoods"], abs=1e-3)
         assert a["loglikelihoods"] != pytest.approx(c["loglikelihoods"], abs=1e-3)

@@ -288,7 +288,7 @@ def check_types(arm: str, options: Mapping[str, Any]) -> None:
                 if several and not listed
                 else _WORDS[kind][several]
             )
-            raise UserError(f"arm.{arm}.{key}={value}: must be {words}")
+            raise UserError(f"arm_options.{arm}.{key}={value}: must be {words}")
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -75,6 +75,6 @@ class Prefix(VirtualTokens):
             )
         if any(keys.shape[2] != ids.shape[1] for keys, _ in layers):
             raise UserError(
-                f"arm.prefix_tuning.tokens={self.tokens}: more than this model's sliding window holds; use fewer"
+                f"arm_options.prefix_tuning.tokens={self.tokens}: more than this model's sliding window holds; use fewer"
             )
         return layers

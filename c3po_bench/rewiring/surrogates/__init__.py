@@ -1,7 +1,7 @@
 """Methods of rewiring: what stands in for the unknown label (paper section 3), one file each.
 
 A method is a function `f(problem: Problem, *, option=default, ...) -> Solution`; its keyword options are its
-config (`arm.NAME.option`). Adding one is a file of this folder and a row of `rewiring.arms`, or, outside the
+config (`arm_options.NAME.option`). Adding one is a file of this folder and a row of `rewiring.arms`, or, outside the
 package, a function decorated with `rewiring.arms.method` in a module named in `plugins`.
 """
 

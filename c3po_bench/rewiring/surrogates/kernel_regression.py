@@ -29,7 +29,7 @@ def kernel_regression(
         The pathways, and the best loss found after each evaluation (none where a is fixed).
     """
     if search not in SEARCHES:
-        raise unknown("arm.kernel_regression.search", search, SEARCHES)
+        raise unknown("arm_options.kernel_regression.search", search, SEARCHES)
     near = problem.neighborhood
     assert near is not None
     total = near.weights.sum(-1)
