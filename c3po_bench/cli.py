@@ -22,6 +22,7 @@ from c3po_bench.explain import explain, hydra_overrides, refuse_extra_keys, stat
 from c3po_bench.launch import slurm
 from c3po_bench.launch.cells import watched
 from c3po_bench.launch.folder import FOLDER_VARIABLE, folder_of_this_sweep
+from c3po_bench.models.embedded.planted_world import distance
 from c3po_bench.runtime import ranks, signals
 
 if TYPE_CHECKING:
@@ -89,7 +90,6 @@ def show(cfg: Config, runs: list[Run]) -> None:
     if ranks.rank() > 0:
         return
     from c3po_bench.analysis.tables import show_comparison  # pandas and scipy
-    from c3po_bench.models.embedded.planted_world import distance
 
     show_comparison(runs, cfg.results_dir, distance)
 
