@@ -11,7 +11,6 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.models import huggingface
 
 from c3po_bench.feedback.answering import Answer, answer_batch, completion_ids, prompt_ids
 from c3po_bench.feedback.arms import BASELINES, UNPARSED, PromptVariant
@@ -217,6 +216,8 @@ class FeedbackLM(LM):
 
     def _hflm(self) -> Any:
         if self._stock is None:
+            from lm_eval.models import huggingface  # slow to import, and needed by stock tasks alone
+
             hflm: Any = huggingface.HFLM
             with quiet("lm_eval.models.huggingface"):
                 self._stock = hflm(
