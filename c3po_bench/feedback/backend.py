@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Phase, Report
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.feedback import judges
 from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.answering import settings
@@ -71,13 +71,9 @@ class FeedbackBackend:
         check_arms(list(cfg.arms), section, cfg.arm, len(feedbacks))
         if any(plan_of(name, section, cfg.arm) for name in cfg.arms):
             share_of(section.train.batch, "feedback.train.batch")
-        for what, name, choices in (
-            ("feedback.generator.kind", section.generator.kind, GENERATORS),
-            ("feedback.reviser.kind", section.reviser.kind, ["auto", *REVISERS]),
-            ("feedback.judge.kind", section.judge.kind, ["auto", *JUDGES]),
-        ):
-            if name not in choices:
-                raise unknown(what, name, choices)
+        GENERATORS.check(section.generator.kind)
+        REVISERS.check(section.reviser.kind)
+        JUDGES.check(section.judge.kind)
 
     def arms(self, names: Sequence[str] | None = None) -> Iterator[FeedbackArm]:
         """Base first, then the others in the order given."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.models.cache import folder_hash
 from c3po_bench.models.flops import UNKNOWN, ModelShape, passes, shape_of
+from c3po_bench.registry import Registry
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.config import EmbedderConfig
@@ -165,20 +166,12 @@ def sentence_transformers(cfg: EmbedderConfig, loaded: Any) -> Embedder:
     return _SentenceTransformers(cfg.model, cfg.batch_size)
 
 
-EMBEDDERS: dict[str, Callable[[EmbedderConfig, Any], Embedder]] = {
-    "minilm": minilm,
-    "hidden_states": hidden_states,
-    "sentence_transformers": sentence_transformers,
-}
-
-
-def check_embedder(cfg: EmbedderConfig) -> None:
-    """`UserError` for an unknown name."""
-    if cfg.name not in EMBEDDERS:
-        raise unknown("embedder", cfg.name, EMBEDDERS)
+EMBEDDERS: Registry[Callable[[EmbedderConfig, Any], Embedder]] = Registry(
+    "embedder",
+    {"minilm": minilm, "hidden_states": hidden_states, "sentence_transformers": sentence_transformers},
+)
 
 
 def load_embedder(cfg: EmbedderConfig, loaded: Any) -> Embedder:
     """The embedder that `cfg` names; `loaded` is the evaluated model."""
-    check_embedder(cfg)
     return EMBEDDERS[cfg.name](cfg, loaded)

@@ -34,8 +34,8 @@ from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.duplicates import question_hash
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.workbench import Workbench
     from c3po_bench.rewiring.config import MethodConfig
+    from c3po_bench.rewiring.workbench import Workbench
 
 log = logging.getLogger(__name__)
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)

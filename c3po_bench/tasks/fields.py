@@ -126,8 +126,8 @@ class Fields:
 
     def golds(self, doc: Mapping[str, Any]) -> list[int]:
         """Indices of the right choices in stock order; all but a few tasks have one."""
-        told = self.text if self.several_inputs(doc) else self.target
-        gold, field = render(told, doc), isinstance(told, str) and told in doc
+        label = self.text if self.several_inputs(doc) else self.target
+        gold, field = render(label, doc), isinstance(label, str) and label in doc
         if isinstance(gold, str) and gold.startswith("["):
             gold = ast.literal_eval(gold)
         several = gold if isinstance(gold, list) else [gold]

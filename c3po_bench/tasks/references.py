@@ -91,7 +91,7 @@ def reference_items(
     notes: list[str] = []
     taken: set[tuple[str, int]] = set()
     for name, share in shares(names, limit).items():
-        used, said = tasks_of(name, root)
+        used, substitutes = tasks_of(name, root)
         tasks = TaskSet(
             used,
             data_root=root,
@@ -102,7 +102,7 @@ def reference_items(
         )
         drawn, more = _draw(name, tasks, share, off_limits, taken)
         items += drawn
-        notes += said + more
+        notes += substitutes + more
     return items, list(dict.fromkeys(notes))
 
 

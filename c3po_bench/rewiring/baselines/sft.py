@@ -16,8 +16,8 @@ from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.training import Answering, Opened, TrainedArm, Weights, engine_answering
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.workbench import Workbench
     from c3po_bench.rewiring.meter import Meter
+    from c3po_bench.rewiring.workbench import Workbench
 
 OUTSIDE = AllLinear()
 

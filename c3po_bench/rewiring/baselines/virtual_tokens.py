@@ -21,8 +21,8 @@ from c3po_bench.rewiring.baselines.sft import trainable
 from c3po_bench.rewiring.baselines.training import Answering, Opened, Weights
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.workbench import Workbench
     from c3po_bench.rewiring.meter import Meter
+    from c3po_bench.rewiring.workbench import Workbench
 
 START = "Answer the question correctly, using what you know about the world. "
 
