@@ -7,15 +7,17 @@ line of `PROMPT_VARIANTS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from c3po_bench.contract import ArmRow
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.calls import text_after
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.sentences import Feedback
 from c3po_bench.feedback.training.recipes import RECIPES, Plan, make_plan
+from c3po_bench.registry import Registry
 
 JOINT, MIX = "_joint", "_mix"
 UNPARSED = "unparsed_reasoning"
@@ -86,9 +88,31 @@ def split_name(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def arm_names() -> list[str]:
-    """Every valid arm name."""
-    return [*PROMPT_VARIANTS, *(f"{recipe}{suffix}" for recipe in RECIPES for suffix in ("", JOINT, MIX))]
+def _title(name: str) -> str:
+    """What a reader calls a recipe: its name, known abbreviations in capitals."""
+    words = {"c3po": "C3PO", "dpo": "DPO", "scd": "SCD", "sft": "SFT", "kl": "with KL", "nll": "+ NLL"}
+    title = " ".join(words.get(word, word) for word in name.split("_"))
+    return {
+        "SCD negatives": "SCD with negatives",
+        "C3PO no near": "C3PO without near scope",
+        "C3PO no out": "C3PO without out of scope",
+        "in context cot": "in context, chain of thought",
+    }.get(title, title)
+
+
+def _rows() -> Iterator[ArmRow]:
+    roles = {"base": "base", "revised": "ceiling"}
+    for name, variant in PROMPT_VARIANTS.items():
+        yield ArmRow(name, _title(name), roles.get(name, "baseline"), variant.about, passes=0.0)
+    for name, recipe in RECIPES.items():
+        role = "method" if name.startswith("c3po") else "baseline"
+        row = ArmRow(name, _title(name), role, recipe.source, builds="recipe", passes=0.0)
+        yield row
+        for suffix in (JOINT, MIX):
+            yield replace(row, name=name + suffix, title=f"{row.title} {suffix[1:]}")
+
+
+ARMS: Registry[ArmRow] = Registry("arm", {row.name: row for row in _rows()})
 
 
 def check_arms(
@@ -101,8 +125,7 @@ def check_arms(
             and adapters that can't be mixed.
     """
     for name in names:
-        if name not in arm_names():
-            raise unknown("arm", name, arm_names())
+        ARMS.check(name)
         if split_name(name)[1] and n_feedbacks < 2:
             raise UserError(f"arm {name!r} is about several pieces: name at least two in feedback.pieces")
     for name, values in options.items():

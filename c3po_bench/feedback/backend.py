@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Phase, Report
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback import judges
 from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.answering import settings
 from c3po_bench.feedback.arms import (
+    ARMS,
     BASELINES,
     JOINT,
     MIX,
@@ -27,20 +29,18 @@ from c3po_bench.feedback.calls import call_key
 from c3po_bench.feedback.generators import GENERATORS
 from c3po_bench.feedback.judges import JUDGES, judge_name
 from c3po_bench.feedback.measures import extra_metrics
-from c3po_bench.feedback.revisers import REVISERS, open_reviser
+from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.sentences import find_feedback
-from c3po_bench.feedback.session import session_of
+from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.training.adapters import adapter_folder, resolved, train_adapter, training_record
 from c3po_bench.feedback.training.distributed import share_of
 from c3po_bench.feedback.training.recipes import check_values
-from c3po_bench.models.targets import find_targets
 from c3po_bench.runtime.resources import peak_resident
 from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM
-
     from c3po_bench.config import Config
+    from c3po_bench.feedback.responder import Responder
     from c3po_bench.feedback.training.recipes import Plan
     from c3po_bench.tasks.taskset import TaskSet
 
@@ -48,11 +48,16 @@ if TYPE_CHECKING:
 class FeedbackBackend:
     """Builds the arms of a feedback experiment; data and adapters are made when an arm is first asked."""
 
-    def __init__(self, cfg: Config, tasks: TaskSet) -> None:
-        self.cfg, self.tasks = cfg, tasks
-        self.session = session_of(cfg)
-        check_targets(cfg)
-        self.model_hash: str = self.session.context.subject.hash
+    def __init__(self, cfg: Config, tasks: TaskSet, session: FeedbackSession) -> None:
+        self.cfg, self.tasks, self.session = cfg, tasks, session
+        session.check_targets()
+        self.model_hash: str = session.context.subject.hash
+
+    @classmethod
+    def open(cls, cfg: Config, make_tasks: MakeTasks) -> FeedbackBackend:
+        """With the tasks about feedback, whose prompts are written when they are loaded."""
+        session = FeedbackSession(cfg)
+        return cls(cfg, make_tasks(session.task_configs()), session)
 
     @staticmethod
     def check(cfg: Config) -> None:
@@ -74,60 +79,21 @@ class FeedbackBackend:
             if name not in choices:
                 raise unknown(what, name, choices)
 
-    @staticmethod
-    def own_tasks(cfg: Config) -> dict[str, dict[str, dict[str, Any]]]:
-        """lm-eval configs of the group `feedback` and of its three tasks, by name."""
-
-        def load() -> Any:
-            check_targets(cfg)
-            check_revisers_and_judges(cfg)
-            return session_of(cfg).tests
-
-        def scorer(rows: Sequence[dict[str, Any]]) -> list[float | None]:
-            return session_of(cfg).scores(rows)
-
-        group = feedback_tasks.task_configs(load, scorer, cfg.feedback, list(feedback_tasks.SCOPE_OF))
-        return {feedback_tasks.GROUP: group, **{name: {name: config} for name, config in group.items()}}
-
     def arms(self, names: Sequence[str] | None = None) -> Iterator[FeedbackArm]:
         """Base first, then the others in the order given."""
         for name in ["base", *[arm for arm in (self.cfg.arms if names is None else names) if arm != "base"]]:
             yield FeedbackArm(self, name)
 
-
-def check_targets(cfg: Config) -> None:
-    """What tuned arms adapt, by the model itself, before anything is written by it.
-
-    `UserError` for what it has not.
-    """
-    for name in cfg.arms:
-        if plan := plan_of(name, cfg.feedback, cfg.arm):
-            adapted = find_targets(session_of(cfg).context.subject.model, plan.cfg.lora)
-            if adapted.parameters and split_name(name)[1] == MIX:
-                raise UserError(
-                    f"arm {name!r}: PEFT can't mix what adapts {adapted.parameters[0]}: leave it out"
-                )
-
-
-def check_revisers_and_judges(cfg: Config) -> None:
-    """Refuse revisers and judges that can't be opened before any prompt is paid for."""
-    session = session_of(cfg)
-    revised = any(
-        plan_of(name, cfg.feedback, cfg.arm) or PROMPT_VARIANTS[name].stored == "revised" for name in cfg.arms
-    )
-    for feedback in session.feedbacks:
-        session.judge(feedback)
-        if revised:
-            open_reviser(feedback, session.context)
+    def close(self) -> None:
+        """Take every adapter off the model."""
+        self.session.context.subject.release()
 
 
 class FeedbackArm:
     """One way of answering."""
 
-    reads_labels = False
-
     def __init__(self, backend: FeedbackBackend, name: str) -> None:
-        self.backend, self.name = backend, name
+        self.backend, self.row = backend, ARMS[name]
         self.cfg, self.session = backend.cfg, backend.session
         self.variant = PROMPT_VARIANTS.get(name, PromptVariant())
         self.plan: Plan | None = plan_of(name, self.cfg.feedback, self.cfg.arm)
@@ -135,6 +101,7 @@ class FeedbackArm:
         self._seconds: dict[str, float] = {}
         self._judged_before: Counter[str] = Counter()
         self._unparsed = 0
+        self._responder: Responder | None = None
 
     @property
     def asks_feedback(self) -> bool:
@@ -156,7 +123,7 @@ class FeedbackArm:
             tests = [[e.revised, e.revised_finished] for d in datasets for e in d.select("in", "test")]
             shared["revisions"] = call_key(revisions=tests)
         if self.plan is None:
-            return shared if self.asks_feedback or self.name != "base" else {}
+            return shared if self.asks_feedback or self.row.name != "base" else {}
         return shared | {
             "plan": resolved(self.plan, self.session.context),
             "train_data": [d.digest() for d in datasets],
@@ -184,9 +151,9 @@ class FeedbackArm:
         plan = resolved(self.plan, self.session.context) if self.plan else {}
         return shared | {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in plan.items()}
 
-    def lm(self) -> LM:
-        """The arm's LM; trains its adapters if they are not in the cache."""
-        from c3po_bench.feedback.lm import FeedbackLM  # needs torch, which checking a config does not
+    def prepare(self) -> None:
+        """Train the adapters that are not in the cache, and put them on the model."""
+        from c3po_bench.feedback.responder import Responder  # comes with torch, which checking needs not
 
         self._judged_before = Counter(self.session.judged)
         if self.plan is not None or self.variant.stored == "revised":
@@ -198,21 +165,26 @@ class FeedbackArm:
         else:
             self.session.context.subject.release()
             model, adapters = self.session.context.subject.model, {}
-        return FeedbackLM(
+        self._responder = Responder(
             self.variant, datasets, self.session, model, adapters, self._spend, self.cfg.batch_size
         )
+
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        """With the adapter of each prompt's feedback, or in the words of this arm's prompt."""
+        assert self._responder is not None, "prepare comes first"
+        return self._responder.answer(items)
 
     def adapter_name(self) -> str:
         """A folder name for this arm's adapters on this model and data."""
         assert self.plan is not None
         folders = [adapter_folder(self.plan, [d], self.session.context).name for d in self.session.datasets]
-        return f"{self.name}-{call_key(folders=folders)[:12]}"
+        return f"{self.row.name}-{call_key(folders=folders)[:12]}"
 
     def tuned_model(self) -> tuple[Any, dict[str, str]]:
         """The model with its adapters (trained where missing), and which of them answers for which piece."""
         plan, datasets, context = self.plan, self.session.datasets, self.session.context
         assert plan is not None
-        suffix = split_name(self.name)[1]
+        suffix = split_name(self.row.name)[1]
         groups = {f"on_{d.feedback.id}": [d] for d in datasets} if suffix != JOINT else {"on_joint": datasets}
         folders = {adapter: train_adapter(plan, group, context) for adapter, group in groups.items()}
         self.records += map(training_record, folders.values())
@@ -225,22 +197,17 @@ class FeedbackArm:
     def _spend(self, phase: str, seconds: float) -> None:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
 
-    def cost(self) -> dict[str, Any]:
-        """Seconds by phase.
+    def cost(self) -> Cost:
+        """Seconds by phase; no FLOPs are computed here.
 
         Training counts in full also where the adapter came from the cache, the shared data for no arm.
         """
-        phases = {
-            name: {"seconds": seconds, "flops": 0}
-            for name, seconds in self._seconds.items()
-            if name != BASELINES
-        }
+        phases = {name: Phase(seconds, None) for name, seconds in self._seconds.items() if name != BASELINES}
         if self.records:
-            phases["train"] = {"seconds": sum(r["seconds"] for r in self.records), "flops": 0}
-        shared = self._seconds.get(BASELINES, 0.0)
-        return {"phases": phases, "peak_memory_bytes": peak_resident(), "credited_seconds": -shared}
+            phases["train"] = Phase(sum(r["seconds"] for r in self.records), None)
+        return Cost(phases, peak_resident(), -self._seconds.get(BASELINES, 0.0))
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """Counts of data and gaps, training and validation curves (means over adapters), notes.
 
         Gaps are those of the data, which all arms share, of this arm's adapters and of the judgements on this
@@ -266,13 +233,13 @@ class FeedbackArm:
         unprompted = [task for task in self.backend.tasks.configs if task not in feedback_tasks.SCOPE_OF]
         if unprompted and self.variant.wrap is not None:  # stock tasks are no chats
             notes.append(
-                f"{self.name} answers {', '.join(unprompted)} without the feedback in the prompt: these scores are the "
+                f"{self.row.name} answers {', '.join(unprompted)} without the feedback in the prompt: these scores are the "
                 "base model's"
             )
-        return {"counts": dict(counts), "curves": curves, "notes": notes}
+        return Report(dict(counts), curves, notes)
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-        """Signed scores into the rows, and the S metrics, drift and degeneration into the result.
+        """Judge all answers: signed scores into the rows, and the S metrics, drift and degeneration into the result.
 
         A row's `doc_hash` then covers the baseline answer too: rows that were scored against others are not
         comparable.
@@ -280,8 +247,14 @@ class FeedbackArm:
         started = time.perf_counter()
         answers = [row for row in rows if "feedback_id" in row]
         for row, score in zip(answers, self.session.scores(answers), strict=True):
-            row["score"] = score
+            signed = score or 0.0
+            row["score"], row["correct"] = score, signed if row["scope"] == "in" else abs(signed)
             row["doc_hash"] = content_hash([row["doc_hash"], row["baseline_response"]], 16)
         self._unparsed = sum(bool(row.get(UNPARSED)) for row in answers)
         self._spend("judge", time.perf_counter() - started)
         return rows, extra_metrics(rows)
+
+    def close(self) -> None:
+        """Take every adapter off the model."""
+        self._responder = None
+        self.session.context.subject.release()

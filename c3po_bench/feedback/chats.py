@@ -17,7 +17,7 @@ from c3po_bench.feedback.answering import Answer, answer_all, chat_ids, settings
 from c3po_bench.feedback.calls import Conversation, Reply, call_key
 from c3po_bench.feedback.config import ChatConfig, GenerationConfig
 from c3po_bench.feedback.context import SynthesisContext
-from c3po_bench.models.loading import folder_hash
+from c3po_bench.models.cache import folder_hash
 
 
 class Chat(Protocol):

@@ -31,12 +31,12 @@ class ChatConfig:
         "OPENAI_API_KEY",
         "the environment variable that holds the key; the key itself is never stored",
     )
-    temperature: float = option(0.7, "appendix A")
-    top_p: float = option(0.7, "nucleus sampling")
-    max_tokens: int = option(1024, "most tokens of one call")
-    timeout: float = option(60.0, "seconds for one call")
-    retries: int = option(5, "attempts after the first one")
-    concurrency: int = option(8, "calls in flight")
+    temperature: float = option(0.7, "appendix A", least=0)
+    top_p: float = option(0.7, "nucleus sampling", above=0, most=1)
+    max_tokens: int = option(1024, "most tokens of one call", least=1)
+    timeout: float = option(60.0, "seconds for one call", above=0)
+    retries: int = option(5, "attempts after the first one", least=0)
+    concurrency: int = option(8, "calls in flight", least=1)
 
 
 @dataclass
@@ -112,13 +112,14 @@ class TrainConfig:
 class GenerationConfig:
     """How the model being tuned answers, in the synthesis and in the evaluation."""
 
-    max_new_tokens: int = option(64, "most tokens of an answer")
+    max_new_tokens: int = option(64, "most tokens of an answer", least=1)
     temperature: float = option(
         0.0,
         "0 = greedy, so that baseline and tuned answers differ by the tuning only (paper: 0.7)",
+        least=0,
     )
-    top_p: float = option(1.0, "nucleus sampling")
-    batch: int = option(16, "rows of one forward")
+    top_p: float = option(1.0, "nucleus sampling", above=0, most=1)
+    batch: int = option(16, "rows of one forward", least=1)
 
 
 @dataclass
@@ -132,10 +133,10 @@ class FeedbackConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     answers: GenerationConfig = field(default_factory=GenerationConfig)
 
-    n_categories: int = option(8, "paper: 32")
-    n_in: int = option(48, "in-scope prompts, all splits together (paper: 960)")
-    n_near: int = option(48, "near-scope prompts, all splits together (paper: 960)")
-    n_out: int = option(48, "out-of-scope prompts, all splits together (paper: 960)")
+    n_categories: int = option(8, "paper: 32", least=1)
+    n_in: int = option(48, "in-scope prompts, all splits together (paper: 960)", least=1)
+    n_near: int = option(48, "near-scope prompts, all splits together (paper: 960)", least=1)
+    n_out: int = option(48, "out-of-scope prompts, all splits together (paper: 960)", least=1)
     out_of_scope: str = option(
         "builtin",
         "builtin (the embedded general set), a text file, or a hub data set as 'org/name:split:column'",

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from c3po_bench.contract import Item
+from c3po_bench.feedback.answering import Answer
+
 MEASURES = ("drift", "similarity", "repetition", "broken_ending", "tokens", "length_ratio")
 NGRAM = 4  # words
 _ENDINGS = tuple(".!?:;)]}>\"'`*\u2026\u201d\u2019")
@@ -49,6 +52,24 @@ def similarity(text: str, baseline: str) -> float:
     if not first and not second:
         return 1.0
     return difflib.SequenceMatcher(None, first, second, autojunk=False).ratio()
+
+
+def compared(item: Item, text: str, finished: bool, tokens: int, baseline: Answer) -> dict[str, Any]:
+    """What the record of an answer to a prompt about feedback keeps, beside the base model's answer (`baseline`).
+
+    `finished` and `tokens`: whether the model ended the answer itself, and how many tokens it wrote.
+    """
+    return {
+        "scope": item.metadata["scope"],
+        "feedback_id": item.metadata["feedback"],
+        "category": item.metadata["category"],
+        "prompt": item.prompt,
+        "response": text,
+        "baseline_response": baseline.text,
+        "drift": None,
+        "similarity": round(similarity(text, baseline.text), 6),
+        "degeneration": degeneration(text, finished, tokens, baseline.tokens),
+    }
 
 
 def measure(row: dict[str, Any], name: str) -> float | None:

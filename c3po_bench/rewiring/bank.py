@@ -21,12 +21,14 @@ import torch
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.states import VERSION
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.tasks.duplicates import question_hash
 
 if TYPE_CHECKING:
+    from c3po_bench.contract import Item
     from c3po_bench.rewiring.embedders import Embedder
-    from c3po_bench.rewiring.engines.base import Engine, Prompt, Sizes
-    from c3po_bench.rewiring.questions import Question, Tokenizer
-    from c3po_bench.tasks.items import Item
+    from c3po_bench.rewiring.engines.base import Engine, Sizes
+    from c3po_bench.rewiring.states import Prompt
+    from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
 
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
 FILES = ("correct", "pathways", "embeddings")
@@ -41,8 +43,7 @@ class ReferenceBank:
     [references, routed layers, experts] are memory-mapped. `counts` says how many were left out, and why.
     """
 
-    items: list[Item]
-    questions: list[Question]
+    items: list[TokenizedItem]
     embeddings: np.ndarray
     pathways: np.ndarray
     counts: dict[str, int]
@@ -53,16 +54,13 @@ class ReferenceBank:
     def __len__(self) -> int:
         return len(self.items)
 
-    def prompts(self, wanted: Sequence[tuple[int, int]]) -> list[Prompt]:
-        """The prompts of (reference, index of its prompt) pairs."""
-        return [self.questions[reference].prompts[prompt] for reference, prompt in wanted]
-
     def neighbor(self, reference: int, similarity: float) -> dict[str, Any]:
         """What the record keeps of a neighbor."""
-        item = self.items[reference]
-        answer = item.pairs[item.gold][1].strip()
+        item = self.items[reference].item
+        assert item.gold is not None
+        answer = item.requests[item.gold][1].strip()
         return {
-            "id": f"{item.task}/{item.doc_id}",
+            "id": f"{item.id[0]}/{item.id[1]}",
             "similarity": round(similarity, 4),
             "question": item.question,
             "answer": answer,
@@ -97,16 +95,14 @@ def build_bank(
     Raises:
         UserError: when no reference is left.
     """
-    candidates = [item for item in items if item.doc_hash not in test_hashes]
+    candidates = [item for item in items if question_hash(item.question) not in test_hashes]
     leaked = len(items) - len(candidates)
     if not candidates:
         raise UserError(NONE_LEFT)
-    questions = [tokenizer.of_item(item) for item in candidates]
+    questions = [tokenizer(item) for item in candidates]
     digest = hashlib.sha256()
     for item in candidates:
-        digest.update(
-            json.dumps([item.task, item.doc_id, item.question, item.pairs, item.gold, item.lengths]).encode()
-        )
+        digest.update(json.dumps([*item.id, item.question, item.requests, item.gold, item.lengths]).encode())
     key = hashlib.sha256(
         f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|{VERSION}".encode()
     ).hexdigest()[:16]
@@ -132,12 +128,10 @@ def build_bank(
         together = tuple(p for i in chunk for p in questions[i].prompts)
         for prompt in together:
             groups.setdefault(prompt, together)
-    return ReferenceBank(
-        [candidates[i] for i in kept], [questions[i] for i in kept], embeddings, pathways, counts, groups
-    )
+    return ReferenceBank([questions[i] for i in kept], embeddings, pathways, counts, groups)
 
 
-def _chunks(questions: list[Question], sizes: Sizes) -> list[list[int]]:
+def _chunks(questions: list[TokenizedItem], sizes: Sizes) -> list[list[int]]:
     """Numbers of the questions that are read together: of similar lengths, as many as one forward takes."""
     order = sorted(range(len(questions)), key=lambda i: max(len(p.context) for p in questions[i].prompts))
     chunks: list[list[int]] = []
@@ -155,7 +149,7 @@ def _chunks(questions: list[Question], sizes: Sizes) -> list[list[int]]:
 def _build(
     home: Path,
     items: list[Item],
-    questions: list[Question],
+    questions: list[TokenizedItem],
     engine: Engine,
     embedder: Embedder,
     progress: Progress,
@@ -185,11 +179,11 @@ def _build(
         scores = engine.batch(states, rows).score(None)[0].cpu()
         for i, (start, first) in zip(chunk, where, strict=True):
             question = questions[i]
-            assert question.gold is not None
+            gold = question.item.gold
             mine = scores[start : start + len(question.rows)] / torch.tensor(items[i].lengths or 1.0)
-            correct[i] = int(mine.argmax()) == question.gold
-            right = states[first + question.rows[question.gold][0]]
-            pathways[i] = right.own.numpy()
+            correct[i] = int(mine.argmax()) == gold
+            right = states[first + question.gold_row[0]]
+            pathways[i] = right.original.numpy()
             keep.append(right)
         engine.keep(keep)
         done = begun

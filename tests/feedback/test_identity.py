@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from c3po_bench import harness
 from c3po_bench.config import Config
+from c3po_bench.evaluate import run as harness
 from c3po_bench.feedback import judges
-from c3po_bench.feedback.backend import FeedbackBackend
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
 from c3po_bench.feedback.training.recipes import make_plan
 from tests.feedback.test_arms import config
@@ -43,13 +42,13 @@ def test_what_is_not_trained_by_is_not_in_the_identity():
 
 def arm_identity(cfg: Config) -> dict[str, Any]:
     """Of the last arm."""
-    *_, arm = FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms()
+    *_, arm = harness.open_backend(cfg).arms()
     return arm.identity()
 
 
 def test_the_ceiling_is_known_by_its_revisions(tiny: Path, tmp_path: Path):
     cfg = config(tiny, tmp_path, ["revised"])
-    backend = FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend))
+    backend = harness.open_backend(cfg)
     *_, arm = backend.arms()
     rules, (first, *others) = arm.identity(), backend.session.datasets
     assert arm.identity() == rules

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from c3po_bench import harness
-from c3po_bench.feedback import session
+from c3po_bench.evaluate import run as harness
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.config import ChatConfig
 from c3po_bench.feedback.context import Subject, SynthesisContext
@@ -28,7 +27,6 @@ def experiment(tiny: Path, folder: Path, arms: list[str], targets: list[str], pr
 
 def new_process() -> None:
     loading._loaded.clear()
-    session._open.clear()
 
 
 def cached_answers(folder: Path) -> dict[str, str]:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from c3po_bench import harness
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
+from c3po_bench.evaluate import run as harness
 from c3po_bench.feedback.answering import Answer, prompt_ids
-from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
+from c3po_bench.feedback.backend import FeedbackArm
 from c3po_bench.feedback.synthesis import Example
 from c3po_bench.feedback.training.rows import Row, answer_schedule
 from c3po_bench.feedback.training.trainers import answer_rows, pair_rows
@@ -32,7 +32,7 @@ def small(tiny: Path, folder: Path, arms: list[str], **train: Any) -> Config:
 
 
 def arms_of(cfg: Config) -> list[FeedbackArm]:
-    return list(FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms())
+    return list(harness.open_backend(cfg).arms())
 
 
 def sets(batch: int, batches: int) -> list[str]:
@@ -80,12 +80,12 @@ def test_gaps_are_told_of_the_arm_that_has_them(tiny: Path, tmp_path: Path):
     for arm, count in ((dpo, 1), (c3po, 1), (scd, 0)):
         for _ in range(2):  # trained, then from the cache
             arm.records.clear()
-            arm.lm()
-            assert arm.report()["counts"].get("unchanged_revisions", 0) == count, arm.name
+            arm.prepare()
+            assert arm.report().counts.get("unchanged_revisions", 0) == count, arm.row.name
             assert ("unchanged_revisions: 1" in arm.report()["notes"]) == bool(count)
         dpo.session.judged["unparsed_judgements"] += 1  # while this arm is judged
         dpo.session.context.count("unparsed_judgements")
-        assert arm.report()["counts"]["unparsed_judgements"] == 1
+        assert arm.report().counts["unparsed_judgements"] == 1
 
 
 @pytest.mark.parametrize(("arm", "term"), [("c3po", "near_nll"), ("dpo", "near_nll"), ("scd", "near_loss")])
@@ -96,7 +96,7 @@ def test_validation_is_in_the_result_by_scope_and_step(
     tuned = arms_of(
         small(tiny, tmp_path, [arm], steps=5, sft_steps=5, eval_every=every, lr=0.05, sft_lr=0.05)
     )[-1]
-    tuned.lm()
+    tuned.prepare()
     curves = tuned.report()["curves"]
     assert curves["validation_step"] == steps
     for name in (term, term.replace("near", "out")):
@@ -110,7 +110,7 @@ def test_evaluating_changes_no_adapter(tiny: Path, tmp_path: Path):
         tuned = arms_of(
             small(tiny, tmp_path / str(every), ["scd_negatives"], sft_steps=4, eval_every=every, sft_lr=0.05)
         )[-1]
-        tuned.lm()
+        tuned.prepare()
         (record,) = (
             json.loads(p.read_text()) for p in (tmp_path / str(every)).glob("cache/adapters/*/training.json")
         )
@@ -127,7 +127,7 @@ def test_dropout_is_on_in_every_arm(tiny: Path, tmp_path: Path, arm: str):
         cfg = small(tiny, tmp_path, [arm], steps=4, sft_steps=4, lr=0.05, sft_lr=0.05)
         cfg.feedback.lora = replace(cfg.feedback.lora, dropout=dropout)
         tuned = arms_of(cfg)[-1]
-        tuned.lm()
+        tuned.prepare()
         return tuned.records[0]["loss"]
 
     assert losses(0.5)[-1] != losses(0.0)[-1]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from c3po_bench import harness
-from c3po_bench.both import merged_model
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
+from c3po_bench.evaluate import run as harness
+from c3po_bench.evaluate.both import merged_model
+from c3po_bench.feedback.backend import FeedbackArm
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig
 from c3po_bench.feedback.training.adapters import adapter_folder
 from c3po_bench.feedback.training.recipes import make_plan
@@ -112,7 +112,7 @@ def arm_of(family: str, name: str, folder: Path, **lora: Any) -> FeedbackArm:
     cfg.feedback.pieces = cfg.feedback.pieces[: 2 if name.endswith("_mix") else 1]
     cfg.feedback.lora = replace(cfg.feedback.lora, **lora)
     cfg.feedback.train = replace(cfg.feedback.train, lr=0.05, sft_lr=0.05, batch=1)
-    return list(FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms())[-1]
+    return list(harness.open_backend(cfg).arms())[-1]
 
 
 @pytest.mark.parametrize(
@@ -150,5 +150,5 @@ def test_what_was_trained_is_recorded_saved_loaded_and_merged(
 def test_what_cannot_be_is_said_before_any_prompt_is_written(tmp_path: Path):
     for arm, lora, said in (("c3po", {"targets": ["foo"]}, "'foo'"), ("c3po_mix", {}, "can't mix")):
         with pytest.raises(UserError, match=said):
-            arm_of("deepseek_v2", arm, tmp_path, **lora).lm()
+            arm_of("deepseek_v2", arm, tmp_path, **lora).prepare()
     assert not list(tmp_path.glob("cache/ledgers/*"))

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from c3po_bench.analysis import paired
+from c3po_bench.analysis import statistics
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.perf.suffix import Work
 from c3po_bench.rewiring.config import MethodConfig
-from c3po_bench.rewiring.engines import load_engine, packed
-from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.engines.products import PackedWeights
 from c3po_bench.rewiring.neighbors import nearest
+from c3po_bench.rewiring.states import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +37,16 @@ def test_a_step_of_descent(benchmark, engine, prompts):
 
 
 @pytest.mark.parametrize("tokens", [3, 24, 96])
-@pytest.mark.parametrize("way", ["compiled", "oneDNN"])
-def test_twenty_of_64_experts(benchmark, monkeypatch, way, tokens):
+def test_twenty_of_64_experts(benchmark, tokens):
     """Their products with OLMoE's widths divided by four: three layers in turn, more than a cache holds."""
-    if way == "oneDNN":
-        monkeypatch.setattr(packed.grouped, "available", lambda: False)
-    elif not packed.grouped.available():
-        pytest.skip("no C compiler here")
     generator = torch.Generator().manual_seed(1)
     liked = 0.7 * torch.randn(64, generator=generator) + torch.randn(tokens, 64, generator=generator)
     counts = liked.topk(20).indices.flatten().bincount(minlength=64).tolist()
     rows, layers = (
         torch.randn(sum(counts), 512),
-        [packed.Copies.of(torch.randn(64, 512, 512)) for _ in range(3)],
+        [PackedWeights.of(torch.randn(64, 512, 512)) for _ in range(3)],
     )
-    assert len(benchmark(lambda: [copies.times(rows, counts) for copies in layers])) == 3
+    assert len(benchmark(lambda: [weights.times(rows, counts) for weights in layers])) == 3
 
 
 def test_retrieval(benchmark):
@@ -61,5 +57,5 @@ def test_retrieval(benchmark):
 def test_the_paired_bootstrap(benchmark):
     draw = np.random.default_rng(0)
     arm, base = draw.integers(0, 2, (2, 1172))
-    found = benchmark(lambda: paired.paired_bootstrap(arm, base))
+    found = benchmark(lambda: statistics.paired_bootstrap(arm, base))
     assert found.low <= found.value <= found.high

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from c3po_bench.rewiring.surrogates import Problem, Solution, surrogate
+from c3po_bench.rewiring.arms import method
+from c3po_bench.rewiring.surrogates import Problem, Solution
 
 
-@surrogate("nearest_pathway")
+@method("nearest_pathway", controls=("random_neighbors",))
 def nearest_pathway(problem: Problem, *, share: float = 0.5) -> Solution:
     """w <- (1 - s) w + s w_1, w_1 being the pathway of the nearest neighbor alone.
 
@@ -15,4 +16,4 @@ def nearest_pathway(problem: Problem, *, share: float = 0.5) -> Solution:
     """
     assert problem.neighborhood is not None
     nearest = problem.references[problem.neighborhood.index[:, 0]]
-    return Solution((1 - share) * problem.own + share * nearest)
+    return Solution((1 - share) * problem.original + share * nearest)

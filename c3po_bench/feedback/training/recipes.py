@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from typing import Any, get_args, get_origin, get_type_hints
 
-from c3po_bench.checks import check_least
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig, TrainConfig
+from c3po_bench.options import check_least
 
 LOSSES = (
     "sigmoid",
