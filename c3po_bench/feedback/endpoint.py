@@ -83,8 +83,8 @@ class EndpointChat:
         self, missing: Mapping[str, Conversation], params: dict[str, Any], cache: CallCache
     ) -> list[str]:
         """Make the calls and cache their replies; returns why some have none."""
-        key, turn = _key(self.cfg.api_key_env), asyncio.Semaphore(self.cfg.concurrency)
-        if not key:
+        api_key, turn = _key(self.cfg.api_key_env), asyncio.Semaphore(self.cfg.concurrency)
+        if not api_key:
             params = {**params, "extra_headers": {"Authorization": openai.Omit()}}
 
         async def ask(key: str, conversation: Conversation) -> str | None:
@@ -92,7 +92,7 @@ class EndpointChat:
                 return await self._ask(client, {**params, "messages": conversation}, cache, key)
 
         async with openai.AsyncOpenAI(
-            api_key=key or "none",  # the library wants one; no header carries it then
+            api_key=api_key or "none",  # the library wants one; no header carries it then
             base_url=self.cfg.base_url,
             timeout=self.cfg.timeout,
             max_retries=self.cfg.retries,
