@@ -220,12 +220,20 @@ class Arm(Protocol):
         ...
 
 
+MakeTasks = Callable[[Mapping[str, dict[str, dict[str, Any]]] | None], Any]
+"""Makes the `TaskSet` of an experiment, given tasks of the backend's own: name -> leaf task -> lm-eval config."""
+
+
 class Backend(Protocol):
     """Builds the arms of an experiment, base first. `cfg` is a `config.Config`, `tasks` a `tasks.taskset.TaskSet`."""
 
     model_hash: str
+    tasks: Any
 
-    def __init__(self, cfg: Any, tasks: Any): ...
+    @classmethod
+    def open(cls, cfg: Any, make_tasks: MakeTasks) -> Backend:
+        """The backend of a checked config. It has its tasks made, with those that it brings itself."""
+        ...
 
     @staticmethod
     def check(cfg: Any) -> None:

@@ -103,11 +103,10 @@ def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path,
 def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_path):
     code = (
         "import errno, os, sys\n"
-        "from c3po_bench import cli, sweep\n"
-        "from c3po_bench.evaluate import run as harness\n"
+        "from c3po_bench import cli, sweep\nfrom c3po_bench.evaluate import run as evaluate\n"
         f"error = OSError(errno.{number}, os.strerror(errno.{number}))\n"
         "def refuse(*_): raise error\n"
-        "harness.run = sweep.find_sweeps = refuse\n"
+        "evaluate.run = sweep.find_sweeps = refuse\n"
         f"sys.argv = ['c3po_bench', '+experiment=quickstart', 'results_dir={tmp_path}']\n"
         f"sys.exit(cli.main() if {entry == 'cli'} else sweep.main(['status', 'x']))"
     )

@@ -153,7 +153,7 @@ from c3po_bench.rewiring.surrogates import Solution
 
 @method("rolled")
 def rolled(problem):
-    return Solution(problem.own.roll({by}, -1))
+    return Solution(problem.original.roll({by}, -1))
 """
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

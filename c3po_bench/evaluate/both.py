@@ -16,24 +16,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.analysis.arms import _row_of_today
 from c3po_bench.config import Config, ModelConfig
-from c3po_bench.contract import Answer, Cost, Item, Report
+from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.feedback.answering import prompt_ids, stop_ids
+from c3po_bench.feedback.arms import ARMS as FEEDBACK_ARMS
+from c3po_bench.feedback.arms import PROMPT_VARIANTS
 from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
-from c3po_bench.feedback.chat import prompt_ids, stop_ids
-from c3po_bench.feedback.measures import degeneration, similarity
-from c3po_bench.feedback.studio import Studio
+from c3po_bench.feedback.measures import compared
+from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.tasks import GROUP, SCOPE_OF
-from c3po_bench.feedback.voices import VOICES
-from c3po_bench.feedback.voices import arm_names as feedback_names
 from c3po_bench.models.families import family_of
 from c3po_bench.rewiring.arms import ARMS, check_tasks
 from c3po_bench.rewiring.backend import RewiringBackend
 from c3po_bench.rewiring.pathway import critical_layers
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import write_text
-from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
 THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
@@ -52,37 +50,36 @@ def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]
     tuned, rewired, chains = [], [], []
     for name in names:
         first, then, second = name.partition(THEN)
-        if name in feedback_names():
+        if name in FEEDBACK_ARMS:
             tuned.append(name)
         elif name in rewiring_names():
             rewired.append(name)
-        elif then and first in VOICES and second in rewiring_names():
+        elif then and first in PROMPT_VARIANTS and second in rewiring_names():
             raise UserError(
                 f"arm {name!r}: {first} tunes nothing to be rewired: start with a recipe, as c3po{THEN}ngd"
             )
-        elif then and first in feedback_names() and second in rewiring_names():
+        elif then and first in FEEDBACK_ARMS and second in rewiring_names():
             chains.append((first, second))
         else:
-            raise unknown("arm", name, [*feedback_names(), *rewiring_names(), f"c3po{THEN}ngd"])
+            raise unknown("arm", name, [*FEEDBACK_ARMS, *rewiring_names(), f"c3po{THEN}ngd"])
     return tuned, rewired, chains
 
 
 def _rewires(name: str) -> bool:
-    return name in rewiring_names() and name not in feedback_names()
+    return name in rewiring_names() and name not in FEEDBACK_ARMS
 
 
 class BothBackend:
     """Arms of both backends; all are compared with the untouched model."""
 
-    def __init__(self, cfg: Config, tasks: TaskSet) -> None:
-        self.cfg, self.tasks = cfg, tasks
+    def __init__(self, cfg: Config, feedback: FeedbackBackend) -> None:
+        self.cfg, self.feedback, self.tasks = cfg, feedback, feedback.tasks
         self.tuned, self.rewired, self.chains = divide(list(cfg.arms))
-        self.feedback = FeedbackBackend(self._of_feedback(cfg), tasks)
-        self.model_hash = self.feedback.model_hash
+        self.model_hash = feedback.model_hash
         if self.rewired or self.chains:  # what rewiring refuses it refuses before anything is tuned or scored
-            check_tasks(self._of_rewiring(cfg), tasks)
+            check_tasks(self._of_rewiring(cfg), self.tasks)
             critical_layers(
-                cfg.method.layers, list(family_of(self.feedback.studio.workshop.subject.model).layers)
+                cfg.method.layers, list(family_of(self.feedback.session.context.subject.model).layers)
             )
 
     @staticmethod
@@ -131,10 +128,10 @@ class BothBackend:
                 f"a chain such as c3po{THEN}ngd needs one adapter: one piece, or a _joint or _mix arm"
             )
 
-    @staticmethod
-    def own_tasks(cfg: Config) -> dict[str, dict[str, dict[str, Any]]]:
-        """The feedback backend's."""
-        return FeedbackBackend.own_tasks(BothBackend._of_feedback(cfg))
+    @classmethod
+    def open(cls, cfg: Config, make_tasks: MakeTasks) -> BothBackend:
+        """With the feedback backend's tasks."""
+        return cls(cfg, FeedbackBackend.open(cls._of_feedback(cfg), make_tasks))
 
     def arms(self) -> Iterator[Any]:
         """Base, tuned, rewired, rewired after tuning."""
@@ -143,6 +140,10 @@ class BothBackend:
             yield RewiredArm(self, name, None)
         for first, second in self.chains:
             yield RewiredArm(self, second, first)
+
+    def close(self) -> None:
+        """Take every adapter off the model."""
+        self.feedback.close()
 
 
 class RewiredArm:
@@ -155,7 +156,7 @@ class RewiredArm:
             self.row = replace(
                 row,
                 name=before + row.name,
-                title=f"{_row_of_today(recipe)['title']} then {row.title}",
+                title=f"{FEEDBACK_ARMS[recipe].title} then {row.title}",
                 control_of=row.control_of and before + row.control_of,
             )
         self.tuned = FeedbackArm(backend.feedback, recipe) if recipe else None
@@ -175,7 +176,7 @@ class RewiredArm:
     def identity(self) -> dict[str, Any]:
         """Of tuning and of rewiring; and the chat template, where lm-eval would not ask so by itself."""
         tuned = self.tuned.identity() if self.tuned else FeedbackArm(self.backend.feedback, "base").identity()
-        template = template_identity(self.backend.feedback.studio)
+        template = template_identity(self.backend.feedback.session)
         return {"tuned": tuned, "rewired": self.inner.identity(), **template}
 
     def settings(self) -> dict[str, Any]:
@@ -192,7 +193,7 @@ class RewiredArm:
         """Stock items as the rewired model answers them; feedback prompts by the same chat template as everybody."""
         answers = self.inner.answer([self._as_chat(item) if item.metadata else item for item in items])
         prompts = [item.prompt for item in items if item.metadata]
-        baselines = self.backend.feedback.studio.baselines(prompts) if prompts else {}
+        baselines = self.backend.feedback.session.baselines(prompts) if prompts else {}
         return [
             self._compared(item, answer, baselines[item.prompt]) if item.metadata else answer
             for item, answer in zip(items, answers, strict=True)
@@ -200,7 +201,7 @@ class RewiredArm:
 
     def _as_chat(self, item: Item) -> Item:
         """The prompt as a chat in tokens, with those that end an answer: of text and EOS, others would be made."""
-        subject = self.backend.feedback.studio.workshop.subject
+        subject = self.backend.feedback.session.context.subject
         ids = prompt_ids(subject.tokenizer, item.prompt)
         stops = stop_ids(subject.tokenizer, subject.model)
         return replace(
@@ -211,18 +212,7 @@ class RewiredArm:
     def _compared(item: Item, answer: Answer, baseline: Any) -> Answer:
         """The answer beside the base model's, as the feedback arms record it; no drift is measured."""
         text, tokens = (answer.text or "").strip(), len(answer.token_ids)
-        finished = tokens < int(item.decoding.get("max_gen_toks", 0))
-        details = {
-            "scope": item.metadata["scope"],
-            "feedback_id": item.metadata["feedback"],
-            "category": item.metadata["category"],
-            "prompt": item.prompt,
-            "response": text,
-            "baseline_response": baseline.text,
-            "drift": None,
-            "similarity": round(similarity(text, baseline.text), 6),
-            "degeneration": degeneration(text, finished, tokens, baseline.tokens),
-        }
+        details = compared(item, text, tokens < int(item.decoding["max_gen_toks"]), tokens, baseline)
         return replace(answer, text=text, details={**answer.details, **details})
 
     def cost(self) -> Cost:
@@ -244,12 +234,12 @@ class RewiredArm:
         self.inner.close()
 
 
-def template_identity(studio: Studio) -> dict[str, Any]:
+def template_identity(session: FeedbackSession) -> dict[str, Any]:
     """An example of a prompt's ids, and those that end an answer.
 
     Nothing where text and the EOS token say the same.
     """
-    subject = studio.workshop.subject
+    subject = session.context.subject
     ids, stops = prompt_ids(subject.tokenizer, "?"), stop_ids(subject.tokenizer, subject.model)
     told = subject.tokenizer.decode(ids)
     same = stops == [subject.tokenizer.eos_token_id] and list(subject.tokenizer(told).input_ids) == ids
@@ -258,16 +248,18 @@ def template_identity(studio: Studio) -> dict[str, Any]:
 
 def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:
     """The config of the model with the arm's adapter merged in, saved once in the cache as a Hugging Face folder."""
-    folder = arm.studio.workshop.folder / "merged" / arm.adapter_name()
+    folder = arm.session.context.folder / "merged" / arm.adapter_name()
     done = folder / "merged.json"
     if not done.exists():
         peft_model, adapters = arm.tuned_model()  # before the lock: the ranks of a run train together
         with exclusive_lock(folder):
             if not done.exists():
-                log.info("merging the adapter of %s into the model", arm.name)
+                log.info("merging the adapter of %s into the model", arm.row.name)
                 tuned = peft_model.merge_and_unload(adapter_names=sorted(set(adapters.values())))
                 tuned.save_pretrained(folder)
-                arm.studio.workshop.subject.tokenizer.save_pretrained(folder)
-                arm.studio.workshop.subject.forget()
-                write_text(done, json.dumps({"arm": arm.name, "model": arm.backend.model_hash}))
-    return replace(model, name=f"{model.name}+{arm.name}", kind="hf", path=str(Path(folder)), revision=None)
+                arm.session.context.subject.tokenizer.save_pretrained(folder)
+                arm.session.context.subject.forget()
+                write_text(done, json.dumps({"arm": arm.row.name, "model": arm.backend.model_hash}))
+    return replace(
+        model, name=f"{model.name}+{arm.row.name}", kind="hf", path=str(Path(folder)), revision=None
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +18,6 @@ from c3po_bench.analysis.tables import live_line
 from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
 from c3po_bench.errors import UserError
-from c3po_bench.evaluate.bridge import bridged
 from c3po_bench.evaluate.chunks import make_chunks
 from c3po_bench.registry import Registry
 from c3po_bench.runtime import ranks
@@ -53,14 +53,12 @@ def run(cfg: Config) -> list[Run]:
     check_ranges(cfg)
     set_up(cfg)
     with rare_collections():
-        kind = BACKENDS[cfg.backend.name]
-        kind.check(cfg)
-        tasks = load_tasks(cfg, kind)
-        backend = kind(cfg, tasks)
+        backend = open_backend(cfg)
+    tasks = backend.tasks
     shared = shared_identity(cfg, tasks, backend)
     done: dict[str, Run] = {}
     # all first: bad options of the last one are refused before anything is scored
-    arms = [bridged(arm) for arm in backend.arms()]
+    arms = list(backend.arms())
     waiting = []
     for arm in arms:
         try:
@@ -73,7 +71,7 @@ def run(cfg: Config) -> list[Run]:
     for arm in waiting:
         done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared)
     runs = [done[arm.row.name] for arm in arms]
-    getattr(backend, "close", int)()
+    backend.close()
     if ranks.rank() == 0:
         record_experiment(cfg, runs)
         publish(cfg)
@@ -108,11 +106,18 @@ def set_up(cfg: Config) -> None:
         torch.set_num_threads(cfg.threads)
 
 
-def load_tasks(cfg: Config, kind: type[Backend]) -> TaskSet:
-    """The tasks, checked; a backend may bring tasks of its own (`own_tasks`)."""
+def open_backend(cfg: Config) -> Backend:
+    """The backend of an experiment, which refuses what is wrong before anything is loaded."""
+    kind = BACKENDS[cfg.backend.name]
+    kind.check(cfg)
+    return kind.open(cfg, partial(make_tasks, cfg))
+
+
+def make_tasks(cfg: Config, own: Mapping[str, dict[str, dict[str, Any]]] | None = None) -> TaskSet:
+    """The tasks of an experiment, found and checked; `own` are those that a backend brings."""
     if not cfg.tasks:
         raise UserError("no tasks: give tasks=[...], +task=NAME or +experiment=NAME")
-    scoring, own_tasks = cfg.scoring, getattr(kind, "own_tasks", None)
+    scoring = cfg.scoring
     return TaskSet(
         cfg.tasks,
         data_root=cfg.data.root,
@@ -120,7 +125,7 @@ def load_tasks(cfg: Config, kind: type[Backend]) -> TaskSet:
         num_fewshot=scoring.num_fewshot,
         seed=cfg.seed,
         permute_options=scoring.permute_options,
-        own=own_tasks(cfg) if own_tasks else None,
+        own=own,
     )
 
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from c3po_bench.errors import UserError, unknown
-from c3po_bench.feedback.answering import Answer, answer_all, settings
-from c3po_bench.feedback.call_cache import Reply, call_key
+from c3po_bench.feedback.answering import Answer, answer_all, chat_ids, settings
+from c3po_bench.feedback.calls import Conversation, Reply, call_key
 from c3po_bench.feedback.config import ChatConfig, GenerationConfig
-from c3po_bench.feedback.workshop import Workshop
+from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.models.loading import folder_hash
-
-Conversation = list[dict[str, str]]  # [{"role": "user", "content": ...}, ...]
 
 
 class Chat(Protocol):
@@ -33,13 +31,13 @@ class Chat(Protocol):
 class LocalChat:
     """A local transformers model, in batches. `cfg.model` null means the model being tuned (without any adapter)."""
 
-    def __init__(self, cfg: ChatConfig, workshop: Workshop) -> None:
-        self.cfg, self.workshop = cfg, workshop
+    def __init__(self, cfg: ChatConfig, context: SynthesisContext) -> None:
+        self.cfg, self.context = cfg, context
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:
         """Model and tokenizer, loaded at the first use."""
-        subject = self.workshop.subject
+        subject = self.context.subject
         if not self.cfg.model:
             return subject.model, subject.tokenizer
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -57,18 +55,18 @@ class LocalChat:
     def _identity(self) -> str:
         """What identifies the model: the files of a folder, wherever it is; the name of one from the hub."""
         if not self.cfg.model:
-            return self.workshop.subject.hash
+            return self.context.subject.hash
         folder = Path(self.cfg.model)
         return folder_hash(folder) if folder.is_dir() else self.cfg.model
 
     def complete(self, stage: str, conversations: list[Conversation]) -> list[Reply | None]:
         """One reply for each conversation."""
-        cache, seed = self.workshop.call_cache(stage), self.workshop.seed
+        cache, seed = self.context.call_cache(stage), self.context.seed
         generation = GenerationConfig(
             max_new_tokens=self.cfg.max_tokens,
             temperature=self.cfg.temperature,
             top_p=self.cfg.top_p,
-            batch=self.workshop.cfg.answers.batch,
+            batch=self.context.cfg.answers.batch,
         )
         params = settings(generation) | ({"seed": seed} if self.cfg.temperature > 0 else {})
         keys = [call_key(stage=stage, model=self._identity, messages=c, params=params) for c in conversations]
@@ -79,34 +77,26 @@ class LocalChat:
             def keep(answers: dict[int, Answer]) -> None:
                 cache.put((keys[i], Reply(a.text, a.finished)._asdict()) for i, a in answers.items())
 
-            with contextlib.nullcontext() if self.cfg.model else self.workshop.subject.unadapted():
-                prompts = [_ids(tokenizer, c) for c in conversations]
+            with contextlib.nullcontext() if self.cfg.model else self.context.subject.unadapted():
+                prompts = [chat_ids(tokenizer, c) for c in conversations]
                 answer_all(model, tokenizer, prompts, generation, seed, known, keep)
         return [cache.reply(key) for key in keys]
 
 
-def _ids(tokenizer: Any, conversation: Conversation) -> list[int]:
-    if not tokenizer.chat_template:
-        return list(tokenizer("\n".join(turn["content"] for turn in conversation) + "\n").input_ids)
-    return list(
-        tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True).input_ids
-    )
-
-
-def _endpoint_chat(cfg: ChatConfig, workshop: Workshop) -> Chat:
+def _endpoint_chat(cfg: ChatConfig, context: SynthesisContext) -> Chat:
     from c3po_bench.feedback.endpoint import EndpointChat  # needs openai, which few runs do
 
-    return EndpointChat(cfg, workshop)
+    return EndpointChat(cfg, context)
 
 
-CHATS: dict[str, Callable[[ChatConfig, Workshop], Chat]] = {
+CHATS: dict[str, Callable[[ChatConfig, SynthesisContext], Chat]] = {
     "openai": _endpoint_chat,
     "transformers": LocalChat,
 }
 
 
-def open_chat(cfg: ChatConfig, workshop: Workshop) -> Chat:
+def open_chat(cfg: ChatConfig, context: SynthesisContext) -> Chat:
     """The chat that `cfg.kind` names."""
     if cfg.kind not in CHATS:
         raise unknown("chat kind", cfg.kind, CHATS)
-    return CHATS[cfg.kind](cfg, workshop)
+    return CHATS[cfg.kind](cfg, context)

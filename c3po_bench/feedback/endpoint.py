@@ -19,10 +19,9 @@ from typing import Any
 import openai
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.call_cache import CallCache, Reply, call_key
-from c3po_bench.feedback.chats import Conversation
+from c3po_bench.feedback.calls import CallCache, Conversation, Reply, call_key
 from c3po_bench.feedback.config import ChatConfig
-from c3po_bench.feedback.workshop import Workshop
+from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.runtime import signals
 
 log = logging.getLogger(__name__)
@@ -39,14 +38,14 @@ class EndpointChat:
         UserError: for an address or a key that can't be one, and where the server's answer will not change.
     """
 
-    def __init__(self, cfg: ChatConfig, workshop: Workshop) -> None:
+    def __init__(self, cfg: ChatConfig, context: SynthesisContext) -> None:
         if not cfg.base_url:
             raise UserError("this chat needs an endpoint: set its base_url, such as http://localhost:8000/v1")
         if not cfg.model:
             raise UserError(f"the endpoint {cfg.base_url} needs a model: set the chat's model")
         _check_url(cfg.base_url)
         _key(cfg.api_key_env)
-        self.cfg, self.workshop = cfg, workshop
+        self.cfg, self.context = cfg, context
         self._reported = self._answered = False
         self._refused = 0
 
@@ -55,7 +54,7 @@ class EndpointChat:
 
         None where every attempt failed (counted under ``failed_calls``).
         """
-        cfg, cache = self.cfg, self.workshop.call_cache(stage)
+        cfg, cache = self.cfg, self.context.call_cache(stage)
         params: dict[str, Any] = {
             "model": cfg.model,
             "temperature": cfg.temperature,
@@ -68,7 +67,7 @@ class EndpointChat:
         if missing and (reasons := asyncio.run(self._ask_all(missing, params, cache))):
             if self._refused and not self._answered:
                 raise self._unusable(reasons[-1])
-            self.workshop.count("failed_calls", len(reasons))
+            self.context.count("failed_calls", len(reasons))
             log.warning(
                 "%s: %d of %d calls to %s failed after %d attempts and are left out (last: %s)",
                 stage,

@@ -83,7 +83,7 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
     from peft import LoraConfig
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from c3po_bench.feedback.training.constrained import (
+    from c3po_bench.feedback.training.losses import (
         CHECKPOINTING,
         ConstrainedDPOConfig,
         ConstrainedDPOTrainer,

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.config import Config
+from c3po_bench.perf.questions import stock_requests, tasks
+from c3po_bench.rewiring.backend import RewiringBackend
 
 if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
@@ -23,7 +25,7 @@ GROWTH = """
 import json, sys, numpy as np, torch
 from pathlib import Path
 from c3po_bench.rewiring.config import MethodConfig
-from c3po_bench.rewiring.engines.base import Prompt, State
+from c3po_bench.rewiring.states import Prompt, State
 from c3po_bench.rewiring.neighbors import nearest
 from c3po_bench.rewiring.states import StateStore
 from c3po_bench.runtime.resources import peak_resident
@@ -73,9 +75,6 @@ def growth(count: int) -> dict[str, Any]:
 
 def build(options: Options) -> dict[str, Any]:
     """`ratio` is building over stock scoring of the same references, in turn on fresh folders."""
-    from c3po_bench.perf.questions import tasks
-    from c3po_bench.rewiring.backend import RewiringBackend
-
     count = 16 if options.quick else 96
     ratios, rates = [], []
     disk, size = 0, 1
@@ -88,12 +87,12 @@ def build(options: Options) -> dict[str, Any]:
             cfg.references.limit, cfg.references.only_correct = count, False
             backend = RewiringBackend(cfg, tasks(options.data))
             items, _notes = backend.reference_items
-            pairs = [pair for item in items for pair in item.pairs]
+            requests = stock_requests(items)
             backend.embedder(["warm"])
             stock = backend.tokenizer.lm
             stock.batch_size_per_gpu = 16
             start = time.perf_counter()
-            stock.loglikelihood([_request(p, i) for i, p in enumerate(pairs)], disable_tqdm=True)
+            stock.loglikelihood(requests, disable_tqdm=True)
             middle = time.perf_counter()
             size = len(backend.bank)
             end = time.perf_counter()
@@ -109,9 +108,3 @@ def build(options: Options) -> dict[str, Any]:
         "references_per_second": sorted(rates)[len(rates) // 2],
         "disk_bytes_per_reference": disk // max(1, size),
     }
-
-
-def _request(pair: tuple[str, str], number: int) -> Any:
-    from lm_eval.api.instance import Instance
-
-    return Instance("loglikelihood", {}, pair, 0, ("t", number, 1))

@@ -13,7 +13,7 @@ from c3po_bench.perf.suffix import Work, olmoe_shaped, random_prompts
 from c3po_bench.perf.timing import place, side_by_side
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.hook import experts_of
-from c3po_bench.rewiring.meter import counter, settle
+from c3po_bench.rewiring.meter import synchronize
 
 if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
@@ -74,17 +74,18 @@ def compare(name: str, model: Any, batch: int, rounds: int) -> dict[str, Any]:
     depth = model.config.num_hidden_layers
     work = Work(load_engine("suffix", model, list(range(depth - 5, depth))), random_prompts(batch), batch)
     work.step()
-    with counter() as counted:
-        work.step()
+    before = work.rows.flops
+    work.step()
+    flops = work.rows.flops - before
     taken = []
     floors = []
     for _ in range(rounds):
         per_second, copied = rates(5, model.lm_head.weight)
         start = time.perf_counter()
         work.step()
-        settle()
+        synchronize()
         taken.append(time.perf_counter() - start)
-        floors.append(counted.total / per_second + moved(work) / copied)
+        floors.append(flops / per_second + moved(work) / copied)
     ratios = sorted(t / f for t, f in zip(taken, floors, strict=True))
     return {
         "name": "floor",
@@ -92,7 +93,7 @@ def compare(name: str, model: Any, batch: int, rounds: int) -> dict[str, Any]:
         "batch": batch,
         "ratio": ratios[len(ratios) // 2],
         "max_abs_diff": 0.0,
-        "gflop": counted.total / 1e9,
+        "gflop": flops / 1e9,
         "megabytes": moved(work) / 1e6,
         "step_ms": 1000 * sorted(taken)[len(taken) // 2],
         "floor_ms": 1000 * sorted(floors)[len(floors) // 2],

@@ -1,21 +1,21 @@
-"""How cost grows: one thing at a time made larger, then all of them, against the formula of `docs/performance.md`.
+"""How cost grows: one thing at a time made larger, then all of them.
 
-FLOPs are counted, seconds are of one run on this machine; `ratio` is counted over predicted.
+FLOPs of the engine's passes (`ratio` is these over the closed formula), and seconds of one run on this machine.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.models.flops import ItemSize
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt
-from c3po_bench.rewiring.meter import counter
 from c3po_bench.rewiring.pathway import Mixer, core_experts
+from c3po_bench.rewiring.states import Prompt
 
 if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
@@ -60,29 +60,6 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
         yield compare("all of these", Size(**GROWN))
 
 
-def layer(size: Size, tokens: int, keys: int, more_experts: int = 0) -> int:
-    """FLOPs of one layer: projections, attention to `keys` tokens, router, top-k experts and `more_experts` for one token."""
-    experts = 3 * WIDTH * INNER * (TOP_K * tokens + more_experts)
-    return 2 * (tokens * (4 * WIDTH * WIDTH + 2 * keys * WIDTH + WIDTH * size.experts) + experts)
-
-
-def predicted(size: Size) -> dict[str, int]:
-    """FLOPs by phase: a test item read once, `steps` times forward and backward over the neighbors, scored once."""
-    branches, head = size.choices * (size.answer - 1), 2 * WIDTH * VOCABULARY
-    keys, below = size.prompt + branches, size.layers - size.critical
-    read = below * layer(size, keys, keys) + size.critical * layer(size, size.prompt, size.prompt)
-    more = size.core - TOP_K
-    step = (size.critical - 1) * layer(
-        size, size.answer, size.prompt + size.answer, more
-    ) + size.answer * head
-    opened = layer(size, size.answer, size.prompt + size.answer, size.experts)
-    optimize = size.neighbors * (2 * size.steps * step + opened)
-    score = (
-        size.critical * layer(size, 1 + branches, size.prompt + branches) + size.choices * size.answer * head
-    )
-    return {"read": read, "optimize": optimize, "score": score}
-
-
 def compare(name: str, size: Size) -> dict[str, Any]:
     """One size."""
     from transformers import OlmoeConfig, OlmoeForCausalLM
@@ -109,34 +86,32 @@ def compare(name: str, size: Size) -> dict[str, Any]:
         return Prompt(tuple(rows[0][: size.prompt]), tuple(tuple(row[size.prompt :]) for row in rows))
 
     asked, near = prompt(size.choices), [prompt(1) for _ in range(size.neighbors)]
-    known = engine.read(near)
-    flops, seconds = {}, {}
-
-    def measure(phase: str, work: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        with counter() as counted:
-            found = work()
-        seconds[phase], flops[phase] = time.perf_counter() - start, counted.total
-        return found
-
-    state = measure("read", lambda: engine.read_new([asked])[0])
-    own = engine.own_pathways([state])
+    rows = engine.batch(engine.read(near), [(i, 0) for i in range(len(near))])
+    start = time.perf_counter()
+    state = engine.read_new([asked])[0]
+    own = engine.original_pathways([state])
     mixer, core = Mixer(engine.family), core_experts(own, f"top:{size.core}", TOP_K)
-    rows, owner = (
-        engine.batch(known, [(i, 0) for i in range(len(near))]),
-        torch.zeros(len(near), dtype=torch.long),
-    )
-
-    def descend() -> None:
-        for _ in range(size.steps):
-            pathway = own.clone().requires_grad_()
-            scores, _ = rows.score(mixer(pathway, own, core, "dense"), owner, greedy=False)
-            torch.autograd.grad(scores.sum(), pathway)
-
-    measure("optimize", descend)
+    for _ in range(size.steps):
+        pathway = own.clone().requires_grad_()
+        owner = torch.zeros(len(near), dtype=torch.long)
+        scores, _ = rows.score(mixer(pathway, own, core, "dense"), owner, greedy=False)
+        torch.autograd.grad(scores.sum(), pathway)
     answers = engine.batch([state], [(0, c) for c in range(size.choices)])
-    measure("score", lambda: answers.score(None))
-    expected = predicted(size)
+    answers.score(None)
+    seconds = time.perf_counter() - start
+    flops = {"read": state.flops, "optimize": rows.flops, "score": answers.flops}
+    expected = engine.shape.rewiring(
+        ItemSize(
+            critical=size.critical,
+            prompt=size.prompt,
+            answer=size.answer,
+            choices=size.choices,
+            experts=size.experts,
+            core=size.core,
+            neighbors=size.neighbors,
+            steps=size.steps,
+        )
+    )
     return {
         "name": "growth",
         "setting": name,
@@ -145,5 +120,5 @@ def compare(name: str, size: Size) -> dict[str, Any]:
         "gflop": sum(flops.values()) / 1e9,
         **{f"{phase}_ratio": flops[phase] / expected[phase] for phase in expected},
         "optimize_over_read": flops["optimize"] / flops["read"],
-        "milliseconds": 1000 * sum(seconds.values()),
+        "milliseconds": 1000 * seconds,
     }

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from c3po_bench.config import Config
-from c3po_bench.perf.base import ITEMS, requests_of
+from c3po_bench.perf.base import ITEMS
+from c3po_bench.perf.questions import items, stock_requests, tasks
 from c3po_bench.perf.timing import place, side_by_side
+from c3po_bench.rewiring.backend import RewiringBackend
 
 if TYPE_CHECKING:
     from c3po_bench.perf.__main__ import Options
@@ -25,9 +27,6 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
 
 def compare(options: Options, rule: str) -> dict[str, Any]:
     """One setting. `ratio` is rewired over stock: what the evaluation costs, in stock runs."""
-    from c3po_bench.perf.questions import tasks
-    from c3po_bench.rewiring.backend import RewiringBackend
-
     with tempfile.TemporaryDirectory() as folder:
         cfg = Config(results_dir=folder, arms=["base", "ngd"])
         cfg.data.root = str(options.data) if options.data else None
@@ -36,30 +35,29 @@ def compare(options: Options, rule: str) -> dict[str, Any]:
         cfg.references.limit = 64
         cfg.references.only_correct = False
         backend = RewiringBackend(cfg, tasks(options.data, rule=rule))
-        asked = requests_of(options, 0, rule, count=8 if options.quick else ITEMS)
+        asked = items(options.data, 8 if options.quick else ITEMS, rule=rule)
+        requests = stock_requests(asked)
         stock = backend.tokenizer.lm
         stock.batch_size_per_gpu = 16
-        (arm,) = [arm for arm in backend.arms() if arm.name == "ngd"]
-        lm = arm.lm()
+        (arm,) = [arm for arm in backend.arms() if arm.row.name == "ngd"]
+        arm.prepare()
 
         def rewired() -> None:
             backend.engine.forget()
             backend.question_embedder.forget()
-            step = 4 * cfg.batch_size
-            for start in range(0, len(asked), step):
-                lm.loglikelihood(asked[start : start + step])
-            lm.pop_details()
+            for start in range(0, len(asked), cfg.batch_size):
+                arm.answer(asked[start : start + cfg.batch_size])
 
         seconds = side_by_side(
-            options.rounds, stock=lambda: stock.loglikelihood(asked, disable_tqdm=True), rewired=rewired
+            options.rounds, stock=lambda: stock.loglikelihood(requests, disable_tqdm=True), rewired=rewired
         )
         return {
             "name": "overhead",
             "setting": rule,
             "ratio": seconds["rewired"] / seconds["stock"],
             "max_abs_diff": 0.0,
-            "stock_ms": 1000 * seconds["stock"] / (len(asked) / 4),
-            "rewired_ms": 1000 * seconds["rewired"] / (len(asked) / 4),
-            "phases": {k: round(v["seconds"], 3) for k, v in arm.cost()["phases"].items()},
+            "stock_ms": 1000 * seconds["stock"] / len(asked),
+            "rewired_ms": 1000 * seconds["rewired"] / len(asked),
+            "phases": {name: round(phase.seconds, 3) for name, phase in arm.cost().phases.items()},
             **place(backend.engine.device),
         }

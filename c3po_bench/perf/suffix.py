@@ -20,8 +20,8 @@ from c3po_bench.perf.questions import questions, smolmoe
 from c3po_bench.perf.timing import place, side_by_side
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt
 from c3po_bench.rewiring.pathway import Mixer, core_experts
+from c3po_bench.rewiring.states import Prompt
 from c3po_bench.rewiring.surrogates import Problem
 from c3po_bench.rewiring.surrogates.ngd import ngd
 
@@ -56,7 +56,9 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
     for shots, name, batches in ((5, "smolmoe 5-shot", (1, 16)), (0, "smolmoe zero-shot", SMOLMOE_BATCHES)):
         batches = (1,) if options.quick else (*batches, *large)
         asked = questions(loaded, (1 + K) * max(SMOLMOE_BATCHES + large), options.data, num_fewshot=shots)
-        prompts = [Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.gold or 0],)) for q in asked]
+        prompts = [
+            Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.item.gold or 0],)) for q in asked
+        ]
         for batch in batches:
             yield compare(name, loaded.model, prompts, batch, options.rounds)
 
@@ -95,29 +97,29 @@ class Work:
         self.engine, self.neighbors, self.mixing = engine, neighbors, mixing
         own_states = engine.read(prompts[:batch])
         neighbor_states = engine.read(prompts[batch : batch * (1 + neighbors)])
-        self.own = engine.own_pathways(own_states)
-        self.core = core_experts(self.own, "top:20", engine.family.top_k)
+        self.original = engine.original_pathways(own_states)
+        self.core = core_experts(self.original, "top:20", engine.family.top_k)
         self.mixer = Mixer(engine.family)
         self.rows = engine.batch(neighbor_states, [(i, 0) for i in range(batch * neighbors)])
         self.owner = torch.arange(batch, device=engine.device).repeat_interleave(neighbors)
 
     def loss(self, pathway: torch.Tensor) -> torch.Tensor:
         """Mean token NLL over the neighbors [items]."""
-        mixture = self.mixer(pathway, self.own, self.core, self.mixing)
+        mixture = self.mixer(pathway, self.original, self.core, self.mixing)
         scores, _ = self.rows.score(mixture, self.owner, greedy=False)
         each = -scores / self.rows.lengths / self.neighbors
-        return each.new_zeros(len(self.own)).index_add(0, self.owner, each)
+        return each.new_zeros(len(self.original)).index_add(0, self.owner, each)
 
     def step(self) -> torch.Tensor:
         """One gradient."""
-        pathway = self.own.clone().requires_grad_()
+        pathway = self.original.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(self.loss(pathway).sum(), pathway)
         return gradient
 
     def solve(self, steps: int) -> Any:
         """The whole optimization."""
         method = MethodConfig(steps=steps)
-        return ngd(Problem(self.own, self.core, None, self.own[:0], self.loss, method, []))
+        return ngd(Problem(self.original, self.core, None, self.original[:0], self.loss, method, []))
 
 
 def compare(

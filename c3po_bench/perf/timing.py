@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from c3po_bench.rewiring.meter import settle
+from c3po_bench.rewiring.meter import synchronize
 
 
 def side_by_side(rounds: int, **work: Callable[[], Any]) -> dict[str, float]:
@@ -17,12 +17,12 @@ def side_by_side(rounds: int, **work: Callable[[], Any]) -> dict[str, float]:
     taken: dict[str, list[float]] = {name: [] for name in work}
     for piece in work.values():
         piece()
-    settle()
+    synchronize()
     for _ in range(rounds):
         for name, piece in work.items():
             start = time.perf_counter()
             piece()
-            settle()
+            synchronize()
             taken[name].append(time.perf_counter() - start)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.contract import Answer, Arm, ArmRow, Cost, Item, Report
+from c3po_bench.contract import Answer, Arm, ArmRow, Cost, Item, MakeTasks, Report
 from c3po_bench.errors import unknown
 from c3po_bench.models.families import family_of
 from c3po_bench.models.loading import load as load_model
@@ -52,6 +52,11 @@ class RewiringBackend:
         tuned = cfg.method.tune != "none" and any(row.uses_learning_rate for row in rows)
         if tuned or any(row.references not in ("none", "own") for row in rows):
             _ = self.reference_items  # an unknown task among them is refused before anything is scored
+
+    @classmethod
+    def open(cls, cfg: Config, make_tasks: MakeTasks) -> RewiringBackend:
+        """With the tasks of the config alone."""
+        return cls(cfg, make_tasks(None))
 
     @staticmethod
     def check(cfg: Config) -> None:
@@ -274,7 +279,7 @@ class RewiringArm:
                 )
         if self.tuned:
             notes.append(self.backend.tuning.note)
-        return Report(counts, {}, notes)
+        return Report(counts, {}, notes + self.meter.notes)
 
     def close(self) -> None:
         """The shared model was never changed: overrides last for a forward pass."""

@@ -26,7 +26,8 @@ from c3po_bench.tasks.duplicates import question_hash
 if TYPE_CHECKING:
     from c3po_bench.contract import Item
     from c3po_bench.rewiring.embedders import Embedder
-    from c3po_bench.rewiring.engines.base import Engine, Prompt, Sizes
+    from c3po_bench.rewiring.engines.base import Engine, Sizes
+    from c3po_bench.rewiring.states import Prompt
     from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
 
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
@@ -182,7 +183,7 @@ def _build(
             mine = scores[start : start + len(question.rows)] / torch.tensor(items[i].lengths or 1.0)
             correct[i] = int(mine.argmax()) == gold
             right = states[first + question.gold_row[0]]
-            pathways[i] = right.own.numpy()
+            pathways[i] = right.original.numpy()
             keep.append(right)
         engine.keep(keep)
         done = begun

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.models.flops import UNKNOWN, ModelShape, passes, shape_of
 from c3po_bench.models.loading import folder_hash
 
 if TYPE_CHECKING:
@@ -17,9 +20,13 @@ if TYPE_CHECKING:
 
 
 class Embedder(Protocol):
-    """Turns texts into unit vectors; `identity` names it for caches."""
+    """Turns texts into unit vectors.
+
+    `identity` names it for caches, `transformer` is the transformers model in it, None where it has none.
+    """
 
     identity: str
+    transformer: Any
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         """Unit embeddings, float32 [texts, width]."""
@@ -34,32 +41,39 @@ class QuestionEmbedder:
 
     def __init__(self, embedder: Embedder):
         self.embedder = embedder
-        self._found: dict[tuple[str, ...], tuple[np.ndarray, float, int]] = {}
+        self._known: dict[tuple[str, ...], tuple[np.ndarray, float, float]] = {}
 
     def __call__(self, texts: Sequence[str], meter: Meter) -> np.ndarray:
         """Unit embeddings, float32 [texts, width]; the cost goes to phase `embed` of `meter`."""
         key = tuple(texts)
-        if key in self._found:
-            vectors, seconds, flops = self._found[key]
-            meter.credit("embed", seconds, flops)
+        if key in self._known:
+            vectors, seconds, flops = self._known[key]
+            meter.add_cached_cost("embed", seconds, flops)
             return vectors
         before = meter.spent("embed")
-        with meter.phase("embed", sum(map(len, texts))):
+        with meter.phase("embed"), passes(self.embedder.transformer) as sizes:
             vectors = self.embedder(list(texts))
+            flops = sum(self.shape.forward(self.shape.span, *size) for size in sizes)
+            meter.count("embed", flops if sizes else nan)
         seconds, flops = (now - then for now, then in zip(meter.spent("embed"), before, strict=True))
-        self._found[key] = (vectors, seconds, round(flops))
+        self._known[key] = (vectors, seconds, flops)
         return vectors
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """What the embedder's passes cost."""
+        return UNKNOWN if self.embedder.transformer is None else shape_of(self.embedder.transformer)
 
     def forget(self) -> None:
         """Embed anew from now on."""
-        self._found.clear()
+        self._known.clear()
 
 
 class MeanPooled:
     """Mean over the tokens' last hidden states of a transformers model (padding left out), normalized."""
 
     def __init__(self, identity: str, model: Any, tokenizer: Any, batch_size: int, max_length: int):
-        self.identity, self.model, self.tokenizer = identity, model, tokenizer
+        self.identity, self.transformer, self.tokenizer = identity, model, tokenizer
         self.batch_size, self.max_length = batch_size, max_length
 
     def __call__(self, texts: list[str]) -> np.ndarray:
@@ -68,7 +82,7 @@ class MeanPooled:
 
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         rows: list[Any] = [None] * len(texts)
-        device = next(self.model.parameters()).device
+        device = next(self.transformer.parameters()).device
         with torch.no_grad():
             for start in range(0, len(order), self.batch_size):
                 chosen = order[start : start + self.batch_size]
@@ -81,7 +95,7 @@ class MeanPooled:
                 mask = torch.tensor(
                     [[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=device
                 )
-                hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
+                hidden = self.transformer(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
                 pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
                 unit = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
                 for i, vector in zip(chosen, unit, strict=True):
@@ -124,6 +138,7 @@ class _SentenceTransformers:
                 f"embedder.model={name}: sentence-transformers can't load it ({type(error).__name__}); "
                 "give a local folder, connect to the hub, or use embedder=minilm"
             ) from error
+        self.transformer = getattr(self.model, "transformers_model", None)
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         return np.asarray(

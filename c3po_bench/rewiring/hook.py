@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from c3po_bench.models.families import Family
-    from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.models.families import Family
+from c3po_bench.rewiring.pathway import Mixture
 
 
 def experts_of(family: Family, model: nn.Module, layer: int) -> nn.Module:

@@ -1,25 +1,18 @@
-"""Kernels: a neighbor's weight from its distance or cosine similarity (paper Table 6.
+"""Kernels: a neighbor's weight from its distance or cosine similarity (paper Table 6, which gives no bandwidth).
 
-No bandwidth is given there).
-
-All take `distance` and `similarity` of unit-length embeddings, [..., k], and a bandwidth broadcastable to
-them.
+All take `distance` and `similarity` of unit-length embeddings, [..., k], and a bandwidth broadcastable to them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from c3po_bench.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.config import KernelConfig
+from c3po_bench.rewiring.config import KernelConfig
 
 TINY = 1e-12
 
@@ -80,8 +73,8 @@ def check_kernel(cfg: KernelConfig) -> None:
 def kernel_weights(cfg: KernelConfig, similarity: Tensor, mask: Tensor) -> Tensor:
     """Weights [queries, k] of neighbors with cosine `similarity` [queries, k]; 0 where `mask` is false.
 
-    Only their ratios count: where all are far for the bandwidth, they are relative to the largest, which
-    would else be lost.
+    Only their ratios count: where all are far for the bandwidth, they are given relative to the largest, lest
+    they be lost.
     """
     check_kernel(cfg)
     given, similarity = similarity.dtype, similarity.double()

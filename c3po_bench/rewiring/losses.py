@@ -90,7 +90,7 @@ class Losses:
                 labels.append(item.options[item_seed(shuffled[query], reference) % len(item.options)])
         prompts = [bank.items[i].prompts[p] for (_, i, _), (p, _) in zip(neighbors, labels, strict=True)]
         # having the model read them is part of the one-off cost of the bank, not of the item
-        states = self.engine.read(prompts, keep=True, groups=bank.groups, aside=self.meter.aside)
+        states = self.engine.read(prompts, keep=True, groups=bank.groups, exclude=self.meter.exclude)
         device = self.engine.device
         queries = torch.tensor([q for q, _, _ in neighbors], device=device)
         weights = torch.tensor([w for _, _, w in neighbors], device=device)
@@ -140,8 +140,9 @@ class Losses:
 
     def _each(self, terms: _Terms, mixture: Mixture) -> Tensor:
         """Loss of each term [terms]: mean token NLL of the right answer, or cross-entropy over its candidates."""
-        self.meter.step("descent" if mixture.weights.requires_grad else "evaluation", counted=3)
+        before = terms.batch.flops
         scores, _ = terms.batch.score(mixture, terms.query_of[terms.term_of], greedy=False)
+        self.meter.count("optimize", terms.batch.flops - before)
         if self.method.loss == "nll":
             return -scores[terms.gold] / terms.batch.lengths[terms.gold]
         peak = torch.full((len(terms.gold),), float("-inf"), device=scores.device)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.kernels import kernel_weights
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.config import MethodConfig
 
 
 @dataclass(frozen=True)
 class Neighborhood:
     """Neighbors of each query.
 
-    `index` [queries, k] into the bank, `similarity` (cosine) and `weights` (kernel; 0 = no neighbor in this
-    place) [queries, k]; `dropped` [queries] counts near-duplicates that were left out.
+    index: [queries, k] places in the bank.
+    similarity: [queries, k] cosines.
+    weights: [queries, k] of the kernel; 0 = no neighbor in this place.
+    dropped: [queries] near-duplicates that were left out.
     """
 
     index: Tensor
@@ -62,13 +60,11 @@ def random_draw(method: MethodConfig, queries: Tensor, bank: Tensor, seeds: list
     count = found.index.shape[1]
     places = []
     for row, seed in enumerate(seeds):
-        order = torch.randperm(bank.shape[0], generator=torch.Generator().manual_seed(seed)).to(
-            queries.device
-        )
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(bank.shape[0], generator=generator).to(queries.device)
         is_copy = duplicate[row][order].long()
-        places.append(
-            order[is_copy.argsort(stable=True)][:count]
-        )  # copies last, where the retrieved ones' weights are 0
+        # copies last, where the retrieved ones' weights are 0
+        places.append(order[is_copy.argsort(stable=True)][:count])
     index = torch.stack(places)
     return Neighborhood(index, similarity.gather(1, index), found.weights, found.dropped)
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from c3po_bench.errors import UserError
+from torch import Tensor
+
+from c3po_bench.errors import UserError, unknown
 from c3po_bench.models.families import Family, mix
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.config import MethodConfig
 
 _CORE = r"all|top:([1-9]\d*)"
 UNREADABLE = "method.experts={!r} can't be read: use top:20 or all"
@@ -61,30 +58,28 @@ def critical_layers(spec: str, moe_layers: list[int]) -> list[int]:
     return sorted(chosen)
 
 
-def core_experts(own: Tensor, spec: str, top_k: int) -> Tensor:
-    """Candidates that may carry weight.
-
-    Boolean [..., layers, experts], chosen by the model's own routing score.
+def core_experts(original: Tensor, spec: str, top_k: int) -> Tensor:
+    """Which experts may carry weight, boolean [..., layers, experts], by the original pathways of the same shape.
 
     `spec` is top:N (at least the model's top-k, at most all) or all. The paper uses top:20 of 64.
+
+    Raises:
+        UserError: for a spec that can't be read.
     """
-    experts = own.shape[-1]
+    experts = original.shape[-1]
     if spec == "all":
-        return own.new_ones(own.shape).bool()
+        return original.new_ones(original.shape).bool()
     match = re.fullmatch(_CORE, str(spec))
     if not match or not match[1]:
         raise UserError(UNREADABLE.format(spec))
     count = min(experts, max(top_k, int(match[1])))
-    chosen = own.topk(count, dim=-1).indices
-    return own.new_zeros(own.shape).scatter(-1, chosen, 1.0).bool()
+    chosen = original.topk(count, dim=-1).indices
+    return original.new_zeros(original.shape).scatter(-1, chosen, 1.0).bool()
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the experts block of each critical layer is told.
-
-    Weights and indices, both [rows, layers, slots].
-    """
+    """Weights and indices that the experts block of each critical layer is given, both [rows, layers, slots]."""
 
     weights: Tensor
     indices: Tensor
@@ -97,8 +92,8 @@ class Mixer:
     family: Family
     mass: str = "model"
 
-    def __call__(self, pathway: Tensor, own: Tensor, core: Tensor, mixing: str) -> Mixture:
-        """Mix `pathway` [rows, layers, experts] of items whose own routing was `own`, within `core`.
+    def __call__(self, pathway: Tensor, original: Tensor, core: Tensor, mixing: str) -> Mixture:
+        """Mix `pathway` [rows, layers, experts] of items whose original pathway was `original`, within `core`.
 
         hard: the model's top-k, re-selected from the pathway. dense: all core experts. straight_through: the
         value of hard with the gradient of dense.
@@ -113,15 +108,17 @@ class Mixer:
                 value = hard.new_zeros(pathway.shape).scatter(-1, chosen, hard).gather(-1, indices)
                 weights = weights + (value - weights).detach()
         if self.mass == "preserved":
-            before = mix(self.family, own)[0].sum(-1, keepdim=True)
+            before = mix(self.family, original)[0].sum(-1, keepdim=True)
             weights = weights * before / weights.sum(-1, keepdim=True).clamp_min(1e-9)
         return Mixture(weights, indices)
 
 
 def check_method(method: MethodConfig) -> None:
-    """One-line errors for options with a fixed set of values."""
-    from c3po_bench.errors import unknown
+    """Refuse a value that an option with a fixed set of values has not.
 
+    Raises:
+        UserError: in one line.
+    """
     if not re.fullmatch(_CORE, str(method.experts)):
         raise UserError(UNREADABLE.format(method.experts))
     choices = {

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from c3po_bench.rewiring.embedders import QuestionEmbedder
     from c3po_bench.rewiring.engines.base import Engine, State
 
-Solutions = dict[tuple[int, ...], tuple[Solution, float, int]]
+Solutions = dict[tuple[int, ...], tuple[Solution, float, float]]
 """Solutions that other arms may take over, by the seeds of their queries, with the seconds and FLOPs they took."""
 
 
@@ -89,9 +89,10 @@ class Rewirer:
         rows = [(first[i] + p, c) for i, item in enumerate(items) for p, c in item.rows]
         batch = self.engine.batch(states, rows)
         mixture, details = self._rewire(items, states, first)
-        with self.meter.phase("score", int(batch.lengths.sum())), torch.no_grad():
+        with self.meter.phase("score"), torch.no_grad():
             owner = torch.tensor([s for s, _ in rows], device=self.engine.device)
             scores, greedy = batch.score(mixture, owner)
+            self.meter.count("score", batch.flops)
         flat = iter(zip(scores.tolist(), greedy.tolist(), strict=True))
         return [
             Answer(scores=tuple(next(flat) for _ in item.rows), details=details[i])
@@ -137,30 +138,30 @@ class Rewirer:
         """
         if self.rewiring is None:
             return None, [{} for _ in items]
-        own = self.engine.own_pathways(states)
+        own = self.engine.original_pathways(states)
         core = core_experts(own, self.method.experts, self.engine.family.top_k)
         problem, near = self._problem(items, states, first, own, core)
-        solution = self._solve(problem, len(items))
+        solution = self._solve(problem)
         mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
         return mixture, self._details(len(items), first, own, solution, near)
 
-    def _solve(self, problem: Problem, items: int) -> Solution:
+    def _solve(self, problem: Problem) -> Solution:
         """The arm's solution: made of another arm's for the same queries where it builds on one and has it."""
         assert self.rewiring is not None
         row, solve, meter, key = self.rewiring.row, self.rewiring.solve, self.meter, tuple(problem.seeds)
         if row.solution == "reuse" and key in self.solutions:
             descent, seconds, flops = self.solutions[key]
-            meter.credit("optimize", seconds, flops)
+            meter.add_cached_cost("optimize", seconds, flops)
             start = time.perf_counter()
             solution = solve(replace(problem, descent=descent))
             meter.add("optimize", time.perf_counter() - start, 0)
             return solution
         before = meter.spent("optimize")
-        with meter.phase("optimize", items):
+        with meter.phase("optimize"):
             solution = solve(problem)
         if row.solution == "store":
             seconds, flops = (now - then for now, then in zip(meter.spent("optimize"), before, strict=True))
-            self.solutions[key] = (solution, seconds, round(flops))
+            self.solutions[key] = (solution, seconds, flops)
         return solution
 
     def _problem(
@@ -182,7 +183,8 @@ class Rewirer:
             assert self.embedder is not None and self.bank is not None
             vectors = self.embedder([item.item.question for item in items], self.meter)
             vectors = torch.from_numpy(vectors).to(self.engine.device)[owner]
-            with self.meter.phase("retrieve", len(items)):
+            with self.meter.phase("retrieve"):
+                self.meter.count("retrieve", 2 * len(vectors) * self.embeddings.numel())
                 if row.references == "random":
                     near = random_draw(method, vectors, self.embeddings, seeds)
                 else:

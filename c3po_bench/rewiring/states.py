@@ -1,10 +1,8 @@
-"""States of reference prompts on disk.
+"""What reading a prompt leaves behind, and the store that keeps it for reference prompts.
 
-Read by the model once, then shared by arms, sweep cells and processes.
-
-An append-only data file of safetensors blobs and an index of JSON lines. Writers take a lock; readers copy
-what they need, so resident memory does not grow with the number of references. What is cut short or damaged
-counts as not kept.
+References are read by the model once, then shared by arms, sweep cells and processes. The store is an append-only
+data file of safetensors blobs and an index of JSON lines. Writers take a lock; readers copy what they need, so
+resident memory does not grow with the number of references. What is cut short or damaged counts as not kept.
 """
 
 from __future__ import annotations
@@ -14,39 +12,65 @@ import os
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import drop_torn_line, read_jsonl
 from c3po_bench.store.identity import content_hash
 
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.engines.base import Prompt, State
-
 VERSION = 4  # of states and banks: raise when reading changes its numbers, even in the last digits
 CPU = torch.device("cpu")
-PLACE = ("offset", "size", "crc", "seconds", "flops")
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-class StateStore:
-    """Keeps what an engine kept of prompts. `most_bytes` bounds the data file.
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of one context and of the continuations scored after it."""
 
-    Beyond it nothing more is written.
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+    @property
+    def tokens(self) -> int:
+        """What reading it passes through the model: of each continuation all but the last token."""
+        return len(self.context) + sum(len(c) - 1 for c in self.continuations)
+
+
+@dataclass
+class State:
+    """What an engine keeps of one prompt.
+
+    original: the model's own routing at the last context token, [routed layers, experts], float32.
+    kept: whatever else the engine needs: tensors, or lists of them, by name.
+    seconds, flops: what reading it cost.
     """
+
+    prompt: Prompt
+    original: Tensor
+    kept: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    flops: float = 0
+
+    def nbytes(self) -> int:
+        """Memory of the tensors kept."""
+        lists = [value if isinstance(value, list) else [value] for value in self.kept.values()]
+        return sum(t.numel() * t.element_size() for tensors in [[self.original], *lists] for t in tensors)
+
+
+class StateStore:
+    """States of prompts on disk. `most_bytes` bounds the data file: beyond it nothing more is written."""
 
     def __init__(self, folder: Path, most_bytes: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self.data, self.index_file, self.most_bytes = (
-            folder / "states.bin",
-            folder / "index.jsonl",
-            most_bytes,
-        )
-        self.folder = folder
-        self._index: dict[str, tuple[Any, ...]] = {}  # what `PLACE` names
+        self.folder, self.most_bytes = folder, most_bytes
+        self.data, self.index_file = folder / "states.bin", folder / "index.jsonl"
+        self._index: dict[str, tuple[int, int, int]] = {}  # key: offset, size and checksum of a blob
         self._seen = 0
         self._file: int | None = None
         self._refresh()
@@ -55,8 +79,8 @@ class StateStore:
         """Take in what other processes have added."""
         size = self.index_file.stat().st_size if self.index_file.exists() else 0
         if size != self._seen:
-            rows = (r for r in read_jsonl(self.index_file) if "crc" in r)  # older stores have none
-            self._index = {r["key"]: tuple(r[name] for name in PLACE) for r in rows}
+            rows = (r for r in read_jsonl(self.index_file) if "crc" in r)
+            self._index = {r["key"]: (r["offset"], r["size"], r["crc"]) for r in rows}
             self._seen = size
 
     def __contains__(self, prompt: Prompt) -> bool:
@@ -64,8 +88,6 @@ class StateStore:
 
     def get(self, prompts: Sequence[Prompt], device: torch.device = CPU) -> dict[Prompt, State]:
         """The states of those of the prompts that are here; what was kept of them on `device`."""
-        from c3po_bench.rewiring.engines.base import State
-
         found = {}
         if any(prompt not in self for prompt in prompts):
             self._refresh()
@@ -73,13 +95,13 @@ class StateStore:
             place = self._index.get(key_of(prompt))
             if place is None:
                 continue
-            offset, size, crc, seconds, flops = place
+            offset, size, crc = place
             blob = self._blob(offset, size)
             if zlib.crc32(blob) != crc:
                 del self._index[key_of(prompt)]
                 continue
             kept = _unpack(blob, device)
-            found[prompt] = State(prompt, kept.pop("own").cpu(), kept, seconds, flops)
+            found[prompt] = State(prompt, kept.pop("own").cpu(), kept)
         return found
 
     def _blob(self, offset: int, size: int) -> bytearray:
@@ -107,15 +129,14 @@ class StateStore:
                     if state.prompt in self or offset + len(blob) > self.most_bytes:
                         continue
                     file.write(blob)
-                    place = (offset, len(blob), zlib.crc32(blob), state.seconds, state.flops)
-                    self._index[key_of(state.prompt)] = place
-                    lines.append(
-                        json.dumps(dict(zip(PLACE, place, strict=True)) | {"key": key_of(state.prompt)})
-                    )
+                    key, crc = key_of(state.prompt), zlib.crc32(blob)
+                    self._index[key] = (offset, len(blob), crc)
+                    line = {"offset": offset, "size": len(blob), "crc": crc, "key": key}
+                    lines.append(json.dumps(line) + "\n")
                 file.flush()
             drop_torn_line(self.index_file)
             with open(self.index_file, "a", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in lines)
+                file.writelines(lines)
             self._seen = self.index_file.stat().st_size
 
 
@@ -125,15 +146,10 @@ def key_of(prompt: Prompt) -> str:
 
 
 def _pack(state: State) -> bytes:
-    from safetensors.torch import save
-
-    tensors = {"own": state.own}
+    tensors = {"own": state.original}  # the name on disk
     for name, value in state.kept.items():
-        parts = value if isinstance(value, list) else [value]
-        tensors |= {
-            f"{name}.{i}" if isinstance(value, list) else name: t.contiguous().cpu()
-            for i, t in enumerate(parts)
-        }
+        parts = {f"{name}.{i}": t for i, t in enumerate(value)} if isinstance(value, list) else {name: value}
+        tensors |= {key: tensor.contiguous().cpu() for key, tensor in parts.items()}
     return save(tensors)
 
 

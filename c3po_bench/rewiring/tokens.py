@@ -11,7 +11,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from c3po_bench.contract import TEXT, Item
 from c3po_bench.errors import UserError
-from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.states import Prompt
 
 MAX_NEW_TOKENS = 256  # of a written answer, where its task does not say; lm-eval's own default
 

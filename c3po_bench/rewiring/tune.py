@@ -99,7 +99,7 @@ def tune(backend: RewiringBackend) -> Tuning:
 
 
 def _search(backend: RewiringBackend, held_out: Sequence[Item]) -> dict[str, object]:
-    cfg, meter, losses = backend.cfg, Meter(), {}
+    cfg, meter, answering, losses = backend.cfg, Meter(), Meter(), {}
     bank = without(backend.bank, {item.id for item in held_out})
     settings: list[MethodConfig | None] = [None]
     settings += [replace(cfg.method, learning_rate=rate) for rate in RATES]
@@ -108,7 +108,7 @@ def _search(backend: RewiringBackend, held_out: Sequence[Item]) -> dict[str, obj
         while settings:
             for method in settings:
                 name = "base" if method is None else f"lr={method.learning_rate:g}, mixing={method.mixing}"
-                losses[name] = round(_loss(backend, bank, method, held_out), 6)
+                losses[name] = round(_loss(backend, bank, method, held_out, answering), 6)
                 if method is not None and losses[name] < min(
                     (v for k, v in losses.items() if k not in ("base", name)), default=inf
                 ):
@@ -116,6 +116,7 @@ def _search(backend: RewiringBackend, held_out: Sequence[Item]) -> dict[str, obj
                 progress("tuning on held-out references", len(losses), total)
             tried_mixings = len(losses) > 1 + len(RATES)
             settings = [] if tried_mixings else [replace(best, mixing=m) for m in MIXINGS if m != best.mixing]
+        meter.count("tune", sum(answering.flops.values()) - answering.cached_flops)
     log.info("tuned on %d held-out references: %s", len(held_out), losses)
     return {
         "learning_rate": best.learning_rate,
@@ -138,7 +139,11 @@ def without(bank: ReferenceBank, hidden: set[tuple[str, int]]) -> ReferenceBank:
 
 
 def _loss(
-    backend: RewiringBackend, bank: ReferenceBank, method: MethodConfig | None, held_out: Sequence[Item]
+    backend: RewiringBackend,
+    bank: ReferenceBank,
+    method: MethodConfig | None,
+    held_out: Sequence[Item],
+    meter: Meter,
 ) -> float:
     """Mean cross-entropy of the right option over the options' log-likelihoods; without rewiring if method is None."""
     cfg, ngd = backend.cfg, ARMS["ngd"]
@@ -150,6 +155,7 @@ def _loss(
         bank=bank,
         embedder=backend.question_embedder,
         seed=cfg.seed,
+        meter=meter,
     )
     unlabelled = [replace(item, gold=None, key=question_hash(item.question)) for item in held_out]
     total = 0.0

@@ -231,7 +231,7 @@ class TaskSet:
             labelled: whether the item says which option is right.
         """
         task = self.load()[id[0]]
-        metadata = getattr(task, "item_metadata", dict)(doc) if hasattr(task, "item_metadata") else {}
+        metadata = getattr(task, "item_metadata", lambda _number: {})(id[1])
         if kind == TEXT:
             (prompt, settings), *_ = arguments
             # whom a prompt is about is part of what is asked: two feedbacks may share a prompt

@@ -123,12 +123,13 @@ def embedders() -> str:
 
 
 def feedback_arms() -> str:
-    """Voices and recipes of the feedback backend."""
+    """Prompt variants and recipes of the feedback backend."""
+    from c3po_bench.feedback.arms import PROMPT_VARIANTS
     from c3po_bench.feedback.training.recipes import OPTIONS, RECIPES
-    from c3po_bench.feedback.voices import VOICES
 
     rows = [
-        [f"`{name}`", "prompt only" if voice.wrap else "stored answers", cell(voice.about)] for name, voice in VOICES.items()
+        [f"`{name}`", "prompt only" if variant.wrap else "stored answers", cell(variant.about)]
+        for name, variant in PROMPT_VARIANTS.items()
     ]
     for name, recipe in RECIPES.items():
         scopes = ["in scope", *(scope for scope, on in (("near", recipe.near), ("out", recipe.out)) if on)]
@@ -145,8 +146,8 @@ def feedback_kinds() -> str:
     """Generators, revisers, judges and metric kinds by name."""
     from c3po_bench.feedback.generators import GENERATORS
     from c3po_bench.feedback.judges import JUDGES
-    from c3po_bench.feedback.metrics import KINDS
     from c3po_bench.feedback.revisers import REVISERS
+    from c3po_bench.feedback.rules import KINDS
 
     rows = [
         ["metric kinds", ", ".join(f"`{name}`" for name in KINDS)],

@@ -10,7 +10,7 @@ import pytest
 
 from c3po_bench.analysis.measures import feedback_measures, seed_agreement, share_recovered
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.scores import s_metrics
+from c3po_bench.feedback.measures import s_metrics
 from c3po_bench.report.tables import seed_rows
 from c3po_bench.store.reader import Run
 from tests import store_factory as factory

@@ -23,17 +23,15 @@ from c3po_bench.analysis.compare import compare
 from c3po_bench.config import BackendConfig, Config, ModelConfig, check_ranges
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate import run as harness
-from c3po_bench.feedback import studio, synthesis
-from c3po_bench.feedback.answering import Answer, answer_all
+from c3po_bench.feedback import synthesis
+from c3po_bench.feedback.answering import Answer, answer_all, prompt_ids
+from c3po_bench.feedback.arms import ANSWER, PROMPT_VARIANTS, check_arms
 from c3po_bench.feedback.backend import FeedbackBackend
-from c3po_bench.feedback.chat import prompt_ids
 from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
-from c3po_bench.feedback.instructions import ANSWER
-from c3po_bench.feedback.lm import FeedbackLM
-from c3po_bench.feedback.scores import s_metrics
-from c3po_bench.feedback.training.recipes import make_plan
-from c3po_bench.feedback.training.values import SCHEDULERS, check_values
-from c3po_bench.feedback.voices import VOICES, check_arms
+from c3po_bench.feedback.measures import s_metrics
+from c3po_bench.feedback.responder import Responder
+from c3po_bench.feedback.session import FeedbackSession
+from c3po_bench.feedback.training.recipes import SCHEDULERS, check_values, make_plan
 from c3po_bench.store.schema import Sample
 
 ARMS = ["base", "in_context", "in_context_cot", "dpo", "c3po_kl", "c3po_from_sft", "revised"]
@@ -134,14 +132,14 @@ def test_training_needs_no_answers_or_revisions_of_tests(tiny: Path, tmp_path: P
     cfg = config(tiny, tmp_path, ["base", "dpo"], limit=1)
     harness.run(cfg)
     (answers,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
-    made = studio.studio_of(cfg)
-    tests = [e for m in made.material for e in m.examples if e.split == "test"]
-    trained = {e.prompt for m in made.material for e in m.examples if e.split != "test"}
+    made = FeedbackSession(cfg)
+    tests = [e for m in made.datasets for e in m.examples if e.split == "test"]
+    trained = {e.prompt for m in made.datasets for e in m.examples if e.split != "test"}
     assert tests and all(e.baseline is None and e.revised is None for e in tests)
     assert len(answers.read_text().splitlines()) == len(trained) + 3
-    whole = studio.studio_of(replace(cfg, arms=["base", "dpo", "revised"]))
-    assert [m.digest() for m in whole.material] == [m.digest() for m in made.material]
-    assert all(e.baseline is not None for m in whole.material for e in m.examples)
+    whole = FeedbackSession(replace(cfg, arms=["base", "dpo", "revised"]))
+    assert [m.digest() for m in whole.datasets] == [m.digest() for m in made.datasets]
+    assert all(e.baseline is not None for m in whole.datasets for e in m.examples)
 
 
 @pytest.mark.parametrize("who", ["judge", "reviser"])
@@ -164,7 +162,7 @@ def test_answering_the_training_prompts_shows_progress(
     """There were minutes without a word, and no place to stop at."""
     seen = []
     monkeypatch.setattr(synthesis, "Progress", lambda: lambda *told: seen.append(told[1:]))
-    assert studio.studio_of(config(tiny, tmp_path, ["base", "dpo"])).material
+    assert FeedbackSession(config(tiny, tmp_path, ["base", "dpo"])).datasets
     assert len(seen) > 1 and seen == sorted(seen) and seen[-1][0] == seen[-1][1]
 
 
@@ -184,7 +182,6 @@ def test_answers_scored_against_other_baselines_are_not_compared(tiny: Path, tmp
             "".join(json.dumps(line) + "\n" for line in changed)
         )
     shutil.rmtree(other.path)
-    studio._open.clear()
     base, other = harness.run(cfg)
     with pytest.raises(UserError, match="items differ in content"):
         compare([base, other])
@@ -193,7 +190,7 @@ def test_answers_scored_against_other_baselines_are_not_compared(tiny: Path, tmp
 def test_a_mix_is_all_adapters_at_once(tiny: Path, tmp_path: Path):
     cfg = config(tiny, tmp_path, ["dpo_mix"])
     cfg.feedback.train = replace(cfg.feedback.train, lr=0.1)
-    *_, arm = FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms()
+    *_, arm = harness.open_backend(cfg).arms()
     model, speaks = arm.tuned_model()
     assert set(speaks.values()) == {"on_mix"}
     alone = [name for name in model.peft_config if name != "on_mix"]
@@ -244,9 +241,9 @@ def test_an_answer_that_is_not_told_from_its_reasoning_is_counted(runs: dict[str
     assert counts == {arm: asked * (arm == "in_context_cot") for arm in runs} and asked > 0
     assert f"unparsed_reasoning: {asked}" in runs["in_context_cot"].result["notes"]
 
-    shop = SimpleNamespace(subject=SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(tiny)))
-    studio = cast(Any, SimpleNamespace(workshop=shop))
-    lm = FeedbackLM(VOICES["in_context_cot"], [], studio, None, {}, lambda *_: None, 1)
+    context = SimpleNamespace(subject=SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(tiny)))
+    made = cast(Any, SimpleNamespace(context=context))
+    lm = Responder(PROMPT_VARIANTS["in_context_cot"], [], made, None, {}, lambda *_: None, 1)
     assert lm._read(Answer(f"It applies. {ANSWER} Ahoy!", True, 99)) == (Answer("Ahoy!", True, 5), {})
     assert lm._read(Answer("It applies.", False, 99)) == (
         Answer("It applies.", False, 99),
@@ -379,7 +376,7 @@ def test_a_scope_without_test_prompts_is_refused(tiny: Path, tmp_path: Path):
         cfg = config(tiny, tmp_path, ["base"])
         setattr(cfg.feedback, f"n_{scope}", 1)
         with pytest.raises(UserError, match=f"no {scope}-scope test prompts.*raise feedback.n_{scope}"):
-            assert studio.studio_of(cfg).tests
+            assert FeedbackSession(cfg).tests
 
 
 def test_options_that_change_something_are_taken():

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from c3po_bench.feedback.answering import Answer
-from c3po_bench.feedback.call_cache import CallCache, Reply, call_key
+from c3po_bench.feedback.calls import CallCache, Reply, call_key
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.synthesis import _answer_key, known_answers
 from tests.feedback.stub_server import serve
-from tests.feedback.test_calls import ask, chat_config, texts_of, workshop
+from tests.feedback.test_calls import ask, chat_config, make_context, texts_of
 
 
 def test_a_line_cut_short_is_a_call_not_made(tmp_path: Path):
@@ -57,7 +57,7 @@ def test_a_last_line_that_lacks_only_its_end_is_a_call_made(tmp_path: Path):
 def test_a_damaged_value_is_a_call_not_made(tmp_path: Path, value: Any):
     with serve(lambda body, before: "text") as stub:
         for asked in (1, 2):
-            chat = open_chat(chat_config(stub.url), workshop(tmp_path))
+            chat = open_chat(chat_config(stub.url), make_context(tmp_path))
             assert texts_of(chat.complete("stage", ask("a"))) == ["text"] and len(stub.asked) == asked
             (path,) = tmp_path.glob("ledgers/*.jsonl")
             path.write_text(
@@ -72,8 +72,8 @@ def test_a_damaged_baseline_answer_is_missing(tmp_path: Path, value: Any):
     (tmp_path / "ledgers").mkdir()
     whole = {"text": "x", "finished": True, "tokens": 2}
     rows = zip(
-        (_answer_key(prompt, workshop(tmp_path)) for prompt in ("a", "b")), (value, whole), strict=True
+        (_answer_key(prompt, make_context(tmp_path)) for prompt in ("a", "b")), (value, whole), strict=True
     )
     text = "\n".join(json.dumps({"key": key, "value": said}) for key, said in rows)
     (tmp_path / "ledgers" / "answers-none.jsonl").write_text(text + "\n")
-    assert known_answers(["a", "b"], workshop(tmp_path)) == {"b": Answer(**whole)}
+    assert known_answers(["a", "b"], make_context(tmp_path)) == {"b": Answer(**whole)}

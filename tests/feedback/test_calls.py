@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -18,22 +19,21 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback import generators, instructions, judges
-from c3po_bench.feedback.call_cache import CallCache, Reply
+from c3po_bench.feedback import generators, judges, revisers
+from c3po_bench.feedback.calls import CallCache, Reply
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
+from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.endpoint import EndpointChat
-from c3po_bench.feedback.generators.chat import parse_list
+from c3po_bench.feedback.generators import parse_list
 from c3po_bench.feedback.judges import Case, open_judge
-from c3po_bench.feedback.library import find
-from c3po_bench.feedback.revisers import Draft
-from c3po_bench.feedback.revisers.critique import CritiqueReviser
+from c3po_bench.feedback.revisers import CritiqueReviser, Draft
+from c3po_bench.feedback.sentences import find_feedback
 from c3po_bench.feedback.synthesis import write_prompts
-from c3po_bench.feedback.workshop import Workshop
 from c3po_bench.runtime import signals
 from tests.feedback.stub_server import LIMIT, serve
 
-PIECE = find(["ahoy_greeting"])[0]
+PIECE = find_feedback(["ahoy_greeting"])[0]
 
 
 def chat_config(url: str, **changes: Any) -> ChatConfig:
@@ -47,8 +47,10 @@ def chat_config(url: str, **changes: Any) -> ChatConfig:
     return ChatConfig(**{**values, **changes})
 
 
-def workshop(folder: Path, **changes: Any) -> Workshop:
-    return Workshop(FeedbackConfig(cache_dir=str(folder), **changes), SimpleNamespace(hash="none"), seed=0)
+def make_context(folder: Path, **changes: Any) -> SynthesisContext:
+    return SynthesisContext(
+        FeedbackConfig(cache_dir=str(folder), **changes), SimpleNamespace(hash="none"), seed=0
+    )
 
 
 def ask(*texts: str) -> list[list[dict[str, str]]]:
@@ -62,7 +64,7 @@ def texts_of(replies: list[Reply | None]) -> list[str | None]:
 @pytest.mark.parametrize("failure", [429, 500, "hang", "cut", "garbage"])
 def test_passing_failures_are_retried(tmp_path: Path, failure: Any):
     with serve(lambda body, before: failure if before == 0 else "fine") as stub:
-        chat = open_chat(chat_config(stub.url), workshop(tmp_path))
+        chat = open_chat(chat_config(stub.url), make_context(tmp_path))
         assert texts_of(chat.complete("stage", ask("a", "b"))) == ["fine", "fine"]
         assert len(stub.asked) == 4
 
@@ -75,42 +77,42 @@ def test_lasting_failures_are_counted_gaps_and_nothing_is_paid_twice(tmp_path: P
         return failure if down and "bad" in body["messages"][0]["content"] else "fine"
 
     with serve(reply) as stub:
-        shop = workshop(tmp_path)
-        replies = open_chat(chat_config(stub.url), shop).complete("stage", ask("a", "bad", "b"))
+        context = make_context(tmp_path)
+        replies = open_chat(chat_config(stub.url), context).complete("stage", ask("a", "bad", "b"))
         assert texts_of(replies) == ["fine", None, "fine"]
-        assert shop.counts["failed_calls"] == 1
+        assert context.counts["failed_calls"] == 1
         assert "1 of 3 calls" in caplog.text and "left out" in caplog.text
         assert ("concurrency=1" in caplog.text) == (failure == "hang")  # what a slow server needs
         down = False
-        again = open_chat(chat_config(stub.url), workshop(tmp_path))
+        again = open_chat(chat_config(stub.url), make_context(tmp_path))
         assert texts_of(again.complete("stage", ask("a", "bad", "b"))) == ["fine"] * 3
         assert stub.completed == 3  # the two answered calls were not made again
 
 
 def test_a_text_that_was_cut_is_remembered_as_cut(tmp_path: Path):
     """A cut list loses its last item, a cut revision has no end."""
-    shop = workshop(tmp_path, n_in=8, n_near=8, n_out=4, n_categories=2)
-    with serve(lambda body, before: f"{instructions.REVISED} Ahoy! We meet on{LIMIT}") as stub:
-        shop.cfg.reviser.writer = chat_config(stub.url)
+    context = make_context(tmp_path, n_in=8, n_near=8, n_out=4, n_categories=2)
+    with serve(lambda body, before: f"{revisers.REVISED} Ahoy! We meet on{LIMIT}") as stub:
+        context.cfg.reviser.writer = chat_config(stub.url)
         for _ in range(2):  # the second time from the cache
-            found = CritiqueReviser(shop).revise(PIECE, [Draft("p", "Hi. We meet on Monday.", True)])
+            found = CritiqueReviser(context).revise(PIECE, [Draft("p", "Hi. We meet on Monday.", True)])
             assert found == [("Ahoy! We meet on", False)]
-            shop.reopen()
+            context.reopen()
 
     def cut(body: dict[str, Any], before: int) -> str:
         return listing(body, before) + ("" if "kinds of situations" in str(body) else LIMIT)
 
     with serve(cut) as stub:
-        shop.cfg.generator = chat_config(stub.url)
-        written = [e.prompt for e in write_prompts(PIECE, shop) if e.scope != "out"]
+        context.cfg.generator = chat_config(stub.url)
+        written = [e.prompt for e in write_prompts(PIECE, context) if e.scope != "out"]
     assert len(written) == 12 and not any(prompt.endswith("4") for prompt in written)
-    assert shop.counts["missing_prompts"] == 4
+    assert context.counts["missing_prompts"] == 4
 
 
 def test_what_will_not_pass_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STUB_KEY", "secret-value")
     with serve(lambda body, before: 401) as stub:
-        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), workshop(tmp_path))
+        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), make_context(tmp_path))
         with pytest.raises(UserError, match="STUB_KEY") as caught:
             chat.complete("stage", ask("a"))
         assert len(stub.asked) == 1 and stub.keys == ["Bearer secret-value"]
@@ -119,20 +121,20 @@ def test_what_will_not_pass_ends_with_one_line(tmp_path: Path, monkeypatch: pyte
         serve(lambda body, before: 400) as stub,
         pytest.raises(UserError, match=f"400.*{stub.said}.*check base_url"),
     ):
-        open_chat(chat_config(stub.url), workshop(tmp_path)).complete("stage", ask("a"))
+        open_chat(chat_config(stub.url), make_context(tmp_path)).complete("stage", ask("a"))
     with pytest.raises(UserError, match="base_url"):
-        open_chat(ChatConfig(kind="openai", model="x"), workshop(tmp_path))
+        open_chat(ChatConfig(kind="openai", model="x"), make_context(tmp_path))
 
 
 def test_a_key_is_stripped_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with serve(lambda body, before: "text") as stub:
         monkeypatch.setenv("STUB_KEY", " secret-value\r\n")
-        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), workshop(tmp_path))
+        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), make_context(tmp_path))
         assert texts_of(chat.complete("stage", ask("a"))) == ["text"] and stub.keys == ["Bearer secret-value"]
         for wrong in ("secret\nvalue", "secret\u2026value", "secret\xe9value"):
             monkeypatch.setenv("STUB_KEY", wrong)
             for make in (
-                lambda: open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), chat.workshop),
+                lambda: open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), chat.context),
                 lambda: chat,
             ):
                 with pytest.raises(UserError, match=r"\$STUB_KEY holds what no API key has") as caught:
@@ -147,7 +149,7 @@ def test_no_redirect_is_followed(tmp_path: Path, status: int, monkeypatch: pytes
     monkeypatch.setenv("STUB_KEY", "secret-value")
     with serve(lambda body, before: "text") as other, serve(lambda body, before: status) as stub:
         stub.location = f"{other.url}/chat/completions"
-        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), workshop(tmp_path))
+        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), make_context(tmp_path))
         with pytest.raises(UserError, match=f"HTTP {status}.*check base_url"):
             chat.complete("stage", ask("a"))
         assert len(stub.asked) == 1 and not other.asked
@@ -156,7 +158,7 @@ def test_no_redirect_is_followed(tmp_path: Path, status: int, monkeypatch: pytes
 def test_a_server_without_a_key_is_sent_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "another-servers")
     with serve(lambda body, before: "text") as stub:
-        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), workshop(tmp_path))
+        chat = open_chat(chat_config(stub.url, api_key_env="STUB_KEY"), make_context(tmp_path))
         assert texts_of(chat.complete("stage", ask("a"))) == ["text"] and stub.keys == [None]
 
 
@@ -175,24 +177,24 @@ def test_a_server_without_a_key_is_sent_none(tmp_path: Path, monkeypatch: pytest
 )
 def test_an_address_that_is_none_is_said_in_one_line(tmp_path: Path, url: str):
     with pytest.raises(UserError, match="base_url=.*http://localhost:8000/v1"):
-        open_chat(chat_config(url), workshop(tmp_path))
+        open_chat(chat_config(url), make_context(tmp_path))
 
 
 def listing(body: dict[str, Any], before: int) -> str:
     """An obliging model: categories, and prompts that name their category."""
     text = body["messages"][0]["content"]
     if "kinds of situations" in text:
-        return f"1. rubbish\n{instructions.FINAL}\n1. work\n2) home"
+        return f"1. rubbish\n{generators.FINAL}\n1. work\n2) home"
     scope = "near" if "no message may be about" in text else "in"
     kind = "work" if "situation is: work" in text else "home"
-    return f"{instructions.FINAL}\n" + "\n".join(f"{i}. {scope} {kind} {i}" for i in range(1, 5))
+    return f"{generators.FINAL}\n" + "\n".join(f"{i}. {scope} {kind} {i}" for i in range(1, 5))
 
 
 def test_prompts_from_an_endpoint_keep_their_categories_and_are_cached(tmp_path: Path):
     changes: dict[str, Any] = {"n_in": 8, "n_near": 10, "n_out": 4, "n_categories": 2}
     with serve(listing) as stub:
-        shop = workshop(tmp_path, generator=chat_config(stub.url), **changes)
-        examples = write_prompts(PIECE, shop)
+        context = make_context(tmp_path, generator=chat_config(stub.url), **changes)
+        examples = write_prompts(PIECE, context)
         inside = [e for e in examples if e.scope == "in"]
         assert {e.category for e in inside} == {"work", "home"} and len(inside) == 8
         assert all(e.category in e.prompt for e in inside)
@@ -200,10 +202,11 @@ def test_prompts_from_an_endpoint_keep_their_categories_and_are_cached(tmp_path:
             "work",
             "home",
         }  # split within each category
-        assert shop.counts["missing_prompts"] == 2  # ten asked, eight written
+        assert context.counts["missing_prompts"] == 2  # ten asked, eight written
         asked = len(stub.asked)
         assert (
-            write_prompts(PIECE, workshop(tmp_path, generator=chat_config(stub.url), **changes)) == examples
+            write_prompts(PIECE, make_context(tmp_path, generator=chat_config(stub.url), **changes))
+            == examples
         )
         assert len(stub.asked) == asked
 
@@ -218,12 +221,12 @@ def test_prompts_stay_in_their_split_when_a_call_fails_first_and_works_later(tmp
 
     with serve(reply) as stub:
         chat = chat_config(stub.url, retries=0)
-        shop = workshop(tmp_path, generator=chat, n_in=8, n_near=8, n_out=4, n_categories=2)
-        examples = write_prompts(PIECE, shop)
+        context = make_context(tmp_path, generator=chat, n_in=8, n_near=8, n_out=4, n_categories=2)
+        examples = write_prompts(PIECE, context)
         down = False
-        assert write_prompts(PIECE, shop) == examples
+        assert write_prompts(PIECE, context) == examples
         assert {e.category for e in examples if e.scope == "in"} == {"work"}
-        assert shop.counts["missing_prompts"] == 8 and shop.counts["failed_calls"] == 2
+        assert context.counts["missing_prompts"] == 8 and context.counts["failed_calls"] == 2
 
 
 @pytest.mark.parametrize(
@@ -231,13 +234,13 @@ def test_prompts_stay_in_their_split_when_a_call_fails_first_and_works_later(tmp
 )
 def test_a_generator_that_writes_nothing_ends_with_the_reason(tmp_path: Path, reply: Any, said: str):
     with serve(lambda body, before: reply) as stub, pytest.raises(UserError, match=f"no categories.*{said}"):
-        write_prompts(PIECE, workshop(tmp_path, generator=chat_config(stub.url, retries=0)))
+        write_prompts(PIECE, make_context(tmp_path, generator=chat_config(stub.url, retries=0)))
 
     def categories(body: dict[str, Any], before: int) -> Any:
         return "1. work" if "kinds of situations" in body["messages"][0]["content"] else reply
 
     with serve(categories) as stub, pytest.raises(UserError, match=f"no in-scope prompts.*{said}"):
-        write_prompts(PIECE, workshop(tmp_path / "other", generator=chat_config(stub.url, retries=0)))
+        write_prompts(PIECE, make_context(tmp_path / "other", generator=chat_config(stub.url, retries=0)))
 
 
 def test_parse_list():
@@ -262,12 +265,12 @@ def test_a_prompt_of_two_categories_belongs_to_one_split(tmp_path: Path):
 
     with serve(repeating) as stub:
         changes: dict[str, Any] = {"n_in": 8, "n_near": 8, "n_out": 4, "n_categories": 2}
-        shop = workshop(tmp_path, generator=chat_config(stub.url), **changes)
-        examples = write_prompts(PIECE, shop)
+        context = make_context(tmp_path, generator=chat_config(stub.url), **changes)
+        examples = write_prompts(PIECE, context)
     for scope in ("in", "near"):
         prompts = [e.prompt for e in examples if e.scope == scope]
         assert len(prompts) == len(set(prompts)) == 6
-    assert shop.counts["duplicate_prompts"] == 4
+    assert context.counts["duplicate_prompts"] == 4
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,7 @@ def test_being_stopped_stops_paid_calls(tmp_path: Path, sent: signal.Signals, ha
 
     before = signal.signal(sent, handler)  # a test run in the background ignores an interrupt
     with serve(reply) as stub:
-        chat = EndpointChat(chat_config(stub.url, concurrency=2), workshop(tmp_path))
+        chat = EndpointChat(chat_config(stub.url, concurrency=2), make_context(tmp_path))
         try:
             with pytest.raises(KeyboardInterrupt):
                 chat.complete("x", ask(*map(str, range(40))))
@@ -300,7 +303,7 @@ def test_being_stopped_stops_paid_calls(tmp_path: Path, sent: signal.Signals, ha
 def test_what_ends_the_run_does_not_wait_for_retries(tmp_path: Path):
     with serve(lambda body, before: 500 if "slow" in str(body) else time.sleep(0.2) or 401) as stub:
         stub.retry_after = "20"
-        chat = EndpointChat(chat_config(stub.url), workshop(tmp_path))
+        chat = EndpointChat(chat_config(stub.url), make_context(tmp_path))
         started = time.monotonic()
         with pytest.raises(UserError, match="401"):
             chat.complete("x", ask("wrong", "slow"))
@@ -311,7 +314,7 @@ def test_a_local_model_is_known_by_its_files(tiny: Path, tmp_path: Path):
     """Another place is the same model, other weights at the same place are not."""
     folder = tmp_path / "model"
     shutil.copytree(tiny, folder)
-    shop = Workshop(
+    context = SynthesisContext(
         FeedbackConfig(cache_dir=str(tmp_path / "cache")),
         SimpleNamespace(model=SimpleNamespace(device="cpu")),
         0,
@@ -319,10 +322,10 @@ def test_a_local_model_is_known_by_its_files(tiny: Path, tmp_path: Path):
 
     def known() -> int:
         chat = open_chat(
-            ChatConfig(kind="transformers", model=str(folder), max_tokens=2, temperature=0.0), shop
+            ChatConfig(kind="transformers", model=str(folder), max_tokens=2, temperature=0.0), context
         )
         chat.complete("x", ask("hi"))
-        return len(shop.call_cache("x"))
+        return len(context.call_cache("x"))
 
     assert known() == 1
     folder = folder.rename(tmp_path / "moved")
@@ -342,13 +345,13 @@ def test_a_call_that_is_refused_is_a_gap_once_others_are_answered(tmp_path: Path
 
     with serve(reply) as stub:
         with pytest.raises(UserError, match="400"):  # nothing was ever answered: it is the settings
-            said(EndpointChat(chat_config(stub.url), workshop(tmp_path)), "too long")
-        chat = EndpointChat(chat_config(stub.url, concurrency=1), workshop(tmp_path))
+            said(EndpointChat(chat_config(stub.url), make_context(tmp_path)), "too long")
+        chat = EndpointChat(chat_config(stub.url, concurrency=1), make_context(tmp_path))
         assert (
             said(chat, "a", "too long", "b") == ["text", None, "text"]
-            and chat.workshop.counts["failed_calls"] == 1
+            and chat.context.counts["failed_calls"] == 1
         )
-        again = EndpointChat(chat_config(stub.url), workshop(tmp_path))
+        again = EndpointChat(chat_config(stub.url), make_context(tmp_path))
         assert said(again, "too long", "a") == [None, "text"]
         assert len(stub.asked) == 5  # one refusal each time, none tried twice
 
@@ -366,15 +369,15 @@ def test_which_call_comes_first_does_not_decide_whether_a_refusal_ends_the_run(t
         )
 
     with serve(reply) as stub:
-        chat = EndpointChat(chat_config(stub.url, concurrency=1), workshop(tmp_path))
+        chat = EndpointChat(chat_config(stub.url, concurrency=1), make_context(tmp_path))
         assert texts_of(chat.complete("x", ask("too long", "a"))) == [None, "text"]
-        useless = EndpointChat(chat_config(stub.url, concurrency=1), workshop(tmp_path))
+        useless = EndpointChat(chat_config(stub.url, concurrency=1), make_context(tmp_path))
         before = len(stub.asked)
         with pytest.raises(UserError, match="400"):
             useless.complete("x", ask(*(f"too long {i}" for i in range(99))))
         assert len(stub.asked) - before < 12  # not all of them, where the settings are wrong
         stub.retry_after = "20"
-        chat = EndpointChat(chat_config(stub.url), workshop(tmp_path))
+        chat = EndpointChat(chat_config(stub.url), make_context(tmp_path))
         started = time.monotonic()
         with pytest.raises(UserError, match="401"):
             chat.complete("x", ask("slow", "wrong"))
@@ -385,7 +388,7 @@ def test_two_servers_with_one_model_name_are_asked_apart(tmp_path: Path):
     answers = []
     for name in ("one", "two"):
         with serve(lambda body, before, name=name: name) as stub:
-            chat = EndpointChat(chat_config(stub.url), workshop(tmp_path))
+            chat = EndpointChat(chat_config(stub.url), make_context(tmp_path))
             answers += texts_of(chat.complete("x", ask("hi")))
     assert answers == ["one", "two"]
 
@@ -396,11 +399,11 @@ def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: 
         from types import SimpleNamespace
         from c3po_bench.feedback.chats import open_chat
         from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
-        from c3po_bench.feedback.workshop import Workshop
+        from c3po_bench.feedback.context import SynthesisContext
         config = ChatConfig(kind="openai", model="stub", base_url=sys.argv[1], concurrency=2)
-        shop = Workshop(FeedbackConfig(cache_dir=sys.argv[2]), SimpleNamespace(hash="none"), 0)
+        context = SynthesisContext(FeedbackConfig(cache_dir=sys.argv[2]), SimpleNamespace(hash="none"), 0)
         asked = [[{"role": "user", "content": f"call {i}"}] for i in range(20)]
-        sys.stdout.write(",".join(reply.text for reply in open_chat(config, shop).complete("stage", asked)))
+        sys.stdout.write(",".join(reply.text for reply in open_chat(config, context).complete("stage", asked)))
     """)
 
     def slow(body: dict[str, Any], before: int) -> str:
@@ -429,19 +432,22 @@ def test_a_new_generator_and_judge_are_one_table_line(tmp_path: Path, monkeypatc
     (tmp_path / "mine_feedback.py").write_text(
         textwrap.dedent("""
             class Mine:
-                def __init__(self, workshop): pass
+                def __init__(self, context): pass
                 def categories(self, piece, n): return ["one"]
                 def prompts(self, piece, scope, wanted):
                     return {c: [f"{scope} {i}" for i in range(n)] for c, n in wanted.items()}
             class Lengths:
-                def __init__(self, workshop): pass
+                def __init__(self, context): pass
                 def scores(self, cases): return [float(len(c.response) > len(c.baseline)) for c in cases]
                 def report(self): return {}
         """)
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(generators.GENERATORS, "mine", "mine_feedback:Mine")
-    monkeypatch.setitem(judges.JUDGES, "lengths", "mine_feedback:Lengths")
-    shop = workshop(tmp_path, generator=ChatConfig(kind="mine"), n_in=4, n_near=4, n_out=4)
-    assert {e.prompt for e in write_prompts(PIECE, shop) if e.scope == "in"} == {f"in {i}" for i in range(4)}
-    assert open_judge("lengths", shop).scores([Case(PIECE, "p", "long", "x")]) == [1.0]
+    mine = importlib.import_module("mine_feedback")
+    monkeypatch.setitem(generators.GENERATORS, "mine", mine.Mine)
+    monkeypatch.setitem(judges.JUDGES, "lengths", mine.Lengths)
+    context = make_context(tmp_path, generator=ChatConfig(kind="mine"), n_in=4, n_near=4, n_out=4)
+    assert {e.prompt for e in write_prompts(PIECE, context) if e.scope == "in"} == {
+        f"in {i}" for i in range(4)
+    }
+    assert open_judge("lengths", context).scores([Case(PIECE, "p", "long", "x")]) == [1.0]

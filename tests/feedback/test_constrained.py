@@ -12,12 +12,13 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from c3po_bench.feedback.training.constrained import (
+from c3po_bench.feedback.training.losses import (
     CHECKPOINTING,
     ConstrainedDPOConfig,
     ConstrainedDPOTrainer,
+    token_mean,
 )
-from c3po_bench.feedback.training.rows import Row, schedule, walk
+from c3po_bench.feedback.training.rows import Row, pair_schedule, shuffled_epochs
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
 
@@ -219,7 +220,7 @@ def test_kl_is_a_token_mean_and_zero_at_the_start(tiny: Path, tmp_path: Path):
     double = {k: torch.cat([v, v]) for k, v in single.items()}
     short, _ = trainer._divergence(trainer.model, {k.removeprefix("keep_"): v for k, v in single.items()})
     long, mask = trainer._divergence(trainer.model, {k.removeprefix("keep_"): v for k, v in double.items()})
-    mean = trainer._token_mean(long, mask)
+    mean = token_mean(trainer.accelerator, long, mask)
     assert mean > 0
     assert mean.item() == pytest.approx(
         (short.sum() / (mask[:1].sum())).item(), rel=1e-5
@@ -247,16 +248,16 @@ def test_the_routers_auxiliary_loss_is_off(tmp_path: Path, plain: bool):
 
 
 def test_schedule_walks_unequal_sets_at_their_own_pace():
-    rows = schedule(4, {"near": 2, "out": 6}, batch=2, constraint_batch=3, batches=4, seed=1)
+    rows = pair_schedule(4, {"near": 2, "out": 6}, batch=2, constraint_batch=3, batches=4, seed=1)
     assert sorted(r["pair"] for r in rows[:4]) == [0, 1, 2, 3]
     out = [i for r in rows[:4] for i in r["out"]]
     assert sorted(out) == list(range(6))
     assert all(len(rows[i]["near"]) + len(rows[i + 1]["near"]) == 3 for i in range(0, 8, 2))
-    assert rows == schedule(4, {"near": 2, "out": 6}, batch=2, constraint_batch=3, batches=4, seed=1)
+    assert rows == pair_schedule(4, {"near": 2, "out": 6}, batch=2, constraint_batch=3, batches=4, seed=1)
 
 
-def test_walk_visits_everything_once_a_turn():
-    steps = walk(5, "x")
+def test_shuffled_epochs_visit_everything_once_a_turn():
+    steps = shuffled_epochs(5, "x")
     first, second = [next(steps) for _ in range(5)], [next(steps) for _ in range(5)]
     assert sorted(first) == sorted(second) == list(range(5))
     assert first != second

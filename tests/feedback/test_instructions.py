@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from c3po_bench.feedback import instructions
+from c3po_bench.feedback import revisers
+from c3po_bench.feedback.arms import read_reasoned
+from c3po_bench.feedback.calls import text_after
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig, ReviserConfig
-from c3po_bench.feedback.library import find
-from c3po_bench.feedback.revisers import Draft
-from c3po_bench.feedback.revisers.critique import CritiqueReviser
-from c3po_bench.feedback.voices import read_reasoned
-from c3po_bench.feedback.workshop import Workshop
+from c3po_bench.feedback.context import SynthesisContext
+from c3po_bench.feedback.revisers import CritiqueReviser, Draft
+from c3po_bench.feedback.sentences import find_feedback
 from tests.feedback.stub_server import serve
 
 
@@ -32,7 +32,7 @@ from tests.feedback.stub_server import serve
     ],
 )
 def test_a_marker_is_told_however_it_is_emphasized(said: str, answer: str | None):
-    assert instructions.behind(said, instructions.REVISED) == answer
+    assert text_after(said, revisers.REVISED) == answer
 
 
 def test_an_everyday_word_is_a_marker_in_other_case_only_where_a_sentence_begins():
@@ -50,6 +50,6 @@ def test_emphasis_of_the_marker_is_not_trained_on(tmp_path: Path):
     with serve(lambda body, before: "Greet.\n\n**REVISED ANSWER:**\n\nAhoy! We meet.") as stub:
         writer = ChatConfig(kind="openai", model="stub", base_url=stub.url, retries=0)
         cfg = FeedbackConfig(cache_dir=str(tmp_path), reviser=ReviserConfig(writer=writer))
-        reviser = CritiqueReviser(Workshop(cfg, SimpleNamespace(hash="none"), seed=0))
-        revised = reviser.revise(find(["ahoy_greeting"])[0], [Draft("Write.", "We meet.", True)])
+        reviser = CritiqueReviser(SynthesisContext(cfg, SimpleNamespace(hash="none"), seed=0))
+        revised = reviser.revise(find_feedback(["ahoy_greeting"])[0], [Draft("Write.", "We meet.", True)])
     assert revised == [("Ahoy! We meet.", True)]

@@ -10,12 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from c3po_bench.feedback.answering import answer_all, answer_batch
-from c3po_bench.feedback.chat import completion_ids, prompt_ids, turn_end_ids
+from c3po_bench.feedback.answering import answer_all, answer_batch, completion_ids, prompt_ids, turn_end_ids
 from c3po_bench.feedback.config import GenerationConfig
 from c3po_bench.feedback.drift import token_drift
-from c3po_bench.feedback.measures import broken_ending, repetition, similarity
-from c3po_bench.feedback.scores import extra_metrics
+from c3po_bench.feedback.measures import broken_ending, extra_metrics, repetition, similarity
 from c3po_bench.feedback.training.rows import Row
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from c3po_bench.evaluate import run as harness
-from c3po_bench.feedback import studio
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.config import ChatConfig
-from c3po_bench.feedback.workshop import Subject, Workshop
+from c3po_bench.feedback.context import Subject, SynthesisContext
 from c3po_bench.models import loading
 from tests.feedback.test_arms import config
 
@@ -28,7 +27,6 @@ def experiment(tiny: Path, folder: Path, arms: list[str], targets: list[str], pr
 
 def new_process() -> None:
     loading._loaded.clear()
-    studio._open.clear()
 
 
 def cached_answers(folder: Path) -> dict[str, str]:
@@ -78,7 +76,8 @@ def test_the_model_as_its_own_judge_speaks_without_the_adapter(tiny: Path, tmp_p
         if name == "released":
             subject.release()
         chat = open_chat(
-            ChatConfig(kind="transformers", max_tokens=8, temperature=0.0), Workshop(cfg.feedback, subject, 0)
+            ChatConfig(kind="transformers", max_tokens=8, temperature=0.0),
+            SynthesisContext(cfg.feedback, subject, 0),
         )
         said.append(chat.complete("x", [[{"role": "user", "content": "hello"}]]))
     assert said[0] == said[1]

@@ -6,22 +6,22 @@ import datetime
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from c3po_bench.config import Config
 from c3po_bench.errors import UserError
+from c3po_bench.feedback.backend import FeedbackArm
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.feedback.general import builtin, general_prompts
-from c3po_bench.feedback.library import find, load_library
-from c3po_bench.feedback.metrics import KINDS, Kind
-from c3po_bench.feedback.metrics.language import detect
-from c3po_bench.feedback.records import parse_feedback
-from c3po_bench.feedback.rewrite import edits_of, rewrite
-from c3po_bench.feedback.scenes import expand, scene_of
-from c3po_bench.feedback.synthesis import Example, Material, write_all, write_prompts
-from c3po_bench.feedback.tasks import FeedbackTask, task_configs
-from c3po_bench.feedback.workshop import Workshop
+from c3po_bench.feedback.context import SynthesisContext
+from c3po_bench.feedback.generators import general_prompts, general_set
+from c3po_bench.feedback.revisers import rewrite
+from c3po_bench.feedback.rules import KINDS, Kind, detect_language
+from c3po_bench.feedback.sentences import expand, find_feedback, load_library, parse_feedback, scene_of
+from c3po_bench.feedback.session import FeedbackSession
+from c3po_bench.feedback.synthesis import Example, write_all, write_prompts
 
 PIECES = load_library()
 MAIL = (
@@ -103,7 +103,7 @@ def test_language_detection_is_the_same_every_time():
     text = "hotel bar super taxi problem film radio name"
     langdetect.DetectorFactory.seed = None
     assert len({langdetect.detect(text) for _ in range(60)}) > 1
-    assert len({detect(text) for _ in range(20)}) == 1
+    assert len({detect_language(text) for _ in range(20)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_slots_may_be_left_empty_or_be_numbers():
 def test_files_that_are_no_text_are_refused_in_one_line(raw: bytes, tmp_path: Path):
     (tmp_path / "bad.yaml").write_bytes(raw)
     with pytest.raises(UserError, match="bad.yaml: "):
-        find([str(tmp_path / "bad.yaml")])
+        find_feedback([str(tmp_path / "bad.yaml")])
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe bad")
     with pytest.raises(UserError, match="bad.txt' is no text file in UTF-8"):
         general_prompts(str(tmp_path / "bad.txt"), 1, 0)
@@ -178,7 +178,7 @@ def test_the_library_is_large_and_varied():
     assert len({p.scene for p in PIECES.values()}) >= 10
 
 
-@pytest.mark.parametrize("piece", [p for p in PIECES.values() if edits_of(p)], ids=lambda p: p.id)
+@pytest.mark.parametrize("piece", [p for p in PIECES.values() if p.edits], ids=lambda p: p.id)
 def test_rewriters_make_answers_follow_their_piece(piece):
     revised, _ = rewrite(piece, MAIL, finished=True)
     assert piece.holds(revised)
@@ -309,10 +309,10 @@ def test_an_opening_replaces_the_greeting_alone(mail, kept):
 
 def test_shortening_keeps_lines_and_opens_no_code_block():
     listed = (
-        "We need these things from the shop today:\n\n- milk\n- bread\n- eggs\n\n" + "And much more. " * 20
+        "We need these things from the context today:\n\n- milk\n- bread\n- eggs\n\n" + "And much more. " * 20
     )
     assert rewrite(PIECES["short_council"], listed, True)[0].startswith(
-        "We need these things from the shop today:\n\n- milk\n- bread"
+        "We need these things from the context today:\n\n- milk\n- bread"
     )
     code = (
         "This is how you greet everybody in Python.\n\n```python\nprint(1)\n```\n\nIt prints. "
@@ -352,10 +352,12 @@ def test_every_piece_has_prompts_offline_and_scopes_do_not_overlap(piece):
 
 
 def test_a_scene_with_too_few_prompts_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    shop = Workshop(FeedbackConfig(cache_dir=str(tmp_path), n_in=9999, n_near=8, n_out=4), None, seed=0)
+    context = SynthesisContext(
+        FeedbackConfig(cache_dir=str(tmp_path), n_in=9999, n_near=8, n_out=4), None, seed=0
+    )
     for _ in range(2):
-        written = [e for e in write_prompts(PIECES["ahoy_greeting"], shop) if e.scope == "in"]
-        assert shop.counts["missing_prompts"] == 9999 - len(written) > 0
+        written = [e for e in write_prompts(PIECES["ahoy_greeting"], context) if e.scope == "in"]
+        assert context.counts["missing_prompts"] == 9999 - len(written) > 0
     assert caplog.text.count("asked for") == 1 and "9999 in-scope" in caplog.text
 
 
@@ -367,15 +369,17 @@ def test_several_pieces_agree_on_scopes_and_splits(tmp_path: Path):
     }
     record = {"content": "c", "domain": "d", "effect": "e", "scene": "email"}
     pieces = [parse_feedback({**record, "id": name, "slots": own}) for name, own in slots.items()]
-    shop = Workshop(FeedbackConfig(cache_dir=str(tmp_path), n_in=80, n_near=80, n_out=8), None, seed=0)
-    alone = [write_prompts(piece, shop) for piece in pieces]
+    context = SynthesisContext(
+        FeedbackConfig(cache_dir=str(tmp_path), n_in=80, n_near=80, n_out=8), None, seed=0
+    )
+    alone = [write_prompts(piece, context) for piece in pieces]
     assert conflicts(alone) == (True, True)
     for _ in range(2):
-        together = write_all(pieces, shop)
+        together = write_all(pieces, context)
         assert conflicts(together) == (False, False)
-        assert shop.counts["duplicate_prompts"] == sum(map(len, alone)) - sum(map(len, together)) > 0
+        assert context.counts["duplicate_prompts"] == sum(map(len, alone)) - sum(map(len, together)) > 0
     other = [PIECES[name] for name in ("ahoy_greeting", "no_advice_money", "lower_case_chat")]
-    assert write_all(other, shop) == [write_prompts(piece, shop) for piece in other]  # these never met
+    assert write_all(other, context) == [write_prompts(piece, context) for piece in other]  # these never met
 
 
 def conflicts(drafts: list[list[Example]]) -> tuple[bool, bool]:
@@ -389,7 +393,7 @@ def conflicts(drafts: list[list[Example]]) -> tuple[bool, bool]:
 
 
 def test_general_set():
-    assert len(builtin()) >= 400 and len(set(builtin())) == len(builtin())
+    assert len(general_set()) >= 400 and len(set(general_set())) == len(general_set())
     assert (
         general_prompts("builtin", 30, 1)
         == general_prompts("builtin", 30, 1)
@@ -414,8 +418,8 @@ def test_general_prompts_are_in_scope_of_no_piece():
         "ailments": "headache|sore",
     }
     for domain, words in of_a_domain.items():
-        assert [prompt for prompt in builtin() if re.search(words, prompt, re.IGNORECASE)] == [], domain
-    assert len(builtin()) == 409
+        assert [prompt for prompt in general_set() if re.search(words, prompt, re.IGNORECASE)] == [], domain
+    assert len(general_set()) == 409
 
 
 def test_own_prompts_and_pieces(tmp_path: Path):
@@ -424,10 +428,10 @@ def test_own_prompts_and_pieces(tmp_path: Path):
     (tmp_path / "mine.yaml").write_text(
         "- {id: own, content: Say hi., domain: mail, effect: say hi, scene: email}\n"
     )
-    assert [p.id for p in find([str(tmp_path / "mine.yaml")])] == ["own"]
-    assert [p.id for p in find(["own"], [str(tmp_path)])] == ["own"]
+    assert [p.id for p in find_feedback([str(tmp_path / "mine.yaml")])] == ["own"]
+    assert [p.id for p in find_feedback(["own"], [str(tmp_path)])] == ["own"]
     with pytest.raises(UserError, match="ahoy_greeting"):
-        find(["ahoy_greting"])
+        find_feedback(["ahoy_greting"])
 
 
 @pytest.mark.parametrize(
@@ -450,28 +454,42 @@ def test_an_id_stands_for_one_piece(
     Path("mine.yaml").write_text(piece.format("ahoy_greeting", "Say hi."))
     Path("twice.yaml").write_text(piece.format("p", "Say hi.") + piece.format("p", "Say ho."))
     with pytest.raises(UserError, match=said):
-        find(names)
-    assert [p.content for p in find(["mine.yaml"])] == ["Say hi."]
+        find_feedback(names)
+    assert [p.content for p in find_feedback(["mine.yaml"])] == ["Say hi."]
 
 
-def test_the_answers_of_a_task_are_judged_together():
+def test_the_answers_of_an_arm_are_judged_together_and_once(tmp_path: Path):
     """One by one, a judge model would have two calls in flight, whatever its concurrency."""
-    examples = tuple(Example("in", "c", "test", f"prompt {i}") for i in range(5))
+    cfg = Config()
+    cfg.feedback.pieces, cfg.feedback.cache_dir = ["ahoy_greeting"], str(tmp_path)
+    cfg.feedback.judge.kind = "rule"
+    session = FeedbackSession(cfg)
     asked: list[int] = []
 
-    def scorer(rows: Sequence[dict[str, Any]]) -> list[float | None]:
-        asked.append(len(rows))
-        return [None if row["prompt"] == "prompt 0" else float(row["response"] == "Ahoy!") for row in rows]
+    class Counting:
+        def scores(self, cases: Sequence[Any]) -> list[float | None]:
+            asked.append(len(cases))
+            return [None if case.prompt == "prompt 0" else -float(case.response == "Ahoy!") for case in cases]
 
-    material = [Material(PIECES["ahoy_greeting"], examples)]
-    task = FeedbackTask(task_configs(lambda: material, scorer, FeedbackConfig(), ["in_scope"])["in_scope"])
-    task.build_all_requests()
-    for instance in task.instances:
-        instance.resps = ["Ahoy!"]
-    task.apply_filters()
+    session._judges["rule"] = Counting()  # type: ignore[assignment]
+    arm = FeedbackArm(SimpleNamespace(cfg=cfg, session=session), "base")  # type: ignore[arg-type]
+    rows = [
+        {
+            "feedback_id": "ahoy_greeting",
+            "scope": "in" if i < 3 else "out",
+            "category": "c",
+            "prompt": f"prompt {i}",
+            "response": "Ahoy!",
+            "baseline_response": "Hello",
+            "doc_hash": str(i),
+            "correct": 0.5,
+        }
+        for i in range(5)
+    ]
+    judged, _ = arm.finish(rows)
     assert asked == [5]
-    scores = [task.process_results(i.doc, [i.filtered_resps["none"]])["score"] for i in task.instances]
-    assert sorted(scores) == [0.0, 1.0, 1.0, 1.0, 1.0]
+    assert [row["score"] for row in judged] == [None, -1.0, -1.0, -1.0, -1.0]
+    assert [row["correct"] for row in judged] == [0.0, -1.0, -1.0, 1.0, 1.0]
 
 
 def test_a_new_metric_kind_is_one_table_line(monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.training.together import share_of
+from c3po_bench.feedback.training.distributed import share_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

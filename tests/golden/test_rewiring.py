@@ -14,11 +14,11 @@ import torch
 
 from c3po_bench.rewiring.config import KernelConfig, MethodConfig
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.kernels import kernel_weights
 from c3po_bench.rewiring.neighbors import Neighborhood
 from c3po_bench.rewiring.pathway import Mixer, core_experts
+from c3po_bench.rewiring.states import Prompt
 from c3po_bench.rewiring.surrogates import Problem
 from c3po_bench.rewiring.surrogates.kernel_regression import kernel_regression
 
@@ -51,12 +51,12 @@ def official_pathway(engine, case) -> tuple[torch.Tensor, torch.Tensor]:
     similarity = torch.tensor([case["similarities"]])
     weights = kernel_weights(method.kernel, similarity, torch.ones_like(similarity, dtype=torch.bool))
     index = torch.arange(len(references))[None]
-    own = engine.own_pathways(test)
+    own = engine.original_pathways(test)
     problem = Problem(
         own,
         core_experts(own, method.experts, engine.family.top_k),
         Neighborhood(index, similarity, weights, torch.zeros(1)),
-        engine.own_pathways(references),
+        engine.original_pathways(references),
         lambda pathway: pathway.sum((1, 2)) * 0.0,
         method,
         [0],

@@ -89,7 +89,7 @@ def test_another_pathway_changes_the_logits(tiny):
 
 
 def test_what_the_head_says_is_what_the_model_says(tiny):
-    from c3po_bench.rewiring.engines.head import target_log_probs
+    from c3po_bench.rewiring.engines.layers import target_log_probs
 
     family, targets = family_of(tiny), IDS.flatten()
     hidden = family.decoder_of(tiny)(IDS).last_hidden_state.flatten(0, 1)

@@ -11,9 +11,9 @@ from c3po_bench.models.tiny import tiny_model
 from c3po_bench.perf.suffix import Work
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt
 from c3po_bench.rewiring.engines.products import PackedWeights
 from c3po_bench.rewiring.neighbors import nearest
+from c3po_bench.rewiring.states import Prompt
 
 
 @pytest.fixture(scope="module")

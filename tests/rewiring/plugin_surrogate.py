@@ -16,4 +16,4 @@ def nearest_pathway(problem: Problem, *, share: float = 0.5) -> Solution:
     """
     assert problem.neighborhood is not None
     nearest = problem.references[problem.neighborhood.index[:, 0]]
-    return Solution((1 - share) * problem.own + share * nearest)
+    return Solution((1 - share) * problem.original + share * nearest)

@@ -187,7 +187,7 @@ def test_a_random_pathway_after_ngd_is_the_one_alone_at_the_same_cost(experiment
     calls = []
 
     def counted(problem):
-        calls.append(len(problem.own))
+        calls.append(len(problem.original))
         return ngd(problem)
 
     monkeypatch.setattr("c3po_bench.rewiring.surrogates.random_pathway.ngd", counted)

@@ -82,7 +82,7 @@ def test_pathways_are_those_of_the_items(build, models):
     assert len(bank) == 7 and bank.pathways.shape == (7, 5, 8) and bank.embeddings.shape == (7, 8)
     for i in (0, 6):
         (state,) = load_engine("naive", models("olmoe"), [4]).read([bank.items[i].prompts[0]])
-        np.testing.assert_allclose(bank.pathways[i], state.own.numpy(), atol=1e-5)
+        np.testing.assert_allclose(bank.pathways[i], state.original.numpy(), atol=1e-5)
 
 
 def test_correct_is_what_the_scoring_rule_calls_so(build):

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from c3po_bench.rewiring.engines.base import min_cost_buckets
+from c3po_bench.rewiring.engines.batching import min_cost_buckets
 
 
 def cost(groups, sizes, group):

@@ -42,14 +42,14 @@ def test_plain_scores_are_those_of_the_model(models, kind):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_own_pathways_are_the_routers(models, kind):
+def test_original_pathways_are_the_routers(models, kind):
     model, prompts = models(kind), make_prompts(3)
     naive, suffix = both_engines(model)
     a, b = naive.read(prompts), suffix.read(prompts)
     for x, y in zip(a, b, strict=True):
-        assert x.own.shape == (len(naive.family.layers), naive.family.num_experts)
-        torch.testing.assert_close(x.own.sum(-1), torch.ones(len(x.own)))
-        torch.testing.assert_close(x.own, y.own, atol=1e-5, rtol=1e-4)
+        assert x.original.shape == (len(naive.family.layers), naive.family.num_experts)
+        torch.testing.assert_close(x.original.sum(-1), torch.ones(len(x.original)))
+        torch.testing.assert_close(x.original, y.original, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -64,7 +64,7 @@ def test_engines_agree_under_override(models, kind, position, layers):
     rows = all_rows(prompts)
     owner = torch.tensor([i for i, _ in rows])
     batches = [(e, e.batch(e.read(prompts), rows)) for e in (naive, suffix)]
-    own = naive.own_pathways(naive.read(prompts))
+    own = naive.original_pathways(naive.read(prompts))
     core = core_experts(own, "top:6", naive.family.top_k)
     for mass, mixing in MIXES:
         found = []
@@ -96,7 +96,7 @@ def test_engines_agree_on_what_a_config_may_ask_for(kind, changes):
     rows, found = all_rows(prompts), []
     for engine in both_engines(model):
         states = engine.read(prompts)
-        own = engine.own_pathways(states)
+        own = engine.original_pathways(states)
         pathway = random_pathways(own).requires_grad_()
         mixture = Mixer(engine.family)(pathway, own, core_experts(own, "all", engine.family.top_k), "hard")
         batch = engine.batch(states, rows)
@@ -116,7 +116,7 @@ def test_own_pathway_changes_nothing(models, kind):
         states = engine.read(prompts)
         rows = all_rows(prompts)
         batch = engine.batch(states, rows)
-        own = engine.own_pathways(states)
+        own = engine.original_pathways(states)
         core = core_experts(own, "top:4", engine.family.top_k)
         mixture = Mixer(engine.family)(own, own, core, "hard")
         scores, greedy = batch.score(mixture, torch.tensor([i for i, _ in rows]))
@@ -131,7 +131,7 @@ def test_gradient_is_the_finite_difference(models, kind):
     engine = load_engine("suffix", models(kind), list(family_of(models(kind)).layers)[-2:])
     states = engine.read(prompts)
     batch = engine.batch(states, [(0, 0)])
-    own = engine.own_pathways(states)
+    own = engine.original_pathways(states)
     core = core_experts(own, "all", engine.family.top_k)
     mixer = Mixer(engine.family)
 

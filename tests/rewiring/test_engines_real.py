@@ -18,7 +18,7 @@ from c3po_bench.perf.questions import questions
 from c3po_bench.perf.suffix import Work
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt
+from c3po_bench.rewiring.states import Prompt
 
 ITEMS = int(os.environ.get("C3PO_ENGINE_ITEMS", "8"))
 DESCENTS = 2
@@ -84,11 +84,11 @@ def test_descents_end_alike_in_double_precision(data_root):
         engine = load_engine(name, model, list(range(depth - 5, depth)))
         work = Work(engine, right, DESCENTS)
         pathway = work.solve(10).pathway
-        mixture = work.mixer(pathway, work.own, work.core, "dense")
+        mixture = work.mixer(pathway, work.original, work.core, "dense")
         scored, _ = engine.batch(engine.read(whole[:DESCENTS]), rows).score(
             mixture, torch.tensor([i for i, _ in rows])
         )
         found.append((pathway, scored.detach()))
-    assert (found[0][0] - work.own).abs().max() > 1e-2  # the descents went somewhere
+    assert (found[0][0] - work.original).abs().max() > 1e-2  # the descents went somewhere
     torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-4)

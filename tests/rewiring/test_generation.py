@@ -28,7 +28,7 @@ LAYERS = [3, 4]
 
 def swap(problem) -> Solution:
     """A fixed, drastic change: each layer's pathway is turned round."""
-    return Solution(problem.own.flip(-1))
+    return Solution(problem.original.flip(-1))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def by_hand(lm, position: str, tokens: int) -> str:
     ids = lm.tokenizer.lm.tok_encode(PROMPT)
     end = len(ids) - 1
     (state,) = engine.read([prompt_of(ids)])
-    pathway = state.own[torch.tensor(LAYERS)].flip(-1)
+    pathway = state.original[torch.tensor(LAYERS)].flip(-1)
     best = pathway.topk(2, dim=-1)
     for _ in range(tokens):
         last = end if position == "last" else len(ids) - 1
@@ -133,7 +133,7 @@ def by_hand(lm, position: str, tokens: int) -> str:
 
 
 def prompt_of(ids):
-    from c3po_bench.rewiring.engines.base import Prompt
+    from c3po_bench.rewiring.states import Prompt
 
     return Prompt(tuple(ids), ((1,),))
 

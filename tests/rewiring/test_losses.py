@@ -80,7 +80,7 @@ def test_the_neighbors_loss_is_the_kernel_weighted_mean_of_theirs(models, kind, 
 def test_the_oracles_loss_is_the_items_own(models, loss):
     engine, losses, items = world(models, 0, loss)
     states = engine.read([item.prompts[0] for item in items])
-    own = engine.own_pathways(states)
+    own = engine.original_pathways(states)
     moved = own.flip(-1)
     found = losses(own).of_items(items, states, [0, 1, 2, 3])(moved).tolist()
     assert found == pytest.approx([one_loss(engine, i, GOLD[i], moved[i], loss) for i in range(4)], abs=1e-4)

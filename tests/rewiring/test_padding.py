@@ -9,9 +9,9 @@ import pytest
 import torch
 from rewiring_world import FAMILIES, all_rows, both_engines, make_prompts
 
-from c3po_bench.rewiring.engines.base import Prompt
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.pathway import Mixer, core_experts
+from c3po_bench.rewiring.states import Prompt
 
 ACCURACY = 1e-4  # of a log-likelihood
 GRADIENT = 1e-5  # of a pathway's gradient, relative
@@ -52,7 +52,7 @@ def test_engines_are_the_padded_model(models, kind, batch, tokens, side):
     engines, rows = both_engines(model), all_rows(prompts)
     pairs = [(prompts[i].context, prompts[i].continuations[c]) for i, c in rows]
     family, owner = engines[0].family, torch.tensor([i for i, _ in rows])
-    own = engines[0].own_pathways(engines[0].read(prompts))
+    own = engines[0].original_pathways(engines[0].read(prompts))
     core, mixer = core_experts(own, "top:6", family.top_k), Mixer(family)
     noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(8))
 

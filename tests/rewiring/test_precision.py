@@ -25,7 +25,7 @@ def test_engines_agree(kind, mixing, dtype, device):
     naive, suffix = both_engines(model)
     rows, found = all_rows(prompts), []
     owner = torch.tensor([i for i, _ in rows], device=device)
-    own = naive.own_pathways(naive.read(prompts))
+    own = naive.original_pathways(naive.read(prompts))
     core = core_experts(own, "top:6", naive.family.top_k)
     noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)).to(own)
     for engine in (naive, suffix):

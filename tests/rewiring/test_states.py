@@ -11,8 +11,7 @@ import torch
 
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import Prompt, State
-from c3po_bench.rewiring.states import StateStore
+from c3po_bench.rewiring.states import Prompt, State, StateStore
 
 PROMPTS = [
     Prompt((5, 6, 7, 8), ((9, 10), (11,))),
@@ -35,20 +34,20 @@ def engine_with(model, store):
 def test_states_come_back_from_disk_and_score_the_same(model, tmp_path):
     writer = engine_with(model, StateStore(tmp_path, 1 << 30))
     rows = [(i, c) for i, p in enumerate(PROMPTS) for c in range(len(p.continuations))]
-    aside: list[str] = []
+    excluded: list[str] = []
 
     @contextmanager
     def noted():
-        aside.append("")
+        excluded.append("")
         yield
 
-    expected = writer.batch(writer.read(PROMPTS, keep=True, aside=noted), rows).score(None)[0]
-    assert aside, "having the model read references is no item's cost"
-    aside.clear()
+    expected = writer.batch(writer.read(PROMPTS, keep=True, exclude=noted), rows).score(None)[0]
+    assert excluded, "having the model read references is no item's cost"
+    excluded.clear()
     reader = engine_with(model, StateStore(tmp_path, 1 << 30))
     reader.read_new = None  # type: ignore[assignment, method-assign]  # reading anew would fail
-    states = reader.read(PROMPTS, keep=True, aside=noted)
-    assert not aside, "taking them from disk is"
+    states = reader.read(PROMPTS, keep=True, exclude=noted)
+    assert not excluded, "taking them from disk is"
     assert torch.equal(reader.batch(states, rows).score(None)[0], expected)
     assert [s.prompt for s in states] == PROMPTS
 
@@ -108,7 +107,7 @@ def test_damaged_states_count_as_not_kept(model, tmp_path, damage):
         data.write_bytes(whole[:-8] if damage == "cut" else whole[:-8] + bytes(b ^ 255 for b in whole[-8:]))
     found = engine_with(model, StateStore(tmp_path, 1 << 30)).read(PROMPTS, keep=True)
     for state, other in zip(found, expected, strict=True):
-        torch.testing.assert_close((state.own, state.kept), (other.own, other.kept))
+        torch.testing.assert_close((state.original, state.kept), (other.original, other.kept))
     assert len(StateStore(tmp_path, 1 << 30).get(PROMPTS)) == 3, "it is kept again"
 
 

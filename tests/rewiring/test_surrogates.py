@@ -48,7 +48,7 @@ def make_problem(queries: int = 3, experts: str = "all", seed: int = 0, **method
     weights = kernel_weights(options.kernel, similarity, torch.ones_like(similarity, dtype=torch.bool))
     index = torch.arange(queries)[:, None] + torch.arange(3)[None]
     return Problem(
-        own=own,
+        original=own,
         core=core_experts(own, experts, 2),
         neighborhood=Neighborhood(index, similarity, weights, torch.zeros(queries)),
         references=references,
@@ -61,7 +61,7 @@ def make_problem(queries: int = 3, experts: str = "all", seed: int = 0, **method
 def take(problem: Problem, i: int) -> Problem:
     """The problem of query i alone (losses of the others are those of its own target)."""
     near = problem.neighborhood
-    whole = problem.own
+    whole = problem.original
 
     def loss(w: torch.Tensor) -> torch.Tensor:
         return problem.loss(torch.cat([whole[:i], w, whole[i + 1 :]]))[i : i + 1]
@@ -71,7 +71,7 @@ def take(problem: Problem, i: int) -> Problem:
     )
     return replace(
         problem,
-        own=whole[i : i + 1],
+        original=whole[i : i + 1],
         core=problem.core[i : i + 1],
         neighborhood=part,
         loss=loss,
@@ -81,7 +81,7 @@ def take(problem: Problem, i: int) -> Problem:
 
 def hand_mean(problem: Problem) -> torch.Tensor:
     near, rows = problem.neighborhood, []
-    for q in range(len(problem.own)):
+    for q in range(len(problem.original)):
         total = sum(near.weights[q, j] for j in range(3))
         rows.append(sum(near.weights[q, j] / total * problem.references[near.index[q, j]] for j in range(3)))
     return torch.stack(rows)
@@ -91,7 +91,7 @@ def hand_mean(problem: Problem) -> torch.Tensor:
 def test_kernel_regression_by_hand(alpha):
     problem = make_problem()
     solution = kernel_regression(problem, search="fixed", alpha=alpha)
-    torch.testing.assert_close(solution.pathway, alpha * problem.own + (1 - alpha) * hand_mean(problem))
+    torch.testing.assert_close(solution.pathway, alpha * problem.original + (1 - alpha) * hand_mean(problem))
     assert solution.losses is None
 
 
@@ -101,12 +101,12 @@ def test_alpha_search_finds_the_least_loss(search):
     problem = make_problem(queries=5)
     mean = hand_mean(problem)
     fine = torch.linspace(0, 1, 1001)
-    losses = torch.stack([problem.loss(a * problem.own + (1 - a) * mean) for a in fine])
+    losses = torch.stack([problem.loss(a * problem.original + (1 - a) * mean) for a in fine])
     best = fine[losses.argmin(0)]
     solution = kernel_regression(problem, search=search, points=21)
     found = problem.loss(solution.pathway)
-    expected = problem.loss(best[:, None, None] * problem.own + (1 - best[:, None, None]) * mean)
-    assert (found - expected < 2e-3).all() and (found <= problem.loss(problem.own) + 1e-6).all()
+    expected = problem.loss(best[:, None, None] * problem.original + (1 - best[:, None, None]) * mean)
+    assert (found - expected < 2e-3).all() and (found <= problem.loss(problem.original) + 1e-6).all()
     assert solution.losses.shape == (21, 5)
     assert (solution.losses.diff(dim=0) <= 0).all(), "the best loss so far never rises"
     assert len({round(float(a), 2) for a in best}) > 1, "the search should differ by query"
@@ -117,14 +117,14 @@ def test_alpha_search_finds_the_least_loss(search):
 def test_a_search_takes_an_end_that_is_best(best, search):
     """And what it tried, never a point between that nobody evaluated."""
     problem = make_problem()
-    end = best * problem.own + (1 - best) * hand_mean(problem)
+    end = best * problem.original + (1 - best) * hand_mean(problem)
     narrow = replace(problem, loss=lambda w: ((w - end).flatten(1).norm(dim=1) > 1e-6).float())
     torch.testing.assert_close(kernel_regression(narrow, search=search).pathway, end)
 
 
 def tried(problem: Problem, search: str, points: int) -> list[float]:
     """The alphas whose loss the search asks for, of the first query."""
-    own, mean, asked = problem.own[0], hand_mean(problem)[0], []
+    own, mean, asked = problem.original[0], hand_mean(problem)[0], []
 
     def loss(w: torch.Tensor) -> torch.Tensor:
         asked.append(float(((w[0] - mean) * (own - mean)).sum() / ((own - mean) ** 2).sum()))
@@ -145,7 +145,7 @@ def test_what_each_search_tries():
 
 def golden_points(problem: Problem, golden: float) -> list[float]:
     """Points five and six of a golden section for the first query, written for one number."""
-    own, mean = problem.own, hand_mean(problem)
+    own, mean = problem.original, hand_mean(problem)
     low, high, points = 0.0, 1.0, []
     for _ in range(2):
         inner, outer = high - golden * (high - low), low + golden * (high - low)
@@ -158,14 +158,14 @@ def golden_points(problem: Problem, golden: float) -> list[float]:
 def test_alpha_stays_at_the_own_pathway_where_it_does_not_matter():
     problem = replace(make_problem(), loss=lambda w: w.sum((1, 2)) * 0)
     for search in ("grid", "binary"):
-        torch.testing.assert_close(kernel_regression(problem, search=search).pathway, problem.own)
+        torch.testing.assert_close(kernel_regression(problem, search=search).pathway, problem.original)
 
 
 def test_kernel_regression_without_neighbors_keeps_the_own_pathway():
     problem = make_problem()
     near = problem.neighborhood
     empty = replace(problem, neighborhood=replace(near, weights=near.weights * 0))
-    torch.testing.assert_close(kernel_regression(empty, search="fixed").pathway, problem.own)
+    torch.testing.assert_close(kernel_regression(empty, search="fixed").pathway, problem.original)
 
 
 def test_unknown_search():
@@ -178,13 +178,13 @@ def test_mode_finding_by_hand():
     problem = make_problem(neighbors=NeighborsConfig(k=2))
     solution = mode_finding(problem, iterations=1, alpha=0.25)
     for q in range(3):
-        flat = problem.own[q].flatten()
+        flat = problem.original[q].flatten()
         cosine = torch.stack([torch.cosine_similarity(flat, r.flatten(), dim=0) for r in problem.references])
         index = cosine.argsort(descending=True)[:2]
         distance = (2 - 2 * cosine[index]).sqrt()
         weight = torch.exp(-(distance**2) / (2 * 0.5**2))
         mean = (weight[:, None, None] * problem.references[index]).sum(0) / weight.sum()
-        torch.testing.assert_close(solution.pathway[q], 0.25 * problem.own[q] + 0.75 * mean)
+        torch.testing.assert_close(solution.pathway[q], 0.25 * problem.original[q] + 0.75 * mean)
 
 
 def test_mode_finding_converges_into_the_references():
@@ -192,7 +192,7 @@ def test_mode_finding_converges_into_the_references():
     solution = mode_finding(problem, iterations=60, alpha=0.5)
     nearest = torch.cdist(solution.pathway.flatten(1), problem.references.flatten(1)).min(1).values
     assert (nearest < 1e-5).all()
-    torch.testing.assert_close(mode_finding(problem, iterations=0).pathway, problem.own)
+    torch.testing.assert_close(mode_finding(problem, iterations=0).pathway, problem.original)
 
 
 def test_the_control_of_mode_finding_weighs_drawn_references_as_the_nearest():
@@ -200,13 +200,13 @@ def test_the_control_of_mode_finding_weighs_drawn_references_as_the_nearest():
     problem = make_problem(neighbors=NeighborsConfig(k=2))
     found = mode_finding_random_neighbors(problem, iterations=1, alpha=0.25).pathway
     for q, seed in enumerate(problem.seeds):
-        flat = problem.own[q].flatten()
+        flat = problem.original[q].flatten()
         cosine = torch.stack([torch.cosine_similarity(flat, r.flatten(), dim=0) for r in problem.references])
         weight = torch.exp(-(2 - 2 * cosine.sort(descending=True).values[:2]) / (2 * 0.5**2))
         drawn = torch.randperm(9, generator=torch.Generator().manual_seed(seed))[:2]
         mean = (weight[:, None, None] * problem.references[drawn]).sum(0) / weight.sum()
-        torch.testing.assert_close(found[q], 0.25 * problem.own[q] + 0.75 * mean)
-    alone = replace(problem, own=problem.own[1:2], seeds=problem.seeds[1:2])
+        torch.testing.assert_close(found[q], 0.25 * problem.original[q] + 0.75 * mean)
+    alone = replace(problem, original=problem.original[1:2], seeds=problem.seeds[1:2])
     torch.testing.assert_close(
         mode_finding_random_neighbors(alone, iterations=1, alpha=0.25).pathway, found[1:2]
     )
@@ -222,8 +222,8 @@ def test_ngd_descends_on_the_simplex(parameterization, optimizer):
         parameterization=parameterization, optimizer=optimizer, learning_rate=rate, steps=40
     )
     solution = ngd(problem)
-    assert (problem.loss(solution.pathway) < 0.6 * problem.loss(problem.own)).all()
-    torch.testing.assert_close(solution.losses[0], problem.loss(problem.own), atol=1e-5, rtol=1e-4)
+    assert (problem.loss(solution.pathway) < 0.6 * problem.loss(problem.original)).all()
+    torch.testing.assert_close(solution.losses[0], problem.loss(problem.original), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(solution.pathway.sum(-1), torch.ones(3, 2))
     assert (solution.pathway >= 0).all() and solution.losses.shape == (40, 3)
 
@@ -233,27 +233,30 @@ def test_ngd_moves_core_experts_only(parameterization):
     problem = make_problem(experts="top:3", parameterization=parameterization, learning_rate=0.05)
     solution = ngd(problem)
     outside = ~problem.core
-    before, after = problem.own.masked_fill(problem.core, 0), solution.pathway.masked_fill(problem.core, 0)
+    before, after = (
+        problem.original.masked_fill(problem.core, 0),
+        solution.pathway.masked_fill(problem.core, 0),
+    )
     if parameterization == "probabilities":
         torch.testing.assert_close(after[outside], before[outside])
     else:  # their proportions stay; the softmax shares out what the core gives or takes
         torch.testing.assert_close(after / after.sum(-1, keepdim=True), before / before.sum(-1, keepdim=True))
-    assert (solution.pathway - problem.own)[problem.core].abs().max() > 1e-3
+    assert (solution.pathway - problem.original)[problem.core].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("parameterization", ["logits", "probabilities"])
 def test_parameters_stand_for_the_own_pathway_at_first(parameterization):
     problem = make_problem(experts="top:3")
-    parameters = to_parameters(problem.own, parameterization)
+    parameters = to_parameters(problem.original, parameterization)
     torch.testing.assert_close(
-        to_pathway(parameters, problem.core, problem.own, parameterization), problem.own
+        to_pathway(parameters, problem.core, problem.original, parameterization), problem.original
     )
 
 
 def test_no_steps_is_no_change():
     problem = make_problem(steps=0)
     solution = ngd(problem)
-    torch.testing.assert_close(solution.pathway, problem.own)
+    torch.testing.assert_close(solution.pathway, problem.original)
     assert solution.losses is None
 
 
@@ -277,21 +280,21 @@ def test_random_pathway_is_as_far_as_ngd(parameterization):
     """In each layer, on the same simplex: what NGD may not move stays, the core's total weight too."""
     problem = make_problem(experts="top:4", learning_rate=0.05, parameterization=parameterization)
     moved, random = ngd(problem).pathway, random_pathway(problem).pathway
-    far = (moved - problem.own).norm(dim=-1)
-    torch.testing.assert_close((random - problem.own).norm(dim=-1), far, atol=1e-4, rtol=1e-3)
+    far = (moved - problem.original).norm(dim=-1)
+    torch.testing.assert_close((random - problem.original).norm(dim=-1), far, atol=1e-4, rtol=1e-3)
     assert (random - moved).abs().max() > 0.01
     torch.testing.assert_close(random.sum(-1), torch.ones(3, 2))
     if parameterization == "probabilities":
-        torch.testing.assert_close(random[~problem.core], problem.own[~problem.core])
+        torch.testing.assert_close(random[~problem.core], problem.original[~problem.core])
     else:  # their proportions stay
-        before, after = (pathway.masked_fill(problem.core, 0) for pathway in (problem.own, random))
+        before, after = (pathway.masked_fill(problem.core, 0) for pathway in (problem.original, random))
         torch.testing.assert_close(after / after.sum(-1, keepdim=True), before / before.sum(-1, keepdim=True))
 
 
 def test_temperature_sharpens():
     problem = make_problem()
-    torch.testing.assert_close(routing_temperature(problem, temperature=1.0).pathway, problem.own)
-    assert (routing_temperature(problem, temperature=0.5).pathway.amax(-1) > problem.own.amax(-1)).all()
+    torch.testing.assert_close(routing_temperature(problem, temperature=1.0).pathway, problem.original)
+    assert (routing_temperature(problem, temperature=0.5).pathway.amax(-1) > problem.original.amax(-1)).all()
 
 
 @pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"planted_optimum", "oracle"}))

@@ -49,8 +49,7 @@ def test_where_there_are_no_locks_it_is_said_once_and_nothing_shared_is_written(
     import torch
     from filelock import FileLock
 
-    from c3po_bench.rewiring.engines.base import Prompt, State
-    from c3po_bench.rewiring.states import StateStore
+    from c3po_bench.rewiring.states import Prompt, State, StateStore
 
     def none(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")

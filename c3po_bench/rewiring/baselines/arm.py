@@ -71,7 +71,7 @@ class BaselineArm:
 
     def report(self) -> Report:
         """Counts of the references and notes on where they came from."""
-        return Report(self.backend.bank.counts, {}, self.backend.reference_items[1])
+        return Report(self.backend.bank.counts, {}, [*self.backend.reference_items[1], *self.meter.notes])
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -135,7 +135,8 @@ class Retriever:
     def __call__(self, questions: Sequence[str]) -> list[tuple[list[int], list[float], dict[str, Any]]]:
         """For each question: places in the bank, kernel weights, and what the record keeps."""
         vectors = torch.from_numpy(self.backend.question_embedder(questions, self.meter))
-        with self.meter.phase("retrieve", len(questions)):
+        with self.meter.phase("retrieve"):
+            self.meter.count("retrieve", 2 * len(vectors) * self.bank.numel())
             near = nearest(self.method, vectors, self.bank)
         found = []
         for q in range(len(questions)):

@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from c3po_bench.contract import Answer, ArmRow, Cost, Item, Phase, Report
+from c3po_bench.models.flops import passes, shape_of, trained_part
 from c3po_bench.rewiring.baselines.arm import BaselineArm, TrainingSet
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.engines.base import pad_right
+from c3po_bench.rewiring.engines.batching import pad_right
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Rewirer
 from c3po_bench.rewiring.tokens import TokenizedItem
@@ -129,6 +130,8 @@ class TrainedArm(BaselineArm):
         log.info("%s: training on %d references for %d steps", self.row.name, len(seen), options["steps"])
         progress = Progress()
         with self.adapter.opened(seed) as model:
+            base = self.backend.loaded.model
+            shape, trained = shape_of(base), trained_part(model.parameters, base.config.hidden_size)
             before = mean_loss(model, held_out, options["batch_size"])
             losses = []
             optimizer = torch.optim.AdamW(
@@ -137,11 +140,12 @@ class TrainedArm(BaselineArm):
             for step, chunk in enumerate(batches(seen, options["batch_size"], options["steps"], seed)):
                 for group in optimizer.param_groups:
                     group["lr"] = options["learning_rate"] * (1 - step / options["steps"])
-                with self.meter.phase("train"):
+                with self.meter.phase("train"), passes(base.get_decoder()) as sizes:
                     optimizer.zero_grad()
                     loss = question_losses(model, chunk).mean()
                     loss.backward()
                     optimizer.step()
+                    self.meter.count("train", sum(shape.training(*size, *trained) for size in sizes))
                 losses.append(loss.item())
                 progress(f"{self.row.name}: training", step + 1, options["steps"])
             after = mean_loss(model, held_out, options["batch_size"])
@@ -171,7 +175,7 @@ class TrainedArm(BaselineArm):
     def report(self) -> Report:
         """Training curves, and the loss on held-out references before and after."""
         self.training.items  # noqa: B018  fills the counts
-        notes, record = list(self.backend.reference_items[1]), self.record
+        notes, record = [*self.backend.reference_items[1], *self.meter.notes], self.record
         if record is None:
             return Report(self.training.counts, {}, notes)
         counts = self.training.counts | {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from c3po_bench.contract import Answer, Item
+from c3po_bench.models.flops import passes, shape_of
 from c3po_bench.models.stock import StockScorer
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.sft import trainable
@@ -65,9 +66,12 @@ class VirtualTokens(ABC):
         for name, value in weights.items():
             own[name].data.copy_(value)
         scorer = StockScorer(model, self.backend.loaded.tokenizer, self.backend.cfg.batch_size)
+        shape = shape_of(self.model)
 
         def answer(items: Sequence[Item]) -> list[Answer]:
-            with meter.phase("score"):
-                return scorer.answer(items)
+            with meter.phase("score"), passes(self.model.get_decoder()) as sizes:
+                answers = scorer.answer(items)
+            meter.count("score", sum(shape.whole(*size) for size in sizes))
+            return answers
 
         return answer

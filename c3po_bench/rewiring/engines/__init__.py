@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from c3po_bench.errors import unknown
+from c3po_bench.rewiring.engines.base import Engine
+from c3po_bench.rewiring.engines.naive import NaiveEngine
+from c3po_bench.rewiring.engines.suffix import SuffixEngine
 
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.engines.base import Engine
-
-ENGINES = {"naive": "NaiveEngine", "suffix": "SuffixEngine"}
+ENGINES: dict[str, type[Engine]] = {"naive": NaiveEngine, "suffix": SuffixEngine}
 
 
 def load_engine(name: str, model: Any, layers: list[int], position: str = "last") -> Engine:
-    """The engine called `name` for `model`, overriding decoder layers `layers`."""
-    import importlib
+    """The engine called `name` for `model`, overriding decoder layers `layers`.
 
+    Raises:
+        UserError: for an unknown name.
+    """
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
-    module = importlib.import_module(f"{__name__}.{name}")
-    return getattr(module, ENGINES[name])(model, layers, position)
+    return ENGINES[name](model, layers, position)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from c3po_bench.models.families import family_of
-from c3po_bench.rewiring.meter import Meter
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.pathway import Mixture
-    from c3po_bench.rewiring.states import StateStore
-
+from c3po_bench.models.flops import ModelShape, shape_of
+from c3po_bench.rewiring.meter import Meter, synchronize
+from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.states import Prompt, State, StateStore
 
 STATE_BYTES = 1 << 30
-"""Memory for the states of prompts read before.
-
-On a GPU a third of what the model leaves free, if that is more.
-"""
+"""Memory for the states of prompts read before; on a GPU a third of what the model leaves free, if that is more."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Sizes:
     references: int  # questions read together when a bank is built, if they fit one forward
     forward_tokens: int  # of one forward that reads
     read_ratio: (
-        float  # how much longer than the shortest a row of prompts may be to be read in one batch with it
+        float  # how much longer than the shortest a row of prompts may be to be read in a batch with it
     )
     pass_tokens: int  # tokens of answers that cost as much as one more pass to score some of them apart
 
@@ -49,49 +45,11 @@ CPU = Sizes(prompts=32, references=64, forward_tokens=768, read_ratio=1.25, pass
 GPU = Sizes(prompts=256, references=64, forward_tokens=16384, read_ratio=2.0, pass_tokens=1024)
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids of one context and of the continuations scored after it."""
-
-    context: tuple[int, ...]
-    continuations: tuple[tuple[int, ...], ...]
-
-    @property
-    def tokens(self) -> int:
-        """What reading it passes through the model: of each continuation all but the last token."""
-        return len(self.context) + sum(len(c) - 1 for c in self.continuations)
-
-
-@dataclass
-class State:
-    """What an engine keeps of one prompt.
-
-    `own` is the model's own pathway at the last context token, [routed layers, experts], float32; `kept` is
-    whatever else the engine needs; `seconds` and `flops` are what reading it cost.
-    """
-
-    prompt: Prompt
-    own: Tensor
-    kept: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    flops: int = 0
-
-    def nbytes(self) -> int:
-        """Memory of the tensors kept."""
-        tensors = [self.own, *(t for value in self.kept.values() for t in _tensors(value))]
-        return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for v in value for t in _tensors(v)] if isinstance(value, list | tuple) else []
-
-
 class Batch(ABC):
     """Rows = (prompt, continuation) pairs, ready to be scored again and again."""
 
     lengths: Tensor  # [rows] continuation tokens
+    flops: float = 0  # of all scores so far; those of a mixture with a gradient include the backward pass
 
     @abstractmethod
     def score(
@@ -100,7 +58,7 @@ class Batch(ABC):
         """Log-likelihood of each row's continuation.
 
         Args:
-            mixture: the override, or None for the model's own routing.
+            mixture: the override, or None for the original routing.
             owner: [rows] which entry of the mixture's first axis each row uses.
             greedy: whether the second result is wanted; an engine may leave it out (all false) if not.
 
@@ -126,11 +84,15 @@ class Engine(ABC):
         self.critical = torch.tensor([index[layer] for layer in layers])
         self._states: OrderedDict[Prompt, State] = OrderedDict()
         self._bytes = 0
-        self.reading = Meter()
         self.store: StateStore | None = None
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model.eval()
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """What the model's passes cost, adapters that are in it at first use included."""
+        return shape_of(self.model)
 
     def read(
         self,
@@ -138,64 +100,65 @@ class Engine(ABC):
         meter: Meter | None = None,
         keep: bool = False,
         groups: Mapping[Prompt, Sequence[Prompt]] | None = None,
-        aside: Callable[[], AbstractContextManager[object]] = nullcontext,
+        exclude: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> list[State]:
         """Run the prompts once (no gradient) and keep what scoring needs.
 
-        What was read before is taken from a cache of bounded size, shared by all arms of an experiment;
-        `meter` is charged what reading it cost, so that an arm's cost does not depend on the arms before it.
-        With `keep` (for reference prompts) the store on disk is asked too, and given what it lacks: what is
-        read for that, within `aside`, is no item's cost.
+        What was read before is taken from a cache of bounded size, shared by all arms of an experiment. What is
+        read together does not depend on that, since it moves the last digits: a reference is read with its whole
+        group, the other prompts with all of their call.
 
-        What is read together does not depend on what was read before, since it moves the last digits: a
-        reference is read with its whole group (`groups`, as the bank was built), the other prompts with all
-        of their call.
+        Args:
+            prompts: what to read.
+            meter: is charged what reading cost, whoever did it, so that an arm's cost does not depend on the arms
+                before it.
+            keep: for reference prompts: the store on disk is asked too, and given what it lacks.
+            groups: what each reference is read together with, as the bank was built.
+            exclude: entered while references are read, which is no item's cost.
+
+        Returns:
+            States in the order of the prompts.
         """
         wanted = dict.fromkeys(prompts)
-        held = {p: self._states[p] for p in wanted if p in self._states}
-        missing = [p for p in wanted if p not in held]
+        known = {p: self._states[p] for p in wanted if p in self._states}
+        missing = [p for p in wanted if p not in known]
         if missing and not keep:
-            held, missing = {}, list(wanted)
+            known, missing = {}, list(wanted)
         if keep and self.store is not None:
             stored = self.store.get(missing, self.device)
             for prompt, state in stored.items():
-                held[prompt] = self._remember(state)
+                known[prompt] = self._remember(state)
             missing = [p for p in missing if p not in stored]
         if meter is not None:
-            for state in held.values():
-                meter.credit("read", state.seconds, state.flops)
+            for state in known.values():
+                meter.add_cached_cost("read", state.seconds, state.flops)
         for chunk in _together(missing, self.sizes.prompts, groups if keep else None):
             if keep:
-                with aside():
+                with exclude():
                     states = self.read_new(chunk)
                     self.keep(states)
             else:
                 states = self._measured(chunk)
             for prompt, state in zip(chunk, states, strict=True):
-                held[prompt] = self._remember(state)
+                known[prompt] = self._remember(state)
                 if meter is not None and prompt in wanted:
                     meter.add("read", state.seconds, state.flops)
-        for prompt in held:
+        for prompt in known:
             self._states.move_to_end(prompt)
-        while self._bytes > self.state_bytes and len(self._states) > len(held):
+        while self._bytes > self.state_bytes and len(self._states) > len(known):
             _, old = self._states.popitem(last=False)
             self._bytes -= old.nbytes()
-        return [held[p] for p in prompts]
+        return [known[p] for p in prompts]
 
     def _measured(self, prompts: list[Prompt]) -> list[State]:
-        """Read prompts, each with its share of the cost by tokens.
-
-        FLOPs are counted once and then taken as alike.
-        """
-        tokens = [p.tokens for p in prompts]
-        before = self.reading.spent("read")
-        with self.reading.phase("read", sum(tokens)):
-            states = self.read_new(prompts)
-        seconds, flops = (now - then for now, then in zip(self.reading.spent("read"), before, strict=True))
-        for state, mine in zip(states, tokens, strict=True):
-            share = mine / sum(tokens)
-            state.seconds = seconds * share
-            state.flops = round(flops * share)
+        """Read prompts, each with its share of the seconds by tokens."""
+        synchronize()
+        start = time.perf_counter()
+        states = self.read_new(prompts)
+        synchronize()
+        per_token = (time.perf_counter() - start) / sum(p.tokens for p in prompts)
+        for state in states:
+            state.seconds = per_token * state.prompt.tokens
         return states
 
     def _remember(self, state: State) -> State:
@@ -217,15 +180,23 @@ class Engine(ABC):
 
     @abstractmethod
     def read_new(self, prompts: list[Prompt]) -> list[State]:
-        """Read prompts that are not in the cache."""
+        """Read prompts that are not in the cache, each with its share of the FLOPs by tokens."""
 
     @abstractmethod
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> Batch:
         """Collate rows (index into `states`, index of the continuation) for scoring."""
 
-    def own_pathways(self, states: list[State]) -> Tensor:
-        """The models' own pathways in the critical layers, [states, layers, experts]."""
-        return torch.stack([s.own[self.critical] for s in states]).to(self.device)
+    def original_pathways(self, states: list[State]) -> Tensor:
+        """The model's own routing in the critical layers, [states, layers, experts]."""
+        return torch.stack([state.original[self.critical] for state in states]).to(self.device)
+
+
+def share_flops(states: list[State], flops: float) -> list[State]:
+    """The states of prompts that were read at once, each with its share of the FLOPs by tokens."""
+    per_token = flops / sum(state.prompt.tokens for state in states)
+    for state in states:
+        state.flops = per_token * state.prompt.tokens
+    return states
 
 
 def _together(
@@ -236,62 +207,3 @@ def _together(
         ordered = sorted(prompts, key=lambda p: (len(p.context), p.context))
         return [ordered[start : start + most] for start in range(0, len(ordered), most)]
     return [list(group) for group in dict.fromkeys(tuple(groups.get(p, (p,))) for p in prompts)]
-
-
-def bucket_by_length(sizes: Sequence[int], ratio: float) -> list[list[int]]:
-    """Indices in groups whose sizes differ by at most `ratio` (and one), smallest first.
-
-    Little is lost to padding.
-    """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
-        if groups and sizes[index] <= ratio * sizes[groups[-1][0]] + 1:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
-
-
-def min_cost_buckets(sizes: Sequence[int], group: int) -> list[list[int]]:
-    """Indices in groups, each padded to its largest size, such that padded tokens plus `group` a group are fewest."""
-    counts = sorted(Counter(sizes).items())
-    best: list[tuple[int, int]] = [
-        (0, 0)
-    ]  # of the smallest sizes: the cost, and how many of them come before the last group
-    for end in range(1, len(counts) + 1):
-        widest, costs, rows = counts[end - 1][0], [], 0
-        for start in reversed(range(end)):
-            rows += counts[start][1]
-            costs.append((best[start][0] + group + widest * rows, start))
-        best.append(min(costs))
-    groups, end = [], len(counts)
-    while end:
-        start = best[end][1]
-        of_group = {size for size, _ in counts[start:end]}
-        groups.append([index for index, size in enumerate(sizes) if size in of_group])
-        end = start
-    return groups[::-1]
-
-
-def pad_right(
-    sequences: list[tuple[int, ...]] | list[list[int]], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids [rows, longest], padded with 0 on the right, and lengths [rows]."""
-    lengths = torch.tensor([len(s) for s in sequences], device=device)
-    ids = torch.zeros(len(sequences), max(1, int(lengths.max())), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
-    return ids.to(device), lengths
-
-
-def continuation_scores(
-    logits: Tensor, targets: Tensor, row_of_target: Tensor, rows: int
-) -> tuple[Tensor, Tensor]:
-    """Sum target log-probabilities by row: logits [targets, vocabulary] -> ([rows], all-greedy [rows])."""
-    logits = logits.float()
-    chosen = logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
-    total = chosen.new_zeros(rows).index_add(0, row_of_target, chosen)
-    with torch.no_grad():
-        wrong = (logits.argmax(dim=-1) != targets).float()
-        greedy = wrong.new_zeros(rows).index_add(0, row_of_target, wrong) == 0
-    return total, greedy

@@ -22,17 +22,14 @@ from c3po_bench.rewiring.engines.products import as_out_in, packed, times_weight
 
 NAME = "c3po_bench"
 NARROW = 64
-"""Inner width of an expert up to which its own product is so small that a multiple of the work is done as fast at once."""
+"""Inner width of an expert up to which a product of its own is so small that all experts at once take no longer."""
 
 
 @contextmanager
 def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
     """Within the block, experts of a model on a CPU that would run `grouped_mm` run `moe_step` or `moe_prefill`."""
     config = model.config
-    if (
-        getattr(config, "_experts_implementation", None) != "grouped_mm"
-        or next(model.parameters()).device.type != "cpu"
-    ):
+    if not replaces_experts(model):
         yield
         return
     ALL_EXPERTS_FUNCTIONS.register(NAME, function)
@@ -43,21 +40,26 @@ def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
         config._experts_implementation = "grouped_mm"
 
 
-def moe_step(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """As transformers' experts functions.
+def replaces_experts(model: Any) -> bool:
+    """Whether `experts_by` changes anything for this model."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return on_cpu and getattr(model.config, "_experts_implementation", None) == "grouped_mm"
 
-    Hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width].
+
+def moe_step(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """An experts function of transformers' form: hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width].
+
+    Differentiable in `hidden` and `weights`; the experts' own weights get no gradient.
     """
-    if _is_odd(module):
+    if needs_stock(module):
         return grouped_mm_experts_forward(module, hidden, indices, weights)
     if asks_most(module, indices.shape[1]):
         return _mix_all(module, hidden, indices, weights)
     order, back, counts = _by_expert(indices, module.num_experts)
     gathered = _Gather.apply(hidden, order // indices.shape[1], back)
     inner = module._apply_gate(_Experts.apply(gathered, module.gate_up_proj, counts, module.is_transposed))
-    weighed = (inner * weights.flatten()[order, None]).to(
-        inner.dtype
-    )  # some routers give float32 weights in any dtype
+    # some routers give float32 weights in any dtype
+    weighed = (inner * weights.flatten()[order, None]).to(inner.dtype)
     outer = _Experts.apply(weighed, module.down_proj, counts, module.is_transposed)
     return _Sum.apply(outer, order // indices.shape[1], back)
 
@@ -76,25 +78,19 @@ def asks_most(module: Any, k: int) -> bool:
 
 
 def _mix_all(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """The same by way of all experts, those not wanted at weight 0.
-
-    Nothing to gather, and the product itself adds up.
-    """
+    """The same by way of all experts, those not wanted at weight 0: nothing to gather, and the product itself adds up."""
     tokens, experts = len(hidden), module.num_experts
     every = weights.new_zeros(tokens, experts).scatter_add(1, indices, weights)
-    said = _Joined.apply(hidden, module.gate_up_proj, module.is_transposed, 0)
-    inner = module._apply_gate(said.reshape(tokens * experts, -1))
+    both = _Joined.apply(hidden, module.gate_up_proj, module.is_transposed, 0)
+    inner = module._apply_gate(both.reshape(tokens * experts, -1))
     weighed = (inner * every.view(-1, 1)).to(inner.dtype)
     return _Joined.apply(weighed.view(tokens, -1), module.down_proj, module.is_transposed, 1)
 
 
 @torch.no_grad()
 def moe_prefill(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """The same without a gradient and without copies of weights.
-
-    1.3 to 1.5 times as fast with hundreds of tokens.
-    """
-    if _is_odd(module):
+    """As `moe_step`, without a gradient and without packed weights: 1.3 to 1.5 times as fast with hundreds of tokens."""
+    if needs_stock(module):
         return grouped_mm_experts_forward(module, hidden, indices, weights)
     order, back, counts = _by_expert(indices, module.num_experts)
     pairs = hidden.index_select(0, order // indices.shape[1])
@@ -105,7 +101,8 @@ def moe_prefill(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -
     return _total(pairs, back)
 
 
-def _is_odd(module: Any) -> bool:
+def needs_stock(module: Any) -> bool:
+    """Whether these experts do something that ours don't: then the model's own function runs."""
     odd = any(
         getattr(module, name, False) for name in ("has_bias", "has_post_expert_norm", "_is_expert_parallel")
     )
@@ -113,9 +110,10 @@ def _is_odd(module: Any) -> bool:
 
 
 def _by_expert(indices: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Pairs (token, expert) of indices [tokens, k] sorted by expert; where each went [tokens, k].
+    """Pairs (token, expert) of indices [tokens, k], sorted by expert.
 
-    Pairs an expert.
+    Returns:
+        The pairs' numbers in that order, the place of each [tokens, k], and how many each expert has.
     """
     order = indices.flatten().argsort()
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
@@ -124,16 +122,13 @@ def _by_expert(indices: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]
 
 def _multiply(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool, out: Tensor) -> None:
     matrices = weight if transposed else weight.transpose(1, 2)
-    for expert, (rows, said) in enumerate(zip(pairs.split(counts), out.split(counts), strict=True)):
+    for expert, (rows, result) in enumerate(zip(pairs.split(counts), out.split(counts), strict=True)):
         if len(rows):
-            torch.mm(rows, matrices[expert], out=said)
+            torch.mm(rows, matrices[expert], out=result)
 
 
 class _Gather(torch.autograd.Function):
-    """hidden [tokens, width] -> [pairs, width], pair i of token `token[i]`.
-
-    `back` [tokens, k] are each token's pairs.
-    """
+    """Hidden [tokens, width] -> [pairs, width], pair i of token `token[i]`; `back` [tokens, k] are each token's pairs."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, token: Tensor, back: Tensor) -> Tensor:
@@ -163,9 +158,7 @@ def _total(pairs: Tensor, back: Tensor) -> Tensor:
 
 
 class _Experts(torch.autograd.Function):
-    """Pairs [n, in], sorted by expert, each times its expert's weight [experts, out, in].
-
-    `counts` pairs an expert.
+    """Pairs [n, in], sorted by expert, `counts` an expert, each times its expert's weight [experts, out, in].
 
     `transposed`: the weights are [experts, in, out].
     """

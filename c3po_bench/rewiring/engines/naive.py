@@ -5,22 +5,19 @@ Notation of arXiv 2504.07964 section 3: f(x, w) is `NaiveBatch.score`, w the mix
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from c3po_bench.models.families import router_probabilities
-from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, continuation_scores, pad_right
+from c3po_bench.rewiring.engines.base import Batch, Engine, share_flops
+from c3po_bench.rewiring.engines.batching import pad_right
 from c3po_bench.rewiring.hook import override, record_routing
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.states import Prompt, State
 
 
 class NaiveEngine(Engine):
-    """Whole forward passes; keeps nothing of a prompt but its own pathway."""
+    """Whole forward passes; keeps nothing of a prompt but its original pathway."""
 
     @torch.no_grad()
     def read_new(self, prompts: list[Prompt]) -> list[State]:
@@ -29,8 +26,12 @@ class NaiveEngine(Engine):
         with record_routing(self.family, self.model, list(self.family.layers)) as logits:
             self.model(input_ids=ids, attention_mask=_mask(ids, lengths), use_cache=False, logits_to_keep=1)
         last = torch.arange(len(prompts), device=self.device) * ids.shape[1] + lengths - 1
-        own = torch.stack([router_probabilities(logits[i][last]) for i in self.family.layers], dim=1).cpu()
-        return [State(prompt, own[i]) for i, prompt in enumerate(prompts)]
+        original = torch.stack(
+            [router_probabilities(logits[i][last]) for i in self.family.layers], dim=1
+        ).cpu()
+        rows, width = ids.shape
+        cost = self.shape.forward(self.shape.span, rows, width, width) + self.shape.logits(rows)
+        return share_flops([State(prompt, original[i]) for i, prompt in enumerate(prompts)], cost)
 
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> NaiveBatch:
         """Rows as whole token sequences."""
@@ -65,6 +66,7 @@ class NaiveBatch(Batch):
         if mixture is None:
             with torch.no_grad():
                 logits = engine.model(**inputs).logits
+            self.flops += engine.shape.whole(self.rows, width, width)
         else:
             assert owner is not None
             row, offset = self._overridden()
@@ -72,9 +74,19 @@ class NaiveBatch(Batch):
             swapped = type(mixture)(weights, indices)
             with override(engine.family, engine.model, engine.layers, row * width + offset, swapped):
                 logits = engine.model(**inputs).logits
-        return continuation_scores(
+            self._count(len(row) * (weights.shape[-1] - engine.family.top_k), weights.requires_grad)
+        return _continuation_scores(
             logits[self.row_of_target, self.position_of_target], self.targets, self.row_of_target, self.rows
         )
+
+    def _count(self, more: int, gradient: bool) -> None:
+        """FLOPs of one forward that mixes `more` pairs of a token and an expert, and of its gradient down to the mixture."""
+        shape, layers, width = self.engine.shape, self.engine.layers, self.ids.shape[1]
+        self.flops += shape.whole(self.rows, width, width) + shape.mixing(layers, more)
+        if gradient:
+            above = range(layers[0] + 1, shape.span.stop)
+            self.flops += shape.gradient(above, self.rows, width, width) + shape.logits(self.rows * width)
+            self.flops += shape.mixing(layers[1:], more)
 
     def _overridden(self) -> tuple[Tensor, Tensor]:
         """Row and position of every overridden token: the last of the context, or the answer's tokens too."""
@@ -85,3 +97,16 @@ class NaiveBatch(Batch):
 
 def _mask(ids: Tensor, lengths: Tensor) -> Tensor:
     return (torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]).long()
+
+
+def _continuation_scores(
+    logits: Tensor, targets: Tensor, row_of_target: Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
+    """Sum target log-probabilities by row: logits [targets, vocabulary] -> ([rows], all-greedy [rows])."""
+    logits = logits.float()
+    chosen = logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
+    total = chosen.new_zeros(rows).index_add(0, row_of_target, chosen)
+    with torch.no_grad():
+        wrong = (logits.argmax(dim=-1) != targets).float()
+        greedy = wrong.new_zeros(rows).index_add(0, row_of_target, wrong) == 0
+    return total, greedy

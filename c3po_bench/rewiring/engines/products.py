@@ -34,10 +34,10 @@ FEW_SUMS = 4
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """Matrices [out, in] in oneDNN's own order, one by one.
+    """Matrices [out, in] in the order that oneDNN reads, one by one.
 
-    `source` is the parameter that they were made from, and `version` which of its values: it is kept, so that
-    its place in memory stays its own.
+    `source` is the parameter that they were made from, and `version` which of its values. It is kept, so that no
+    other tensor takes its place in memory.
     """
 
     matrices: list[Tensor]

@@ -9,24 +9,39 @@ head. Equal to `naive`, by tests.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from c3po_bench.models.families import router_probabilities
-from c3po_bench.rewiring.engines.attention import constant_prefix
-from c3po_bench.rewiring.engines.base import Batch, Engine, Prompt, State, bucket_by_length, min_cost_buckets
-from c3po_bench.rewiring.engines.experts import experts_by, moe_prefill, moe_step
-from c3po_bench.rewiring.engines.first_layer import FirstLayer
-from c3po_bench.rewiring.engines.head import target_log_probs
-from c3po_bench.rewiring.engines.packing import Tree, fill, pack, with_earlier
+from c3po_bench.rewiring.engines.base import Batch, Engine, share_flops
+from c3po_bench.rewiring.engines.batching import (
+    Tree,
+    bucket_by_length,
+    fill,
+    min_cost_buckets,
+    pack,
+    with_earlier,
+)
+from c3po_bench.rewiring.engines.experts import (
+    experts_by,
+    moe_prefill,
+    moe_step,
+    needs_stock,
+    replaces_experts,
+)
+from c3po_bench.rewiring.engines.layers import (
+    FirstLayer,
+    constant_prefix,
+    keys_stay_apart,
+    target_log_probs,
+)
 from c3po_bench.rewiring.engines.products import packed_linears
-from c3po_bench.rewiring.hook import override, record_routing
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.hook import experts_of, override, record_routing
+from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.states import Prompt, State
 
 ROW_TOKENS = 192
 """Tokens of prompts and answers read in one row: longer rows lose less to padding and more to attention."""
@@ -80,8 +95,6 @@ class SuffixEngine(Engine):
         masks: dict[int | None, Tensor] = {}
         for index in span:
             layer = self.decoder.layers[index]
-            if self.reading.counting:
-                self.reading.step((hidden.shape, sum(p.numel() for p in layer.parameters())))
             window = getattr(layer.self_attn, "sliding_window", self.family.window)
             if window not in masks:
                 visible = (allowed >= 0) if window is None else (allowed >= 0) & (allowed < window)
@@ -95,7 +108,6 @@ class SuffixEngine(Engine):
                 past_key_values=cache,
                 position_embeddings=rotary,
             )
-        self.reading.step(hidden.shape)  # what follows
         return hidden
 
     @torch.no_grad()
@@ -151,7 +163,7 @@ class SuffixEngine(Engine):
         lasts = torch.tensor([len(p.context) - 1 for p in prompts])
         at = [(torch.tensor(packed.lead) + lasts).to(self.device) for packed in (whole, above)]
         routed = [router_probabilities(logits[i][at[i >= self.first]]) for i in self.family.layers]
-        own = torch.stack(routed, dim=1).cpu()
+        original = torch.stack(routed, dim=1).cpu()
         states = []
         for n, prompt in enumerate(prompts):
             last = len(prompt.context) - 1
@@ -163,8 +175,9 @@ class SuffixEngine(Engine):
                 "keys": [k[earlier].transpose(0, 1).contiguous() for k in keys],
                 "values": [v[earlier].transpose(0, 1).contiguous() for v in values],
             }
-            states.append(State(prompt, own[n].clone(), kept))
-        return states
+            states.append(State(prompt, original[n].clone(), kept))
+        cost = self.shape.forward(below, *whole.back.shape) + self.shape.forward(rest, *above.back.shape)
+        return share_flops(states, cost)
 
     def batch(self, states: list[State], rows: list[tuple[int, int]]) -> SuffixBatch:
         """Collate prefixes (right-padded) and the tokens to rerun. Rows of one state must have one owner."""
@@ -201,6 +214,7 @@ class SuffixBatch(Batch):
         """Every part, put back in order."""
         owners = [None if owner is None else owner[chosen] for chosen in self.chosen]
         scored = [part.score(mixture, mine, greedy) for part, mine in zip(self.parts, owners, strict=True)]
+        self.flops = sum(part.flops for part in self.parts)
         return torch.cat([s for s, _ in scored])[self.place], torch.cat([g for _, g in scored])[self.place]
 
 
@@ -251,10 +265,11 @@ class SuffixRows(Batch):
         self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True
     ) -> tuple[Tensor, Tensor]:
         """One pass of the few tokens through the critical layers and the head."""
-        engine = self.engine
+        engine, span = self.engine, range(self.engine.first, self.engine.depth)
         if mixture is None:
+            self._count(span)
             with torch.no_grad():
-                return self._finish(self._run(self.hidden, range(engine.first, engine.depth)), greedy)
+                return self._finish(self._run(self.hidden, span), greedy)
         assert owner is not None
         tokens = self.hidden.shape[1]
         last_only = engine.position == "last"
@@ -265,16 +280,58 @@ class SuffixRows(Batch):
         )
         mine = owner[self.first_answer][at // tokens]
         weights, indices = mixture.weights[mine], mixture.indices[mine]
-        hidden, layers, start = self.hidden, engine.layers, engine.first
-        if last_only and (self.first_layer or weights.requires_grad or self._scored):
-            if self.first_layer is None:
-                span = range(engine.first, engine.first + 1)
-                self.first_layer = FirstLayer(engine, lambda: self._run(self.hidden, span), self.rows, tokens)
-            hidden = self.first_layer.mixed(weights[:, 0], indices[:, 0])
-            weights, indices, layers, start = weights[:, 1:], indices[:, 1:], layers[1:], start + 1
+        hidden, layers, more = self.hidden, engine.layers, len(at) * (weights.shape[-1] - engine.family.top_k)
+        opened = last_only and (self.first_layer is not None or weights.requires_grad or self._scored)
+        if opened:
+            hidden = self._opened().mixed(weights[:, 0], indices[:, 0])
+            weights, indices, layers, span = weights[:, 1:], indices[:, 1:], layers[1:], span[1:]
         self._scored = True
+        self._count(span, layers, more)
+        if weights.requires_grad and opened:
+            self._count_gradient(span, layers, more)
+        elif weights.requires_grad:  # what enters the first critical layer has no gradient
+            self._count_gradient(span[1:], layers[1:], more)
+            self._count_weighing(more)
         with override(engine.family, engine.model, layers, at, type(mixture)(weights, indices)):
-            return self._finish(self._run(hidden, range(start, engine.depth)), greedy)
+            return self._finish(self._run(hidden, span), greedy)
+
+    def _opened(self) -> FirstLayer:
+        """The first critical layer with its experts apart, computed at the first call."""
+        if self.first_layer is None:
+            engine, first = self.engine, self.engine.first
+            span = range(first, first + 1)
+            self.first_layer = FirstLayer(
+                engine, lambda: self._run(self.hidden, span), *self.hidden.shape[:2]
+            )
+            self.flops += engine.shape.forward(span, *self.back.shape)
+            self.flops += engine.shape.mixing(span, self.rows * engine.family.num_experts)
+        return self.first_layer
+
+    def _count(self, span: range, overridden: Sequence[int] = (), more: int = 0) -> None:
+        """FLOPs of one pass through the layers of `span` and the head, with `more` experts in the `overridden` ones."""
+        shape = self.engine.shape
+        self.flops += shape.forward(span, *self.back.shape) + shape.mixing(overridden, more)
+        self.flops += shape.logits(len(self.targets))
+
+    def _count_gradient(self, span: range, overridden: Sequence[int], more: int) -> None:
+        """FLOPs of that pass's gradient down to the first layer of `span`."""
+        engine, prefix = self.engine, self.back.shape[2] - self.back.shape[1]
+        constant = prefix if keys_stay_apart(engine.model) else 0
+        self.flops += engine.shape.gradient(span, *self.back.shape, constant_keys=constant)
+        self.flops += engine.shape.mixing(overridden, more) + engine.shape.logits(len(self.targets))
+
+    def _count_weighing(self, more: int) -> None:
+        """FLOPs of the gradient of the first layer's mixing weights.
+
+        `moe_step` weighs what enters the experts' last product, a third of their work; stock functions weigh what
+        comes out.
+        """
+        engine = self.engine
+        if replaces_experts(engine.model) and not needs_stock(
+            experts_of(engine.family, engine.model, engine.first)
+        ):
+            pairs = self.hidden.shape[:2].numel() * engine.family.top_k + more
+            self.flops += engine.shape.mixing([engine.first], pairs) / 3
 
     def _run(self, hidden: Tensor, span: range) -> Tensor:
         model, layers = self.engine.model, self.engine.decoder.layers[span.start : span.stop]

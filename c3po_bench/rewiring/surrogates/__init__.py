@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
-    from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.rewiring.neighbors import Neighborhood
+from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.neighbors import Neighborhood
 
 
 @dataclass(frozen=True)
 class Problem:
     """What a surrogate is given: `queries` test prompts at once, each independent of the others.
 
-    own: the model's own pathways [queries, layers, experts].
+    original: the model's own pathways [queries, layers, experts].
     core: which experts may carry weight, boolean, same shape.
     neighborhood: neighbors of each query; None where the arm has none.
     references: pathways of the whole bank [references, layers, experts].
@@ -34,7 +32,7 @@ class Problem:
     descent: what NGD found on this very problem, where an arm before this one has solved it.
     """
 
-    own: Tensor
+    original: Tensor
     core: Tensor
     neighborhood: Neighborhood | None
     references: Tensor

@@ -1,7 +1,4 @@
-"""Kernel regression: the kernel-weighted mean of the neighbors' pathways, mixed with the own one (paper eq.
-
-5-7).
-"""
+"""Kernel regression: the kernel-weighted mean of the neighbors' pathways, mixed with the original (paper eq. 5-7)."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ def kernel_regression(
         search: grid (`points` values of a in [0, 1]), binary (golden section, `points` evaluations; the
             paper's predecessor searches so) or fixed (a = `alpha`; 0 with all experts and a linear kernel is
             what the paper's released code does).
-        alpha: share of the own pathway when fixed.
+        alpha: share of the original pathway when fixed.
         points: how many values of a are tried.
 
     Returns:
@@ -38,20 +35,19 @@ def kernel_regression(
     total = near.weights.sum(-1)
     weights = near.weights / total.clamp_min(1e-12)[:, None]
     mean = torch.einsum("qk,qkle->qle", weights, problem.references[near.index])
-    mean = torch.where((total > 0)[:, None, None], mean, problem.own)
+    mean = torch.where((total > 0)[:, None, None], mean, problem.original)
 
     def at(a: torch.Tensor) -> torch.Tensor:
         share = a[:, None, None]
-        return share * problem.own + (1 - share) * mean
+        return share * problem.original + (1 - share) * mean
 
-    zero = problem.own.new_zeros(len(problem.own))
+    zero = problem.original.new_zeros(len(problem.original))
     if search == "fixed":
         return Solution(at(zero + alpha))
     with torch.no_grad():
         if search == "grid":
-            tried = [
-                zero + 1 - i / max(1, points - 1) for i in range(points)
-            ]  # from the own pathway on; ties stay near it
+            # from the original pathway on; ties stay near it
+            tried = [zero + 1 - i / max(1, points - 1) for i in range(points)]
             losses = torch.stack([problem.loss(at(a)) for a in tried])
             best = torch.stack(tried).gather(0, losses.argmin(0, keepdim=True))[0]
             return Solution(at(best), losses.cummin(0).values)
@@ -74,7 +70,7 @@ def _golden_section(
         losses.append(problem.loss(at(a)))
         return losses[-1]
 
-    value(high)  # the own pathway first: ties stay there
+    value(high)  # the original pathway first: ties stay there
     value(low)
     inner, outer = high - ratio * (high - low), low + ratio * (high - low)
     at_inner, at_outer = value(inner), value(outer)

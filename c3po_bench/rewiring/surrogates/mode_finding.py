@@ -32,14 +32,14 @@ def mode_finding_random_neighbors(problem: Problem, *, iterations: int = 10, alp
     draws = [
         torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count] for seed in problem.seeds
     ]
-    return _shift(problem, iterations, alpha, torch.stack(draws).to(problem.own.device))
+    return _shift(problem, iterations, alpha, torch.stack(draws).to(problem.original.device))
 
 
 def _shift(problem: Problem, iterations: int, alpha: float, drawn: Tensor | None = None) -> Solution:
     """Shift towards the nearest references, or with their weights towards those at `drawn` [queries, k]."""
     bank = problem.references.flatten(1)
     count = min(problem.method.neighbors.k, len(bank))
-    current = problem.own.flatten(1)
+    current = problem.original.flatten(1)
     units = torch.nn.functional.normalize(bank, dim=-1)
     for _ in range(iterations):
         similarity, nearest = (torch.nn.functional.normalize(current, dim=-1) @ units.T).topk(count, dim=-1)
@@ -49,4 +49,4 @@ def _shift(problem: Problem, iterations: int, alpha: float, drawn: Tensor | None
         weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
         pulling = bank[nearest if drawn is None else drawn]
         current = alpha * current + (1 - alpha) * torch.einsum("qk,qkp->qp", weights, pulling)
-    return Solution(current.view_as(problem.own))
+    return Solution(current.view_as(problem.original))

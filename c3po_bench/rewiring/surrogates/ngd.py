@@ -1,21 +1,14 @@
-"""Neighborhood gradient descent: descend the neighbors' loss with the test item's own pathway (paper eq.
-
-1 and 3).
-"""
+"""Neighborhood gradient descent: descend the neighbors' loss from the item's original pathway (paper eq. 1 and 3)."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.surrogates import Problem, Solution
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.config import MethodConfig
 
 
 def learning_rate(method: MethodConfig, step: int) -> float:
@@ -33,14 +26,14 @@ def to_parameters(pathway: Tensor, parameterization: str) -> Tensor:
     return pathway.clamp_min(1e-9).log() if parameterization == "logits" else pathway.clone()
 
 
-def to_pathway(parameters: Tensor, core: Tensor, own: Tensor, parameterization: str) -> Tensor:
-    """Back to the simplex. Experts outside the core keep their parameters, so the first pathway is the own one."""
+def to_pathway(parameters: Tensor, core: Tensor, original: Tensor, parameterization: str) -> Tensor:
+    """Back to the simplex. Experts outside the core keep their parameters, so the first pathway is the original."""
     if parameterization == "logits":
         return parameters.softmax(dim=-1)
     inside = parameters.clamp_min(0.0).masked_fill(~core, 0.0)
-    mass = own.masked_fill(~core, 0.0).sum(-1, keepdim=True)
+    mass = original.masked_fill(~core, 0.0).sum(-1, keepdim=True)
     inside = inside * mass / inside.sum(-1, keepdim=True).clamp_min(1e-9)
-    return torch.where(core, inside, own)
+    return torch.where(core, inside, original)
 
 
 def ngd(problem: Problem) -> Solution:
@@ -49,20 +42,20 @@ def ngd(problem: Problem) -> Solution:
     Queries don't interact (elementwise optimizers).
     """
     method, core = problem.method, problem.core
-    parameters = to_parameters(problem.own, method.parameterization).requires_grad_()
+    parameters = to_parameters(problem.original, method.parameterization).requires_grad_()
     kind = torch.optim.Adam if method.optimizer == "adam" else torch.optim.SGD
     optimizer = kind([parameters], lr=method.learning_rate)
     losses = []
     for step in range(method.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(method, step)
-        loss = problem.loss(to_pathway(parameters, core, problem.own, method.parameterization))
+        loss = problem.loss(to_pathway(parameters, core, problem.original, method.parameterization))
         losses.append(loss.detach())
         (gradient,) = torch.autograd.grad(loss.sum(), parameters)
         parameters.grad = gradient.masked_fill(~core, 0.0)
         optimizer.step()
         if method.parameterization == "probabilities":
-            parameters.data = to_pathway(parameters.data, core, problem.own, method.parameterization)
+            parameters.data = to_pathway(parameters.data, core, problem.original, method.parameterization)
     with torch.no_grad():
-        pathway = to_pathway(parameters, core, problem.own, method.parameterization)
+        pathway = to_pathway(parameters, core, problem.original, method.parameterization)
     return Solution(pathway, torch.stack(losses) if losses else None)

@@ -1,11 +1,9 @@
-"""The ceiling of the planted testbed.
-
-The pathway that was put there, known from the question's topic words.
-"""
+"""The ceiling of the planted testbed: the pathway that was put there, known from the question's topic words."""
 
 from __future__ import annotations
 
 from c3po_bench.errors import UserError
+from c3po_bench.models.planted.truth import pathway_of
 from c3po_bench.rewiring.surrogates import Problem, Solution
 
 
@@ -14,10 +12,8 @@ def planted_optimum(problem: Problem) -> Solution:
 
     `model=planted` with layers last:3 or fewer of them only.
     """
-    from c3po_bench.models.planted.truth import pathway_of
-
     try:
         rows = [pathway_of(text, problem.layers) for text in problem.texts]
     except ValueError as error:
         raise UserError(f"arm planted_optimum: {error}; use +experiment=planted") from error
-    return Solution(problem.own.new_tensor(rows))
+    return Solution(problem.original.new_tensor(rows))

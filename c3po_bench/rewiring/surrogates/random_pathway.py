@@ -1,4 +1,4 @@
-"""The control for 'any move would do': a random direction, as far from the own pathway as NGD moved."""
+"""The control for 'any move would do': a random direction, as far from the original pathway as NGD moved."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def random_pathway(problem: Problem) -> Solution:
     It keeps to the same simplex as NGD (`to_pathway`): on `probabilities` the core's weight and all other
     experts' stay.
     """
-    own, core, kind = problem.own, problem.core, problem.method.parameterization
+    original, core, kind = problem.original, problem.core, problem.method.parameterization
     descent = problem.descent or ngd(problem)
-    moved = (descent.pathway - own).norm(dim=-1)
-    logits = own.clamp_min(1e-9).log()
+    moved = (descent.pathway - original).norm(dim=-1)
+    logits = original.clamp_min(1e-9).log()
     directions = [
         torch.randn(logits.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in problem.seeds
     ]
@@ -26,11 +26,11 @@ def random_pathway(problem: Problem) -> Solution:
     def at(scale: torch.Tensor) -> torch.Tensor:
         there = logits + scale[..., None] * direction
         there = there - there.masked_fill(~core, float("-inf")).amax(-1, keepdim=True)
-        return to_pathway(there if kind == "logits" else there.exp(), core, own, kind)
+        return to_pathway(there if kind == "logits" else there.exp(), core, original, kind)
 
     low, high = torch.zeros_like(moved), torch.full_like(moved, 64.0)
     for _ in range(40):
         middle = (low + high) / 2
-        short = (at(middle) - own).norm(dim=-1) < moved
+        short = (at(middle) - original).norm(dim=-1) < moved
         low, high = torch.where(short, middle, low), torch.where(short, high, middle)
     return Solution(at((low + high) / 2))

@@ -1,4 +1,4 @@
-"""The baseline without references: the own pathway sharpened or flattened by a temperature."""
+"""The baseline without references: the original pathway sharpened or flattened by a temperature."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from c3po_bench.rewiring.surrogates import Problem, Solution
 
 def routing_temperature(problem: Problem, *, temperature: float = 0.5) -> Solution:
     """softmax(log w / temperature) in the critical layers, the same for every item."""
-    return Solution((problem.own.clamp_min(1e-9).log() / temperature).softmax(dim=-1))
+    return Solution((problem.original.clamp_min(1e-9).log() / temperature).softmax(dim=-1))

@@ -1,18 +1,20 @@
-"""Rule rewriters: turn a model's own answer into one that follows a rule-checkable piece, with the smallest change.
+"""Rule rewriters: edit a model's own answer so that it follows a rule-checkable piece, with the smallest change.
 
-The revised answer keeps the words of the baseline wherever the rule lets it, so a preference pair differs by
-the effect and by nothing else. A new edit is one function and one line of `EDITS`, and one of `VALUES` that
-checks its value.
+The revised answer keeps the words of the baseline wherever the rule lets it, so a preference pair differs by the effect
+and by nothing else. A new edit is one function and one line of `EDITS`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from c3po_bench.feedback.metrics.kind import text_value
-from c3po_bench.feedback.records import Feedback
+from c3po_bench.feedback.rules import text_value
+
+Step = tuple[str, Any]
+"""The kind of an edit or a rule, and its value."""
 
 _GREETING = re.compile(
     r"\A\W*(?:subject:[^\n]*\n+)?\W*(?:dear|hi|hello|hey|good (?:morning|afternoon|evening))\b"
@@ -78,8 +80,8 @@ def _replace(text: str, value: list[str]) -> str:
 
 def _beginnings(text: str) -> list[str]:
     """`text` up to the end of each sentence or line, where no code block is open: lists stay lists."""
-    found = [text[: m.end()].strip() for m in _SENTENCE.finditer(text)]
-    return [begun for begun in found if _closed(begun) and any(c.isalnum() for c in begun)]
+    parts = [text[: m.end()].strip() for m in _SENTENCE.finditer(text)]
+    return [part for part in parts if _closed(part) and any(c.isalnum() for c in part)]
 
 
 def _keep_sentences(text: str, value: int) -> str:
@@ -88,7 +90,7 @@ def _keep_sentences(text: str, value: int) -> str:
 
 def _characters(text: str, value: int) -> str:
     """The first whole sentences that fit into `value` characters; a sentence too long is cut at a word."""
-    fitting = [begun for begun in _beginnings(text) if len(begun) <= value]
+    fitting = [part for part in _beginnings(text) if len(part) <= value]
     return fitting[-1] if fitting else text[: value - 1].rsplit(" ", 1)[0].rstrip(" ,;:") + "."
 
 
@@ -103,23 +105,6 @@ def _bullets(text: str, value: str) -> str:
     items = [s for s in items if any(c.isalpha() for c in s)]
     marks = (f"{i}." for i in range(1, len(items) + 1)) if value == "1." else (value for _ in items)
     return "\n".join(f"{mark} {item}" for mark, item in zip(marks, items, strict=True))
-
-
-def _case(text: str, value: str) -> str:
-    return {"lower": text.lower(), "upper": text.upper()}[value]
-
-
-EDITS: dict[str, Callable[[str, Any], str]] = {
-    "opening": _opening,  # instead of the greeting (and subject line), on a line of its own
-    "closing": _closing,  # instead of the sign-off
-    "prepend": lambda text, value: value + text.lstrip(),
-    "append": _append,
-    "replace": _replace,  # [pattern, replacement]
-    "sentences": _keep_sentences,  # how many to keep
-    "characters": _characters,  # at most
-    "bullets": _bullets,  # the marker
-    "case": _case,  # lower | upper
-}
 
 
 def _pair(value: Any) -> list[str]:
@@ -144,17 +129,29 @@ def _direction(value: Any) -> str:
     return value
 
 
-VALUES: dict[str, Callable[[Any], Any]] = {  # what an edit's value must be, or `ValueError`
-    "replace": _pair,
-    "sentences": _number,
-    "characters": _number,
-    "case": _direction,
-    **dict.fromkeys(("opening", "closing", "prepend", "append", "bullets"), text_value),
+@dataclass(frozen=True)
+class EditKind:
+    """One way of editing an answer: `apply(text, value)`, with a value that `validate` (or `ValueError`) let pass."""
+
+    apply: Callable[[str, Any], str]
+    validate: Callable[[Any], Any] = text_value
+
+
+EDITS: dict[str, EditKind] = {
+    "opening": EditKind(_opening),  # instead of the greeting (and subject line), on a line of its own
+    "closing": EditKind(_closing),  # instead of the sign-off
+    "prepend": EditKind(lambda text, value: value + text.lstrip()),
+    "append": EditKind(_append),
+    "replace": EditKind(_replace, _pair),
+    "sentences": EditKind(_keep_sentences, _number),  # how many to keep
+    "characters": EditKind(_characters, _number),  # at most
+    "bullets": EditKind(_bullets),  # the marker
+    "case": EditKind(lambda text, value: text.lower() if value == "lower" else text.upper(), _direction),
 }
 ADDING = ("closing", "append")  # edits that put something behind a cut answer's last whole sentence
 CUTTING = ("sentences", "characters")  # edits that leave the beginning of an answer
 
-_BY_KIND: dict[str, Callable[[Any], tuple[str, Any]]] = {
+_BY_RULE: dict[str, Callable[[Any], Step]] = {
     "starts_with": lambda value: ("opening", value),
     "ends_with": lambda value: ("closing", value),
     "ends_with_cleaned": lambda value: ("closing", value),
@@ -168,25 +165,20 @@ _BY_KIND: dict[str, Callable[[Any], tuple[str, Any]]] = {
 }
 
 
-def edits_of(feedback: Feedback) -> list[tuple[str, Any]]:
-    """The piece's own edits, or the ones that its rules imply; empty when no rewriter can serve it."""
-    if feedback.rewrite:
-        return [(edit.kind, edit.value) for edit in feedback.rewrite]
-    if any(rule.kind not in _BY_KIND for rule in feedback.rules):
-        return []
-    return [_BY_KIND[rule.kind](rule.value) for rule in feedback.rules]
+def implied_edits(rules: Iterable[Step]) -> list[Step]:
+    """The edits that rules imply; none where one of them implies none."""
+    steps = list(rules)
+    return [_BY_RULE[kind](value) for kind, value in steps] if all(k in _BY_RULE for k, _ in steps) else []
 
 
-def rewrite(feedback: Feedback, answer: str, finished: bool) -> tuple[str, bool]:
-    """The revised answer and whether it is finished (a cut baseline stays unfinished unless an edit ends it after a sentence).
+def apply_edits(edits: Iterable[Step], answer: str, finished: bool) -> tuple[str, bool]:
+    """The edited answer and whether it is finished.
 
-    An answer that follows the feedback already is left as it is: no pair comes of it.
+    A cut answer stays unfinished unless an edit ends it after a sentence.
     """
     text = answer
-    if feedback.checkable and feedback.holds(answer):
-        return text.strip(), finished
-    for kind, value in edits_of(feedback):
-        text, finished = (EDITS[kind](text, value), True) if finished else _edit_cut(kind, text, value)
+    for kind, value in edits:
+        text, finished = (EDITS[kind].apply(text, value), True) if finished else _edit_cut(kind, text, value)
     return text.strip(), finished
 
 
@@ -196,7 +188,7 @@ def _edit_cut(kind: str, text: str, value: Any) -> tuple[str, bool]:
     Finished where whole sentences of it are left, and what was put behind them.
     """
     if kind in ADDING:
-        return EDITS[kind](whole_sentences(text), value), bool(_ends(text))
-    edited = EDITS[kind](text, value)
+        return EDITS[kind].apply(whole_sentences(text), value), bool(_ends(text))
+    edited = EDITS[kind].apply(text, value)
     cut = kind in CUTTING and bool(_ends(text)) and len(edited) < len(text.strip())
     return edited, cut and whole_sentences(text).lstrip().startswith(edited)

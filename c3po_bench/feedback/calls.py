@@ -1,14 +1,42 @@
-"""Finished calls to models, remembered by their content: what was answered once is never paid for again."""
+"""Calls to models: what is asked, what comes back, and the cache in which what was answered once is never paid for again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from c3po_bench.store.files import Journal
+
+Conversation = list[dict[str, str]]  # [{"role": "user", "content": ...}, ...]
+
+
+def ask(text: str) -> Conversation:
+    """A conversation of one message."""
+    return [{"role": "user", "content": text}]
+
+
+def text_after(text: str, marker: str) -> str | None:
+    """What follows the last `marker`, emphasized or not, or else the last one in other case.
+
+    None without any.
+    """
+    words = r"\s+".join(map(re.escape, marker.removesuffix(":").split()))
+    end = r"([\s*_`]*):([*_`]+(?=\s|\Z))?"
+    # one word in other case may be any: it must begin a sentence
+    start = "" if " " in marker else r"(?:\A|[\n.!?])[\s#>]*"
+    markers = [*re.finditer(rf"([*_`]*)(?<![^\W_]){words}{end}", text)]
+    markers = markers or [*re.finditer(rf"{start}([*_`]*)(?<![^\W_]){words}{end}", text, re.IGNORECASE)]
+    if not markers:
+        return None
+    before, inside, closed = markers[-1].groups()
+    tail, close = text[markers[-1].end() :].strip(), before[::-1]
+    if close and not inside.strip() and not closed:  # it ends right behind the marker, or with the answer
+        tail = tail.removeprefix(close) if tail.startswith(close) else tail.removesuffix(close)
+    return tail.strip()
 
 
 def call_key(**parts: Any) -> str:

@@ -1,37 +1,39 @@
-"""From plan and material to a ready trainer: rows, LoRA, training arguments."""
+"""From plan and data to a ready trainer: rows, LoRA, training arguments."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.chat import completion_ids, prompt_ids
-from c3po_bench.feedback.synthesis import Example, Material
-from c3po_bench.feedback.training.answers import AnswerTrainer, LaidOut, lay_out
-from c3po_bench.feedback.training.constrained import (
+from c3po_bench.feedback.answering import completion_ids, prompt_ids
+from c3po_bench.feedback.context import SynthesisContext
+from c3po_bench.feedback.synthesis import Example, FeedbackDataset
+from c3po_bench.feedback.training.distributed import RankGroup, share_of
+from c3po_bench.feedback.training.losses import (
     CHECKPOINTING,
+    AnswerTrainer,
     ConstrainedDPOConfig,
     ConstrainedDPOTrainer,
 )
-from c3po_bench.feedback.training.precision import precision
-from c3po_bench.feedback.training.recipes import Plan
-from c3po_bench.feedback.training.rows import Row
-from c3po_bench.feedback.training.together import Together, share_of
-from c3po_bench.feedback.workshop import Workshop
+from c3po_bench.feedback.training.recipes import Plan, precision
+from c3po_bench.feedback.training.rows import SCOPES, Row, answer_schedule
 from c3po_bench.models.targets import check_adapted, find_targets
 from c3po_bench.runtime.console import Progress
 
 CHECKPOINT_STEPS = 10  # a killed training goes on from the last multiple of them
+Trained = tuple[Any, dict[str, int], dict[str, int]]
+"""A trainer, the numbers of its rows by kind, and the numbers of rows left out by reason."""
 
 
-class _Watch(TrainerCallback):
+class _Steps(TrainerCallback):
     """Shows steps as everything else in the program is shown."""
 
     def __init__(self, what: str) -> None:
@@ -42,10 +44,10 @@ class _Watch(TrainerCallback):
         self.progress(self.what, state.global_step, state.max_steps)
 
 
-def watch(trainer: Any, what: str) -> None:
+def show_progress(trainer: Any, what: str) -> None:
     """Put our progress bar in place of the trainer's printing."""
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Watch(what))
+    trainer.add_callback(_Steps(what))
 
 
 def lora_config(model: Any, plan: Plan) -> PeftLora:
@@ -63,9 +65,9 @@ def lora_config(model: Any, plan: Plan) -> PeftLora:
 
 
 def _arguments(
-    plan: Plan, workshop: Workshop, folder: Path, lr: float, steps: int, batch: int, validated: bool
+    plan: Plan, context: SynthesisContext, folder: Path, lr: float, steps: int, batch: int, validated: bool
 ) -> dict[str, Any]:
-    train, device = plan.cfg.train, workshop.subject.model.device
+    train, device = plan.cfg.train, context.subject.model.device
     every = train.eval_every if validated else 0
     return {
         "output_dir": str(folder),
@@ -93,8 +95,8 @@ def _arguments(
         "save_steps": CHECKPOINT_STEPS,
         "save_total_limit": 1,
         "report_to": "none",
-        "seed": workshop.seed,
-        "data_seed": workshop.seed,
+        "seed": context.seed,
+        "data_seed": context.seed,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
@@ -145,61 +147,85 @@ def answer_rows(
     return rows
 
 
-def make_pair_trainer(
+def make_trainer(
     plan: Plan,
-    materials: Sequence[Material],
-    workshop: Workshop,
+    datasets: Sequence[FeedbackDataset],
+    context: SynthesisContext,
+    model: Any,
+    folder: Path,
+    start: Path | None = None,
+) -> Trained:
+    """The trainer of a plan on the data of some pieces.
+
+    Args:
+        plan: what is trained on, and by which numbers.
+        datasets: of the pieces that the adapter is for.
+        context: in which they were made.
+        model: without any adapter.
+        folder: of the checkpoints.
+        start: the folder of the adapter that a training on pairs goes on from.
+
+    Raises:
+        UserError: where no row is left to train on.
+    """
+    left_out, most = Counter[str](), plan.cfg.train.max_length
+
+    def select(scope: str, split: str) -> list[Example]:
+        return [e for d in datasets for e in d.select(scope, split)]
+
+    def answers(scope: str, split: str) -> list[Row]:
+        return answer_rows(select(scope, split), context.subject.tokenizer, most, left_out)
+
+    def pairs(split: str) -> list[dict[str, list[int]]]:
+        return pair_rows(select("in", split), context.subject.tokenizer, most, left_out)
+
+    if plan.recipe.objective == "pairs":
+        trainer, counts = _pair_trainer(plan, context, model, folder, start, pairs, answers)
+    else:
+        trainer, counts = _answer_trainer(plan, context, model, folder, answers)
+    return trainer, counts, +left_out
+
+
+def _pair_trainer(
+    plan: Plan,
+    context: SynthesisContext,
     model: Any,
     folder: Path,
     start: Path | None,
-) -> tuple[Any, dict[str, int], dict[str, int]]:
-    """The constrained DPO trainer, its rows, and the rows left out.
-
-    The reference is the base model, also where training starts from an adapter.
-    """
-    cfg, tokenizer, left_out = plan.cfg, workshop.subject.tokenizer, Counter[str]()
-
-    def select(scope: str, split: str) -> list[Example]:
-        return [e for m in materials for e in m.select(scope, split)]
-
-    pairs, validation = (
-        pair_rows(select("in", split), tokenizer, cfg.train.max_length, left_out)
-        for split in ("train", "validation")
-    )
+    rows_of: Callable[[str], list[dict[str, list[int]]]],
+    answers_of: Callable[[str, str], list[Row]],
+) -> tuple[Any, dict[str, int]]:
+    """The constrained DPO trainer. The reference is the base model, also where training starts from an adapter."""
+    cfg, device = plan.cfg, context.subject.model.device
+    pairs, validation = rows_of("train"), rows_of("validation")
     if not pairs:
         raise UserError(
             "no preference pair is left: every revision equals its baseline, or its prompt fills "
             f"feedback.train.max_length={cfg.train.max_length}; take another piece, or raise it"
         )
-    keep = {
-        (scope, split): answer_rows(select(scope, split), tokenizer, cfg.train.max_length, left_out)
-        for scope in ("near", "out")
-        for split in ("train", "validation")
-    }
-    together = Together(workshop.subject.model.device.type)
+    keep = {(scope, split): answers_of(scope, split) for scope in SCOPES for split in ("train", "validation")}
     args = ConstrainedDPOConfig(
-        **_arguments(
-            plan, workshop, folder, cfg.train.lr, cfg.train.steps, cfg.train.batch, bool(validation)
-        ),
+        **_arguments(plan, context, folder, cfg.train.lr, cfg.train.steps, cfg.train.batch, bool(validation)),
         beta=cfg.beta,
         loss_type=plan.loss_type,
         lambda_near=plan.lambda_near,
         lambda_out=plan.lambda_out,
         constraint=plan.constraint,
         constraint_batch_size=cfg.train.constraint_batch,
-        plain_head=workshop.subject.model.device.type == "cpu",
+        plain_head=device.type == "cpu",
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=4 * cfg.train.batch,
         max_length=cfg.train.max_length,
         disable_dropout=False,  # TRL's default; what is asked happens in every arm
     )
+    group = RankGroup(device.type)
     trainer = ConstrainedDPOTrainer(
         model=model,
         args=args,
-        processing_class=tokenizer,
+        processing_class=context.subject.tokenizer,
         peft_config=lora_config(model, plan),
-        train_dataset=together.dataset(pairs, folder.with_name("pairs")),
-        eval_dataset=together.dataset(validation, folder.with_name("kept")) if validation else None,
+        train_dataset=_dataset(pairs, group, folder.with_name("pairs")),
+        eval_dataset=_dataset(validation, group, folder.with_name("kept")) if validation else None,
         near=keep["near", "train"],
         out=keep["out", "train"],
         eval_near=keep["near", "validation"],
@@ -208,47 +234,45 @@ def make_pair_trainer(
     check_adapted(trainer.model, cfg.lora)
     if start is not None:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(start), device=str(model.device)))
-    counts = {"pairs": len(pairs)} | {f"{s}_rows": len(keep[s, "train"]) for s in ("near", "out")}
-    return trainer, counts, +left_out
+    return trainer, {"pairs": len(pairs)} | {f"{scope}_rows": len(keep[scope, "train"]) for scope in SCOPES}
 
 
-def make_answer_trainer(
+def _dataset(rows: list[dict[str, list[int]]], group: RankGroup, folder: Path) -> Dataset:
+    """Rows as a `Dataset`; of several ranks, one kept in `folder`, since TRL's caches lie beside the data."""
+    dataset = Dataset.from_list(rows)
+    if not group.several:
+        return dataset
+    if group.is_main_process:
+        dataset.save_to_disk(str(folder))
+    group.wait()
+    return Dataset.load_from_disk(str(folder))
+
+
+def _answer_trainer(
     plan: Plan,
-    materials: Sequence[Material],
-    workshop: Workshop,
+    context: SynthesisContext,
     model: Any,
     folder: Path,
-    start: Path | None,
-) -> tuple[Any, dict[str, int], dict[str, int]]:
-    """The distillation trainer, its rows, and the rows left out.
-
-    Each batch holds as many negatives as in-scope rows where the recipe has them.
-    """
-    del start
-    cfg, recipe, tokenizer, left_out = plan.cfg.train, plan.recipe, workshop.subject.tokenizer, Counter[str]()
-
-    def rows(scope: str, split: str) -> list[Row]:
-        examples = [e for m in materials for e in m.select(scope, split)]
-        return answer_rows(examples, tokenizer, cfg.max_length, left_out)
-
-    inside = rows("in", "train")
+    answers_of: Callable[[str, str], list[Row]],
+) -> tuple[Any, dict[str, int]]:
+    """The distillation trainer. Each batch holds as many negatives as in-scope rows where the recipe has them."""
+    cfg, recipe = plan.cfg.train, plan.recipe
+    inside = answers_of("in", "train")
     if not inside:
         raise UserError(f"every in-scope prompt fills feedback.train.max_length={cfg.max_length}: raise it")
-    near = rows("near", "train") if recipe.near else []
-    out = rows("out", "train") if recipe.out else []
+    near = answers_of("near", "train") if recipe.near else []
+    out = answers_of("out", "train") if recipe.out else []
     batch = cfg.batch * (2 if near or out else 1)
     steps = cfg.sft_steps or max(1, round(cfg.epochs * len(inside) / (cfg.batch * cfg.accumulation)))
-    validation = {
-        scope: LaidOut(found) for scope in ("in", "near", "out") if (found := rows(scope, "validation"))
-    }
-    arguments = _arguments(plan, workshop, folder, cfg.sft_lr, steps, batch, bool(validation))
-    set_seed(workshop.seed)
+    validation = {scope: rows for scope in ("in", *SCOPES) if (rows := answers_of(scope, "validation"))}
+    arguments = _arguments(plan, context, folder, cfg.sft_lr, steps, batch, bool(validation))
+    set_seed(context.seed)
     trainer = AnswerTrainer(
         model=check_adapted(get_peft_model(model, lora_config(model, plan)), plan.cfg.lora),
         args=TrainingArguments(**arguments),
-        train_dataset=lay_out(inside, near, out, cfg.batch, steps * cfg.accumulation, workshop.seed),
+        train_dataset=answer_schedule(inside, near, out, cfg.batch, steps * cfg.accumulation, context.seed),
         eval_dataset=validation or None,
-        processing_class=tokenizer,
+        processing_class=context.subject.tokenizer,
         max_length=cfg.max_length,
     )
-    return trainer, {"in_rows": len(inside), "near_rows": len(near), "out_rows": len(out)}, +left_out
+    return trainer, {"in_rows": len(inside), "near_rows": len(near), "out_rows": len(out)}

@@ -1,23 +1,67 @@
-"""Prompts and their answers in common rows.
+"""What goes through the model together: which rows share a pass, and how prompts and answers lie in a row.
 
-Answers share their prompt's tokens, and no token sees another's branch.
-
-A tree is `lead` shared tokens followed by branches of some tokens each. A row holds one tree or several, so
-little is lost to padding whatever the lengths.
+Answers share their prompt's tokens, and no token sees another's branch: a tree is `lead` shared tokens followed
+by branches of some tokens each. A row holds one tree or several, so little is lost to padding whatever the
+lengths.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 LEAD, PADDING = -1, -2
+
+
+def bucket_by_length(sizes: Sequence[int], ratio: float) -> list[list[int]]:
+    """Indices in groups whose sizes differ by at most `ratio` (and one), smallest first.
+
+    Little is lost to padding.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
+        if groups and sizes[index] <= ratio * sizes[groups[-1][0]] + 1:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def min_cost_buckets(sizes: Sequence[int], group: int) -> list[list[int]]:
+    """Indices in groups, each padded to its largest size, such that padded tokens plus `group` a group are fewest."""
+    counts = sorted(Counter(sizes).items())
+    best: list[tuple[int, int]] = [
+        (0, 0)
+    ]  # of the smallest sizes: the cost, and how many of them come before the last group
+    for end in range(1, len(counts) + 1):
+        widest, costs, rows = counts[end - 1][0], [], 0
+        for start in reversed(range(end)):
+            rows += counts[start][1]
+            costs.append((best[start][0] + group + widest * rows, start))
+        best.append(min(costs))
+    groups, end = [], len(counts)
+    while end:
+        start = best[end][1]
+        of_group = {size for size, _ in counts[start:end]}
+        groups.append([index for index, size in enumerate(sizes) if size in of_group])
+        end = start
+    return groups[::-1]
+
+
+def pad_right(
+    sequences: list[tuple[int, ...]] | list[list[int]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids [rows, longest], padded with 0 on the right, and lengths [rows]."""
+    lengths = torch.tensor([len(s) for s in sequences], device=device)
+    ids = torch.zeros(len(sequences), max(1, int(lengths.max())), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+    return ids.to(device), lengths
 
 
 class Tree(NamedTuple):

@@ -1,23 +1,16 @@
-"""What every stage shares.
-
-The model being tuned, the caches of finished calls, the counts of what went wrong.
-"""
+"""What every stage of a synthesis shares: the model being tuned, the caches of finished calls, counts of what went wrong."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from c3po_bench.feedback.call_cache import CallCache, is_reply
+from c3po_bench.feedback.calls import CallCache, is_reply
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.models import cache_dir
-
-if TYPE_CHECKING:
-    from c3po_bench.models.loading import Loaded
+from c3po_bench.models import cache_dir, loading
 
 
 class Subject:
@@ -25,13 +18,11 @@ class Subject:
 
     def __init__(self, model_cfg: Any) -> None:
         self._cfg = model_cfg
-        self._loaded: Loaded | None = None
+        self._loaded: loading.Loaded | None = None
 
-    def _load(self) -> Loaded:
+    def _load(self) -> loading.Loaded:
         if self._loaded is None:
-            from c3po_bench.models.loading import load
-
-            self._loaded = load(self._cfg)
+            self._loaded = loading.load(self._cfg)
         return self._loaded
 
     @property
@@ -56,13 +47,11 @@ class Subject:
 
     def forget(self) -> None:
         """Load the model anew when it is next needed, because its weights were changed."""
-        from c3po_bench.models import loading
-
         loading._loaded.clear()
         self._loaded = None
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[Any]:
+    def model_for_training(self) -> Iterator[Any]:
         """The bare model for a training, which unloads its adapter.
 
         A training that fails costs a new load.
@@ -83,7 +72,7 @@ class Subject:
 
         They stay until the next call or `release`.
         """
-        from peft import PeftModel
+        from peft import PeftModel  # slow to import, and needed by tuned arms alone
 
         self.release()
         loaded = self._load()
@@ -94,20 +83,20 @@ class Subject:
         return loaded.adapted.eval()
 
     def unadapted(self) -> contextlib.AbstractContextManager[Any]:
-        """Within the block the model speaks as it did before any tuning, whatever adapter is on it."""
+        """Within the block the model answers as it did before any tuning, whatever adapter is on it."""
         adapted = self._load().adapted
         return contextlib.nullcontext() if adapted is None else adapted.disable_adapter()
 
 
 def bare(model: Any) -> Any:
-    """`model`, which must have no adapter on it: what it says now is taken for the base model's."""
+    """`model`, which must have no adapter on it: what it answers now is taken for the base model's."""
     left = [name for name, _ in model.named_modules() if "lora_" in name]
     assert not left, f"an adapter is still on the model: {left[0]}"
     return model
 
 
-class Workshop:
-    """The place where a piece becomes data: config, subject, cache folder, seed, call caches and counts."""
+class SynthesisContext:
+    """What turns a piece into data: config, model, cache folder, seed, finished calls and counts."""
 
     def __init__(self, cfg: FeedbackConfig, subject: Any, seed: int) -> None:
         self.cfg, self.subject, self.seed = cfg, subject, seed
@@ -115,21 +104,17 @@ class Workshop:
         self.counts: Counter[str] = Counter()
         self.written: dict[str, list[Any]] = {}  # the prompts of each piece, with their splits
         self._caches: dict[str, CallCache] = {}
-        self._lock = threading.Lock()
 
     def call_cache(self, stage: str, valid: Callable[[Any], bool] = is_reply) -> CallCache:
         """The finished calls of a stage, opened once; they are replies unless `valid` says what they are."""
-        with self._lock:
-            if stage not in self._caches:
-                self._caches[stage] = CallCache(self.folder / "ledgers" / f"{stage}.jsonl", valid)
-            return self._caches[stage]
+        if stage not in self._caches:  # the folder has its first name: calls in it have been paid for
+            self._caches[stage] = CallCache(self.folder / "ledgers" / f"{stage}.jsonl", valid)
+        return self._caches[stage]
 
     def reopen(self) -> None:
         """Read the call caches anew when they are next asked for: another process has added to them."""
-        with self._lock:
-            self._caches.clear()
+        self._caches.clear()
 
     def count(self, name: str, n: int = 1) -> None:
         """Add to a count that ends in the result (gaps, duplicates, filtered revisions)."""
-        with self._lock:
-            self.counts[name] += n
+        self.counts[name] += n

@@ -1,11 +1,13 @@
-"""Constrained DPO: learn the feedback where it applies, and stay what you were elsewhere (C3PO).
+"""The losses: constrained DPO (C3PO), which learns the feedback where it applies and stays as it was elsewhere; distillation.
 
     L = L_DPO(in scope) + lambda_out * L_keep(out of scope) + lambda_near * L_keep(near scope)
 
-Stephan et al., "RLVF: Learning from Verbal Feedback without Overgeneralization", arXiv 2402.10893, eq. 5. The
-in-scope term is any of TRL's losses on summed log-probabilities; L_keep is a mean over tokens: the negative
-log-likelihood of the starting model's own answers (the paper), or the KL divergence from the starting model
-on them at the same scale.
+Stephan et al., "RLVF: Learning from Verbal Feedback without Overgeneralization", arXiv 2402.10893, eq. 5. The in-scope
+term is any of TRL's losses on summed log-probabilities; L_keep is a mean over tokens: the negative log-likelihood of the
+starting model's own answers (the paper), or the KL divergence from the starting model on them at the same scale.
+
+Supervised context distillation (SCD and SCD + Negatives, section 5) is the mean over all tokens of a batch of revised
+answers, with the model's own answers elsewhere as negatives.
 """
 
 from __future__ import annotations
@@ -22,13 +24,22 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from packaging.version import Version
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import use_adapter
 
 from c3po_bench.errors import unknown
-from c3po_bench.feedback.training.collator import ConstrainedCollator
-from c3po_bench.feedback.training.heads import IGNORED, PlainHead, labelled_logits, token_fields
-from c3po_bench.feedback.training.rows import SCOPES, Row, schedule
-from c3po_bench.feedback.training.values import CONSTRAINTS
+from c3po_bench.feedback.training.recipes import CONSTRAINTS
+from c3po_bench.feedback.training.rows import (
+    IGNORED,
+    SCOPES,
+    PlainHead,
+    Row,
+    labelled_logits,
+    pad_rows,
+    pair_schedule,
+    token_fields,
+    token_kl,
+)
 
 CHECKPOINTING = (
     f"{'activation' if Version(transformers.__version__) >= Version('5.18') else 'gradient'}_checkpointing"
@@ -59,6 +70,35 @@ class ConstrainedDPOConfig(DPOConfig):
         if self.router_aux_loss_coef is None:
             self.router_aux_loss_coef = 0.0  # a load-balancing term is no part of either paper's objective
         super().__post_init__()
+
+
+@dataclass
+class ConstrainedCollator(DataCollatorForPreference):
+    """TRL's collator, plus ``keep_ids``, ``keep_labels``, ``keep_attention`` and ``keep_scope`` (an index into `SCOPES`).
+
+    A row names its constraint rows by index in ``near_rows`` and ``out_rows``, so nothing is copied into the
+    data set.
+    """
+
+    tables: dict[str, list[Row]] = field(default_factory=dict)
+    eval_tables: dict[str, list[Row]] = field(default_factory=dict)
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """One padded batch."""
+        batch = super().torch_call(examples)
+        kept: list[Row] = []
+        scopes: list[int] = []
+        for index, scope in enumerate(SCOPES):
+            for example in examples:
+                tables = self.eval_tables if example.get("is_eval") else self.tables
+                rows = [tables[scope][i] for i in example.get(f"{scope}_rows") or []]
+                kept += rows
+                scopes += [index] * len(rows)
+        if kept:
+            names = ("keep_ids", "keep_labels", "keep_attention")
+            batch |= zip(names, pad_rows(kept, self.pad_token_id, self.max_length), strict=True)
+            batch["keep_scope"] = torch.tensor(scopes)
+        return batch
 
 
 class ConstrainedDPOTrainer(DPOTrainer):
@@ -92,12 +132,12 @@ class ConstrainedDPOTrainer(DPOTrainer):
             eval_tables={"near": list(eval_near), "out": list(eval_out)},
         )
         super().__init__(*args, data_collator=collator, **kwargs)
-        self.train_dataset = self._lay_out(self.train_dataset, collator.tables)
+        self.train_dataset = self._in_order(self.train_dataset, collator.tables)
         if isinstance(self.eval_dataset, Dataset):
             self.eval_dataset = self._attach_eval(self.eval_dataset, collator.eval_tables)
 
-    def _lay_out(self, pairs: Dataset, tables: dict[str, list[Row]]) -> Dataset:
-        """The rows of the whole run, in order (`rows.schedule`); scopes of weight 0 are left out.
+    def _in_order(self, pairs: Dataset, tables: dict[str, list[Row]]) -> Dataset:
+        """The rows of the whole run (`rows.pair_schedule`); scopes of weight 0 are left out.
 
         The processes of a run take a batch's rows in turn, so together they see what one process would.
         """
@@ -108,7 +148,7 @@ class ConstrainedDPOTrainer(DPOTrainer):
                 args.num_train_epochs * len(pairs) / (batch * args.gradient_accumulation_steps)
             )
         weights = self.scope_weights()
-        rows = schedule(
+        rows = pair_schedule(
             len(pairs),
             {scope: len(tables[scope]) for scope in SCOPES if weights[scope]},
             batch,
@@ -116,10 +156,10 @@ class ConstrainedDPOTrainer(DPOTrainer):
             args.max_steps * args.gradient_accumulation_steps,
             args.seed,
         )
-        laid = pairs.select([row["pair"] for row in rows])
+        ordered = pairs.select([row["pair"] for row in rows])
         for scope in SCOPES:
-            laid = laid.add_column(f"{scope}_rows", [row.get(scope, []) for row in rows])  # type: ignore[call-arg]
-        return laid
+            ordered = ordered.add_column(f"{scope}_rows", [row.get(scope, []) for row in rows])  # type: ignore[call-arg]
+        return ordered
 
     def _attach_eval(self, pairs: Dataset, tables: dict[str, list[Row]]) -> Dataset:
         """Every validation constraint row once, spread over the validation pairs."""
@@ -159,13 +199,14 @@ class ConstrainedDPOTrainer(DPOTrainer):
         loss = super()._compute_loss(self._head(model), pairs, False)
         mode = "train" if model.training else "eval"
         self._metrics[mode]["loss/pairs"].append(self._mean(loss))
-        values, mask = (
-            self._constraint_values(model, keep) if keep else (loss.new_zeros(0), loss.new_zeros(0))
-        )
+        if keep:
+            values, mask = self._constraint_values(model, keep)
+        else:  # this process may have no such rows where another has some
+            values = mask = loss.new_zeros(0)
         for index, scope in enumerate(SCOPES):
             rows = keep["scope"] == index if keep else mask.bool()
-            if self._anywhere(rows):
-                term = self._token_mean(values[rows], mask[rows])
+            if self.accelerator.reduce(rows.any().float(), reduction="sum"):
+                term = token_mean(self.accelerator, values[rows], mask[rows])
                 self._metrics[mode][f"{scope}/{self.args.constraint}"].append(self._mean(term))
                 loss = loss + self.scope_weights()[scope] * term
         return (loss, {}) if return_outputs else loss
@@ -188,14 +229,11 @@ class ConstrainedDPOTrainer(DPOTrainer):
 
     def _divergence(self, model: Any, keep: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """KL(reference || policy) at every labelled token."""
-        mask = keep["labels"][:, 1:] != IGNORED
-        arguments = (keep["ids"], keep["labels"])
+        mask, attention = keep["labels"][:, 1:] != IGNORED, keep["attention"]
         with torch.no_grad(), self._reference() as reference:
-            target, _ = labelled_logits(reference, *arguments, attention_mask=keep["attention"])
-            target = target.float().log_softmax(dim=-1)
-        policy, _ = labelled_logits(model, *arguments, attention_mask=keep["attention"])
-        policy = policy.float().log_softmax(dim=-1)
-        values = (target.exp() * (target - policy)).sum(dim=-1)
+            target, _ = labelled_logits(reference, keep["ids"], keep["labels"], attention_mask=attention)
+        policy, _ = labelled_logits(model, keep["ids"], keep["labels"], attention_mask=attention)
+        values = token_kl(target, policy)
         return values.new_zeros(mask.shape).masked_scatter(mask, values), mask
 
     @contextlib.contextmanager
@@ -210,28 +248,53 @@ class ConstrainedDPOTrainer(DPOTrainer):
         with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
             yield self.model
 
-    def _token_mean(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The mean over tokens, over all processes: each one's sum over the average count."""
-        count: Any = mask.sum()
-        if self.accelerator.num_processes > 1:
-            count = self.accelerator.reduce(count.float(), reduction="mean")
-        return values.sum() / count.clamp_min(1e-6)
-
     def _mean(self, loss: torch.Tensor) -> float:
         """A loss averaged over the processes."""
-        several = self.accelerator.num_processes > 1
-        mean: Any = self.accelerator.reduce(loss.detach(), reduction="mean") if several else loss
+        mean: Any = self.accelerator.reduce(loss.detach(), reduction="mean")
         return mean.item()
 
-    def _anywhere(self, rows: torch.Tensor) -> bool:
-        """Whether any process has such rows."""
-        here = rows.any()
-        if self.accelerator.num_processes > 1:
-            here = self.accelerator.reduce(here.float(), reduction="sum")  # type: ignore[assignment]
-        return bool(here)
+
+def token_mean(accelerator: Any, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean over tokens, over all processes: each one's sum over the average count."""
+    count = accelerator.reduce(mask.sum().float(), reduction="mean")
+    return values.sum() / count.clamp_min(1e-6)
 
 
 def _split(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A batch in TRL's part and the constraint's part."""
     pairs = {k: v for k, v in inputs.items() if not k.startswith("keep_")}
     return pairs, {k.removeprefix("keep_"): v for k, v in inputs.items() if k.startswith("keep_")}
+
+
+class AnswerTrainer(transformers.Trainer):
+    """Mean token NLL of rows; `per_device_train_batch_size` counts all rows of a batch."""
+
+    def __init__(self, *args: Any, max_length: int, **kwargs: Any) -> None:
+        kwargs["args"].train_sampling_strategy = "sequential"
+        kwargs["args"].remove_unused_columns = False
+        tokenizer = kwargs["processing_class"]
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+        def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
+            names = ("input_ids", "row_labels", "attention_mask")
+            return dict(zip(names, pad_rows(rows, pad, max_length), strict=True))
+
+        super().__init__(*args, data_collator=collate, **kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean over the labelled tokens of the batch, over all processes."""
+        fields = token_fields(
+            model, inputs["input_ids"], inputs["row_labels"], attention_mask=inputs["attention_mask"]
+        )
+        loss = token_mean(self.accelerator, -fields.log_probs, fields.mask)
+        return (loss, {}) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """The loss alone."""
+        with torch.no_grad():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None

@@ -1,0 +1,244 @@
+"""FLOPs of a transformer's passes, from the shapes of its weights: nothing is run, no operation is counted.
+
+A pass of `rows` sequences of `tokens` tokens, each of which sees `keys` tokens, multiplies in one layer
+
+    rows tokens (dense + top_k expert) + rows tokens keys attention + rows keys latent
+
+pairs of numbers and adds them up, which are twice as many FLOPs (`LayerShape` says what the sizes are). A
+gradient towards what entered the layer takes the same products once more, and attention's twice, since queries
+and keys both have one. Padding and masked keys count, for they are computed; experts of weight 0 do not. Left
+out is what is no product of matrices: norms, activations, softmax, positions, under 1% of a pass.
+
+What a model is not known to do is never guessed: its FLOPs are NaN, which results show as null.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+IN_LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.(.+)")
+QUERIES = ("q_proj", "q_b_proj", "query")
+ENTRY = ("q_proj", "query", "k_proj", "v_proj", "key", "value", "q_a_proj", "kv_a_proj_with_mqa")
+OUTPUTS = ("o_proj", "attention.output.dense")
+LATENT = "kv_b_proj"
+ROUTERS = ("gate", "router")
+DENSE = (
+    *(*QUERIES, *OUTPUTS, *ENTRY),
+    *(*ROUTERS, "shared_expert_gate", "gate_proj", "up_proj", "down_proj"),
+    *("intermediate.dense", "output.dense", "lora_A.default", "lora_B.default"),
+)
+"""Modules of a layer, by the end of their names, whose weight meets every token once."""
+OF_EXPERTS = ("gate_up_proj", "down_proj")
+"""Weights of all routed experts in one, [experts, ...]."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Numbers that one layer multiplies.
+
+    dense: for a token: projections, router, shared experts or a dense MLP.
+    expert: for a token and one routed expert.
+    top_k: routed experts that a token mixes.
+    attention: for a token and a key that it sees, over all heads: width of the queries plus width of the values.
+    latent: for a key, where keys and values are made from latents in every pass (multi-head latent attention).
+    entry: of `dense` the projections of what enters the layer, to queries, keys and values.
+    """
+
+    dense: float
+    expert: float = 0
+    top_k: int = 0
+    attention: float = 0
+    latent: float = 0
+    entry: float = 0
+
+
+@dataclass(frozen=True)
+class ItemSize:
+    """Sizes of a question with choices, in tokens, and of its rewiring by gradient descent."""
+
+    critical: int
+    prompt: int
+    answer: int
+    choices: int
+    experts: int  # of a layer
+    core: int  # experts that a step mixes
+    neighbors: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The layers of a model, and `head`, what its head multiplies for a token. No layers: unknown, all is NaN."""
+
+    layers: tuple[LayerShape, ...]
+    head: float
+
+    def forward(self, span: range, rows: int, tokens: int, keys: int) -> float:
+        """Pass [rows, tokens] that see `keys` tokens each through the layers of `span`."""
+
+        def layer(shape: LayerShape) -> float:
+            each = shape.dense + shape.top_k * shape.expert + keys * shape.attention
+            return rows * (tokens * each + keys * shape.latent)
+
+        return self._sum(span, layer)
+
+    def gradient(self, span: range, rows: int, tokens: int, keys: int, constant_keys: int = 0) -> float:
+        """The gradient of that pass towards what entered it; `constant_keys` of the keys do not depend on it."""
+        again = self._sum(span, lambda shape: rows * tokens * (keys - constant_keys) * shape.attention)
+        return self.forward(span, rows, tokens, keys) + again
+
+    def mixing(self, layers: Iterable[int], pairs: int) -> float:
+        """`pairs` of a token and a routed expert in each of `layers`, beyond the model's own top-k."""
+        return sum(self._sum(range(i, i + 1), lambda shape: pairs * shape.expert) for i in layers)
+
+    def logits(self, tokens: int) -> float:
+        """The head at `tokens` tokens; its gradient costs the same."""
+        return 2 * tokens * self.head
+
+    def whole(self, rows: int, tokens: int, keys: int) -> float:
+        """All layers, and the head at every token."""
+        return self.forward(self.span, rows, tokens, keys) + self.logits(rows * tokens)
+
+    def training(self, rows: int, tokens: int, keys: int, reach: float, weights: int) -> float:
+        """A whole pass, its gradient from the head down, and that of trained `weights` that meet every token.
+
+        `reach` is how far down the gradient goes: 3 is through layer 3, 3.5 the same less the projections of what
+        enters it.
+        """
+        lowest = int(reach)
+        entry = self._sum(range(lowest, lowest + (reach > lowest)), lambda shape: rows * tokens * shape.entry)
+        backward = self.gradient(range(lowest, self.span.stop), rows, tokens, keys) - entry
+        return (
+            self.whole(rows, tokens, keys)
+            + backward
+            + self.logits(rows * tokens)
+            + 2 * rows * tokens * weights
+        )
+
+    def rewiring(self, item: ItemSize) -> dict[str, float]:
+        """What an item costs under the engine `suffix`: read once, `steps` times descended, scored once, by phase.
+
+        The critical layers are the last ones; neighbors are as long as the item, one answer each is descended.
+        """
+        prompt, answer, depth = item.prompt, item.answer, len(self.layers)
+        branches, first = item.choices * (answer - 1), depth - item.critical
+        above, reopened, more = (
+            range(first, depth),
+            range(first + 1, depth),
+            item.core - self.layers[-1].top_k,
+        )
+        read = self.forward(range(first), 1, prompt + branches, prompt + branches)
+        read += self.forward(above, 1, prompt, prompt)
+        keys = prompt - 1 + answer
+        opened = self.forward(above[:1], 1, answer, keys) + self.mixing(above[:1], item.experts)
+        step = self.forward(reopened, 1, answer, keys) + self.gradient(reopened, 1, answer, keys, prompt - 1)
+        step += 2 * (self.mixing(reopened, more) + self.logits(answer))
+        score = self.forward(above, 1, 1 + branches, prompt + branches) + self.logits(item.choices * answer)
+        return {"read": read, "optimize": item.neighbors * (opened + item.steps * step), "score": score}
+
+    @property
+    def span(self) -> range:
+        """Of all layers."""
+        return range(len(self.layers))
+
+    def _sum(self, span: range, multiplied: Callable[[LayerShape], float]) -> float:
+        return 2 * sum(map(multiplied, self.layers[span.start : span.stop])) if self.layers else nan
+
+
+UNKNOWN = ModelShape((), nan)
+
+
+def shape_of(model: Any) -> ModelShape:
+    """The shape of a transformers model, adapters that are in it included; `UNKNOWN` if it is not covered.
+
+    Covered are decoders of the families and of Llama's kind, and encoders of BERT's.
+    """
+    config, layers = model.config, {}
+    for name, parameter in model.named_parameters():
+        if match := IN_LAYER.search(name.replace(".base_layer", "")):
+            layers.setdefault(int(match[1]), {})[match[2]] = tuple(parameter.shape)
+    shapes = [_layer_of(layers[i], getattr(config, "num_experts_per_tok", None)) for i in sorted(layers)]
+    if None in shapes or len(shapes) != config.num_hidden_layers:
+        return UNKNOWN
+    return ModelShape(tuple(filter(None, shapes)), config.hidden_size * config.vocab_size)
+
+
+def _layer_of(weights: Mapping[str, tuple[int, ...]], top_k: int | None) -> LayerShape | None:
+    """The shape of a layer from its parameters' shapes by name; None for a parameter that is not known."""
+    dense = expert = latent = entry = 0
+    queries, values = [], []
+    for name, shape in weights.items():
+        module, _, kind = name.rpartition(".")
+        in_experts = module.endswith("experts")
+        if len(shape) < 2 or (in_experts and kind.endswith("_bias")):
+            continue
+        if in_experts and kind in OF_EXPERTS and len(shape) == 3 and top_k:
+            expert += shape[1] * shape[2]
+        elif kind == "weight" and len(shape) == 2 and _ends(module, (*DENSE, LATENT)):
+            size = shape[0] * shape[1]
+            dense, latent = (dense, latent + size) if _ends(module, (LATENT,)) else (dense + size, latent)
+            entry += size if _ends(module, ENTRY) else 0
+            queries += [shape[0]] if _ends(module, QUERIES) else []
+            values += [shape[1]] if _ends(module, OUTPUTS) else []
+        else:
+            return None
+    if len(queries) != 1 or len(values) != 1:
+        return None
+    return LayerShape(dense, expert, top_k if expert and top_k else 0, queries[0] + values[0], latent, entry)
+
+
+def trained_part(parameters: Mapping[str, Any], width: int) -> tuple[float, int]:
+    """What `ModelShape.training` must know of the parameters that are trained, by name, in a model of hidden size `width`.
+
+    Returns:
+        How far down the gradient goes: to the entry of the first layer for embeddings, into the layer for weights
+        in it or keys and values before it, but only above the layer for its router. And the number of trained
+        weights that meet every token.
+    """
+    reach: list[float] = []
+    weights = 0
+    for name, parameter in parameters.items():
+        match = IN_LAYER.search(name)
+        if match is None:
+            reach.append(0 if parameter.shape[-1] == width else 0.5)
+            continue
+        module, _, kind = match[2].rpartition(".")
+        reach.append(int(match[1]) + (1 if _ends(module, ROUTERS) else 0.5))
+        weights += parameter.numel() if kind == "weight" and parameter.dim() == 2 else 0
+    return min(reach), weights
+
+
+def _ends(module: str, names: tuple[str, ...]) -> bool:
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+@contextmanager
+def passes(decoder: Any) -> Iterator[list[tuple[int, int, int]]]:
+    """Sizes (rows, tokens, keys) of the passes of `decoder` within the block, as the methods of `ModelShape` take them.
+
+    For what calls the model by itself, as lm-eval and trainers do: virtual tokens and caches are seen here. None
+    where there is no decoder.
+    """
+    sizes: list[tuple[int, int, int]] = []
+    if decoder is None:
+        yield sizes
+        return
+
+    def note(_module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        entering = inputs.get("inputs_embeds")
+        if entering is None:
+            entering = inputs["input_ids"] if "input_ids" in inputs else args[0]
+        cache = inputs.get("past_key_values")
+        rows, tokens = entering.shape[:2]
+        sizes.append((rows, tokens, tokens + (cache.get_seq_length() if cache is not None else 0)))
+
+    handle = decoder.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield sizes
+    finally:
+        handle.remove()
