@@ -189,7 +189,9 @@ def test_ablation_switches_figures_sorts_and_turns_pages(context, reports):
         "Enter"
     )  # drawing a chart moves the button
     column = table.locator("thead th").all_inner_texts().index("accuracy %")
-    accuracies = [float(row.locator("th, td").nth(column).inner_text()) for row in table.locator("tbody tr").all()]
+    accuracies = [
+        float(row.locator("th, td").nth(column).inner_text()) for row in table.locator("tbody tr").all()
+    ]
     assert len(accuracies) == 25 and accuracies == sorted(accuracies, reverse=True)
     table.locator("button", has_text="Next").click()
     assert "Page 2 of" in table.inner_text()
