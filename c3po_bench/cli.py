@@ -89,7 +89,7 @@ def show(cfg: Config, runs: list[Run]) -> None:
     if ranks.rank() > 0:
         return
     from c3po_bench.analysis.tables import show_comparison  # pandas and scipy
-    from c3po_bench.models.planted.truth import distance
+    from c3po_bench.models.embedded.planted_world import distance
 
     show_comparison(runs, cfg.results_dir, distance)
 

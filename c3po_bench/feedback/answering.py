@@ -1,12 +1,12 @@
-"""How a local model is asked and answers: chats as token ids, batches of them in, texts out, the same at every run.
+"""How a local model is asked and answers: token ids in, texts out, the same at every run.
 
-Texts become ids by the tokenizer's own chat template and nothing else. The prompt is tokenized with the generation prompt,
-the completion on its own behind it: these are exactly the ids that the model sees when it answers, so training, scoring
-and generation agree token by token.
+Texts become ids by the tokenizer's own chat template and nothing else. The prompt is tokenized with the
+generation prompt, the completion on its own behind it: these are exactly the ids that the model sees when it
+answers, so training, scoring and generation agree token by token.
 
-Batches are laid out from the whole list of prompts, not from what is still missing, so a killed and resumed run pads each
-prompt exactly as an uninterrupted one does. Each row of a batch draws from random numbers of its own, so what a prompt is
-answered does not depend on the prompts beside it.
+Batches are laid out from the whole list of prompts, not from what is still missing, so a killed and resumed
+run pads each prompt exactly as an uninterrupted one does. Each row of a batch draws from random numbers of
+its own, so what a prompt is answered does not depend on the prompts beside it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def turn_end_ids(tokenizer: Any) -> list[int]:
 
 
 def completion_ids(tokenizer: Any, completion: str, finished: bool = True) -> list[int]:
-    """The ids of an answer; an answer that was cut at the token limit gets no end, so that no model learns to stop there."""
+    """The ids of an answer.
+
+    One that was cut at the token limit gets no end, so that no model learns to stop there.
+    """
     ids = list(tokenizer(completion, add_special_tokens=False).input_ids)
     return ids + (turn_end_ids(tokenizer) if finished else [])
 
@@ -142,7 +145,8 @@ def answer_all(
 ) -> list[Answer]:
     """The answers to all prompts.
 
-    Batches with nothing missing in `known` are skipped; `done` is called with the new answers of each finished one.
+    Batches with nothing missing in `known` are skipped; `done` is called with the new answers of each
+    finished one.
     """
     answers: list[Answer | None] = list(known) if known is not None else [None] * len(prompts)
     for batch in batches(prompts, cfg.batch):

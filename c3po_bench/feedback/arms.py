@@ -1,7 +1,8 @@
 """The arms of the feedback backend: with which adapters they answer, and to which variant of the prompt.
 
-An arm's name is a key of `PROMPT_VARIANTS`, or a recipe's name, which may end in ``_joint`` (one adapter trained on all
-pieces at once) or ``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm is one line of `PROMPT_VARIANTS`.
+An arm's name is a key of `PROMPT_VARIANTS`, or a recipe's name, which may end in ``_joint`` (one adapter
+trained on all pieces at once) or ``_mix`` (the pieces' adapters, concatenated). A new prompt-only arm is one
+line of `PROMPT_VARIANTS`.
 """
 
 from __future__ import annotations
@@ -115,20 +116,25 @@ ARMS: Registry[ArmRow] = Registry("arm", {row.name: row for row in _rows()})
 
 
 def check_arms(
-    names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]], pieces: int
+    names: list[str], cfg: FeedbackConfig, options: Mapping[str, Mapping[str, Any]], n_feedbacks: int
 ) -> None:
-    """`UserError` for unknown arms, unknown options, options of arms not run, lone joint arms and what can't be mixed."""
+    """Refuse what cannot be run.
+
+    Raises:
+        UserError: for unknown arms and options, options of arms that are not run, joint arms of one piece,
+            and adapters that can't be mixed.
+    """
     for name in names:
         ARMS.check(name)
-        if split_name(name)[1] and pieces < 2:
+        if split_name(name)[1] and n_feedbacks < 2:
             raise UserError(f"arm {name!r} is about several pieces: name at least two in feedback.pieces")
-    for name, chosen in options.items():
+    for name, values in options.items():
         if name not in names:
             raise unknown("arm with options", name, names)
-        if name in PROMPT_VARIANTS and chosen:
+        if name in PROMPT_VARIANTS and values:
             raise UserError(f"arm {name!r} takes no options")
         if name not in PROMPT_VARIANTS:
-            make_plan(split_name(name)[0], cfg, chosen)
+            make_plan(split_name(name)[0], cfg, values)
     for name in names:
         plan = plan_of(name, cfg, options)
         if plan and split_name(name)[1] == MIX and (plan.cfg.lora.experts or plan.cfg.lora.routers):

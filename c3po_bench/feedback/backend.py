@@ -1,4 +1,4 @@
-"""The feedback backend: from pieces to arms, each an adapter or a variant of the prompt, all scored by lm-eval."""
+"""The feedback backend: from pieces to arms, each an adapter or a variant of the prompt."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ class FeedbackArm:
         """What decides a judge model's judgements: who it is, how it draws, and what it is asked."""
         chat = self.cfg.feedback.judge.chat
         fields = ("kind", "model", "base_url", "temperature", "top_p", "max_tokens")
-        asked = [judges.ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
-        return {name: getattr(chat, name) for name in fields} | {"asked": call_key(asked=asked)}
+        instructions = [judges.ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
+        return {name: getattr(chat, name) for name in fields} | {"asked": call_key(asked=instructions)}
 
     def settings(self) -> dict[str, Any]:
         """Flat columns for the ablation table."""

@@ -1,4 +1,4 @@
-"""Calls to models: what is asked, what comes back, and the cache in which what was answered once is never paid for again."""
+"""Calls to models, and the cache of finished calls: what was answered once is never paid for again."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def is_reply(value: Any) -> bool:
 class CallCache(Journal):
     """A file of ``{"key", "value"}`` rows, one a finished call.
 
-    It survives SIGKILL and several processes at once. A row that is damaged, or whose value is not `valid`, is
-    a call that was not made.
+    It survives SIGKILL and several processes at once. A row that is damaged, or whose value is not `valid`,
+    is a call that was not made.
     """
 
     def __init__(self, path: Path, valid: Callable[[Any], bool] = is_reply) -> None:

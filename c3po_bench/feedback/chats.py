@@ -1,7 +1,7 @@
 """Who writes free text: a chat model behind an endpoint, or a local one.
 
-A chat is a class with ``complete(stage, conversations) -> list[Reply | None]`` (None is a counted gap). A new one
-is one line of `CHATS`.
+A chat is a class with ``complete(stage, conversations) -> list[Reply | None]`` (None is a counted gap). A new
+one is one line of `CHATS`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from c3po_bench.feedback.answering import Answer, answer_all, chat_ids, settings
 from c3po_bench.feedback.calls import Conversation, Reply, call_key
 from c3po_bench.feedback.config import ChatConfig, GenerationConfig
 from c3po_bench.feedback.context import SynthesisContext
-from c3po_bench.models.loading import folder_hash
+from c3po_bench.models.cache import folder_hash
 
 
 class Chat(Protocol):
@@ -29,7 +29,10 @@ class Chat(Protocol):
 
 
 class LocalChat:
-    """A local transformers model, in batches. `cfg.model` null means the model being tuned (without any adapter)."""
+    """A local transformers model, in batches.
+
+    `cfg.model` null means the model being tuned (without any adapter).
+    """
 
     def __init__(self, cfg: ChatConfig, context: SynthesisContext) -> None:
         self.cfg, self.context = cfg, context

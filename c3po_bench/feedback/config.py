@@ -124,7 +124,7 @@ class GenerationConfig:
 
 @dataclass
 class FeedbackConfig:
-    """The section ``feedback`` of the config; an arm may override the numbers of its training under ``arm.<name>``."""
+    """The section ``feedback`` of the config; ``arm.<name>`` may override numbers of an arm's training."""
 
     pieces: list[str] = option(["jared_greeting"], "ids in the library, or paths of YAML files")
     library: list[str] = option([], "further folders or files with pieces of your own")

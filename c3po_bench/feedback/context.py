@@ -1,4 +1,4 @@
-"""What every stage of a synthesis shares: the model being tuned, the caches of finished calls, counts of what went wrong."""
+"""What the stages of a synthesis share: the model being tuned, caches of finished calls, counts of gaps."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Drift: how far a policy has moved from the base model, along the base model's own answers.
 
-For an answer y of the base model to prompt x: the mean over its tokens of KL(base(. | x, y_<t) || policy(. | x', y_<t)), in
-nats. x' is the prompt as the policy sees it (with the feedback, for in-context arms). 0 means unchanged; rules cannot see
-it.
+For an answer y of the base model to prompt x: the mean over its tokens of KL(base(. | x, y_<t) || policy(. |
+x', y_<t)), in nats. x' is the prompt as the policy sees it (with the feedback, for in-context arms). 0 means
+unchanged; rules cannot see it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def token_drift(
     as_base: Context,
     as_policy: Context,
 ) -> list[float | None]:
-    """The drift of each row, in nats a token, at least 0; None for an empty answer.
+    """How far the policy has moved from the base model along each answer.
 
     Args:
         model: with the policy's adapter, if it has one.
@@ -35,6 +35,9 @@ def token_drift(
         pad: a token id.
         as_base: makes the model the base model within a block.
         as_policy: makes it the policy.
+
+    Returns:
+        The drift of each row, in nats a token, at least 0; None for an empty answer.
     """
     kept = [i for i, row in enumerate(base_rows) if row.completion_ids]
     drifts: list[float | None] = [None] * len(base_rows)

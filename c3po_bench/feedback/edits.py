@@ -1,7 +1,7 @@
-"""Rule rewriters: edit a model's own answer so that it follows a rule-checkable piece, with the smallest change.
+"""Rule rewriters: edit a model's own answer so that it follows a piece, with the smallest change.
 
-The revised answer keeps the words of the baseline wherever the rule lets it, so a preference pair differs by the effect
-and by nothing else. A new edit is one function and one line of `EDITS`.
+The revised answer keeps the words of the baseline wherever the rule lets it, so a preference pair differs by
+the effect and by nothing else. A new edit is one function and one line of `EDITS`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _direction(value: Any) -> str:
 
 @dataclass(frozen=True)
 class EditKind:
-    """One way of editing an answer: `apply(text, value)`, with a value that `validate` (or `ValueError`) let pass."""
+    """One way of editing an answer: `apply(text, value)`, with a value that `validate` let pass."""
 
     apply: Callable[[str, Any], str]
     validate: Callable[[Any], Any] = text_value

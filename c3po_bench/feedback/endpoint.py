@@ -1,9 +1,9 @@
-"""Any OpenAI-compatible endpoint (vLLM, llama.cpp, ``transformers serve``, hosted services), by the `openai` library.
+"""OpenAI-compatible endpoints (vLLM, llama.cpp, ``transformers serve``, hosted ones), by way of `openai`.
 
-The library retries what may pass (408, 409, 429, 5xx, time-outs, broken connections, replies that are no completion)
-with exponential backoff, or after the server's Retry-After; then the call is a counted gap. What will not pass (wrong
-key, unknown model) ends the run with one line; a call refused by a server that answers others (too long, filtered) is
-a gap, too.
+The library retries what may pass (408, 409, 429, 5xx, time-outs, broken connections, replies that are no
+completion) with exponential backoff, or after the server's Retry-After; then the call is a counted gap. What
+will not pass (wrong key, unknown model) ends the run with one line; a call refused by a server that answers
+others (too long, filtered) is a gap, too.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class EndpointChat:
 
 
 class _Connection(openai.DefaultAsyncHttpxClient):
-    """The library's HTTP client, which reports failures, and follows no redirect: it may lead to another host."""
+    """The library's HTTP client, which reports failures and follows no redirect, as it may lead elsewhere."""
 
     def __init__(self, report: Callable[[str | Exception], None]) -> None:
         super().__init__(follow_redirects=False)
@@ -224,7 +224,7 @@ def _key(variable: str) -> str:
 
 
 def _explanation(body: object) -> str:
-    """What a refusal says, in one line: the protocol's ``message``, or ``detail`` of FastAPI servers, or nothing."""
+    """What a refusal says in one line: the protocol's ``message``, a FastAPI server's ``detail``, or nothing."""
     fields = body if isinstance(body, dict) else {"message": body}
-    said = " ".join(str(fields.get("message") or fields.get("detail") or "").split())[:200]
-    return f" ({said})" if said else ""
+    message = " ".join(str(fields.get("message") or fields.get("detail") or "").split())[:200]
+    return f" ({message})" if message else ""

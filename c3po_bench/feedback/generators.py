@@ -1,6 +1,7 @@
 """Who writes prompts, what it is asked, and the general prompts out of every scope.
 
-A generator is a class with `categories` and `prompts` (see `Generator`). A new one is one line of `GENERATORS`.
+A generator is a class with `categories` and `prompts` (see `Generator`). A new one is one line of
+`GENERATORS`.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class TemplateGenerator:
 
 
 class ChatGenerator:
-    """A chat model, behind an endpoint or local: one call for the categories, then one a category and scope."""
+    """A chat model: one call for the categories, then one a category and scope."""
 
     def __init__(self, context: SynthesisContext) -> None:
         self.context, self.chat = context, open_chat(context.cfg.generator, context)
@@ -87,7 +88,7 @@ class ChatGenerator:
         return categories
 
     def prompts(self, feedback: Feedback, scope: str, counts: dict[str, int]) -> dict[str, list[str]]:
-        """One call a category; a short list stays with its own category and is counted under ``missing_prompts``."""
+        """One call a category; what a list lacks is counted under ``missing_prompts``."""
         instruct = ask_in_scope if scope == "in" else ask_near_scope
         replies = self.chat.complete(
             f"{scope}_prompts", [instruct(feedback, c, n) for c, n in counts.items()]
@@ -140,9 +141,10 @@ def _listed(reply: Reply | None, drafted: bool = False) -> list[str]:
 
 
 def parse_list(text: str, marker: str, drafted: bool = False) -> list[str]:
-    """The items of the numbered or dashed list behind the last `marker`, of the whole text where it is missing.
+    """The items of the list behind the last `marker`, or of the whole text where it is missing.
 
-    Of a text that was `drafted` first there are none then: the draft of near-scope prompts is full of in-scope ones.
+    Of a text that was `drafted` first there are none then: the draft of near-scope prompts is full of
+    in-scope ones.
     """
     tail = text_after(text, marker)
     lines = ("" if drafted else text) if tail is None else tail

@@ -1,7 +1,7 @@
-"""Who decides whether an answer follows a piece more than the base model's answer does, and what a judge is asked.
+"""Judges: whether an answer follows a piece more than the base model's answer does; what a judge is asked.
 
-A judge scores pairs (prompt, response, baseline response) in [-1, 1]: h of the paper for rules (1 only the response, -1
-only the baseline, 0 both or neither), g for models. A new judge is one line of `JUDGES`.
+A judge scores pairs (prompt, response, baseline response) in [-1, 1]: h of the paper for rules (1 only the
+response, -1 only the baseline, 0 both or neither), g for models. A new judge is one line of `JUDGES`.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class RuleJudge:
 class EndpointJudge:
     """A model, asked in both orders at temperature 0.
 
-    g(x, y, baseline) = (score - 3) / 2 with the baseline first; the other order has its sign turned. The two are averaged
-    and their disagreement is reported.
+    g(x, y, baseline) = (score - 3) / 2 with the baseline first; the other order has its sign turned. The two
+    are averaged and their disagreement is reported.
     """
 
     def __init__(self, context: SynthesisContext) -> None:
@@ -82,7 +82,7 @@ class EndpointJudge:
         ] = []  # by comparison: how much better the second place came out, over both orders
 
     def scores(self, cases: Sequence[Case]) -> list[float | None]:
-        """Scores in [-1, 1]; equal answers score 0 unasked, an order without a number leaves the other one."""
+        """Scores in [-1, 1]; equal answers score 0 unasked, and one order may lack a number."""
         differing = {_key(c): c for c in cases if c.response.strip() != c.baseline.strip()}
         new = {key: c for key, c in differing.items() if key not in self._known}
         if new:

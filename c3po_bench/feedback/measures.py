@@ -1,4 +1,4 @@
-"""S_in, S_near, S_out, S_overall, and what rules miss: degeneration of an answer, and its likeness to the base model's."""
+"""S_in, S_near, S_out, S_overall, and what rules miss: degeneration, and likeness to the base answer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who turns a baseline answer into a revised one: rules, or a model's own critique and revision (RLVF, section 4).
+"""Revisers turn a baseline answer into a revised one, by rules or by a model's critique (RLVF, section 4).
 
-A reviser is a class with ``revise(feedback, drafts) -> list[(text, finished) | None]``. A new one is one line of
-`REVISERS`.
+A reviser is a class with ``revise(feedback, drafts) -> list[(text, finished) | None]``. A new one is one line
+of `REVISERS`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The metric kinds: what a rule of a piece of feedback may check in an answer.
 
-The twelve names are those of the RLVF paper's code (arXiv 2402.10893), done with word boundaries, bounded lengths and
-seeded language detection. A new kind is one line of `KINDS`.
+The twelve names are those of the RLVF paper's code (arXiv 2402.10893), done with word boundaries, bounded
+lengths and seeded language detection. A new kind is one line of `KINDS`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _NO_PHONE = re.compile(
 class Kind:
     """One way of checking an answer.
 
-    `validate(value)` returns a rule's value in its normal form, or raises `ValueError`; `check(text, value)` is given
-    what it returned.
+    `validate(value)` returns a rule's value in its normal form, or raises `ValueError`; `check(text, value)`
+    is given what it returned.
     """
 
     check: Callable[[str, Any], bool]
@@ -133,19 +133,19 @@ def contains(text: str, needle: str) -> bool:
 
 
 def starts_with(text: str, prefix: str) -> bool:
-    """Whether the answer begins with `prefix` and a word ends there, ignoring case, outer whitespace and wrapping."""
+    """Whether the answer begins with `prefix` at a word's edge, ignoring case, outer blanks and wrapping."""
     start = prefix.strip().casefold()
     return any(v.startswith(start) and not _inside_word(v, len(start)) for v in _views(text, prefix))
 
 
 def ends_with(text: str, suffix: str) -> bool:
-    """Whether the answer ends with `suffix` and a word begins there, ignoring case, outer whitespace and wrapping."""
+    """Whether the answer ends with `suffix` at a word's edge, ignoring case, outer blanks and wrapping."""
     end = suffix.strip().casefold()
     return any(v.endswith(end) and not _inside_word(v, len(v) - len(end)) for v in _views(text, suffix))
 
 
 def _views(text: str, affix: str) -> list[str]:
-    """`text` as it is, and without code fence, quotes and emphasis (unless the affix itself is made of those)."""
+    """`text` as it is, and without code fence, quotes and emphasis, unless the affix is made of those."""
     views = [text.strip()]
     if affix.strip(_WRAPPING):
         views.append(_FENCE.sub("", views[0]).strip(_WRAPPING))
@@ -168,7 +168,7 @@ def _letters(text: str) -> str:
 
 
 def has_phone_number(text: str, number: str) -> bool:
-    """Whether a phone number of 7 to 15 digits occurs (`number` "any"), or the given one however it is written."""
+    """Whether the phone number occurs however it is written; ``any``: one of 7 to 15 digits."""
     if number == "any":
         numbers = [m.group() for m in _PHONE.finditer(_TIMES.sub("|", text))]
         return any(7 <= len(_digits(n)) <= 15 and not _NO_PHONE.fullmatch(n.strip("() ")) for n in numbers)

@@ -1,11 +1,11 @@
-"""A piece of verbal feedback: a sentence, when it applies, what it changes, how to tell; the library of them; scenes.
+"""Pieces of verbal feedback, the library of them, and the scenes that prompts about them come from.
 
-The sentence is split as in RLVF (arXiv 2402.10893, section 4): `content` (the whole), `domain` (when it applies) and
-`effect` (what changes). Each stage of the synthesis uses a different one of them.
+The sentence is split as in RLVF (arXiv 2402.10893, section 4): `content` (the whole), `domain` (when it
+applies) and `effect` (what changes). Each stage of the synthesis uses a different one of them.
 
-A scene is the embedded, deterministic source of prompts about a piece: items by category, and templates for prompts
-inside the domain (``in``) and for related ones outside it (``near``). ``{item}`` is an item; every other ``{slot}``
-comes from the piece, or from the scene's own `slots`, and may have several values.
+A scene is the embedded, deterministic source of prompts about a piece: items by category, and templates for
+prompts inside the domain (``in``) and for related ones outside it (``near``). ``{item}`` is an item; every
+other ``{slot}`` comes from the piece, or from the scene's own `slots`, and may have several values.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def parse_feedback(record: Any, source: str = "feedback") -> Feedback:
 def _steps(
     record: Mapping[str, Any], key: str, where: str, nouns: tuple[str, str], kinds: Mapping[str, Any]
 ) -> list[Step]:
-    """The one-key mappings of a list such as ``rules: [{starts_with: Hello}]``, with values in their normal form."""
+    """Kinds and normal values of a list such as ``rules: [{starts_with: Hello}]``."""
     steps = record.get(key) or []
     if not isinstance(steps, list) or any(not isinstance(s, Mapping) or len(s) != 1 for s in steps):
         raise UserError(f"{where}: {key} must be a list of one-key mappings, such as - starts_with: Hello")

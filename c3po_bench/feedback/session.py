@@ -52,7 +52,7 @@ class FeedbackSession:
             return synthesis.write_tests(self.feedbacks, self.context)
 
     def baselines(self, prompts: Sequence[str]) -> dict[str, Answer]:
-        """The base model's answers to test prompts, written (in batches of these prompts) when they are first needed."""
+        """The base model's answers to test prompts, written in batches of these when first needed."""
         known = synthesis.known_answers(prompts, self.context)
         if all(prompt in known for prompt in prompts):
             return known

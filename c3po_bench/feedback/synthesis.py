@@ -1,7 +1,10 @@
-"""From one piece to training and test data, stage by stage. Every finished call is cached and never made again.
+"""From one piece to training and test data, stage by stage.
 
-Stages (RLVF, arXiv 2402.10893, section 4): categories, in-scope prompts, near-scope prompts, out-of-scope prompts, the
-answers of the model being tuned, and revised answers for the prompts in scope. Failed calls are counted and left out.
+Every finished call is cached and never made again.
+
+Stages (RLVF, arXiv 2402.10893, section 4): categories, in-scope prompts, near-scope prompts, out-of-scope
+prompts, the answers of the model being tuned, and revised answers for the prompts in scope. Failed calls are
+counted and left out.
 """
 
 from __future__ import annotations
@@ -66,19 +69,19 @@ def synthesize(
 ) -> list[FeedbackDataset]:
     """The data of every piece.
 
-    Prompts first, so that the model answers all pieces' together, those of the test first. Without `tests` the test
-    prompts are neither answered nor revised: trainings see none of them.
+    Prompts first, so that the model answers all pieces' together, those of the test first. Without `tests`
+    the test prompts are neither answered nor revised: trainings see none of them.
     """
     started = time.perf_counter()
     drafts = write_all(feedbacks, context)
-    examples = [e for piece in drafts for e in piece]
+    everything = [e for examples in drafts for e in examples]
     answers: dict[str, Answer] = {}
     for tested in (True, False) if tests else (False,):
-        prompts = [e.prompt for e in examples if (e.split == "test") is tested]
+        prompts = [e.prompt for e in everything if (e.split == "test") is tested]
         answers |= answer_prompts(prompts, context, Progress())
     datasets = []
-    for feedback, piece in zip(feedbacks, drafts, strict=True):
-        answered = [replace(e, baseline=answers.get(e.prompt)) for e in piece]
+    for feedback, examples in zip(feedbacks, drafts, strict=True):
+        answered = [replace(e, baseline=answers.get(e.prompt)) for e in examples]
         datasets.append(FeedbackDataset(feedback, tuple(revise(feedback, answered, context))))
     seconds = (time.perf_counter() - started) / len(feedbacks)
     return [replace(dataset, seconds=seconds) for dataset in datasets]
@@ -93,8 +96,8 @@ def write_tests(feedbacks: Sequence[Feedback], context: SynthesisContext) -> lis
 def write_all(feedbacks: Sequence[Feedback], context: SynthesisContext) -> list[list[Example]]:
     """The prompts of every piece, made to agree, written once a context.
 
-    Adapters may be trained on several pieces, or answer for several: what is in scope of one piece is a negative of none,
-    and a prompt of two pieces is in the split of the first.
+    Adapters may be trained on several pieces, or answer for several: what is in scope of one piece is a
+    negative of none, and a prompt of two pieces is in the split of the first.
     """
     key = "/".join(["all", *(feedback.digest() for feedback in feedbacks)])
     if key not in context.written:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.models.cache import folder_hash
 from c3po_bench.models.flops import UNKNOWN, ModelShape, passes, shape_of
-from c3po_bench.models.loading import folder_hash
 
 if TYPE_CHECKING:
     from c3po_bench.rewiring.config import EmbedderConfig

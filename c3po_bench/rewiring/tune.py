@@ -34,7 +34,7 @@ from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.duplicates import question_hash
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
     from c3po_bench.rewiring.config import MethodConfig
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Tuning:
         )
 
 
-def tune(backend: RewiringBackend) -> Tuning:
+def tune(backend: Workbench) -> Tuning:
     """Choose the rate at the given mixing, then the mixing at that rate.
 
     The result is kept in `results_dir/tuned`.
@@ -98,7 +98,7 @@ def tune(backend: RewiringBackend) -> Tuning:
     return Tuning(method, found["losses"], found["held_out"], Phase(**found["phase"]))
 
 
-def _search(backend: RewiringBackend, held_out: Sequence[Item]) -> dict[str, object]:
+def _search(backend: Workbench, held_out: Sequence[Item]) -> dict[str, object]:
     cfg, meter, answering, losses = backend.cfg, Meter(), Meter(), {}
     bank = without(backend.bank, {item.id for item in held_out})
     settings: list[MethodConfig | None] = [None]
@@ -139,7 +139,7 @@ def without(bank: ReferenceBank, hidden: set[tuple[str, int]]) -> ReferenceBank:
 
 
 def _loss(
-    backend: RewiringBackend,
+    backend: Workbench,
     bank: ReferenceBank,
     method: MethodConfig | None,
     held_out: Sequence[Item],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from c3po_bench.analysis.measures import share_recovered
-from c3po_bench.models.planted.truth import distance
+from c3po_bench.models.embedded.planted_world import distance
 from c3po_bench.store.reader import load_runs
 
 

@@ -290,7 +290,7 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
 )
 def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any], said: str):
     with pytest.raises(UserError, match=said):
-        check_arms(arms, FeedbackConfig(), options, pieces=1)
+        check_arms(arms, FeedbackConfig(), options, n_feedbacks=1)
 
 
 @pytest.mark.parametrize(
@@ -354,10 +354,10 @@ def test_numbers_out_of_range_are_refused(key: str, value: float, said: str):
 @pytest.mark.parametrize("part", ["experts", "routers"])
 def test_adapters_that_cannot_be_mixed_are_refused_before_they_are_trained(part: str):
     cfg = FeedbackConfig(lora=LoraConfig(**{part: True}))
-    check_arms(["c3po_joint"], cfg, {}, pieces=2)
+    check_arms(["c3po_joint"], cfg, {}, n_feedbacks=2)
     for section, options in ((cfg, {}), (FeedbackConfig(), {"c3po_mix": {part: True}})):
         with pytest.raises(UserError, match=f"c3po_mix.*{part}=false"):
-            check_arms(["c3po_mix"], section, options, pieces=2)
+            check_arms(["c3po_mix"], section, options, n_feedbacks=2)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -387,7 +387,7 @@ def test_options_that_change_something_are_taken():
         "scd": {"sft_steps": 0, "epochs": 2.0, "rank": 4},
         "c3po_no_near": {"lambda_out": 0.5, "constraint_batch": 2},
     }.items():
-        check_arms([arm], FeedbackConfig(), {arm: options}, pieces=1)
+        check_arms([arm], FeedbackConfig(), {arm: options}, n_feedbacks=1)
         assert (
             make_plan(arm, FeedbackConfig(), options).identity()
             != make_plan(arm, FeedbackConfig()).identity()

@@ -10,8 +10,7 @@ from c3po_bench.feedback import judges
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.judges import Case, open_judge, parse_score
-from tests.feedback.stub_server import serve
-from tests.feedback.test_calls import PIECE, chat_config, make_context
+from tests.feedback.stub_server import PIECE, chat_config, make_context, serve
 
 
 def test_only_a_whole_number_from_1_to_5_is_a_judgement():

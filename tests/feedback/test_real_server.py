@@ -113,7 +113,7 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def model() -> Path:
-    from c3po_bench.models import smollm
+    from c3po_bench.models.embedded import smollm
 
     return smollm.checkpoint()
 

@@ -41,7 +41,7 @@ def adapter_folder(plan: Plan, datasets: Sequence[FeedbackDataset], context: Syn
 
 
 def resolved(plan: Plan, context: SynthesisContext) -> dict[str, Any]:
-    """The plan's numbers with the precision that this machine trains in, and with what is adapted of this model."""
+    """The plan's numbers, with the precision of this machine and what is adapted of this model."""
     identity, model = plan.identity(), context.subject.model
     adapted = find_targets(model, plan.cfg.lora)
     known = {
@@ -57,8 +57,8 @@ def resolved(plan: Plan, context: SynthesisContext) -> dict[str, Any]:
 def train_adapter(plan: Plan, datasets: Sequence[FeedbackDataset], context: SynthesisContext) -> Path:
     """The folder of the trained adapter.
 
-    Trains it unless it is there, going on from the last checkpoint of a killed run. The ranks of one run train together;
-    any other process waits and finds the adapter done.
+    Trains it unless it is there, going on from the last checkpoint of a killed run. The ranks of one run
+    train together; any other process waits and finds the adapter done.
     """
     folder = adapter_folder(plan, datasets, context)
     group, start = RankGroup(context.subject.model.device.type), None
@@ -71,7 +71,7 @@ def train_adapter(plan: Plan, datasets: Sequence[FeedbackDataset], context: Synt
 
 
 def training_record(folder: Path) -> dict[str, Any]:
-    """What was written down of a finished training: seconds, losses and validation by step, rows, rows left out."""
+    """What was written down of a finished training: seconds, losses, validation, rows, rows left out."""
     return json.loads((folder / DONE).read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""One training over the ranks of a run (torchrun, accelerate, srun), which enter, decide and leave together."""
+"""One training over the ranks of a run (torchrun, accelerate, srun): they enter, decide, leave together."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def share_of(rows: int, option: str) -> int:
     Raises:
         UserError: if the ranks can't share it evenly.
     """
-    mine, rest = divmod(rows, ranks.world())
+    share, rest = divmod(rows, ranks.world())
     if rest:
         raise UserError(
             f"{option}={rows} can't be shared evenly by {ranks.world()} processes: make it a multiple of them"
         )
-    return mine
+    return share

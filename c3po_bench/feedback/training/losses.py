@@ -1,13 +1,14 @@
-"""The losses: constrained DPO (C3PO), which learns the feedback where it applies and stays as it was elsewhere; distillation.
+"""The losses: constrained DPO (C3PO) and supervised context distillation, with their trainers.
 
     L = L_DPO(in scope) + lambda_out * L_keep(out of scope) + lambda_near * L_keep(near scope)
 
-Stephan et al., "RLVF: Learning from Verbal Feedback without Overgeneralization", arXiv 2402.10893, eq. 5. The in-scope
-term is any of TRL's losses on summed log-probabilities; L_keep is a mean over tokens: the negative log-likelihood of the
-starting model's own answers (the paper), or the KL divergence from the starting model on them at the same scale.
+Stephan et al., "RLVF: Learning from Verbal Feedback without Overgeneralization", arXiv 2402.10893, eq. 5. The
+in-scope term is any of TRL's losses on summed log-probabilities; L_keep is a mean over tokens: the negative
+log-likelihood of the starting model's own answers (the paper), or the KL divergence from the starting model
+on them at the same scale.
 
-Supervised context distillation (SCD and SCD + Negatives, section 5) is the mean over all tokens of a batch of revised
-answers, with the model's own answers elsewhere as negatives.
+Supervised context distillation (SCD and SCD + Negatives, section 5) is the mean over all tokens of a batch of
+revised answers, with the model's own answers elsewhere as negatives.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class ConstrainedDPOConfig(DPOConfig):
 
 @dataclass
 class ConstrainedCollator(DataCollatorForPreference):
-    """TRL's collator, plus ``keep_ids``, ``keep_labels``, ``keep_attention`` and ``keep_scope`` (an index into `SCOPES`).
+    """TRL's collator, plus the constraint rows of a batch.
+
+    These are ``keep_ids``, ``keep_labels``, ``keep_attention`` and ``keep_scope`` (an index into `SCOPES`).
 
     A row names its constraint rows by index in ``near_rows`` and ``out_rows``, so nothing is copied into the
     data set.
@@ -194,7 +197,7 @@ class ConstrainedDPOTrainer(DPOTrainer):
         return PlainHead(model) if self.args.plain_head else model
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
-        """Equation 5: TRL's loss on the pairs plus the weighted constraint terms, which are recorded by scope."""
+        """Equation 5: TRL's loss on the pairs plus the weighted constraint terms, recorded by scope."""
         pairs, keep = _split(inputs)
         loss = super()._compute_loss(self._head(model), pairs, False)
         mode = "train" if model.training else "eval"

@@ -1,10 +1,11 @@
 """Rows of tokens: their order over the steps of a training, and what a forward pass says about their answers.
 
-The whole order of a run is fixed before its first step, so a resumed run goes on with exactly the rows it would have had.
+The whole order of a run is fixed before its first step, so a resumed run goes on with exactly the rows it
+would have had.
 
-TRL calls its model with ``fused_lm_head=True`` and reads per-token fields. Its fused head saves memory on a GPU but is
-several times slower than plain logits on a CPU, so `PlainHead` offers the same fields from plain logits at the labelled
-positions. Nothing here needs TRL, which is slow to import, for scoring needs it, too.
+TRL calls its model with ``fused_lm_head=True`` and reads per-token fields. Its fused head saves memory on a
+GPU but is several times slower than plain logits on a CPU, so `PlainHead` offers the same fields from plain
+logits at the labelled positions. Nothing here needs TRL, which is slow to import, for scoring needs it, too.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def shuffled_epochs(n: int, seed: str) -> Iterator[int]:
 def pair_schedule(
     pairs: int, sizes: Mapping[str, int], batch: int, constraint_batch: int, batches: int, seed: int
 ) -> list[dict[str, Any]]:
-    """What each pair row of `batches` batches holds: ``pair`` (an index) and, by scope, a list of constraint indices.
+    """What each pair row of `batches` batches holds: ``pair`` (an index) and constraint indices by scope.
 
     Every set is shuffled and repeated by itself, so the sets need not be equal in size.
     """
@@ -66,7 +67,7 @@ def pair_schedule(
 def answer_schedule(
     inside: Sequence[Row], near: Sequence[Row], out: Sequence[Row], batch: int, batches: int, seed: int
 ) -> list[Row]:
-    """Batches of `batch` in-scope rows, plus as many negatives where there are any, half near scope, half out of scope.
+    """Batches of `batch` in-scope rows, plus as many negatives, half near scope and half out of scope.
 
     Where `batch` is odd, the odd negative is out of scope and near scope in turn.
     """
@@ -108,7 +109,7 @@ class TokenFields:
 def labelled_logits(
     model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any
 ) -> tuple[torch.Tensor, Any]:
-    """The logits that predict the labelled tokens [labelled tokens, vocabulary], row by row, and the model's output.
+    """The logits that predict the labelled tokens [tokens, vocabulary], row by row, and the model's output.
 
     The head runs from the first position that predicts a label on, not over the prompts.
     """

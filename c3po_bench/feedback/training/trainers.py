@@ -195,7 +195,10 @@ def _pair_trainer(
     rows_of: Callable[[str], list[dict[str, list[int]]]],
     answers_of: Callable[[str, str], list[Row]],
 ) -> tuple[Any, dict[str, int]]:
-    """The constrained DPO trainer. The reference is the base model, also where training starts from an adapter."""
+    """The constrained DPO trainer.
+
+    The reference is the base model, also where training starts from an adapter.
+    """
     cfg, device = plan.cfg, context.subject.model.device
     pairs, validation = rows_of("train"), rows_of("validation")
     if not pairs:
@@ -255,7 +258,10 @@ def _answer_trainer(
     folder: Path,
     answers_of: Callable[[str, str], list[Row]],
 ) -> tuple[Any, dict[str, int]]:
-    """The distillation trainer. Each batch holds as many negatives as in-scope rows where the recipe has them."""
+    """The distillation trainer.
+
+    Each batch holds as many negatives as in-scope rows where the recipe has them.
+    """
     cfg, recipe = plan.cfg.train, plan.recipe
     inside = answers_of("in", "train")
     if not inside:

@@ -20,7 +20,7 @@ from c3po_bench.rewiring.neighbors import nearest
 from c3po_bench.tasks.duplicates import question_hash
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
 
 CHUNK = 1024
 
@@ -34,7 +34,7 @@ class BaselineArm:
         options: its options, complete.
     """
 
-    def __init__(self, backend: RewiringBackend, row: ArmRow, options: dict[str, Any]):
+    def __init__(self, backend: Workbench, row: ArmRow, options: dict[str, Any]):
         self.backend, self.row, self.options = backend, row, options
         self.meter = Meter()
 
@@ -83,7 +83,7 @@ class TrainingSet:
     All of them, also those that the model answers wrongly: the paper trains its baselines on the whole set.
     """
 
-    def __init__(self, backend: RewiringBackend):
+    def __init__(self, backend: Workbench):
         self.backend = backend
         self.counts: dict[str, int] = {}
 
@@ -124,7 +124,7 @@ class Retriever:
     `kernel` weighs them.
     """
 
-    def __init__(self, backend: RewiringBackend, k: int, meter: Meter, kernel: KernelConfig | None = None):
+    def __init__(self, backend: Workbench, k: int, meter: Meter, kernel: KernelConfig | None = None):
         method = backend.cfg.method
         self.backend, self.meter = backend, meter
         self.method = replace(

@@ -11,10 +11,10 @@ from c3po_bench.rewiring.baselines.arm import BaselineArm, Retriever
 from c3po_bench.rewiring.rewirer import Rewirer
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
 
 
-def icl(backend: RewiringBackend, row: ArmRow, *, shots: int = 5) -> IclArm:
+def icl(backend: Workbench, row: ArmRow, *, shots: int = 5) -> IclArm:
     """Retrieved examples before each question, the most similar one last. The prompt differs from the base's.
 
     Args:
@@ -61,7 +61,7 @@ class IclArm(BaselineArm):
         return replace(asked, prompt_ids=(*before, *item.prompt_ids))
 
 
-def rendered(backend: RewiringBackend) -> list[str | None]:
+def rendered(backend: Workbench) -> list[str | None]:
     """Each reference as it is shown, question and right answer; None for one that can't be had without examples.
 
     With `scoring.num_fewshot` a reference's own prompt holds examples already: it is rendered anew without.

@@ -15,12 +15,12 @@ from c3po_bench.rewiring.neighbors import item_seed
 from c3po_bench.tasks.duplicates import normalize
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
 
 FLOOR = 1e-6  # for the guess: it decides ties, and where nobody votes
 
 
-def knn_vote(backend: RewiringBackend, row: ArmRow, *, k: int = 5) -> KnnVoteArm:
+def knn_vote(backend: Workbench, row: ArmRow, *, k: int = 5) -> KnnVoteArm:
     """Each neighbor votes, with its kernel weight, for the choice that reads like its own right answer.
 
     Made for answers that are letters (`scoring.rule=letters`, MMLU): there it is the answer prior that
@@ -38,7 +38,7 @@ def knn_vote(backend: RewiringBackend, row: ArmRow, *, k: int = 5) -> KnnVoteArm
 class KnnVoteArm(BaselineArm):
     """Log vote shares, relative to the largest, in the place of log-likelihoods."""
 
-    def __init__(self, backend: RewiringBackend, row: ArmRow, options: dict[str, Any]):
+    def __init__(self, backend: Workbench, row: ArmRow, options: dict[str, Any]):
         super().__init__(backend, row, options)
         self.silent = self.items = 0
 

@@ -21,11 +21,11 @@ from c3po_bench.rewiring.baselines.training import (
 from c3po_bench.rewiring.meter import Meter
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
 
 
 def router_tuning(
-    backend: RewiringBackend,
+    backend: Workbench,
     row: ArmRow,
     *,
     steps: int = 30,
@@ -64,7 +64,7 @@ class RouterTuningArm(TrainedArm):
 class Routers:
     """All parameters of the critical layers' routers, in float32 while they are trained."""
 
-    def __init__(self, backend: RewiringBackend):
+    def __init__(self, backend: Workbench):
         self.backend, self.model = backend, backend.loaded.model
         family = family_of(self.model)
         routers = [family.router_of(self.model, layer) for layer in backend.layers]

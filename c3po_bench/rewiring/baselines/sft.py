@@ -16,14 +16,14 @@ from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.training import Answering, Opened, TrainedArm, Weights, engine_answering
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
     from c3po_bench.rewiring.meter import Meter
 
 OUTSIDE = AllLinear()
 
 
 def sft(
-    backend: RewiringBackend,
+    backend: Workbench,
     row: ArmRow,
     *,
     steps: int = 30,
@@ -60,7 +60,7 @@ class SftArm(TrainedArm):
 class Lora:
     """PEFT's LoRA, put into the shared model and taken out again."""
 
-    def __init__(self, backend: RewiringBackend, rank: int):
+    def __init__(self, backend: Workbench, rank: int):
         self.backend, self.model, self.rank = backend, backend.loaded.model, rank
 
     @contextmanager

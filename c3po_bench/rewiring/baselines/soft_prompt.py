@@ -12,11 +12,11 @@ from c3po_bench.rewiring.baselines.training import TrainedArm
 from c3po_bench.rewiring.baselines.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
 
 
 def soft_prompt(
-    backend: RewiringBackend,
+    backend: Workbench,
     row: ArmRow,
     *,
     steps: int = 30,

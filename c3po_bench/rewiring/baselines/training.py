@@ -34,7 +34,7 @@ from c3po_bench.store.identity import content_hash
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
 
 log = logging.getLogger(__name__)
 HELD_OUT = 32
@@ -72,7 +72,7 @@ class TrainedArm(BaselineArm):
     Options that every trained baseline has: steps, batch_size, learning_rate.
     """
 
-    def __init__(self, backend: RewiringBackend, row: ArmRow, options: dict[str, Any], adapter: Adapter):
+    def __init__(self, backend: Workbench, row: ArmRow, options: dict[str, Any], adapter: Adapter):
         super().__init__(backend, row, options)
         self.adapter = adapter
         self.training = TrainingSet(backend)
@@ -234,7 +234,7 @@ def mean_loss(model: Opened, questions: Sequence[TokenizedItem], size: int) -> f
 
 
 def engine_answering(
-    backend: RewiringBackend, meter: Meter, inserted: Callable[[], AbstractContextManager[Any]]
+    backend: Workbench, meter: Meter, inserted: Callable[[], AbstractContextManager[Any]]
 ) -> Answering:
     """Answers by an engine of its own, what was trained being inserted: the shared one remembers the unchanged model."""
     cfg = backend.cfg

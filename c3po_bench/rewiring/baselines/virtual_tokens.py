@@ -21,7 +21,7 @@ from c3po_bench.rewiring.baselines.sft import trainable
 from c3po_bench.rewiring.baselines.training import Answering, Opened, Weights
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
     from c3po_bench.rewiring.meter import Meter
 
 START = "Answer the question correctly, using what you know about the world. "
@@ -30,7 +30,7 @@ START = "Answer the question correctly, using what you know about the world. "
 class VirtualTokens(ABC):
     """`tokens` virtual tokens that start as those of a short instruction, so that training starts from a working model."""
 
-    def __init__(self, backend: RewiringBackend, tokens: int):
+    def __init__(self, backend: Workbench, tokens: int):
         self.backend, self.model, self.tokens = backend, backend.loaded.model, tokens
 
     @abstractmethod

