@@ -20,8 +20,8 @@ from c3po_bench.config import Config, conf_dir, register
 from c3po_bench.errors import INTERRUPTED, OURS, UserError, refuse
 from c3po_bench.explain import explain, hydra_overrides, refuse_extra_keys, status_of, unknown_flag
 from c3po_bench.launch import slurm
+from c3po_bench.launch.callback import FOLDER_VARIABLE, folder_of_this_sweep
 from c3po_bench.launch.cells import watched
-from c3po_bench.launch.folder import FOLDER_VARIABLE, folder_of_this_sweep
 from c3po_bench.runtime import ranks, signals
 
 if TYPE_CHECKING:
