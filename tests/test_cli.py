@@ -97,10 +97,10 @@ def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [("ENOSPC", "make room"), ("EROFS", "results_dir"), ("ENAMETOOLONG", "name")]
+    ("number", "phrase"), [("ENOSPC", "make room"), ("EROFS", "results_dir"), ("ENAMETOOLONG", "name")]
 )
 @pytest.mark.parametrize("entry", ["cli", "sweep"])
-def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_path):
+def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, phrase, tmp_path):
     code = (
         "import errno, os, sys\n"
         "from c3po_bench import cli, sweep\nfrom c3po_bench.evaluate import run as evaluate\n"
@@ -112,9 +112,9 @@ def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_pat
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], (
-        done.stderr
-    )
+    assert (
+        done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and phrase in lines[0]
+    ), done.stderr
 
 
 def test_an_interrupt_while_it_starts_is_one_line():
@@ -146,9 +146,9 @@ def test_a_fault_of_ours_ends_with_its_traceback_and_the_run_to_attach(tmp_path,
         )
 
     assert fails(UserError("no such thing")) == (2, "error: no such thing\n", "")
-    status, said, log = fails(ZeroDivisionError("oops"))
-    assert status == 1 and said.startswith("Traceback") and "ZeroDivisionError: oops" in said
-    assert said.endswith(f"please report it with the traceback above; attach {tmp_path / 'ngd-1'}\n")
+    status, stderr, log = fails(ZeroDivisionError("oops"))
+    assert status == 1 and stderr.startswith("Traceback") and "ZeroDivisionError: oops" in stderr
+    assert stderr.endswith(f"please report it with the traceback above; attach {tmp_path / 'ngd-1'}\n")
     assert "ZeroDivisionError: oops" in log
 
 
