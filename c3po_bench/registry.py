@@ -1,7 +1,5 @@
 """Named things that a config chooses from: one helper for backends, arms, kernels, embedders, judges, ..."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence

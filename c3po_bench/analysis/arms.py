@@ -3,8 +3,6 @@
 Nothing here knows an arm by name but `base`, so arms of plugins are treated like our own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Which two runs may be compared, item by item, or in words why not; and what each run is called."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.config import Config
 from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Phase, Report
 from c3po_bench.errors import UserError
 from c3po_bench.feedback import judges
@@ -34,14 +35,12 @@ from c3po_bench.feedback.sentences import find_feedback
 from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.training.adapters import adapter_folder, resolved, train_adapter, training_record
 from c3po_bench.feedback.training.distributed import share_of
-from c3po_bench.feedback.training.recipes import check_values
+from c3po_bench.feedback.training.recipes import Plan, check_values
 from c3po_bench.runtime.resources import peak_resident
 from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:
-    from c3po_bench.config import Config
     from c3po_bench.feedback.responder import Responder
-    from c3po_bench.feedback.training.recipes import Plan
     from c3po_bench.tasks.taskset import TaskSet
 
 

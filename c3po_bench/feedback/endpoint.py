@@ -6,8 +6,6 @@ will not pass (wrong key, unknown model) ends the run with one line; a call refu
 others (too long, filtered) is a gap, too.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

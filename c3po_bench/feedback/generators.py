@@ -4,8 +4,6 @@ A generator is a class with `categories` and `prompts` (see `Generator`). A new 
 `GENERATORS`.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 import re

@@ -4,8 +4,6 @@ A judge scores pairs (prompt, response, baseline response) in [-1, 1]: h of the 
 response, -1 only the baseline, 0 both or neither), g for models. A new judge is one line of `JUDGES`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ A reviser is a class with ``revise(feedback, drafts) -> list[(text, finished) | 
 of `REVISERS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 

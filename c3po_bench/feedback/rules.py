@@ -4,8 +4,6 @@ The twelve names are those of the RLVF paper's code (arXiv 2402.10893), done wit
 lengths and seeded language detection. A new kind is one line of `KINDS`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Named in conf/config.yaml under `hydra.callbacks`. Hydra turns a callback's exce
 refusal leaves through `SystemExit`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from pathlib import Path

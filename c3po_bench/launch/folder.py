@@ -7,8 +7,6 @@ RESULTS_DIR/sweep/NAME-HASH/
   job-1.sh        the array job, ready to be sent again; groups-1.json its cells; logs/ its output
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -12,8 +12,6 @@ out is what is no product of matrices: norms, activations, softmax, positions, u
 What a model is not known to do is never guessed: its FLOPs are NaN, which results show as null.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager

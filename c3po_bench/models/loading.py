@@ -8,20 +8,18 @@ import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.models import deepseek
 from c3po_bench.models.cache import folder_hash
 from c3po_bench.models.embedded import planted, smollm, smolmoe
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
-
-if TYPE_CHECKING:
-    from c3po_bench.config import ModelConfig
 
 log = logging.getLogger(__name__)
 EMBEDDED = {"smolmoe": smolmoe.checkpoint, "smollm": smollm.checkpoint, "planted": planted.checkpoint}

@@ -3,8 +3,6 @@
 Charts carry no colors of their own; the page hands Vega the palette of its light or dark theme.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Whole files appear atomically. What is appended to a journal counts once it is complete.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

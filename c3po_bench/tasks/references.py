@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from c3po_bench.contract import Item
 from c3po_bench.errors import UserError
 from c3po_bench.tasks.local_data import check_root, has_local
+from c3po_bench.tasks.taskset import TaskSet
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
-
-    from c3po_bench.tasks.taskset import TaskSet
 
 BIGBENCH = (
     "general_knowledge",
