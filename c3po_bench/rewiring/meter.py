@@ -41,7 +41,7 @@ class Meter:
 
     @contextmanager
     def exclude(self) -> Iterator[None]:
-        """Leave the seconds of the block out of the open phase and of the clock's: work done once, on nobody's account."""
+        """Leave the block's seconds out of the open phase, and of the clock's: work done once, for all."""
         synchronize()
         start = time.perf_counter()
         yield
@@ -66,7 +66,7 @@ class Meter:
         return self.seconds.get(name, 0.0), self.flops.get(name, 0)
 
     def phases(self) -> dict[str, dict[str, Any]]:
-        """{phase: {"seconds", "flops"}}, the `cost.phases` of a result; flops are None where they are unknown."""
+        """{phase: {"seconds", "flops"}}, the `cost.phases` of a result; unknown flops are None."""
         known = {name: None if isnan(flops) else round(flops) for name, flops in self.flops.items()}
         return {name: {"seconds": seconds, "flops": known[name]} for name, seconds in self.seconds.items()}
 

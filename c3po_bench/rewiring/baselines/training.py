@@ -138,7 +138,7 @@ class TrainedArm(BaselineArm):
             for step, chunk in enumerate(batches(seen, options["batch_size"], options["steps"], seed)):
                 for group in optimizer.param_groups:
                     group["lr"] = options["learning_rate"] * (1 - step / options["steps"])
-                with self.meter.phase("train"), passes(base.get_decoder()) as sizes:
+                with self.meter.phase("train"), passes(base) as sizes:
                     optimizer.zero_grad()
                     loss = question_losses(model, chunk).mean()
                     loss.backward()

@@ -77,10 +77,11 @@ class VirtualTokens(ABC):
     @contextmanager
     def _scoring(self, meter: Meter) -> Iterator[None]:
         """Phase `score` of `meter`: each pass of the wrapped model, over its virtual tokens too."""
-        with meter.phase("score"), passes(self.model.get_decoder()) as sizes:
+        with meter.phase("score"), passes(self.model) as sizes:
             yield
             shape = shape_of(self.model)
-            meter.count("score", sum(shape.whole(*size) for size in sizes))
+            flops = (shape.score(shape.span, size, size[0] * size[1]) for size in sizes)
+            meter.count("score", sum(flops))
 
 
 def _asked_by_ids(kind: Any) -> Any:
