@@ -1,6 +1,6 @@
 """The typed schema of everything under conf/. Strict: an unknown key or a wrong type is an error.
 
-Sections live beside the code that reads them (rewiring/config.py, feedback/config.py, tracking/config.py);
+Sections live beside the code that reads them (rewiring/config.py, feedback/config.py, tracking/__init__.py);
 this module puts them together. It imports nothing heavy.
 """
 
@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.options import option
+from c3po_bench.options import check_number, keys, option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
-from c3po_bench.tracking.config import TrackingConfig
+
+MODES = ("disabled", "offline", "online")
+"""What `tracking.mode` may be."""
+MOST_THREADS = 1024  # torch takes any number, and crashes where the machine has no room for so many threads
 
 
 @dataclass
@@ -57,6 +62,18 @@ class ScoringConfig:
 
 
 @dataclass
+class TrackingConfig:
+    """Where W&B runs go (conf/tracking). The store is the truth; W&B is a view of it."""
+
+    mode: str = option("offline", "disabled, offline (files to sync later) or online")
+    project: str = option("c3po-bench", "W&B project")
+    entity: str | None = option(None, "W&B user or team; null = your default")
+    time_limit: float = option(
+        60.0, "seconds that publishing may take at the end of a run; what is left, publish does later"
+    )
+
+
+@dataclass
 class Config:
     """A composed experiment."""
 
@@ -74,17 +91,44 @@ class Config:
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: str = option("suffix", "suffix (fast) or naive (whole forward passes: the definition)")
-    batch_size: int = option(32, "items scored or optimized at once; changes speed, not results")
+    batch_size: int = option(32, "items scored or optimized at once; changes speed, not results", least=1)
     bank_gb: float = option(
-        8.0, "most disk for what the engine keeps of references (keys, values); beyond it they are read again"
+        8.0,
+        "most disk for what the engine keeps of references (keys, values); beyond it they are read again",
+        least=0,
     )
-    limit: int | None = option(None, "first N items of each task; null = all")
+    limit: int | None = option(None, "first N items of each task; null = all", least=1)
     shard: str | None = option(None, "i/n: only the i-th of n shares of the items (1-based)")
-    seed: int = option(0, "seed of everything that draws")
-    threads: int | None = option(None, "torch threads; null = as many as torch likes")
+    seed: int = option(0, "seed of everything that draws", least=0)
+    threads: int | None = option(
+        None, "torch threads; null = as many as torch likes", least=1, most=MOST_THREADS
+    )
     results_dir: str = option("outputs/${name}", "the store of this experiment")
     log_level: str = option("info", "debug, info, warning or error")
     plugins: list[str] = option([], "modules to import first, e.g. with your own surrogates")
+
+
+KEYS = dict(keys(Config()))
+"""Every key of the schema by its dotted name, sections among them."""
+_BOUNDS = {key: bounds for key, entry in KEYS.items() if (bounds := entry.metadata.get("bounds"))}
+RENAMED = {"sweep=layers": "sweep=layer_table"}
+"""Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""
+
+
+def check_ranges(cfg: Config) -> None:
+    """Refuse numbers out of their bounds, a name that is a path, and an unknown way of tracking.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    for key, bounds in _BOUNDS.items():
+        check_number(key, attrgetter(key)(cfg), **bounds)
+    if cfg.seed >= 2**32:
+        raise UserError(f"seed={cfg.seed}: must be below 2**32, numpy's largest")
+    if "/" in cfg.name or "\\" in cfg.name or cfg.name in ("", ".", ".."):
+        raise UserError(f"name={cfg.name}: is a name, not a path; results_dir says where results go")
+    if cfg.tracking.mode not in MODES:
+        raise unknown("tracking.mode", cfg.tracking.mode, MODES)
 
 
 def conf_dir() -> Path:

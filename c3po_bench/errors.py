@@ -7,6 +7,9 @@ import errno
 import sys
 from collections.abc import Callable, Iterable
 
+USER, OURS, INTERRUPTED = 2, 1, 130
+"""Exit statuses: the user can mend it; our fault; stopped by Ctrl-C or a signal."""
+
 
 class UserError(Exception):
     """Raised for anything the user can put right; the command line prints it in one line and exits with 2."""
@@ -44,13 +47,18 @@ def our_fault(error: BaseException) -> str:
     )
 
 
+def refuse(message: str) -> int:
+    """Say in one line on standard error what the user can mend; returns the exit status."""
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    return USER
+
+
 def exit_status(work: Callable[[], object]) -> int:
     """Run a command: 0, or 2 with one line on standard error where the user can mend it."""
     try:
         work()
     except UserError as error:
-        sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
-        return 2
+        return refuse(str(error))
     return 0
 
 

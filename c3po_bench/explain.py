@@ -1,25 +1,66 @@
-"""One line for what Hydra or OmegaConf complains about, with the nearest valid choice."""
+"""The words of the command line as Hydra wants them, and one line for what goes wrong with them."""
 
 from __future__ import annotations
 
 import re
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import ListConfig, OmegaConf
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
 
-from c3po_bench.config import Config
-from c3po_bench.errors import UserError, nearest, unknown
+from c3po_bench.config import KEYS, RENAMED
+from c3po_bench.errors import OURS, UserError, nearest, of_the_disk, our_fault, refuse, unknown
+
+GROUPS_TO_ADD = ("experiment", "sweep", "task")
+"""Groups of conf/ of which conf/config.yaml chooses none: Hydra wants a `+` before their choice."""
+PLAIN = {
+    "Config group override must be": "{}: python -m c3po_bench --help lists the groups and their options",
+    "Only one of --run, --multirun, --cfg": "--cfg and --info show one composed config: leave out -m",
+}
+"""What Hydra says of `model=null` and of its flags, by errors of no class of its own: how they begin, and our line."""
+
+ASSIGNED = r"'?(?:\+\+)?([^\s=']+)=([^\s']+)"
+"""Key and value of an override that a message of Hydra's quotes."""
 
 
-def explain(error: BaseException) -> str:
-    """The line for `error`, found anywhere in its chain of causes."""
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
-        current = current.__cause__ or current.__context__
+def hydra_overrides(words: Sequence[str]) -> list[str]:
+    """The words as Hydra wants them: a group without a default is added, and so is an option of an arm.
+
+    `experiment=NAME` becomes `+experiment=NAME`, and `arm.NAME.OPTION=value` becomes `++arm.NAME.OPTION=value`.
+    The order is kept, since a later override wins. A null default in conf/config.yaml would not do instead: the
+    form with `+` would be refused, and a choice would be composed in the place of its default, not in its own.
+    """
+    added = tuple(f"{group}=" for group in GROUPS_TO_ADD)
+    marks = (("+", added), ("++", ("arm.",)))
+    return [next((mark for mark, starts in marks if word.startswith(starts)), "") + word for word in words]
+
+
+def status_of(error: Exception) -> int:
+    """The exit status that an error ends a command with, after a line on standard error.
+
+    Where it is our fault the line stands below the traceback. A cell's failure in a submitted job is in its log and
+    its state already.
+    """
+    if line := explain(error):
+        return refuse(line)
+    if not type(error).__module__.startswith("submitit"):
+        traceback.print_exc()
+        sys.stderr.write(our_fault(error))
+    return OURS
+
+
+def explain(error: BaseException) -> str | None:
+    """The line for an error that the user can mend, found anywhere in its chain of causes; None for any other."""
+    if not isinstance(error, UserError | HydraException | OmegaConfBaseException):
+        lines = (line.format(error) for start, line in PLAIN.items() if str(error).startswith(start))
+        return of_the_disk(error) or next(lines, None)
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
@@ -27,28 +68,23 @@ def explain(error: BaseException) -> str:
             return unreadable(link.override)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options is not None:
             group, _, name = str(link.missing_cfg_file).rpartition("/")
-            return str(unknown(group or "config", name, [o for o in link.options if not o.startswith("_")]))
-    for link in chain:
-        text = str(link)
-        key = re.search(r"Key '([^']+)' (?:not in|is not in struct)", text)
-        if key:
-            full = re.search(r"full_key: (\S+)", text)
+            choices = [option for option in link.options if not option.startswith("_")]
+            return renamed(f"{group}={name}") or str(unknown(group or "config", name, choices))
+    texts = [str(link) for link in chain]
+    for text in texts:
+        full = re.search(r"full_key: (\S+)", text)
+        if key := re.search(r"Key '([^']+)' (?:not in|is not in struct)", text):
             return unknown_key(full[1] if full else key[1])
-        assigned = re.search(
-            r"(?:merging override|Ambiguous value for argument) '?([^\s=']+)=([^\s']+)", text
-        )
-        if assigned and (
-            text.startswith("Ambiguous") or any("is not a ListConfig" in str(other) for other in chain)
-        ):
-            return one_or_many(*assigned.groups())
+        assigned = re.search(f"(?:merging override|Ambiguous value for argument) {ASSIGNED}", text)
+        if assigned and (text.startswith("Ambiguous") or "is not a ListConfig" in " ".join(texts)):
+            return one_or_many(assigned[1], assigned[2])
         if re.search(r"could not be converted|is not a subclass|Invalid type", text):
-            full = re.search(r"full_key: (\S+)", text)
             return f"{full[1] + ': ' if full else ''}{text.splitlines()[0]}"
-    merging = re.match(r"Error merging override \+*(\S+)", str(error))
+    merging = re.match(r"Error merging override \+*(\S+)", texts[0])
     if merging and len(chain) > 1:
-        why = str(chain[1]).splitlines()[0]
+        why = texts[1].splitlines()[0]
         return f"{merging[1]}: {'must have a value' if 'is not Optional' in why else why}"
-    return str(error).split("\n\n")[0]
+    return texts[0].split("\n\n")[0]
 
 
 def unreadable(word: str) -> str:
@@ -59,75 +95,64 @@ def unreadable(word: str) -> str:
     return f"{word} can't be read: lists are [a,b]; for signs like = ~ ( in a value write '{key}=\"{value}\"'"
 
 
-def unknown_flag(words: Sequence[str]) -> str | None:
-    """The line for the first dashed word that Hydra does not know, for which it would print its usage.
-
-    None without one.
-    """
-    from hydra._internal.utils import get_args_parser
-
-    own = [
-        word for word in words if re.match("--experiment(=|$)", word)
-    ]  # argparse: short for --experimental-rerun
-    flags = own or [
-        word for word in get_args_parser().parse_known_args(list(words))[1] if word.startswith("-")
-    ]
-    if not flags:
-        return None
-    flag, _, value = flags[0].partition("=")
-    key, after = flag.lstrip("-").replace("-", "_"), words[words.index(flags[0]) + 1 :]
-    if not value and after and not re.match("-|.*=", after[0]):
-        value = after[0]
-    if key in ("experiment", "sweep", "task"):
-        return f"{flags[0]}: write +{key}={value or 'NAME'}"
-    if key in dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)):
-        return f"{flags[0]}: write {key}={value or 'VALUE'}"
-    return f"{flags[0]}: keys are set by key=value, without dashes; {unknown_key(key)}"
-
-
 def one_or_many(key: str, value: str) -> str:
     """A value without brackets where a list is wanted, or with commas that Hydra cannot read either way."""
-    key = key.removeprefix("++")
-    if isinstance(OmegaConf.select(OmegaConf.structured(Config), key), ListConfig):
+    if key in KEYS and str(KEYS[key].type).startswith("list"):
         return f"{key} wants a list: {key}=[{value}]"
     return (
         f"{key}={value} is several values, for -m to run one by one; as one value write '{key}=\"{value}\"'"
     )
 
 
-def refuse_extra_keys(cfg: Mapping[str, Any]) -> None:
+def unknown_flag(words: Sequence[str]) -> str | None:
+    """The line for the first dashed word that Hydra does not know, for which it would print its usage.
+
+    None without one.
+    """
+    flags = [
+        word for word in words if re.match("--experiment(=|$)", word)
+    ]  # to argparse: --experimental-rerun
+    if not flags:
+        left = get_args_parser().parse_known_args(list(words))[1]
+        flags = [word for word in left if word.startswith("-")]
+    if not flags:
+        return None
+    flag, _, value = flags[0].partition("=")
+    key, after = flag.lstrip("-").replace("-", "_"), words[words.index(flags[0]) + 1 :]
+    if not value and after and not re.match("-|.*=", after[0]):
+        value = after[0]
+    if key in KEYS or key in GROUPS_TO_ADD:
+        return f"{flags[0]}: write {key}={value or ('VALUE' if key in KEYS else 'NAME')}"
+    return f"{flags[0]}: keys are set by key=value, without dashes; {unknown_key(key)}"
+
+
+def refuse_extra_keys(cfg: Mapping[str, Any], prefix: str = "") -> None:
     """`UserError` for a key that the schema does not have, as `+` or `++` adds them.
 
     Options of single arms are free.
     """
-    known = set(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))
-    for path in dotted({name: value for name, value in cfg.items() if name != "arm"}):
-        if path not in known:
+    for key, value in cfg.items():
+        if (path := f"{prefix}{key}") not in KEYS:
             raise UserError(unknown_key(path))
+        if isinstance(value, dict) and path != "arm":
+            refuse_extra_keys(value, f"{path}.")
+
+
+def renamed(name: str) -> str | None:
+    """The line for a former key, one below it, or a former file of a group; None for any other name."""
+    for old, new in RENAMED.items():
+        if name == old or name.startswith(f"{old}."):
+            return f"{name} is now {new}{name.removeprefix(old)}"
+    return None
 
 
 def unknown_key(name: str) -> str:
-    """An unknown key, with the nearest dotted keys: those that end in it first."""
-    paths, key = (
-        list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False))),
-        name.rpartition(".")[2],
-    )
-    same = [path for path in paths if path.rpartition(".")[2] == key]
-    if same:
-        return f"unknown key {name!r}: did you mean {' or '.join(repr(p) for p in same[:3])}?"
-    leaves = {path.rpartition(".")[2]: path for path in paths}
-    close = nearest(name, paths) or [leaves[leaf] for leaf in nearest(key, leaves)]
-    hint = (
-        f"did you mean {' or '.join(repr(p) for p in close)}?"
-        if close
-        else "see python -m c3po_bench --cfg job"
-    )
+    """An unknown key, with its new name or the nearest dotted keys: those that end in it first."""
+    if line := renamed(name):
+        return line
+    key = name.rpartition(".")[2]
+    leaves = {path.rpartition(".")[2]: path for path in KEYS}
+    close = [path for path in KEYS if path.rpartition(".")[2] == key][:3]
+    close = close or nearest(name, KEYS) or [leaves[leaf] for leaf in nearest(key, leaves)]
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see python -m c3po_bench --cfg job"
     return f"unknown key {name!r}: {hint}"
-
-
-def dotted(tree: Any, prefix: str = "") -> Any:
-    """Dotted paths of every key in a nested dict."""
-    for key, value in tree.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from dotted(value, f"{prefix}{key}.")

@@ -1,17 +1,57 @@
-"""Config keys that explain themselves: a default and one line of help, read by `--help`, docs and tests."""
+"""Config keys that explain themselves: a default, one line of help and the bounds of a number.
+
+Docs, tests and the check of every config read them off the schema.
+"""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import field
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, field, fields, is_dataclass
+from operator import attrgetter
 from typing import Any
 
+from c3po_bench.errors import UserError
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field with its description in `metadata["help"]`.
+
+def option(default: Any, text: str, **bounds: float) -> Any:
+    """A dataclass field with its description and `bounds` (see `check_number`) in its metadata.
 
     Lists and dicts are copied for each instance.
     """
+    metadata = {"help": text, "bounds": bounds}
     if isinstance(default, list | dict):
-        return field(default_factory=lambda: copy.copy(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
+    """Dotted name and dataclass field of every key of a config's `section`, nested sections among them."""
+    for entry in fields(section):
+        yield f"{prefix}{entry.name}", entry
+        if is_dataclass(value := getattr(section, entry.name)):
+            yield from keys(value, f"{prefix}{entry.name}.")
+
+
+def check_number(
+    key: str,
+    value: float | None,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+) -> None:
+    """`UserError` for a number below `least`, not above `above`, above `most`, or not finite; null passes."""
+    if value is None or math.isfinite(value) and least <= value <= most and value > above:
+        return
+    if least > -math.inf and not (math.isfinite(value) and value >= least):
+        raise UserError(f"{key}={value}: must be a number of at least {least}")
+    limits = [f"above {above}"] * (above > -math.inf) + [f"at most {most}"] * (most < math.inf)
+    raise UserError(f"{key}={value}: must be {' and '.join(limits) or 'a number'}")
+
+
+def check_least(cfg: Any, least: Mapping[str, float], section: str = "") -> None:
+    """`UserError` for a number of `section` that is below its least value or no number."""
+    for key, bound in least.items():
+        check_number(f"{section}{key}", attrgetter(key)(cfg), least=bound)

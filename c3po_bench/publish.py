@@ -9,7 +9,9 @@ import argparse
 import os
 import sys
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, exit_status
+from c3po_bench.store.reader import load_runs
+from c3po_bench.tracking import TrackingConfig
 
 MANY_RUNS = 50  # in a larger store the end of each run leaves the cross-run tables to this command
 
@@ -29,37 +31,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--at-end-of-run", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     try:
-        said = _publish(arguments)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return exit_status(lambda: sys.stdout.write(_publish(arguments) + "\n"))
     except Exception as error:
         if not arguments.at_end_of_run and not type(error).__module__.startswith("wandb"):
             raise
         sys.stderr.write(f"error: W&B: {type(error).__name__}: {' '.join(str(error).split())}\n")
         return 1
-    sys.stdout.write(said + "\n")
-    return 0
 
 
 def _publish(arguments: argparse.Namespace) -> str:
-    from c3po_bench.store.reader import load_runs
-    from c3po_bench.tracking.config import TrackingConfig
-
-    try:
-        import wandb
+    """Publish; what was done, in lines."""
+    try:  # the room is entered here: wandb is an extra, and takes a second to import
+        from c3po_bench.tracking import publisher
     except ImportError as error:
         raise UserError("W&B is not installed: pip install 'c3po-bench[wandb]'") from error
-    from c3po_bench.tracking.wandb_publisher import publish_store
-
     stored = len(load_runs(arguments.results_dir))
-    mode = arguments.mode or os.environ.get("WANDB_MODE") or "online"
+    mode = arguments.mode or os.environ.get("WANDB_MODE")
     mode = mode if mode in ("online", "offline") else "online"
-    if mode == "online" and not wandb.api.api_key:
+    if mode == "online" and not publisher.wandb.api.api_key:
         raise UserError("not logged in to W&B: run `wandb login`, set WANDB_API_KEY, or use --mode offline")
     few = not arguments.at_end_of_run or stored <= MANY_RUNS
     cfg = TrackingConfig(mode=mode, project=arguments.project, entity=arguments.entity)
-    done = publish_store(arguments.results_dir, cfg, analysis=few, save_dashboard=not arguments.at_end_of_run)
+    done = publisher.publish_store(
+        arguments.results_dir, cfg, analysis=few, save_dashboard=not arguments.at_end_of_run
+    )
     lines = [f"{len(done.runs)} runs published ({mode}), {done.skipped} were already", *done.urls]
     if mode == "offline" and (done.runs or done.analysis):
         lines.append(f"sync later with: wandb sync {arguments.results_dir}/wandb/offline-run-*")

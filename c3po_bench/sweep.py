@@ -10,56 +10,37 @@ import json
 import logging
 import os
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from c3po_bench.errors import UserError, of_the_disk, our_fault
+from c3po_bench.errors import INTERRUPTED, OURS, UserError
+from c3po_bench.explain import status_of
+from c3po_bench.launch import slurm
+from c3po_bench.launch.cells import report, run_cells, statuses
+from c3po_bench.launch.folder import SweepFolder, find_sweeps, freeze
+from c3po_bench.launch.grid import compose_grid
+from c3po_bench.launch.merge import merge_shards
+from c3po_bench.launch.plan import plan_text
+from c3po_bench.runtime import ranks, signals
+from c3po_bench.runtime.console import set_up_logging
 
-if TYPE_CHECKING:
-    from c3po_bench.launch.folder import SweepFolder
-
-USER, OURS, STOPPED = 2, 1, 130
+SWEEP = "the results_dir of a sweep, or a folder in its sweep/"
 log = logging.getLogger("c3po_bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: returns the exit status."""
+    """Entry point: returns the exit status, after one line on standard error for what the user can mend."""
     options = parser().parse_args(arguments)
     try:
         return options.run(options)
-    except UserError as error:
-        return say(str(error))
     except KeyboardInterrupt as stopped:
-        sys.stderr.write(
-            f"stopped ({stopped.args[0] if stopped.args else 'interrupted'}): the same command goes on from here\n"
-        )
-        return STOPPED
+        why = stopped.args[0] if stopped.args else "interrupted"
+        sys.stderr.write(f"stopped ({why}): the same command goes on from here\n")
+        return INTERRUPTED
     except Exception as error:
-        return explained(error)
-
-
-def explained(error: Exception) -> int:
-    """Hydra's and OmegaConf's complaints in one line; anything else is ours."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from c3po_bench.explain import explain
-
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return say(explain(error))
-    if line := of_the_disk(error):
-        return say(line)
-    traceback.print_exc()
-    sys.stderr.write(our_fault(error))
-    return OURS
-
-
-def say(message: str) -> int:
-    """One line on standard error."""
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
-    return USER
+        return status_of(error)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,18 +67,18 @@ def parser() -> argparse.ArgumentParser:
     )
     grouping(submit)
     retry = add("retry", retry_command, "send again the cells that failed or are missing, and only these")
-    retry.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
+    retry.add_argument("folder", help=SWEEP)
     retry.add_argument("--local", action="store_true", help="run them here, one after another, not on Slurm")
     grouping(retry)
     status = add("status", status_command, "how far the sweeps of a results_dir are, and why cells failed")
-    status.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
+    status.add_argument("folder", help=SWEEP)
     status.add_argument("--json", action="store_true", help="one JSON object a line")
     table = add(
         "table",
         table_command,
         "the sweep's table: settings, accuracy, difference to base; also written as CSV",
     )
-    table.add_argument("folder", help="the results_dir of a sweep, or a folder in its sweep/")
+    table.add_argument("folder", help=SWEEP)
     planned = add("plan", plan_command, "what a sweep would cost: cells, runs, items, hours, bank, memory")
     planned.add_argument(
         "overrides", nargs="+", help="as for c3po_bench -m: +sweep=NAME [+experiment=NAME] ..."
@@ -114,82 +95,62 @@ def parser() -> argparse.ArgumentParser:
 
 def submit_command(options: argparse.Namespace) -> int:
     """`submit`."""
-    from c3po_bench.launch.folder import freeze
-    from c3po_bench.launch.grid import compose_grid
-
     grid = compose_grid(options.overrides)
     folder = freeze(grid)
     launcher = grid.launcher if "lurm" in str(grid.launcher.get("_target_")) else {}
-    folder.keep_launcher(launcher)
-    return send(folder, [cell.number for cell in grid.cells], launcher, options)
+    folder.update(launcher=launcher)  # for `retry`
+    return send(folder, launcher, options)
 
 
-def send(
-    folder: SweepFolder, cells: Sequence[int], launcher: dict[str, Any], options: argparse.Namespace
-) -> int:
-    """Send `cells` that are neither done nor on their way, `cells_per_job` at a time."""
-    from c3po_bench.launch import slurm
-    from c3po_bench.launch.status import statuses
+def open_cells(folder: SweepFolder) -> list[int]:
+    """The cells that are neither done nor on their way."""
+    return [status.cell for status in statuses(folder) if status.status in ("failed", "missing")]
 
+
+def send(folder: SweepFolder, launcher: dict[str, Any], options: argparse.Namespace) -> int:
+    """Send the cells that are neither done nor on their way, `cells_per_job` at a time."""
     if options.cells_per_job < 1:
         raise UserError("--cells-per-job must be 1 or more")
     if not options.dry_run:
         slurm.require_cluster()
-    open_cells = {s.cell for s in statuses(folder) if s.status in ("failed", "missing")}
-    chosen = [cell for cell in cells if cell in open_cells]
+    chosen = open_cells(folder)
+    groups = folder.groups(chosen, options.cells_per_job)
     if not chosen:
         sys.stdout.write(f"{folder.path.name}: nothing to send: every cell is done, running or waiting\n")
-        return 0
-    groups = folder.groups(chosen, options.cells_per_job)
-    if options.dry_run:
+    elif options.dry_run:
         path, _ = slurm.write_job(folder, launcher, groups)
         sys.stdout.write(f"{len(chosen)} cells in {len(groups)} jobs, not sent: {path}\n")
-        return 0
-    sent = [groups[i : i + slurm.ARRAY_LIMIT] for i in range(0, len(groups), slurm.ARRAY_LIMIT)]
-    jobs = " ".join(slurm.send(folder, launcher, part) for part in sent)
-    sys.stdout.write(f"sent {len(chosen)} cells in {len(groups)} jobs: Slurm job {jobs}\n")
-    sys.stdout.write(f"status: python -m c3po_bench.sweep status {folder.results_dir}\n")
+    else:
+        parts = [groups[i : i + slurm.ARRAY_LIMIT] for i in range(0, len(groups), slurm.ARRAY_LIMIT)]
+        jobs = " ".join(slurm.send(folder, launcher, part) for part in parts)
+        sys.stdout.write(f"sent {len(chosen)} cells in {len(groups)} jobs: Slurm job {jobs}\n")
+        sys.stdout.write(f"status: python -m c3po_bench.sweep status {folder.results_dir}\n")
     return 0
 
 
 def retry_command(options: argparse.Namespace) -> int:
     """`retry`."""
-    from c3po_bench.launch.folder import find_sweeps
-    from c3po_bench.launch.status import statuses
-
     worst = 0
     for folder in find_sweeps(options.folder):
-        cells = range(len(folder.cells))
         if options.local:
-            chosen = [s.cell for s in statuses(folder) if s.status in ("failed", "missing")]
-            worst = max(worst, work_here(folder, chosen))
+            worst = max(worst, work_here(folder, open_cells(folder)))
         else:
-            worst = max(worst, send(folder, cells, folder.launcher, options))
+            worst = max(worst, send(folder, folder.record.get("launcher", {}), options))
     return worst
 
 
 def status_command(options: argparse.Namespace) -> int:
     """`status`."""
-    from dataclasses import asdict
-
-    from c3po_bench.launch.folder import find_sweeps
-    from c3po_bench.launch.status import report, statuses
-
     for folder in find_sweeps(options.folder):
-        found = statuses(folder)
-        if options.json:
-            sys.stdout.write(
-                "".join(json.dumps({"sweep": folder.path.name, **asdict(s)}) + "\n" for s in found)
-            )
-        else:
-            sys.stdout.write(report(folder, found) + "\n")
+        cells = statuses(folder)
+        lines = [json.dumps({"sweep": folder.path.name, **asdict(cell)}) for cell in cells]
+        sys.stdout.write("\n".join(lines if options.json else [report(folder, cells)]) + "\n")
     return 0
 
 
 def table_command(options: argparse.Namespace) -> int:
     """`table`."""
-    from c3po_bench.launch.folder import find_sweeps
-    from c3po_bench.launch.table import show_sweep
+    from c3po_bench.launch.table import show_sweep  # with pandas, which no other command waits for
 
     for folder in find_sweeps(options.folder):
         show_sweep(folder)
@@ -198,27 +159,22 @@ def table_command(options: argparse.Namespace) -> int:
 
 def plan_command(options: argparse.Namespace) -> int:
     """`plan`."""
-    from c3po_bench.launch.grid import compose_grid
-    from c3po_bench.launch.plan import plan_text
-
     sys.stdout.write(plan_text(compose_grid(options.overrides)) + "\n")
     return 0
 
 
 def merge_command(options: argparse.Namespace) -> int:
     """`merge`."""
-    from c3po_bench.launch.merge import merge_shards
+    from c3po_bench.evaluate.run import run  # with torch, which no other command but `work` waits for
 
     for folder in options.folder:
-        for runs in merge_shards(Path(folder)):
+        for runs in merge_shards(Path(folder), run):
             sys.stdout.write(f"merged: {', '.join(str(run.path) for run in runs)}\n")
     return 0
 
 
 def work_command(options: argparse.Namespace) -> int:
     """`work`."""
-    from c3po_bench.launch.folder import find_sweeps
-
     folder, *others = find_sweeps(options.folder)
     if others:
         raise UserError(f"{options.folder} holds {1 + len(others)} sweeps: name one, like {folder.path}")
@@ -234,16 +190,11 @@ def work_command(options: argparse.Namespace) -> int:
     return work_here(folder, range(len(folder.cells)) if cells is None else cells)
 
 
-def work_here(folder: SweepFolder, cells: Sequence[int]) -> int:
+def work_here(folder: SweepFolder, cells: Iterable[int]) -> int:
     """Run cells in this process.
 
     When asked to stop by the time limit's signal, put the job back into the queue.
     """
-    from c3po_bench.launch import slurm
-    from c3po_bench.launch.worker import run_cells
-    from c3po_bench.runtime import ranks, signals
-    from c3po_bench.runtime.console import set_up_logging
-
     set_up_logging("info")
     try:
         os.chdir(folder.record["cwd"])
@@ -253,8 +204,10 @@ def work_here(folder: SweepFolder, cells: Sequence[int]) -> int:
         ) from error
     ranks.from_srun()
     signals.listen()
+    from c3po_bench.evaluate.run import run  # with torch
+
     try:
-        failed = run_cells(folder, cells)
+        failed = run_cells(folder, cells, run)
     except signals.Stopped as stopped:
         if stopped.args[0] == "SIGUSR2" and slurm.requeue():
             log.info("time is up: back in the queue, to be continued")

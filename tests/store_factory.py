@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from c3po_bench.store.reader import Run
+
 HOSTILE = "<script>window.pwned=true</script><img src=x onerror='window.pwned=true'>"
 CHOICES = ["copper", "granite", "oxygen", "wood"]
+TITLES = {"ngd": "NGD", "knn_vote": "kNN vote", "icl": "ICL", "sft": "SFT", "dpo": "DPO", "c3po": "C3PO"}
+CONTROLS = {  # the strictest first: what they change, and what a gain that they share is not due to
+    "ngd_random_neighbors": ("random neighbors", "retrieval"),
+    "ngd_shuffled_labels": ("shuffled labels", "the neighbors' labels"),
+    "random_pathway": ("a random pathway", "where the pathway moves"),
+}
+ROLES = {"base": "base", "icl": "baseline", "oracle": "ceiling"} | dict.fromkeys(CONTROLS, "control")
 
 
-@dataclass
-class FakeRun:
-    """A stand-in for the store's `Run`, over a folder written by this module."""
+def arm_row(arm: str) -> dict[str, Any]:
+    """What a run copies of its arm's row in its backend's table."""
+    row = {"name": arm, "title": TITLES.get(arm, arm.replace("_", " ")), "role": ROLES.get(arm, "method")}
+    if arm in CONTROLS:
+        change, not_due_to = CONTROLS[arm]
+        row |= {"control_of": "ngd", "change": change, "not_due_to": not_due_to}
+        row["place"] = list(CONTROLS).index(arm)
+        if arm.startswith("ngd_"):
+            row["title"] = f"NGD with {change}"
+    return row | ({"losses_over": "shares"} if arm == "kernel_regression" else {})
 
-    path: Path
-    run_id: str = ""
-    arm: str = ""
-    result: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
 
-    def samples(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.path / "samples.jsonl").read_text().splitlines()]
+def facts(arm: str) -> dict[str, str]:
+    """The columns about an arm that every row of a table carries."""
+    return {"arm": arm, "title": arm_row(arm)["title"], "role": arm_row(arm)["role"]}
 
 
 def digest(*parts: object) -> str:
@@ -146,11 +157,17 @@ def write_run(
     key: str = "key",
     seed: int = 0,
     seconds: float = 12.0,
-    provenance: dict[str, Any] | None = None,
     curves: dict[str, list[float]] | None = None,
     groups: dict[str, list[str]] | None = None,
-) -> FakeRun:
-    """Write one finished run folder and return it."""
+    identity: dict[str, Any] | None = None,
+    data_hashes: dict[str, str] | None = None,
+    **changes: Any,
+) -> Run:
+    """Write one finished run folder and return it.
+
+    `identity` is what its provenance says can change its numbers beside arm and seed, by default its settings;
+    `changes` are of its result.
+    """
     settings = settings or {}
     run_id = f"{arm}-{digest(arm, sorted(settings.items()), key, seed)[:12]}"
     folder = root / "runs" / run_id
@@ -162,6 +179,7 @@ def write_run(
         "schema_version": 1,
         "run_id": run_id,
         "arm": arm,
+        "arm_row": arm_row(arm),
         "backend": backend,
         "model": "smolmoe",
         "tasks": sorted(by_task),
@@ -186,13 +204,14 @@ def write_run(
         if curves is not None
         else {"surrogate_loss": np.linspace(1, 0.4, 11).round(3).tolist()},
         "notes": [],
-    }
-    provenance = provenance or {
+    } | changes
+    provenance = {
         "code_version": "0.1.0",
         "git_commit": "0" * 40,
         "libraries": {"torch": "2.13.0"},
         "model_hash": "abc",
-        "data_hashes": {t: digest("data", t) for t in by_task},
+        "data_hashes": data_hashes or {t: digest("data", t) for t in by_task},
+        "identity": {"arm": arm, "seed": seed, **({"settings": settings} if identity is None else identity)},
         "seeds": {"seed": seed},
         "hardware": {"cpu": "test"},
         "command": "python -m c3po_bench +experiment=quickstart",
@@ -205,10 +224,32 @@ def write_run(
     (folder / "provenance.json").write_text(json.dumps(provenance))
     (folder / "log.txt").write_text("done\n")
     (folder / "result.json").write_text(json.dumps(result))
-    return FakeRun(folder, run_id, arm, result, provenance, config)
+    return Run(folder)
 
 
-def write_experiment(root: Path, name: str, runs: list[FakeRun]) -> None:
+def edit(run: Run, change: Callable[[dict[str, Any]], object]) -> None:
+    """Rewrite a run's sample rows through `change(row)`."""
+    rows = run.samples()
+    for row in rows:
+        change(row)
+    (run.path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def keep(run: Run, items: int) -> None:
+    """Leave of a run's sample rows only so many."""
+    lines = (run.path / "samples.jsonl").read_text().splitlines()
+    (run.path / "samples.jsonl").write_text("\n".join(lines[:items]) + "\n")
+
+
+def store(root: Path, task: str = "arc", **scores: Sequence[float]) -> list[Run]:
+    """A run an arm, on one task, with these scores of its items."""
+    return [
+        write_run(root, arm, sample_rows(arm, task, np.array(own), details=False))
+        for arm, own in scores.items()
+    ]
+
+
+def write_experiment(root: Path, name: str, runs: list[Run]) -> None:
     folder = root / "experiments"
     folder.mkdir(parents=True, exist_ok=True)
     record = {
@@ -239,7 +280,7 @@ def rewiring_store(
     tasks: tuple[str, ...] = ("arc_easy", "facts"),
     hostile: str = "",
     details: bool = True,
-) -> list[FakeRun]:
+) -> list[Run]:
     """An experiment of six arms on `tasks`, with neighbors, losses and pathways in the rows."""
     runs, base = [], {t: scores_of("base" + t, items, ARMS["base"]) for t in tasks}
     for i, (arm, accuracy) in enumerate(ARMS.items()):
@@ -257,7 +298,7 @@ def rewiring_store(
     return runs
 
 
-def feedback_store(root: Path, *, items: int = 40, hostile: str = "") -> list[FakeRun]:
+def feedback_store(root: Path, *, items: int = 40, hostile: str = "") -> list[Run]:
     """An experiment of four arms on the in / near / out of scope tasks."""
     runs = []
     for i, arm in enumerate(["base", "icl", "dpo", "c3po"]):
@@ -294,7 +335,7 @@ def sweep_store(root: Path, *, cells: int, items: int, skip: int = 0) -> int:
 
 def _light_run(
     root: Path, arm: str, correct: np.ndarray, hashes: list[tuple[str, str]], settings: dict[str, Any]
-) -> FakeRun:
+) -> Run:
     rows = [
         {
             "arm": arm,

@@ -11,9 +11,11 @@ from omegaconf import OmegaConf
 
 from c3po_bench import cli
 from c3po_bench.cli import to_config
-from c3po_bench.config import Config, conf_dir
+from c3po_bench.config import KEYS, Config, conf_dir
 from c3po_bench.errors import UserError
-from c3po_bench.explain import dotted
+from c3po_bench.explain import hydra_overrides
+from c3po_bench.launch.folder import find_sweeps
+from c3po_bench.launch.grid import compose_grid
 from c3po_bench.runtime.console import log_to
 
 MENDABLE = {
@@ -22,7 +24,9 @@ MENDABLE = {
     "method.neighbors.k=abc": "Integer",
     "model=smolmo": "smolmoe",
     "+limt=5": "'limit'",
-    "--experiment=quickstart": "+experiment=quickstart",
+    "--experiment=quickstart": "write experiment=quickstart",
+    "experiment=olmoe_ark": "olmoe_arc",
+    "sweep=layers": "sweep=layers is now sweep=layer_table",
     "--limit 5": "--limit: write limit=5",
     "--results-dir=x": "write results_dir=x",
     "--lmit": "'limit'",
@@ -42,7 +46,7 @@ MENDABLE = {
 
 
 def option_names(group: str) -> list[str]:
-    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+    return sorted(p.stem for p in (conf_dir() / group).glob("[!_]*.yaml"))
 
 
 @pytest.mark.parametrize("override", MENDABLE)
@@ -99,11 +103,10 @@ def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path,
 def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_path):
     code = (
         "import errno, os, sys\n"
-        "from c3po_bench import cli, harness, sweep\n"
-        "from c3po_bench.launch import folder\n"
+        "from c3po_bench import cli, sweep\nfrom c3po_bench.evaluate import run as evaluate\n"
         f"error = OSError(errno.{number}, os.strerror(errno.{number}))\n"
         "def refuse(*_): raise error\n"
-        "harness.run = folder.find_sweeps = refuse\n"
+        "evaluate.run = sweep.find_sweeps = refuse\n"
         f"sys.argv = ['c3po_bench', '+experiment=quickstart', 'results_dir={tmp_path}']\n"
         f"sys.exit(cli.main() if {entry == 'cli'} else sweep.main(['status', 'x']))"
     )
@@ -166,12 +169,14 @@ def test_olmoe_without_a_hub_says_the_way_out(c3po, data_root, tmp_path, monkeyp
     assert "model=smolmoe" in done.stderr.strip().splitlines()[-1]
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("word", ["--help", "k=3", "++method.stps=3", "experiment=planed"])
+def test_help_and_a_wrong_word_load_nothing_heavy(word):
     code = (
-        "import sys; sys.argv = ['c3po_bench', '--help']\n"
-        "from c3po_bench.cli import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'transformers', 'lm_eval', 'pandas', 'numpy', 'wandb'}\n"
+        f"import sys; sys.argv = ['c3po_bench', '{word}']\n"
+        "from c3po_bench.__main__ import main\n"
+        f"assert main() == {0 if word == '--help' else 2}\n"
+        f"heavy = {{'torch', 'transformers', 'lm_eval', 'pandas', 'numpy', 'wandb'}}\n"
+        f"heavy |= {{'hydra'}} if {word == '--help'} else set()\n"
         "print(sorted({m.split('.')[0] for m in sys.modules} & heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -186,6 +191,61 @@ def test_scoring_feedback_loads_no_trainer():
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def test_a_choice_needs_no_plus_and_keeps_its_place():
+    words = [
+        "limit=3",
+        "task=arc",
+        "+experiment=planted",
+        "arm.ngd.k=2",
+        "model=tiny",
+        "tasks=[x]",
+        "sweep=lr",
+    ]
+    assert hydra_overrides(words) == [
+        "limit=3",
+        "+task=arc",
+        "+experiment=planted",
+        "++arm.ngd.k=2",
+        "model=tiny",
+        "tasks=[x]",
+        "+sweep=lr",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=planted", "limit=7"],
+        ["task=arc", "experiment=planted"],
+        ["experiment=planted", "task=arc"],
+    ],
+)
+def test_with_and_without_a_plus_one_config_is_composed(c3po, words):
+    """Whatever the order: the later choice wins in both forms."""
+    plain, added = (c3po(*form, "--cfg", "job") for form in (words, hydra_overrides(words)))
+    assert plain.returncode == 0 and plain.stdout == added.stdout
+
+
+def test_with_and_without_a_plus_one_sweep_is_frozen():
+    words = ["sweep=neighbors", "experiment=planted", "task=facts"]
+    plain, added = compose_grid(words), compose_grid(hydra_overrides(words))
+    assert plain.folder_name == added.folder_name and plain.name == "neighbors"
+    assert [cell.overrides for cell in plain.cells] == [cell.overrides for cell in added.cells]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
+def test_a_sweep_runs_without_a_plus_here_and_in_submitted_jobs(c3po, tiny, tmp_path, launcher):
+    """Its cells are those that `+sweep=NAME +experiment=NAME` freezes, and their jobs read the same words again."""
+    arguments = [*tiny, "limit=1", "arms=[base]", "method.neighbors.k=1,2", f"results_dir={tmp_path}"]
+    words = ["sweep=neighbors", *(word.removeprefix("+") for word in arguments)]
+    done = c3po("-m", *words, f"hydra/launcher={launcher}", "log_level=error")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = find_sweeps(tmp_path)
+    frozen = compose_grid([*hydra_overrides(words), "log_level=error"])
+    assert sweep.path.name == frozen.folder_name
+    assert [(sweep.state(cell.number) or {})["status"] for cell in frozen.cells] == ["done", "done"]
+
+
 @pytest.mark.parametrize("group", ["backend", "model", "method", "embedder", "tracking", "task"])
 def test_every_option_of_every_group_composes(group):
     names = option_names(group)
@@ -194,6 +254,24 @@ def test_every_option_of_every_group_composes(group):
         for name in names:
             override = f"+{group}={name}" if group == "task" else f"{group}={name}"
             assert isinstance(to_config(compose("config", [override])), Config)
+
+
+@pytest.mark.parametrize("group", ["backend", "model", "method", "embedder", "feedback", "tracking"])
+def test_no_option_repeats_a_default_of_the_schema(group):
+    """Two places for one default would come to disagree."""
+    schema = OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)
+    assert isinstance(schema, dict)
+
+    def repeated(options, defaults, path):
+        for key, value in options.items():
+            if isinstance(value, dict):
+                yield from repeated(value, defaults[key], f"{path}.{key}")
+            elif value == defaults[key]:
+                yield f"{path}.{key}"
+
+    for name in option_names(group):
+        options = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+        assert not list(repeated(options, schema[group], group)), name
 
 
 def test_every_experiment_composes_and_shows_its_command():
@@ -219,4 +297,4 @@ def test_every_key_is_described():
                 yield prefix + field.name
 
     assert list(walk(Config)) == []
-    assert len(list(dotted(OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)))) > 60
+    assert len(KEYS) > 60

@@ -73,15 +73,15 @@ def test_importing_it_loads_nothing_heavy():
 
 def test_get_builds_the_embedded_model_or_says_why_not(monkeypatch, capsys):
     from c3po_bench.errors import UserError
-    from c3po_bench.models.smolmoe import build
+    from c3po_bench.models.embedded import smolmoe
 
     built = []
-    monkeypatch.setattr(build, "checkpoint", lambda: built.append("smolmoe"))
+    monkeypatch.setattr(smolmoe, "checkpoint", lambda: built.append("smolmoe"))
     assert doctor.main(["--get"]) == 0 and built == ["smolmoe"]
 
     def unreachable():
         raise UserError("cannot get the embedded model's weights (no index)")
 
-    monkeypatch.setattr(build, "checkpoint", unreachable)
+    monkeypatch.setattr(smolmoe, "checkpoint", unreachable)
     assert doctor.main(["--get"]) == 2
     assert capsys.readouterr() == ("", "error: cannot get the embedded model's weights (no index)\n")

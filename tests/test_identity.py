@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from c3po_bench.config import Config
-from c3po_bench.harness import run
+from c3po_bench.evaluate.run import run
+from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.tasks.taskset import TaskSet
 
 
@@ -146,12 +147,11 @@ def test_an_edited_prompt_is_another_run(experiment, tmp_path):
 
 
 def test_an_edited_plugin_is_another_run(experiment, tmp_path, monkeypatch):
-    from c3po_bench.rewiring.surrogates import SURROGATES
-
     text = """
-from c3po_bench.rewiring.surrogates import Solution, surrogate
+from c3po_bench.rewiring.arms import method
+from c3po_bench.rewiring.surrogates import Solution
 
-@surrogate("rolled")
+@method("rolled")
 def rolled(problem):
     return Solution(problem.original.roll({by}, -1))
 """
@@ -166,7 +166,7 @@ def rolled(problem):
                 run(experiment(plugins=["rolling"], arms=["rolled"], references__tasks=["facts_foods"]))[1]
             )
     finally:
-        SURROGATES.pop("rolled", None)
+        ARMS.remove("rolled")
     assert found[0].run_id != found[1].run_id
     assert found[0].samples()[0]["loglikelihoods"] != found[1].samples()[0]["loglikelihoods"]
 
@@ -191,7 +191,7 @@ RELEVANT = {
 def identities(cfg) -> dict[str, dict]:
     from c3po_bench.rewiring.backend import RewiringBackend
 
-    return {arm.name: arm.identity() for arm in RewiringBackend(cfg, TaskSet(cfg.tasks)).arms()}
+    return {arm.row.name: arm.identity() for arm in RewiringBackend(cfg, TaskSet(cfg.tasks)).arms()}
 
 
 def test_what_an_arm_does_not_read_is_no_part_of_its_name(experiment, tmp_path):

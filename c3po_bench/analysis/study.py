@@ -15,36 +15,20 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from c3po_bench.analysis.compare import compare
-from c3po_bench.analysis.controls import compare_controls
+from c3po_bench.analysis.compare import compare, compare_controls, named_groups
 from c3po_bench.analysis.measures import feedback_measures
-from c3po_bench.analysis.rows import asked_groups
 from c3po_bench.errors import UserError, exit_status
 from c3po_bench.store.files import write_json, write_jsonl, write_text
 from c3po_bench.store.reader import Run, load_runs
 
-KEPT = (
-    "arm",
-    "task",
-    "doc_id",
-    "doc_hash",
-    "prompt_hash",
-    "correct",
-    "prediction",
-    "cluster",
-    "scope",
-    "feedback_id",
-    "score",
-    "drift",
-    "similarity",
-    "degeneration",
-)
+KEPT = ("arm", "task", "doc_id", "doc_hash", "prompt_hash", "correct", "prediction", "cluster")
+KEPT += ("scope", "feedback_id", "score", "drift", "similarity", "degeneration")
 FILES = {"samples.jsonl", "provenance.json", "result.json"}  # of each run
 TABLES = ("comparison.csv", "controls.csv", "feedback.csv")
+FACTS = ["title", "role", "change", "not_due_to"]  # of arms: they stand in each run's result
 DIGITS = 6
 
 
@@ -58,7 +42,10 @@ def tables(runs: Sequence[Run]) -> dict[str, str]:
         frames["controls.csv"] = controls
     if any(frames["comparison.csv"]["scope"]):
         frames["feedback.csv"] = feedback_measures(runs, pieces=True)
-    return {name: frame.to_csv(index=False, float_format=f"%.{DIGITS}g") for name, frame in frames.items()}
+    return {
+        name: frame.drop(columns=FACTS, errors="ignore").to_csv(index=False, float_format=f"%.{DIGITS}g")
+        for name, frame in frames.items()
+    }
 
 
 def publish(store: str | Path, folder: Path) -> None:
@@ -67,37 +54,27 @@ def publish(store: str | Path, folder: Path) -> None:
     Runs and tables that were published from the store before and are no longer of it go away.
     """
     runs = load_runs(store)
-    groups = {run.run_id: asked_groups(run) for run in runs}  # refuses before anything is written
     for run in runs:
-        kept = folder / "runs" / run.run_id
-        write_jsonl(
-            kept / "samples.jsonl", [{key: row[key] for key in KEPT if key in row} for row in run.samples()]
-        )
-        write_json(kept / "provenance.json", _public(run.provenance))
-        write_json(kept / "result.json", run.result | {"groups": groups[run.run_id]})
+        path = folder / "runs" / run.run_id
+        rows = ({key: row[key] for key in KEPT if key in row} for row in run.samples())
+        write_jsonl(path / "samples.jsonl", rows)
+        command = re.sub(
+            r"=[~/]\S+", "=DIR", run.provenance["command"]
+        )  # whose folders, whose machine: left out
+        provenance = {name: value for name, value in run.provenance.items() if name != "hardware"}
+        write_json(path / "provenance.json", provenance | {"command": command})
+        write_json(path / "result.json", run.result | {"groups": named_groups(run)})
     for path in sorted((folder / "runs").iterdir()):
-        if path.name not in groups and _published(path):
+        # a run as `publish` writes one; a store's has more files and is not to be lost
+        published = path.is_dir() and {file.name for file in path.iterdir()} == FILES
+        if published and path.name not in {run.run_id for run in runs}:
             shutil.rmtree(path)
-    found = tables(load_runs(folder))
+    texts = tables(load_runs(folder))
     for name in TABLES:
-        if name in found:
-            write_text(folder / name, found[name])
+        if name in texts:
+            write_text(folder / name, texts[name])
         else:
             (folder / name).unlink(missing_ok=True)
-
-
-def _published(path: Path) -> bool:
-    """Whether it is a run as `publish` writes one, not one of a store.
-
-    That has more files, and is not to be lost.
-    """
-    return path.is_dir() and {file.name for file in path.iterdir()} == FILES
-
-
-def _public(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Without what is somebody's machine: hardware, folders."""
-    command = re.sub(r"=[~/]\S+", "=DIR", provenance["command"])
-    return {key: value for key, value in provenance.items() if key != "hardware"} | {"command": command}
 
 
 def check(folder: Path) -> None:

@@ -1,4 +1,8 @@
-"""How a local model answers: batches of token ids in, texts out, the same at every run.
+"""How a local model is asked and answers: token ids in, texts out, the same at every run.
+
+Texts become ids by the tokenizer's own chat template and nothing else. The prompt is tokenized with the
+generation prompt, the completion on its own behind it: these are exactly the ids that the model sees when it
+answers, so training, scoring and generation agree token by token.
 
 Batches are laid out from the whole list of prompts, not from what is still missing, so a killed and resumed
 run pads each prompt exactly as an uninterrupted one does. Each row of a batch draws from random numbers of
@@ -12,10 +16,58 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from c3po_bench.feedback.chat import stop_ids
 from c3po_bench.feedback.config import GenerationConfig
 
+_SENTINEL = "sentinel17"
 TOP_K = 50  # RLVF, appendix A
+
+
+def chat_ids(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> list[int]:
+    """The ids of a conversation, ready for the answer.
+
+    A tokenizer without chat template gets the plain texts, a line each.
+    """
+    if not tokenizer.chat_template:
+        return list(tokenizer("\n".join(turn["content"] for turn in conversation) + "\n").input_ids)
+    return list(
+        tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True).input_ids
+    )
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """The ids of one user turn, ready for the answer."""
+    return chat_ids(tokenizer, [{"role": "user", "content": prompt}])
+
+
+def turn_end_ids(tokenizer: Any) -> list[int]:
+    """The ids that end an answer.
+
+    What the template puts behind it up to its first special token, else the EOS token.
+    """
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
+        tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(_SENTINEL)[2]
+        ids = list(tokenizer(tail, add_special_tokens=False).input_ids)
+        for position, token in enumerate(ids):
+            if token in tokenizer.all_special_ids:
+                return ids[: position + 1]
+    return [tokenizer.eos_token_id]
+
+
+def completion_ids(tokenizer: Any, completion: str, finished: bool = True) -> list[int]:
+    """The ids of an answer.
+
+    One that was cut at the token limit gets no end, so that no model learns to stop there.
+    """
+    ids = list(tokenizer(completion, add_special_tokens=False).input_ids)
+    return ids + (turn_end_ids(tokenizer) if finished else [])
+
+
+def stop_ids(tokenizer: Any, model: Any) -> list[int]:
+    """The ids at which generation stops: the model's own and the one that ends a turn."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    own = own if isinstance(own, list) else [own]
+    return sorted({i for i in [*own, tokenizer.eos_token_id, turn_end_ids(tokenizer)[-1]] if i is not None})
 
 
 @dataclass(frozen=True)
@@ -35,7 +87,7 @@ class Answer:
 
 
 def is_answer(value: Any) -> bool:
-    """Whether a ledger's value is the record of an answer."""
+    """Whether a cached value is the record of an answer."""
     kinds = {"text": str, "finished": bool, "tokens": int}
     return isinstance(value, dict) and {key: type(part) for key, part in value.items()} == kinds
 
@@ -93,18 +145,19 @@ def answer_all(
 ) -> list[Answer]:
     """The answers to all prompts.
 
-    Batches with nothing missing in `known` are skipped, `done` is told of each finished one.
+    Batches with nothing missing in `known` are skipped; `done` is called with the new answers of each
+    finished one.
     """
     answers: list[Answer | None] = list(known) if known is not None else [None] * len(prompts)
     for batch in batches(prompts, cfg.batch):
         if all(answers[i] is not None for i in batch):
             continue
         fresh = answer_batch(model, tokenizer, [prompts[i] for i in batch], cfg, seed)
-        found = {i: answer for i, answer in zip(batch, fresh, strict=True) if answers[i] is None}
-        for i, answer in found.items():
+        new = {i: answer for i, answer in zip(batch, fresh, strict=True) if answers[i] is None}
+        for i, answer in new.items():
             answers[i] = answer
         if done is not None:
-            done(found)
+            done(new)
     return [answer for answer in answers if answer is not None]
 
 

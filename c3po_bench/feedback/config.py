@@ -31,13 +31,12 @@ class ChatConfig:
         "OPENAI_API_KEY",
         "the environment variable that holds the key; the key itself is never stored",
     )
-    temperature: float = option(0.7, "appendix A")
-    top_p: float = option(0.7, "nucleus sampling")
-    max_tokens: int = option(1024, "most tokens of one call")
-    timeout: float = option(60.0, "seconds for one call")
-    retries: int = option(5, "attempts after the first one")
-    backoff: float = option(1.0, "seconds before the first retry; doubles, with jitter, at most 60")
-    concurrency: int = option(8, "calls in flight")
+    temperature: float = option(0.7, "appendix A", least=0)
+    top_p: float = option(0.7, "nucleus sampling", above=0, most=1)
+    max_tokens: int = option(1024, "most tokens of one call", least=1)
+    timeout: float = option(60.0, "seconds for one call", above=0)
+    retries: int = option(5, "attempts after the first one", least=0)
+    concurrency: int = option(8, "calls in flight", least=1)
 
 
 @dataclass
@@ -99,19 +98,12 @@ class TrainConfig:
     )
     accumulation: int = option(1, "forwards of one optimizer step")
     max_length: int = option(512, "tokens of prompt + answer")
-    max_grad_norm: float = option(1.0, "gradient clipping")
-    precompute_reference: bool = option(True, "reference log-probabilities once, before training")
-    single_forward: bool = option(
-        False,
-        "pairs and constraint rows in one forward: faster where their lengths are alike",
-    )
     gradient_checkpointing: bool = option(False, "less memory, more time")
     precision: str = option(
         "auto",
         "float32 | bfloat16 (autocast) | auto: bfloat16 where the processor computes in it",
     )
     eval_every: int = option(0, "steps between evaluations on the validation split; 0 = at the end only")
-    save_every: int = option(10, "steps between checkpoints (a killed run resumes from the last)")
     sft_lr: float = option(5e-5, "SCD arms and the warm start")
     sft_steps: int = option(30, "optimizer steps of the SCD arms and the warm start; 0 = `epochs` passes")
 
@@ -120,21 +112,19 @@ class TrainConfig:
 class GenerationConfig:
     """How the model being tuned answers, in the synthesis and in the evaluation."""
 
-    max_new_tokens: int = option(64, "most tokens of an answer")
+    max_new_tokens: int = option(64, "most tokens of an answer", least=1)
     temperature: float = option(
         0.0,
         "0 = greedy, so that baseline and tuned answers differ by the tuning only (paper: 0.7)",
+        least=0,
     )
-    top_p: float = option(1.0, "nucleus sampling")
-    batch: int = option(16, "rows of one forward")
+    top_p: float = option(1.0, "nucleus sampling", above=0, most=1)
+    batch: int = option(16, "rows of one forward", least=1)
 
 
 @dataclass
 class FeedbackConfig:
-    """The section ``feedback`` of the config; arms may override any of `beta` ...
-
-    `loss_weights` under ``arm.<name>``.
-    """
+    """The section ``feedback`` of the config; ``arm.<name>`` may override numbers of an arm's training."""
 
     pieces: list[str] = option(["jared_greeting"], "ids in the library, or paths of YAML files")
     library: list[str] = option([], "further folders or files with pieces of your own")
@@ -143,10 +133,10 @@ class FeedbackConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     answers: GenerationConfig = field(default_factory=GenerationConfig)
 
-    n_categories: int = option(8, "paper: 32")
-    n_in: int = option(48, "in-scope prompts, all splits together (paper: 960)")
-    n_near: int = option(48, "near-scope prompts, all splits together (paper: 960)")
-    n_out: int = option(48, "out-of-scope prompts, all splits together (paper: 960)")
+    n_categories: int = option(8, "paper: 32", least=1)
+    n_in: int = option(48, "in-scope prompts, all splits together (paper: 960)", least=1)
+    n_near: int = option(48, "near-scope prompts, all splits together (paper: 960)", least=1)
+    n_out: int = option(48, "out-of-scope prompts, all splits together (paper: 960)", least=1)
     out_of_scope: str = option(
         "builtin",
         "builtin (the embedded general set), a text file, or a hub data set as 'org/name:split:column'",
@@ -156,11 +146,9 @@ class FeedbackConfig:
 
     beta: float = option(0.1, "DPO's beta (paper: 0.1)")
     loss_type: list[str] = option(["sigmoid"], "TRL's names: sigmoid, ipo, apo_zero, sft, ...")
-    loss_weights: list[float] = option([], "weights of several loss types")
     lambda_out: float = option(0.2, "the paper's lambda_1")
     lambda_near: float = option(0.1, "the paper's lambda_2")
     constraint: str = option("nll", "nll | kl, both a mean over tokens")
-    kl_temperature: float = option(1.0, "temperature of the KL constraint")
 
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

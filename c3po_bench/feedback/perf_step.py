@@ -1,6 +1,4 @@
-"""One training step of C3PO, ours against one written as the official code does it.
-
-Same batch, same loss, same gradients.
+"""One training step of C3PO, ours against the official way: same batch, loss and gradients.
 
 The official step (TRL 0.7.10 and its subclass) makes three policy forwards (pairs, near scope, out of scope)
 and as many reference forwards, whose result it throws away for the constraint terms, with logits at every
@@ -17,6 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch.nn.functional import logsigmoid
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from c3po_bench.feedback.training.losses import (
+    CHECKPOINTING,
+    ConstrainedDPOConfig,
+    ConstrainedDPOTrainer,
+)
+from c3po_bench.feedback.training.rows import Row
+from c3po_bench.models.tiny import tiny_tokenizer
 
 WIDTHS = {"short answers": (24, 16), "long answers": (24, 64)}  # tokens of prompt, of answer
 PAIRS, KEPT = 4, 4
@@ -35,8 +47,6 @@ def run(options: Any) -> Iterator[dict[str, Any]]:
 
 
 def _measure(widths: tuple[int, int], scratch: str, options: Any) -> dict[str, Any]:
-    import torch
-
     trainer = _trainer(widths, scratch, small=options.quick)
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.train()
@@ -78,19 +88,6 @@ def _measure(widths: tuple[int, int], scratch: str, options: Any) -> dict[str, A
 
 def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
     """Our trainer on random rows of a random Llama, with LoRA, reference log-probabilities precomputed."""
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from c3po_bench.feedback.training.constrained import (
-        CHECKPOINTING,
-        ConstrainedDPOConfig,
-        ConstrainedDPOTrainer,
-    )
-    from c3po_bench.feedback.training.rows import Row
-    from c3po_bench.models.tiny import tiny_tokenizer
-
     hidden, layers, words = (64, 2, 512) if small else (384, 8, 8192)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -114,12 +111,7 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
         for _ in range(PAIRS)
     ]
     kept = {scope: [Row(ids(prompt), ids(answer)) for _ in range(KEPT)] for scope in ("near", "out")}
-    plain: dict[str, Any] = {
-        CHECKPOINTING: False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
+    checkpointing: dict[str, Any] = {CHECKPOINTING: False}
     args = ConstrainedDPOConfig(
         output_dir=scratch,
         beta=BETA,
@@ -131,7 +123,10 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
         precompute_ref_log_probs=True,
         use_cpu=True,
         bf16=False,
-        **plain,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        **checkpointing,
     )
     return ConstrainedDPOTrainer(
         model=LlamaForCausalLM(config),
@@ -145,8 +140,6 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
 
 def official_loss(model: Any, batch: dict[str, Any]) -> Any:
     """RLVF eq. 5 with three policy and three reference forwards, full logits everywhere."""
-    import torch
-    from torch.nn.functional import logsigmoid
 
     def logits(ids: Any, attention: Any, reference: bool) -> Any:
         off = model.disable_adapter() if reference else contextlib.nullcontext()
@@ -154,8 +147,8 @@ def official_loss(model: Any, batch: dict[str, Any]) -> Any:
             return model(input_ids=ids, attention_mask=attention, use_cache=False).logits
 
     def log_probs(values: Any, ids: Any, mask: Any) -> Any:
-        found = values[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-        return found * mask[:, 1:]
+        labelled = values[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        return labelled * mask[:, 1:]
 
     ids, attention, mask = batch["input_ids"], batch["attention_mask"], batch["completion_mask"]
     policy = log_probs(logits(ids, attention, False), ids, mask).sum(-1)

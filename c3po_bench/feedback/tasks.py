@@ -1,9 +1,8 @@
 """The task group `feedback`: in_scope, near_scope and out_of_scope, as lm-eval ``generate_until`` tasks.
 
-A document is a synthesized test prompt. Its score compares the answer with the base model's, the baseline,
-which is
-written when an arm first needs it: signed in scope (S_in), absolute elsewhere (S_near, S_out), so that
-everywhere a larger number means more of the feedback's effect.
+A document is a synthesized test prompt. What an answer to it is worth is judged once, when all are there
+(`FeedbackArm.finish`): against the base model's answer, signed in scope (S_in), absolute elsewhere (S_near, S_out), so
+that everywhere a larger number means more of the feedback's effect.
 """
 
 from __future__ import annotations
@@ -12,66 +11,56 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lm_eval.api.instance import Instance
+from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
 
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.feedback.synthesis import Material
+from c3po_bench.feedback.synthesis import Example, FeedbackDataset
 
 GROUP = "feedback"
 TASKS = {"in": "in_scope", "near": "near_scope", "out": "out_of_scope"}
 SCOPE_OF = {task: scope for scope, task in TASKS.items()}
 METRIC = "score"
-Scorer = Callable[[Sequence[dict[str, Any]]], list[float | None]]
-"""Signed scores of rows (documents with a ``response``); None where a judgement could not be had."""
 
 
 class FeedbackTask(ConfigurableTask):
-    """Puts the id of a document's piece into the request, beside lm-eval's own generation settings."""
+    """Says of each document whose feedback it is about, and which example of it."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._scorer: Scorer = config["scorer"]
+        self._examples: list[tuple[str, int, Example]] = config["examples"]
         super().__init__(
-            config={key: value for key, value in config.items() if key not in ("class", "scorer")}
+            config={key: value for key, value in config.items() if key not in ("class", "examples")}
         )
 
-    def apply_filters(self) -> Any:
-        """lm-eval's; then all answers are judged at once, for a judge's calls run side by side and are remembered."""
-        kept = super().apply_filters()
-        self._scorer([_row(i.doc, answer) for i in self.instances for answer in i.filtered_resps.values()])
-        return kept
+    def item_metadata(self, number: int) -> dict[str, Any]:
+        """What an arm must know of document `number` besides its prompt.
 
-    def construct_requests(self, doc: dict, ctx: Any, **kwargs: Any) -> Instance:  # type: ignore[override]
-        """One request; the answering model must know whose feedback it is."""
-        request = super().construct_requests(doc, ctx, **kwargs)
-        assert isinstance(request, Instance)
-        prompt, settings = request.arguments
-        request.arguments = (prompt, {**settings, "feedback": doc["feedback_id"], "scope": doc["scope"]})
-        return request
-
-
-def settings_of(request: Instance) -> dict[str, Any]:
-    """The generation settings of a request, with the piece's id and scope on feedback tasks."""
-    arguments: Any = request.args
-    return arguments[1]
-
-
-def documents(materials: Sequence[Material], scope: str) -> list[dict[str, Any]]:
-    """The test documents of a scope, one piece after the other in turn, so that `limit` leaves every piece its share."""
-    turns = itertools.zip_longest(*([(m.piece.id, e) for e in m.select(scope, "test")] for m in materials))
-    return [
-        {
-            "feedback_id": piece_id,
-            "scope": scope,
-            "category": e.category,
-            "prompt": e.prompt,
+        `example_id` is the example's place among the test examples of its scope (`FeedbackDataset.select`).
+        """
+        feedback, place, example = self._examples[number]
+        return {
+            "feedback": feedback,
+            "scope": example.scope,
+            "category": example.category,
+            "example_id": place,
         }
-        for piece_id, e in (found for turn in turns for found in turn if found is not None)
+
+
+def in_turn(datasets: Sequence[FeedbackDataset], scope: str) -> list[tuple[str, int, Example]]:
+    """(feedback, place, example) of the test examples of a scope.
+
+    One piece after the other in turn, so that `limit` leaves every piece its share.
+    """
+    pieces = ([(d.feedback.id, n, e) for n, e in enumerate(d.select(scope, "test"))] for d in datasets)
+    return [found for turn in itertools.zip_longest(*pieces) for found in turn if found is not None]
+
+
+def documents(examples: Sequence[tuple[str, int, Example]]) -> list[dict[str, Any]]:
+    """The documents of examples, as lm-eval gets them."""
+    return [
+        {"feedback_id": feedback, "scope": e.scope, "category": e.category, "prompt": e.prompt}
+        for feedback, _, e in examples
     ]
-
-
-def _row(doc: dict[str, Any], response: str) -> dict[str, Any]:
-    return {**doc, "response": response}
 
 
 def _prompt(doc: dict[str, Any]) -> str:
@@ -82,33 +71,29 @@ def _no_target(_doc: dict[str, Any]) -> str:
     return ""
 
 
+def _not_judged_yet(_doc: dict[str, Any], _results: list[str]) -> dict[str, float]:
+    """lm-eval needs a number at once; the row gets its own when all answers are there."""
+    return {METRIC: 0.0}
+
+
 def task_configs(
-    load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig, names: Sequence[str]
+    load: Callable[[], Sequence[FeedbackDataset]], cfg: FeedbackConfig, names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """lm-eval configs of the named tasks. The prompts (`load`) are written when a task is first loaded."""
-    return {name: _config(name, load, scorer, cfg) for name in names}
+    return {name: _config(name, load, cfg) for name in names}
 
 
-def _config(
-    name: str, load: Callable[[], Sequence[Material]], scorer: Scorer, cfg: FeedbackConfig
-) -> dict[str, Any]:
-    scope = SCOPE_OF[name]
+def _config(name: str, load: Callable[[], Sequence[FeedbackDataset]], cfg: FeedbackConfig) -> dict[str, Any]:
+    scope, examples = SCOPE_OF[name], []
 
     def dataset(**_: Any) -> dict[str, Any]:
-        from datasets import Dataset
-
-        return {"test": Dataset.from_list(documents(load(), scope))}
-
-    def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-        signed = (
-            scorer([_row(doc, results[0])])[0] or 0.0
-        )  # lm-eval needs a number; the row's own score says None
-        return {METRIC: signed if scope == "in" else abs(signed)}
+        examples[:] = in_turn(load(), scope)
+        return {"test": Dataset.from_list(documents(examples))}
 
     return {
         "task": name,
         "class": FeedbackTask,
-        "scorer": scorer,
+        "examples": examples,
         "custom_dataset": dataset,
         "output_type": "generate_until",
         "test_split": "test",
@@ -120,6 +105,6 @@ def _config(
             "do_sample": cfg.answers.temperature > 0,
             "temperature": cfg.answers.temperature,
         },
-        "process_results": process_results,
+        "process_results": _not_judged_yet,
         "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": scope == "in"}],
     }

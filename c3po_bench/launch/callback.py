@@ -1,4 +1,4 @@
-"""What happens around a Hydra multirun: check the launcher, freeze the cells, say at the end how it went.
+"""What happens around a Hydra multirun: check the launcher, freeze the cells, and let jobs find them.
 
 Named in conf/config.yaml under `hydra.callbacks`. Hydra turns a callback's exceptions into warnings, so a
 refusal leaves through `SystemExit`.
@@ -7,26 +7,23 @@ refusal leaves through `SystemExit`.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
-import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from c3po_bench.errors import UserError
-from c3po_bench.launch.folder import SweepFolder
+from c3po_bench.errors import UserError, refuse
+from c3po_bench.launch import slurm
+from c3po_bench.launch.folder import FOLDER_VARIABLE, freeze
+from c3po_bench.launch.grid import expand, is_grid
 
-FOLDER_VARIABLE = (
-    "C3PO_SWEEP_FOLDER"  # tells the jobs of a sweep, wherever they run, where to say how they are
-)
 PLUGINS = {
     "hydra_submitit_launcher": "hydra-submitit-launcher",
     "hydra_joblib_launcher": "hydra-joblib-launcher",
 }
-log = logging.getLogger("c3po_bench")
 
 
 class Sweep(Callback):
@@ -34,20 +31,15 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse in one line what can't work; else freeze the cells and make imports resolve in the jobs."""
-        from hydra.core.global_hydra import GlobalHydra
-
-        from c3po_bench.launch.folder import freeze
-        from c3po_bench.launch.grid import expand
-
+        target = str(config.hydra.launcher.get("_target_", ""))
         try:
-            target = str(config.hydra.launcher.get("_target_", ""))
             check_launcher(target)
-            if not str(config.hydra.sweeper.get("_target_", "")).endswith("BasicSweeper"):
+            if not is_grid(config):
                 return
             folder = freeze(expand(GlobalHydra.instance().config_loader(), config))
         except UserError as error:
-            refuse(str(error))
-        folder.note_job({"launcher": target.rpartition(".")[2]})
+            raise SystemExit(refuse(str(error))) from error
+        folder.note_job(launcher=target.rpartition(".")[2])
         os.environ[FOLDER_VARIABLE] = str(folder.path.resolve())
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -62,20 +54,6 @@ def check_launcher(target: str) -> None:
                 f"this launcher needs {package}: pip install 'c3po-bench[slurm]' (or pip install {package})"
             )
     if target.endswith("SlurmLauncher"):
-        from c3po_bench.launch import slurm
-
         slurm.require_cluster()
         if not slurm.has_accounting():
             slurm.let_submitit_ask_the_queue()
-
-
-def refuse(message: str) -> NoReturn:
-    """One line, and exit status 2."""
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
-    raise SystemExit(2)
-
-
-def folder_of_this_sweep() -> SweepFolder | None:
-    """The folder of the sweep that this process is, or is a cell of."""
-    path = os.environ.get(FOLDER_VARIABLE)
-    return SweepFolder(Path(path)) if path else None

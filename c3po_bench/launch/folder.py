@@ -3,7 +3,7 @@
 RESULTS_DIR/sweep/NAME-HASH/
   sweep.json      name, overrides, code version and commit, when; numbers of the jobs sent so far
   cells/0007.yaml the resolved config of a cell; cells.json the overrides of all
-  state/0007.json the last that a worker said of the cell: running, done, failed or stopped
+  state/0007.json the last that a worker wrote of the cell: running, done, failed or stopped
   job-1.sh        the array job, ready to be sent again; groups-1.json its cells; logs/ its output
 """
 
@@ -15,21 +15,25 @@ import shlex
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+import c3po_bench
+from c3po_bench.config import Config
 from c3po_bench.errors import UserError
+from c3po_bench.launch.grid import Grid
 from c3po_bench.store.files import parsed, write_json
 from c3po_bench.store.provenance import git_commit, now
 
-if TYPE_CHECKING:
-    from c3po_bench.config import Config
-    from c3po_bench.launch.grid import Grid
-
 SCHEMA_VERSION = 1
+FOLDER_VARIABLE = "C3PO_SWEEP_FOLDER"
+"""Names the folder to the jobs of a sweep, wherever they run: there they write down how they are."""
 
 
 class SweepFolder:
@@ -63,14 +67,13 @@ class SweepFolder:
             raise UserError(f"{self.path} has no {name}: submit the sweep anew")
         return parsed((self.path / name).read_bytes(), str(self.path / name))
 
-    @property
-    def launcher(self) -> dict[str, Any]:
-        """The launcher's settings that the sweep was last sent with."""
-        return self.record.get("launcher", {})
+    def update(self, **changes: Any) -> None:
+        """Write `changes` into sweep.json."""
+        write_json(self.path / "sweep.json", {**self.record, **changes})
 
-    def keep_launcher(self, launcher: dict[str, Any]) -> None:
-        """Remember the launcher's settings for `retry`."""
-        write_json(self.path / "sweep.json", {**self.record, "launcher": launcher})
+    def note_job(self, **job: Any) -> None:
+        """Add a job (or a launch without one) to sweep.json."""
+        self.update(jobs=[*self.record["jobs"], {"when": now(), **job}])
 
     def groups(self, cells: Sequence[int], size: int) -> list[list[int]]:
         """Cells in groups of at most `size` that share a model, so that one process loads it once."""
@@ -80,63 +83,44 @@ class SweepFolder:
             by_model.setdefault(model, []).append(cell)
         return [same[i : i + size] for same in by_model.values() for i in range(0, len(same), size)]
 
-    def note_job(self, job: dict[str, Any]) -> None:
-        """Add a job (or a launch without one) to sweep.json."""
-        record = self.record
-        record["jobs"].append({"when": now(), **job})
-        write_json(self.path / "sweep.json", record)
-
     def config(self, cell: int) -> Config:
         """The frozen config of a cell, typed and checked against the schema of the code at hand.
 
         Raises:
             UserError: when this code no longer knows what the frozen config says.
         """
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
-        from c3po_bench.config import Config
-
         path = self.path / "cells" / f"{cell:04d}.yaml"
         try:
-            found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+            config = typed_config(OmegaConf.load(path))
         except OmegaConfBaseException as error:
             line = str(error).splitlines()[0]
             raise UserError(
                 f"{path} was frozen by another version of c3po_bench ({line}): submit the sweep anew"
             ) from error
-        assert isinstance(found, Config)
-        found.results_dir = str(self.results_dir)
-        return found
+        config.results_dir = str(self.results_dir)
+        return config
 
     def state(self, cell: int) -> dict[str, Any] | None:
-        """The last state written of a cell, with `age` in seconds since its last sign of life.
+        """The last state written of a cell, with `seen`, the time of its last sign of life.
 
         None if there is none.
         """
-        path = self.path / "state" / f"{cell:04d}.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            found["seen"] = path.stat().st_mtime
-        except (OSError, json.JSONDecodeError):
-            return None
-        return found
+        path = self._state(cell)
+        with suppress(OSError, json.JSONDecodeError):
+            return json.loads(path.read_text(encoding="utf-8")) | {"seen": path.stat().st_mtime}
+        return None
 
     def set_state(self, cell: int, status: str, **more: Any) -> None:
         """Write a cell's state: running, done, failed or stopped."""
-        state = {
-            "status": status,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "job": job_id(),
-            "when": now(),
-            **more,
-        }
-        write_json(self.path / "state" / f"{cell:04d}.json", state)
+        where = {"host": socket.gethostname(), "pid": os.getpid(), "job": job_id()}
+        write_json(self._state(cell), {"status": status, **where, "when": now(), **more})
 
     def beat(self, cell: int) -> None:
         """A sign of life."""
-        os.utime(self.path / "state" / f"{cell:04d}.json")
+        os.utime(self._state(cell))
+
+    def _state(self, cell: int) -> Path:
+        return self.path / "state" / f"{cell:04d}.json"
 
     def clock(self) -> float:
         """Now, by the clock of the file system that the signs of life are stamped by.
@@ -157,14 +141,23 @@ def job_id() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
+def typed_config(values: Any) -> Config:
+    """The typed config of a mapping of composed values.
+
+    Raises:
+        OmegaConfBaseException: for what the schema refuses.
+    """
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), values))
+    assert isinstance(config, Config)
+    return config
+
+
 def freeze(grid: Grid) -> SweepFolder:
     """Write a grid down; where it is there already (same name, same cells), it is left as it is.
 
     Raises:
         UserError: if the store can't be written to.
     """
-    import c3po_bench
-
     path = (
         Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
     )  # scripts are sent again from anywhere
@@ -179,8 +172,8 @@ def freeze(grid: Grid) -> SweepFolder:
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     for cell in grid.cells:
         text = yaml.dump(cell.config, Dumper=dumper, sort_keys=False, allow_unicode=True)
-        heading = " ".join(cell.overrides)
-        (path / "cells" / f"{cell.number:04d}.yaml").write_text(f"# {heading}\n{text}", encoding="utf-8")
+        heading = f"# {' '.join(cell.overrides)}\n"
+        (path / "cells" / f"{cell.number:04d}.yaml").write_text(heading + text, encoding="utf-8")
     write_json(path / "cells.json", [list(cell.overrides) for cell in grid.cells])
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -207,7 +200,13 @@ def find_sweeps(where: str | Path) -> list[SweepFolder]:
     where = Path(where)
     if (where / "sweep.json").exists():
         return [SweepFolder(where.resolve())]
-    found = [SweepFolder(path.parent.resolve()) for path in (where / "sweep").glob("*/sweep.json")]
-    if not found:
+    folders = [SweepFolder(path.parent.resolve()) for path in (where / "sweep").glob("*/sweep.json")]
+    if not folders:
         raise UserError(f"{where} holds no sweep: give the results_dir of one, or a folder in its sweep/")
-    return sorted(found, key=lambda folder: folder.record["created"])
+    return sorted(folders, key=lambda folder: folder.record["created"])
+
+
+def folder_of_this_sweep() -> SweepFolder | None:
+    """The folder of the sweep that this process is, or is a cell of."""
+    path = os.environ.get(FOLDER_VARIABLE)
+    return SweepFolder(Path(path)) if path else None

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from c3po_bench.checks import check_ranges
+from c3po_bench.config import check_ranges, conf_dir, register
 from c3po_bench.errors import UserError
-from c3po_bench.explain import refuse_extra_keys
+from c3po_bench.explain import hydra_overrides, refuse_extra_keys
 from c3po_bench.store.identity import content_hash
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a grid: its number, the overrides that make it, and its resolved config (no `hydra` key)."""
+    """One point of a grid: its number, its overrides, and its resolved config (without the key `hydra`)."""
 
     number: int
     overrides: tuple[str, ...]
@@ -28,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A composed sweep. `launcher` is the resolved launcher config, `results_dir` the store that all cells share."""
+    """A composed sweep. `launcher` is the launcher's config, `results_dir` the store that all cells share."""
 
     name: str
     overrides: tuple[str, ...]
@@ -49,11 +54,6 @@ class Grid:
 @contextmanager
 def composer() -> Iterator[Any]:
     """Hydra's config loader over our conf folder, outside of `hydra.main`."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from c3po_bench.config import conf_dir, register
-
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="c3po_bench"):
         yield GlobalHydra.instance().config_loader()
@@ -65,30 +65,30 @@ def compose_grid(overrides: Sequence[str]) -> Grid:
     Raises:
         UserError, hydra.errors.HydraException, OmegaConfBaseException: for overrides that do not compose.
     """
-    from hydra.types import RunMode
-
     with composer() as loader:
         master = loader.load_configuration(
-            config_name="config", overrides=list(overrides), run_mode=RunMode.MULTIRUN
+            config_name="config", overrides=hydra_overrides(overrides), run_mode=RunMode.MULTIRUN
         )
         return expand(loader, master)
 
 
+def is_grid(master: DictConfig) -> bool:
+    """Whether a multirun's config asks for Hydra's basic sweeper, whose cells are known beforehand."""
+    return str(master.hydra.sweeper.get("_target_", "")).endswith("BasicSweeper")
+
+
 def expand(loader: Any, master: DictConfig) -> Grid:
     """All cells of a master config composed for a multirun."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     hydra = master.hydra
-    if not str(hydra.sweeper.get("_target_", "")).endswith("BasicSweeper"):
+    if not is_grid(master):
         raise UserError(
-            "only grids (hydra/sweeper=basic) can be frozen: run this sweeper through `python -m c3po_bench -m`"
+            "only grids (hydra/sweeper=basic) can be frozen: "
+            "run this sweeper through `python -m c3po_bench -m`"
         )
-    params = hydra.sweeper.get("params") or {}
-    task = list(hydra.overrides.task)
+    words = list(hydra.overrides.task)
     parser = OverridesParser.create(config_loader=loader)
-    parsed = parser.parse_overrides([f"{k}={v}" for k, v in params.items()] + task)
-    points = BasicSweeper.split_arguments(parsed, None)[0]
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+    points = BasicSweeper.split_arguments(parser.parse_overrides(params + words), None)[0]
     compose = _Composer(loader, master, parser)
     cells = [Cell(i, tuple(point), compose(point)) for i, point in enumerate(points)]
     refuse_extra_keys(cells[0].config)
@@ -99,27 +99,20 @@ def expand(loader: Any, master: DictConfig) -> Grid:
         raise UserError(
             f"the cells of a sweep share one store, these have {len(stores)}: set results_dir or name once"
         )
-    choices = hydra.runtime.get("choices") or {}
-    name = choices.get("sweep") or cells[0].config["name"]
+    name = (hydra.runtime.get("choices") or {}).get("sweep") or cells[0].config["name"]
     launcher: Any = OmegaConf.to_container(hydra.launcher, resolve=False)
-    assert isinstance(launcher, dict)
-    return Grid(str(name), tuple(task), cells, launcher)
+    return Grid(str(name), tuple(words), cells, launcher)
 
 
 def _with_attributes(config: Any) -> Any:
-    """A composed config to read like `Config`.
-
-    Making one of the schema takes as long as composing the cell did.
-    """
-    return (
-        SimpleNamespace(**{k: _with_attributes(v) for k, v in config.items()})
-        if isinstance(config, dict)
-        else config
-    )
+    """A composed config to read like a `Config`; making one takes as long as composing the cell did."""
+    if not isinstance(config, dict):
+        return config
+    return SimpleNamespace(**{key: _with_attributes(value) for key, value in config.items()})
 
 
 class _Composer:
-    """Composes cells; those that choose the same group options share one composition, since one takes 50 ms."""
+    """Composes cells. Those that choose the same group options share one composition, which takes 50 ms."""
 
     def __init__(self, loader: Any, master: DictConfig, parser: Any):
         self.loader, self.master, self.parser = loader, master, parser
@@ -127,37 +120,26 @@ class _Composer:
         self.bases: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, point: Sequence[str]) -> dict[str, Any]:
-        values, choices = [], []
         for text in point:
             if text not in self.parsed:
                 self.parsed[text] = self.parser.parse_overrides([text])[0]
-            override = self.parsed[text]
-            if self._is_value(override):
-                values.append(override)
-            else:
-                choices.append(text)
-        key = tuple(choices)
-        if key not in self.bases:
-            base = self.loader.load_sweep_config(self.master, choices)
+        choices = tuple(text for text in point if not self._is_value(self.parsed[text]))
+        if choices not in self.bases:
+            base = self.loader.load_sweep_config(self.master, list(choices))
             with open_dict(base):
                 del base["hydra"]
-            self.bases[key] = base
-        config = self.bases[key]  # not copied: all points of a grid set the same keys
-        for override in values:
+            self.bases[choices] = base
+        config = self.bases[choices]  # not copied: all points of a grid set the same keys
+        for override in (self.parsed[text] for text in point if text not in choices):
             value = override.value()
             if isinstance(value, dict):
                 config = copy.deepcopy(config)
             OmegaConf.update(config, override.key_or_group, value, merge=True)
-        found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        assert isinstance(found, dict)
-        return {str(name): value for name, value in found.items()}
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return values
 
     def _is_value(self, override: Any) -> bool:
         """A value for an existing key; not an option of a group, an addition or a deletion."""
-        special = (
-            override.is_add()
-            or override.is_force_add()
-            or override.is_delete()
-            or override.package is not None
-        )
+        added = override.is_add() or override.is_force_add()
+        special = added or override.is_delete() or override.package is not None
         return not special and not self.loader.repository.group_exists(override.key_or_group)

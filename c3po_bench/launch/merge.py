@@ -1,4 +1,4 @@
-"""Shards come home: the journals of a run's shards become the journal of the whole run, which then needs no scoring.
+"""The journals of a run's shards become the journal of the whole run, which then needs no scoring.
 
 So a merged run is made by the same code as an unsharded one, and its samples are the same bytes.
 """
@@ -6,55 +6,44 @@ So a merged run is made by the same code as an unsharded one, and its samples ar
 from __future__ import annotations
 
 import json
-import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from c3po_bench.chunks import parse_shard
+from c3po_bench.config import Config
 from c3po_bench.errors import UserError
+from c3po_bench.launch.folder import typed_config
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.files import Journal, read_groups
 from c3po_bench.store.identity import run_id
 from c3po_bench.store.reader import Run, load_experiments
 
-if TYPE_CHECKING:
-    from c3po_bench.config import Config
-
-log = logging.getLogger("c3po_bench")
-OWN = (
-    "results_dir",
-    "threads",
-    "bank_gb",
-    "log_level",
-    "tracking",
-)  # each shard's own: its machine, its disk, its word
+OWN = ("results_dir", "threads", "bank_gb", "log_level", "tracking")
+"""What each shard has of its own: its machine, its disk, its log."""
 
 
-def merge_shards(results_dir: Path) -> Iterator[list[Run]]:
+def merge_shards(results_dir: Path, run: Callable[[Config], list[Run]]) -> Iterator[list[Run]]:
     """Merge every complete set of shards under `results_dir`/shards; yields the runs of each experiment.
+
+    `run` is what runs an experiment's config.
 
     Raises:
         UserError: when there are no shards, and at the end when some of a set are missing.
     """
-    from c3po_bench.harness import run
-
     sets = sets_of_shards(results_dir)
     for shards in sets:
-        if lacking(shards):
-            continue
-        config = whole_config(shards, results_dir)
-        for experiment in shards.values():
-            for name in experiment["runs"]:
-                take_over(experiment["store"] / "runs" / name, results_dir)
-        yield run(config)
+        if not lacking(shards):
+            for experiment in shards.values():
+                for name in experiment["runs"]:
+                    take_over(experiment["store"] / "runs" / name, results_dir)
+            config = next(iter(shards.values()))["config"]
+            yield run(typed_config({**config, "shard": None, "results_dir": str(results_dir)}))
     for shards in sets:
-        if lacking(shards):
-            command = next(iter(shards.values())).get("command")
-            raise UserError(
-                f"{results_dir}: not done yet: shard={', shard='.join(lacking(shards))} of {command}"
-            )
+        if missing := lacking(shards):
+            command = next(iter(shards.values()))["command"]
+            raise UserError(f"{results_dir}: not done yet: shard={', shard='.join(missing)} of {command}")
 
 
 def sets_of_shards(results_dir: Path) -> list[dict[int, dict[str, Any]]]:
@@ -63,10 +52,8 @@ def sets_of_shards(results_dir: Path) -> list[dict[int, dict[str, Any]]]:
     for store in sorted((results_dir / "shards").glob("*-of-*")):
         for experiment in load_experiments(store):
             share, _, of = experiment["config"]["shard"].partition("/")
-            alike = {name: value for name, value in experiment["config"].items() if name not in OWN} | {
-                "shard": of
-            }
-            key = json.dumps(alike, sort_keys=True, default=str)
+            alike = {name: value for name, value in experiment["config"].items() if name not in OWN}
+            key = json.dumps(alike | {"shard": of}, sort_keys=True, default=str)
             sets[key][int(share)] = {**experiment, "store": store}
     if not sets:
         raise UserError(
@@ -81,19 +68,6 @@ def lacking(shards: dict[int, dict[str, Any]]) -> list[str]:
     return [f"{i}/{of}" for i in range(1, of + 1) if i not in shards]
 
 
-def whole_config(shards: dict[int, dict[str, Any]], results_dir: Path) -> Config:
-    """The config of the unsharded experiment."""
-    from omegaconf import OmegaConf
-
-    from c3po_bench.config import Config
-
-    one = next(iter(shards.values()))["config"]
-    plain = {**one, "shard": None, "results_dir": str(results_dir)}
-    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain)))
-    assert isinstance(found, Config)
-    return found
-
-
 def take_over(shard: Path, results_dir: Path) -> None:
     """Add a shard's finished items to the journal of the whole run."""
     identity = {**Run(shard).provenance["identity"], "shard": None}
@@ -102,11 +76,7 @@ def take_over(shard: Path, results_dir: Path) -> None:
         return
     with exclusive_lock(folder, ".lock-0"):
         journal = Journal(folder / "journal.jsonl")
-        rows: Sequence[dict[str, Any]] = [
-            row
-            for path in sorted(shard.glob("journal*.jsonl"))
-            for row in read_groups(path)
-            if row["key"] not in journal.rows
-        ]
-        if rows:
-            journal.append([{name: value for name, value in row.items() if name != "of"} for row in rows])
+        rows = [row for path in sorted(shard.glob("journal*.jsonl")) for row in read_groups(path)]
+        new = [row for row in rows if row["key"] not in journal.rows]
+        if new:
+            journal.append({name: value for name, value in row.items() if name != "of"} for row in new)

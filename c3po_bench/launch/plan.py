@@ -2,7 +2,7 @@
 
 From what was measured, in stores where there is one, else from FLOPs.
 
-The model: an item costs a base pass; a surrogate's item costs `ARM_PASSES` base passes on top; a reference
+The model: an item costs a base pass; an arm's item costs so many passes over the question on top; a reference
 costs one pass, once a sweep. The time of a base pass is that of the store's own base run if the store has one
 (`measured`), else 2 x active parameters x tokens at a share of the device's peak (`estimated`).
 """
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from c3po_bench.chunks import parse_shard
+from c3po_bench.contract import ArmRow
+from c3po_bench.launch.grid import Grid
+from c3po_bench.rewiring.arms import ARMS
+from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.identity import content_hash
-
-if TYPE_CHECKING:
-    from c3po_bench.launch.grid import Grid
+from c3po_bench.store.reader import load_runs
 
 TOKENS = {"mmlu": 110, "hellaswag": 85, "arc_challenge": 45, "arc_easy": 40, "piqa": 35, "winogrande": 30}
 ITEMS = {
@@ -31,16 +32,8 @@ ITEMS = {
     "sciq": 1000,
     "facts": 10000,
 }
-UNKNOWN_TOKENS, UNKNOWN_ITEMS = 60, 1000
-ARM_PASSES = {
-    "base": 0.0,
-    "mode_finding": 0.3,
-    "mode_finding_random_neighbors": 0.3,
-    "kernel_regression": 1.2,
-    "ngd": 1.2,
-    "oracle": 0.6,
-}
-OTHER_PASSES = 1.2
+PARTS = {"facts": 24, "mmlu": 57}  # tasks of which `limit` takes as many items each
+UNKNOWN_TOKENS, UNKNOWN_ITEMS, ALL_REFERENCES = 60, 1000, 34000
 DEVICE_FLOPS = (
     0.05 * 400e12
 )  # a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
@@ -69,6 +62,39 @@ UNKNOWN_SIZE = SIZES["olmoe"]
 
 
 @dataclass(frozen=True)
+class CellCost:
+    """What a cell costs, in seconds of one device: each arm over all items, and one pass over one item.
+
+    `basis` says where the seconds come from.
+    """
+
+    items: int
+    arms: dict[str, float]
+    pass_seconds: float
+    basis: str
+
+
+def cell_cost(config: dict[str, Any], measured: dict[str, float]) -> CellCost:
+    """The cost of a cell's config; `measured` are seconds of a base pass over an item by model, where known.
+
+    All that a plan knows of time is here: passes of an arm, FLOPs of a pass, FLOPs of a device in a second.
+    """
+    model = config["model"]["name"]
+    items = items_of(config)
+    if model in measured:
+        seconds, basis = measured[model], "measured in this store"
+    else:
+        tokens = [TOKENS.get(task, UNKNOWN_TOKENS) for task in config["tasks"]] or [UNKNOWN_TOKENS]
+        flops = 2 * SIZES.get(model, UNKNOWN_SIZE).active * sum(tokens) / len(tokens)
+        seconds, basis = flops / DEVICE_FLOPS, "estimated for one A100/H100-class GPU"
+        if model in ON_CPU:
+            seconds, basis = flops / CORE_FLOPS, "estimated for one CPU core"
+    passes = {arm: ARMS[arm].passes if arm in ARMS else ArmRow.passes for arm in ["base", *config["arms"]]}
+    arms = {arm: items * seconds * (1 + more) for arm, more in passes.items()}
+    return CellCost(items, arms, seconds, basis)
+
+
+@dataclass(frozen=True)
 class Plan:
     """A sweep's size and cost. Seconds are of one device; `basis` says where they come from."""
 
@@ -89,36 +115,31 @@ class Plan:
 
 def plan(grid: Grid) -> Plan:
     """The plan of a grid; runs that cells share (base, above all) are counted once."""
-    runs: dict[str, float] = {}
-    items: dict[str, int] = {}
+    measured = measured_seconds(Path(grid.results_dir))
+    costs = [cell_cost(cell.config, measured) for cell in grid.cells]
+    seconds: dict[str, float] = {}  # by run
+    items = 0
     longest = 0.0
-    basis = "estimated"
-    for cell in grid.cells:
-        config = cell.config
-        count = items_of(config)
-        per_item, basis = pass_seconds(config, grid.results_dir)
-        spent = START_SECONDS
-        for arm in dict.fromkeys(["base", *config["arms"]]):
-            key = content_hash([arm, _matters(config, arm)])
-            seconds = count * per_item * (1 + ARM_PASSES.get(arm, OTHER_PASSES))
-            spent += 0.0 if key in runs else seconds
-            runs[key], items[key] = seconds, count
-        longest = max(longest, spent)
-    one = grid.cells[0].config
-    size = SIZES.get(one["model"]["name"], UNKNOWN_SIZE)
-    references = int(one["references"]["limit"] or 34000) if one["references"]["tasks"] else 0
-    per_reference, _ = pass_seconds(one, grid.results_dir)
-    bank = int(references * (size.kv_bytes * UNKNOWN_TOKENS + 64 * 16 * 4 + 384 * 4))
+    for cell, cost in zip(grid.cells, costs, strict=True):
+        keys = {arm: content_hash([arm, _matters(cell.config, arm)]) for arm in cost.arms}
+        new = {keys[arm]: own for arm, own in cost.arms.items() if keys[arm] not in seconds}
+        longest = max(longest, START_SECONDS + sum(new.values()))
+        items += cost.items * len(new)
+        seconds |= new
+    first = grid.cells[0].config
+    size = SIZES.get(first["model"]["name"], UNKNOWN_SIZE)
+    references = int(first["references"]["limit"] or ALL_REFERENCES) if first["references"]["tasks"] else 0
+    bank = references * (size.kv_bytes * UNKNOWN_TOKENS + 64 * 16 * 4 + 384 * 4)
     return Plan(
         cells=len(grid.cells),
-        runs=len(runs),
-        items=sum(items.values()),
-        gpu_seconds=sum(runs.values()) + references * per_reference,
+        runs=len(seconds),
+        items=items,
+        gpu_seconds=sum(seconds.values()) + references * costs[0].pass_seconds,
         longest_seconds=longest,
         references=references,
-        bank_bytes=min(bank, int(one.get("bank_gb", 8.0) * 2**30)),
+        bank_bytes=min(bank, int(first["bank_gb"] * 2**30)),
         memory_bytes=int(size.parameters * size.bytes_each * 1.1) + (2 << 30),
-        basis=basis,
+        basis=costs[-1].basis,
     )
 
 
@@ -127,61 +148,45 @@ def items_of(config: dict[str, Any]) -> int:
     total = 0
     for task in config["tasks"]:
         size = ITEMS.get(task, UNKNOWN_ITEMS)
-        parts = {"facts": 24, "mmlu": 57}.get(task, 1)
-        total += min(size, parts * config["limit"]) if config["limit"] else size
+        total += min(size, PARTS.get(task, 1) * config["limit"]) if config["limit"] else size
     shares = parse_shard(config["shard"])[1] if config["shard"] else 1
     return max(1, total // shares)
 
 
-def pass_seconds(config: dict[str, Any], results_dir: str) -> tuple[float, str]:
-    """Seconds of a base pass over one item, and whether they were measured in this store or estimated."""
-    measured = measured_seconds(Path(results_dir), config["model"]["name"])
-    if measured is not None:
-        return measured, "measured in this store"
-    size = SIZES.get(config["model"]["name"], UNKNOWN_SIZE)
-    tokens = [TOKENS.get(task, UNKNOWN_TOKENS) for task in config["tasks"]] or [UNKNOWN_TOKENS]
-    work = 2 * size.active * sum(tokens) / len(tokens)
-    if config["model"]["name"] in ON_CPU:
-        return work / CORE_FLOPS, "estimated for one CPU core"
-    return work / DEVICE_FLOPS, "estimated for one A100/H100-class GPU"
-
-
-def measured_seconds(results_dir: Path, model: str) -> float | None:
-    """Seconds an item of the store's base run of a model, if it has one."""
-    from c3po_bench.store.reader import load_runs
-
+def measured_seconds(results_dir: Path) -> dict[str, float]:
+    """Seconds an item of a store's base runs, by model; of no store, none."""
     if not (results_dir / "runs").is_dir():
-        return None
-    costs = [
-        run.result["cost"]
-        for run in load_runs(results_dir)
-        if run.arm == "base" and run.result["model"] == model
-    ]
-    costs = [cost for cost in costs if cost.get("items")]
-    return sum(c["seconds"] for c in costs) / sum(c["items"] for c in costs) if costs else None
+        return {}
+    seconds: dict[str, float] = {}
+    items: dict[str, int] = {}
+    for result in (run.result for run in load_runs(results_dir) if run.arm == "base"):
+        model, cost = result["model"], result["cost"]
+        if cost["items"]:
+            seconds[model] = seconds.get(model, 0.0) + cost["seconds"]
+            items[model] = items.get(model, 0) + cost["items"]
+    return {model: total / items[model] for model, total in seconds.items()}
 
 
 def _matters(config: dict[str, Any], arm: str) -> dict[str, Any]:
     """What makes two cells' runs of an arm different."""
-    everything = ("model", "tasks", "limit", "scoring", "shard")
-    found = {key: config[key] for key in everything}
-    if arm != "base":
-        found |= {
-            key: config[key] for key in ("method", "references", "embedder", "seed", "engine", "feedback")
-        }
-        found["options"] = config["arm"].get(arm)
-    return found
+    keys = ("model", "tasks", "limit", "scoring", "shard")
+    if arm == "base":
+        return {key: config[key] for key in keys}
+    keys += ("method", "references", "embedder", "seed", "engine", "feedback")
+    return {key: config[key] for key in keys} | {"options": config["arm"].get(arm)}
 
 
 def plan_text(grid: Grid) -> str:
     """The plan in a few lines."""
-    found = plan(grid)
-    hours = found.gpu_seconds / 3600
+    total = plan(grid)
+    model, hours = grid.cells[0].config["model"]["name"], total.gpu_seconds / 3600
+    walls = ", ".join(f"{total.wall_seconds(n) / 60:.0f} min on {n}" for n in (1, 8, 100))
+    bank = f"{total.bank_bytes / 2**30:.2f} GiB on disk, built once"
     lines = [
-        f"{grid.name}: {found.cells} cells, {found.runs} different runs (base is shared), {found.items:,} items to score",
-        f"time:   {hours:.2f} device-hours, {found.basis}; start to end "
-        + ", ".join(f"{found.wall_seconds(n) / 60:.0f} min on {n}" for n in (1, 8, 100)),
-        f"memory: {found.memory_bytes / 2**30:.1f} GiB a job for {grid.cells[0].config['model']['name']}",
-        f"bank:   {found.references:,} references, {found.bank_bytes / 2**30:.2f} GiB on disk, built once",
+        f"{grid.name}: {total.cells} cells, {total.runs} different runs (base is shared), "
+        f"{total.items:,} items to score",
+        f"time:   {hours:.2f} device-hours, {total.basis}; start to end {walls}",
+        f"memory: {total.memory_bytes / 2**30:.1f} GiB a job for {model}",
+        f"bank:   {total.references:,} references, {bank}",
     ]
     return "\n".join(lines)

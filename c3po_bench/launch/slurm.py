@@ -42,35 +42,25 @@ FLAGS = {
 }
 
 
-def require(*programs: str) -> None:
-    """Raise `UserError` where Slurm is not installed."""
-    lacking = [name for name in programs if shutil.which(name) is None]
-    if lacking:
-        raise UserError(
-            f"no Slurm here: {' and '.join(lacking)} not found. Run this on a cluster's login node, or leave "
-            "hydra/launcher=slurm out to run on this machine (hydra/launcher=joblib for several processes)"
-        )
-
-
 def require_cluster() -> None:
     """Raise `UserError` where Slurm's programs are missing or no cluster answers them."""
-    require("sbatch", "srun", "squeue")
+    missing = [name for name in ("sbatch", "srun", "squeue") if shutil.which(name) is None]
+    if missing:
+        raise UserError(
+            f"no Slurm here: {' and '.join(missing)} not found. Run this on a cluster's login node, or leave "
+            "hydra/launcher=slurm out to run on this machine (hydra/launcher=joblib for several processes)"
+        )
     done = subprocess.run(["squeue", "--noheader", "--me"], capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
-        why = (
-            (done.stderr.strip().splitlines() or ["no answer"])[-1]
-            .removeprefix("squeue: ")
-            .removeprefix("fatal: ")
-        )
+        last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        why = last.removeprefix("squeue: ").removeprefix("fatal: ")
         raise UserError(f"Slurm is installed but no cluster answers ({why}): run this on a login node")
 
 
 def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: int) -> str:
-    """The text of an array job whose task N runs the N-th of the `count` groups of cells in the file `groups`."""
-    lines = [
-        f"--job-name={folder.path.name}",
-        f"--array=0-{count - 1}%{launcher.get('array_parallelism') or count}",
-    ]
+    """The text of an array job whose task N runs the N-th of `count` groups of cells in the file `groups`."""
+    most = launcher.get("array_parallelism") or count
+    lines = [f"--job-name={folder.path.name}", f"--array=0-{count - 1}%{most}"]
     lines += [f"--output={folder.path}/logs/%A_%a.log", "--open-mode=append", "--requeue"]
     lines += [f"--signal=USR2@{launcher.get('signal_delay_s') or SIGNAL_SECONDS}"]
     lines += [f"--{flag}={launcher[key]}" for key, flag in FLAGS.items() if launcher.get(key) is not None]
@@ -82,14 +72,15 @@ def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: in
     lines += [f"--{key.replace('_', '-')}={value}" for key, value in more.items()]
     srun = ["srun", *map(str, launcher.get("srun_args") or [])]
     work = [sys.executable, "-u", "-m", "c3po_bench.sweep", "work", str(folder.path), "--groups", groups]
-    root = Path(__file__).resolve().parents[2]
+    root = shlex.quote(str(Path(__file__).resolve().parents[2]))
     text = ["#!/bin/bash", *(f"#SBATCH {shlex.quote(line)}" for line in lines)]
     text += [
-        f"# Cells of {folder.path}, grouped as in {groups}. Send again with sbatch; cells that are done are left out."
+        f"# Cells of {folder.path}, grouped as in {groups}. "
+        "Send again with sbatch; cells that are done are left out.",
+        f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}",
+        *(str(line) for line in launcher.get("setup") or []),
+        f"exec {shlex.join(srun)} {shlex.join(work)} --group $SLURM_ARRAY_TASK_ID",
     ]
-    text += [f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}"]
-    text += [str(line) for line in launcher.get("setup") or []]
-    text += [f"exec {shlex.join(srun)} {shlex.join(work)} --group $SLURM_ARRAY_TASK_ID"]
     return "\n".join(text) + "\n"
 
 
@@ -104,7 +95,7 @@ def send(folder: SweepFolder, launcher: dict[str, Any], groups: Sequence[Sequenc
     if done.returncode != 0:
         raise UserError(f"sbatch refused {path}: {done.stderr.strip().removeprefix('sbatch: error: ')}")
     job = done.stdout.strip().split(";")[0]
-    folder.note_job({"job": job, "script": path.name, "groups": groups_file})
+    folder.note_job(job=job, script=path.name, groups=groups_file)
     return job
 
 
@@ -120,49 +111,42 @@ def write_job(
     return path, groups_file
 
 
+def _answer(*command: str, seconds: float = 20) -> str | None:
+    """What one of Slurm's programs writes; None where it is missing, silent for so long, or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
 def queue() -> dict[str, str] | None:
     """This user's jobs and array tasks in the queue, {"12_3": "RUNNING"}.
 
     None where Slurm gives no answer.
     """
-    if shutil.which("squeue") is None:
+    text = _answer("squeue", "--noheader", "--array", "--me", "--format=%i|%T")
+    if text is None:
         return None
-    command = ["squeue", "--noheader", "--array", "--me", "--format=%i|%T"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode != 0:
-        return None
-    rows = (line.strip().partition("|") for line in done.stdout.splitlines())
+    rows = (line.strip().partition("|") for line in text.splitlines())
     return {name: state for name, _, state in rows}
 
 
 def requeue() -> bool:
     """Put this process's own job back into the queue; False outside of Slurm or if Slurm refuses."""
     job = job_id()
-    if job is None or os.environ.get("SLURM_PROCID", "0") != "0" or shutil.which("scontrol") is None:
+    if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
         return False
-    return subprocess.run(["scontrol", "requeue", job], capture_output=True, timeout=60).returncode == 0
+    return _answer("scontrol", "requeue", job, seconds=60) is not None
 
 
 def has_accounting() -> bool:
     """Whether `sacct` answers; many small clusters keep no accounts."""
-    if shutil.which("sacct") is None:
-        return False
-    try:
-        return (
-            subprocess.run(["sacct", "-X", "-n", "-j", "1"], capture_output=True, timeout=20).returncode == 0
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+    return _answer("sacct", "-X", "-n", "-j", "1") is not None
 
 
 def let_submitit_ask_the_queue() -> None:
-    """Make submitit learn a job's state from `squeue`, where `sacct` can't tell.
-
-    It would wait forever for a dead job.
-    """
+    """Make submitit learn a job's state from `squeue`: without `sacct` it would wait forever."""
     from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
     class QueueWatcher(SlurmInfoWatcher):

@@ -21,19 +21,28 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from c3po_bench.errors import UserError
-from c3po_bench.models.built import build_once
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from c3po_bench.models.cache import build_once
 
 log = logging.getLogger(__name__)
 
 RECIPE_VERSION = "1"
 SHARD_BYTES = 2 * 10**9
 """Most bytes of weights held in memory at once, and the size of the written files."""
+SAME_KEYS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "num_experts_per_tok", "norm_topk_prob", "hidden_act"),
+    *("max_position_embeddings", "rms_norm_eps", "initializer_range", "tie_word_embeddings"),
+    *("attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "torch_dtype"),
+)
+"""Keys of the configuration that both forms share."""
 KEPT_FILES = ("tokenizer*", "special_tokens_map.json", "generation_config.json", "chat_template*")
 
 
@@ -46,26 +55,24 @@ def converted(path: str, revision: str | None = None) -> Path | None:
     """
     folder = Path(path)
     if not folder.is_dir():
-        from huggingface_hub import hf_hub_download, snapshot_download
-
         try:
             config = Path(hf_hub_download(path, "config.json", revision=revision))
         except (OSError, ValueError):  # no such model, or no network
             return None
         if not is_deepseek(config.parent):
             return None
-        wanted = ["*.json", "*.safetensors", "tokenizer*", "chat_template*"]
-        folder = Path(snapshot_download(path, revision=revision, allow_patterns=wanted))
+        patterns = ["*.json", "*.safetensors", "tokenizer*", "chat_template*"]
+        folder = Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
     return convert(folder) if is_deepseek(folder) else None
 
 
 def is_deepseek(folder: Path) -> bool:
     """Whether `folder` is a checkpoint of `model_type: deepseek`."""
-    config = folder / "config.json"
-    found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{config} is no JSON object")
-    return found.get("model_type") == "deepseek"
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is no JSON object")
+    return config.get("model_type") == "deepseek"
 
 
 def convert(folder: Path) -> Path:
@@ -95,8 +102,7 @@ def qwen2_moe_config(old: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: for options that Qwen2-MoE can't express; DeepSeekMoE-16B uses none of them.
     """
-    wanted = {"scoring_func": "softmax", "attention_bias": False}
-    for key, value in wanted.items():
+    for key, value in (("scoring_func", "softmax"), ("attention_bias", False)):
         if old.get(key, value) != value:
             raise UserError(
                 f"this deepseek checkpoint has {key}={old[key]!r}: only {value!r} can be loaded exactly"
@@ -105,24 +111,6 @@ def qwen2_moe_config(old: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             "this deepseek checkpoint has no shared or no routed experts: it can't be loaded exactly"
         )
-    same = (
-        *("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers"),
-        *(
-            "num_attention_heads",
-            "num_key_value_heads",
-            "num_experts_per_tok",
-            "norm_topk_prob",
-            "hidden_act",
-        ),
-        *(
-            "max_position_embeddings",
-            "rms_norm_eps",
-            "initializer_range",
-            "tie_word_embeddings",
-            "attention_dropout",
-        ),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "torch_dtype"),
-    )
     first, every = old.get("first_k_dense_replace", 0), old.get("moe_layer_freq", 1)
     dense = [i for i in range(old["num_hidden_layers"]) if i < first or i % every]
     rope = {"rope_type": "default", "rope_theta": old.get("rope_theta", 10000.0)}
@@ -130,7 +118,7 @@ def qwen2_moe_config(old: dict[str, Any]) -> dict[str, Any]:
     if scaling:
         rope |= {"rope_type": scaling.pop("type", scaling.pop("rope_type", "default")), **scaling}
     return {
-        **{key: old[key] for key in same if key in old},
+        **{key: old[key] for key in SAME_KEYS if key in old},
         "model_type": "qwen2_moe",
         "architectures": ["Qwen2MoeForCausalLM"],
         "num_experts": old["n_routed_experts"],
@@ -156,40 +144,34 @@ def renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def _write(folder: Path, shards: list[Path], config: dict[str, Any], target: Path) -> None:
     """Stream the weights of `shards` into files of at most about `SHARD_BYTES`, with their index."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for pattern in KEPT_FILES:
         for path in folder.glob(pattern):
             shutil.copyfile(path, target / path.name)
-    held: dict[str, Tensor] = {}
     where: dict[str, str] = {}
-    total = files = 0
+    total = 0
+    for number, part in enumerate(_parts(shards), 1):
+        name = f"model-{number:05d}.safetensors"
+        save_file(part, target / name, metadata={"format": "pt"})
+        where |= dict.fromkeys(part, name)
+        total += sum(tensor.nbytes for tensor in part.values())
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
-    def flush() -> None:
-        nonlocal files
-        if held:
-            files += 1
-            name = f"model-{files:05d}.safetensors"
-            save_file(held, target / name, metadata={"format": "pt"})
-            where.update(dict.fromkeys(held, name))
-            held.clear()
 
-    size = 0
+def _parts(shards: list[Path]) -> Iterator[dict[str, Tensor]]:
+    """The converted weights in parts of about `SHARD_BYTES`; each is emptied before the next is read."""
+    part: dict[str, Tensor] = {}
     for shard in shards:
         log.info("converting %s to Qwen2-MoE form", shard.name)
         with safe_open(shard, framework="pt") as source:
-            for old in source.keys():  # noqa: SIM118 (not a dict)
-                for name, tensor in renamed(old, source.get_tensor(old)):
-                    held[name] = tensor.contiguous()
-                    size += tensor.nbytes
-                if size >= SHARD_BYTES:
-                    total, size = total + size, 0
-                    flush()
-    flush()
-    index = {"metadata": {"total_size": total + size}, "weight_map": where}
-    (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            for key in source.keys():  # noqa: SIM118 (not a dict)
+                part |= {name: t.contiguous() for name, t in renamed(key, source.get_tensor(key))}
+                if sum(tensor.nbytes for tensor in part.values()) >= SHARD_BYTES:
+                    yield part
+                    part.clear()
+    if part:
+        yield part
 
 
 def _fingerprint(path: Path, samples: int = 64, width: int = 4096) -> str:

@@ -8,8 +8,11 @@ family is adding a row.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+
+from packaging.version import Version
 
 from c3po_bench.errors import UserError
 
@@ -99,8 +102,14 @@ def family_of(model: nn.Module) -> Family:
             )
         raise UserError(f"model_type {kind!r} isn't a known Mixture-of-Experts family: {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
-    _check_version(family)
-    layers = tuple(i for i, layer in enumerate(family.decoder_of(model).layers) if _has(layer, family.router))
+    if Version(installed := version("transformers")) < Version(family.since):
+        needed = f"{family.model_type} models need transformers>={family.since}"
+        raise UserError(f"{needed}, this is {installed}: upgrade transformers")
+    layers = tuple(
+        number
+        for number, layer in enumerate(family.decoder_of(model).layers)
+        if any(name == family.router for name, _ in layer.named_modules())  # a dense layer has no router
+    )
     if not layers:
         raise UserError(f"no layer of this {kind} model has a router: rewiring has nothing to change")
     router: Any = family.router_of(model, layers[0])
@@ -120,34 +129,9 @@ def family_of(model: nn.Module) -> Family:
     )
 
 
-def _check_version(family: Family) -> None:
-    import transformers
-    from packaging.version import Version
-
-    found, needed = transformers.__version__, family.since
-    if Version(found) < Version(needed):
-        raise UserError(
-            f"{family.model_type} models need transformers>={needed}, this is {found}: upgrade transformers"
-        )
-
-
 def _number(config: Any, key: str | None) -> float:
     """The value of config key `key`; 1 for families that have no such key."""
     return float(getattr(config, key)) if key else 1.0
-
-
-def _has(layer: nn.Module, path: str) -> bool:
-    """Whether `layer` has a module at `path` (a dense layer has no router)."""
-    try:
-        attrgetter(path)(layer)
-    except AttributeError:
-        return False
-    return True
-
-
-def moe_layers(model: nn.Module) -> list[int]:
-    """Indices of the decoder layers that route, in order."""
-    return list(family_of(model).layers)
 
 
 def router_probabilities(logits: Tensor) -> Tensor:

@@ -6,52 +6,43 @@ import hashlib
 import json
 import logging
 import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
 from c3po_bench.errors import UserError, unknown
-from c3po_bench.models import cache_dir, deepseek
-from c3po_bench.models.built import file_hash
-from c3po_bench.store.files import write_text
-from c3po_bench.store.identity import content_hash
+from c3po_bench.models import deepseek
+from c3po_bench.models.cache import folder_hash
+from c3po_bench.models.embedded import planted, smollm, smolmoe
+from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
 if TYPE_CHECKING:
     from c3po_bench.config import ModelConfig
 
 log = logging.getLogger(__name__)
-KINDS = ("smolmoe", "smollm", "planted", "tiny", "hf")
+EMBEDDED = {"smolmoe": smolmoe.checkpoint, "smollm": smollm.checkpoint, "planted": planted.checkpoint}
+KINDS = (*EMBEDDED, "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")
-READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".safetensors", ".bin")
-"""Files of a model's folder that loading may read: config, tokenizer, code and weights."""
-SAMPLING = (
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "top_h",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-)
 WRITTEN = (
-    *SAMPLING,
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "decoder_start_token_id",
-    "max_length",
-    "use_cache",
-    "cache_implementation",
-    "transformers_version",
-    "_from_model_config",
+    *(
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "top_h",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+    ),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "use_cache"),
+    *("cache_implementation", "transformers_version", "_from_model_config"),
 )
-"""What of a model's generation config is kept.
-
-What ends an answer, and how one is drawn that is asked to be.
-"""
+"""What of a model's generation config is kept: how an answer is drawn that is asked to be, and what ends one."""
 _loaded: dict[str, Loaded] = {}
 
 
@@ -91,21 +82,18 @@ def load(cfg: ModelConfig) -> Loaded:
 
 
 def _load(cfg: ModelConfig) -> Loaded:
-    if cfg.kind not in KINDS:
-        raise unknown("model.kind", cfg.kind, KINDS)
-    if cfg.dtype not in DTYPES:
-        raise unknown("model.dtype", cfg.dtype, DTYPES)
+    for key, value, choices in (("kind", cfg.kind, KINDS), ("dtype", cfg.dtype, DTYPES)):
+        if value not in choices:
+            raise unknown(f"model.{key}", value, choices)
     if cfg.kind == "tiny":
-        return _tiny(cfg)
+        model: Any = tiny_model(cfg.path or "olmoe").to(getattr(torch, cfg.dtype))
+        _place(model, cfg)
+        return Loaded(model, tiny_tokenizer(), cfg.name, _hash("None", model), "tiny")
     path, revision = _source(cfg)
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     try:
-        if cfg.kind == "hf" and (
-            form := deepseek.converted(path, revision)
-        ):  # transformers 5 has no class for it
-            path, revision = str(form), None
+        # transformers 5 has no class for DeepSeekMoE
+        if cfg.kind == "hf" and (converted := deepseek.converted(path, revision)):
+            path, revision = str(converted), None
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
         read: Any = AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype=cfg.dtype, output_loading_info=True
@@ -116,26 +104,20 @@ def _load(cfg: ModelConfig) -> Loaded:
             f"model {path} can't be loaded from {where} ({' '.join(str(error).split())[:120]}): connect to the hub, "
             "give model.path=FOLDER, or use model=smolmoe, which needs neither"
         ) from error
-    if not tokenizer(
-        "one", add_special_tokens=False
-    ).input_ids:  # what transformers makes of a folder without a tokenizer
+    # what transformers makes of a folder without a tokenizer
+    if not tokenizer("one", add_special_tokens=False).input_ids:
         raise UserError(
             f"model {path} has no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside the weights"
         )
-    model, told = read
-    if missing := sorted(told["missing_keys"]):  # transformers would fill them in at random, with a warning
+    model, info = read
+    if missing := sorted(info["missing_keys"]):  # transformers would fill them in at random, with a warning
         raise UserError(
             f"model {path} lacks {len(missing)} of its weights ({missing[0]}): get all files of the checkpoint"
         )
     _place(model, cfg)
     left_out = _plain(model, cfg.name)
-    return Loaded(
-        model,
-        tokenizer,
-        cfg.name,
-        _hash(str(revision), model, _content(cfg, path, model) + left_out),
-        str(path),
-    )
+    digest = _hash(str(revision), model, _content(cfg, path, model) + left_out)
+    return Loaded(model, tokenizer, cfg.name, digest, str(path))
 
 
 def _plain(model: Any, name: str) -> str:
@@ -144,47 +126,31 @@ def _plain(model: Any, name: str) -> str:
     A penalty of repetitions, say, is known to transformers' `generate` alone: rewired arms, which write
     otherwise, would not have it, and what it changes would count as rewiring's.
     """
-    from transformers import GenerationConfig
-
-    asked, usual = model.generation_config.to_diff_dict(), GenerationConfig._get_default_generation_params()
-    left_out = sorted(k for k, v in asked.items() if k not in WRITTEN and v and v != usual.get(k))
+    settings, usual = (
+        model.generation_config.to_diff_dict(),
+        GenerationConfig._get_default_generation_params(),
+    )
+    left_out = sorted(k for k, v in settings.items() if k not in WRITTEN and v and v != usual.get(k))
     if not left_out:
         return ""
-    model.generation_config = GenerationConfig(
-        **{key: value for key, value in asked.items() if key in WRITTEN}
-    )
-    told = ", ".join(f"{key}={asked[key]}" for key in left_out)
-    log.warning("%s: its generation config asks for %s, which is left out for every arm", name, told)
-    return f"|without {told}"
+    kept = {key: value for key, value in settings.items() if key in WRITTEN}
+    model.generation_config = GenerationConfig(**kept)
+    listing = ", ".join(f"{key}={settings[key]}" for key in left_out)
+    log.warning("%s: its generation config asks for %s, which is left out for every arm", name, listing)
+    return f"|without {listing}"
 
 
 def _source(cfg: ModelConfig) -> tuple[str, str | None]:
     """Folder or hub id, and revision."""
-    if cfg.kind == "hf":
-        if not cfg.path:
-            raise UserError("model=hf needs model.path=FOLDER or a hub id")
-        if cfg.path.lower().endswith(".gguf"):
-            raise UserError(
-                f"model.path={cfg.path}: GGUF is not read; give the folder or hub id of the model's safetensors"
-            )
-        return cfg.path, cfg.revision
-    if cfg.kind == "smollm":
-        from c3po_bench.models.smollm import checkpoint
-    elif cfg.kind == "smolmoe":
-        from c3po_bench.models.smolmoe.build import checkpoint
-    else:
-        from c3po_bench.models.planted.build import checkpoint
-    return str(checkpoint()), None
-
-
-def _tiny(cfg: ModelConfig) -> Loaded:
-    import torch
-
-    from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
-
-    model: Any = tiny_model(cfg.path or "olmoe").to(getattr(torch, cfg.dtype))
-    _place(model, cfg)
-    return Loaded(model, tiny_tokenizer(), cfg.name, _hash("None", model), "tiny")
+    if cfg.kind != "hf":
+        return str(EMBEDDED[cfg.kind]()), None
+    if not cfg.path:
+        raise UserError("model=hf needs model.path=FOLDER or a hub id")
+    if cfg.path.lower().endswith(".gguf"):
+        raise UserError(
+            f"model.path={cfg.path}: GGUF is not read; give the folder or hub id of the model's safetensors"
+        )
+    return cfg.path, cfg.revision
 
 
 def _place(model: Any, cfg: ModelConfig) -> None:
@@ -194,9 +160,9 @@ def _place(model: Any, cfg: ModelConfig) -> None:
             model.set_experts_implementation(cfg.experts)
         model.to(device_of(cfg.device)).eval()
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
-        said = str(error).strip().splitlines()[0][:120]
+        reason = str(error).strip().splitlines()[0][:120]
         raise UserError(
-            f"model.device={cfg.device} or model.experts={cfg.experts} can't be had here: {said}"
+            f"model.device={cfg.device} or model.experts={cfg.experts} can't be had here: {reason}"
         ) from error
 
 
@@ -204,8 +170,6 @@ def device_of(name: str) -> str:
     """What `model.device` means here: auto is this process's GPU, if there is one."""
     if name != "auto":
         return name
-    import torch
-
     if torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return "cpu"
@@ -230,29 +194,6 @@ def _content(cfg: ModelConfig, path: str, model: Any) -> str:
     """What identifies the files behind a model of kind hf."""
     if cfg.kind != "hf":
         return ""
-    if not Path(path).is_dir():
-        return str(getattr(model.config, "_commit_hash", None))
-    return folder_hash(Path(path))
-
-
-def folder_hash(folder: Path, nested: bool = False) -> str:
-    """What identifies the model in a folder: the files that loading may read.
-
-    With `nested` those of its folders, too.
-    """
-    files = sorted(
-        file for file in (folder.rglob("*") if nested else folder.iterdir()) if file.suffix in READ
-    )
-    return content_hash([[str(file.relative_to(folder)), _file_hash(file)] for file in files])
-
-
-def _file_hash(path: Path) -> str:
-    """SHA-256 of a file (a second or less a GB), kept in the cache until the file's size or time changes."""
-    found = path.stat()
-    kept = cache_dir() / "hashes" / content_hash([str(path.resolve()), found.st_size, found.st_mtime_ns], 24)
-    if kept.exists():
-        return kept.read_text(encoding="utf-8")
-    digest = file_hash(path)
-    with suppress(OSError):  # without a cache it is read each time
-        write_text(kept, digest)
-    return digest
+    if Path(path).is_dir():
+        return folder_hash(Path(path))
+    return str(getattr(model.config, "_commit_hash", None))

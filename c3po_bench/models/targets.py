@@ -8,9 +8,12 @@ and would adapt the fused ones in their place: the weights of such layers are na
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from c3po_bench.errors import UserError, unknown
 
@@ -19,29 +22,28 @@ _FUSED = ("gate_up_proj", "down_proj")  # the fused expert weights of transforme
 _HALVES = ("gate_proj", "up_proj", "w1", "w3")  # what is fused in the first of them
 _OLD = (*_HALVES, "down_proj", "w2")  # names in the experts of transformers 4
 _ROUTERS = (".gate", ".router")
+_ADAPTABLE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Conv1D)
+"""Modules that PEFT has an adapter for."""
+_LINEAR = (nn.Linear, Conv1D)
 
 
-class Wanted(Protocol):
-    """What is to be adapted.
+class Choice(Protocol):
+    """What is to be adapted, as `feedback.lora` says it.
 
     ``all-linear`` or names of modules, routers and fused experts only where they are asked for.
     """
 
-    @property
-    def targets(self) -> Sequence[str]: ...  # noqa: D102
-    @property
-    def routers(self) -> bool: ...  # noqa: D102
-    @property
-    def experts(self) -> bool: ...  # noqa: D102
-    @property
-    def dropout(self) -> float: ...  # noqa: D102
+    targets: list[str]
+    routers: bool
+    experts: bool
+    dropout: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class AllLinear:
     """Every linear map outside the experts."""
 
-    targets: tuple[str, ...] = (ALL,)
+    targets: list[str] = field(default_factory=lambda: [ALL])
     routers: bool = False
     experts: bool = False
     dropout: float = 0.0
@@ -61,92 +63,67 @@ class Targets:
     experts: bool
 
 
-def find_targets(model: Any, cfg: Wanted) -> Targets:
-    """What `cfg` asks for in `model`, whatever adapter is on it.
+def find_targets(model: Any, choice: Choice) -> Targets:
+    """What `choice` asks for in `model`, whatever adapter is on it.
 
     Raises:
-        UserError: for names that the model has not, for routers and experts named but not asked for or asked
-        for in vain,
-            and for a dropout where PEFT knows none.
+        UserError: for names that the model has not, for routers and experts named but not asked for or asked for in
+            vain, and for a dropout where PEFT knows none.
     """
-    modules = dict(_plain(model.named_modules()))
-    layers = {name: module for name, module in modules.items() if _adaptable(module)}
+    modules = dict(_without_adapter(model.named_modules()))
+    layers = {name: module for name, module in modules.items() if isinstance(module, _ADAPTABLE)}
     routers = {name for name, m in modules.items() if name.endswith(_ROUTERS) and hasattr(m, "weight")}
-    fused = [
-        name for name, _ in _plain(model.named_parameters()) if ".experts." in name and name.endswith(_FUSED)
-    ]
+    parameters = (name for name, _ in _without_adapter(model.named_parameters()))
+    fused = [name for name in parameters if ".experts." in name and name.endswith(_FUSED)]
     single = {name for name in layers if ".experts." in name}
-    for key, asked, found in (("routers", cfg.routers, routers), ("experts", cfg.experts, {*fused, *single})):
-        if asked and not found:
-            raise UserError(f"feedback.lora.{key}=true: this model has no {key}")
-    chosen = {
-        name
-        for target in cfg.targets
-        for name in _named(target, model, layers, routers, single, bool(fused), cfg)
-    }
-    chosen |= (routers if cfg.routers else set()) | (single if cfg.experts else set())
-    by_weight = {name for name in chosen if name not in layers} | _taken_for_experts(
-        model, chosen & set(layers), fused
-    )
-    parameters = {f"{name}.weight" for name in by_weight} | set(fused if cfg.experts else ())
-    if not chosen and not parameters:
+    if choice.routers and not routers or choice.experts and not (fused or single):
+        lacking = "routers" if choice.routers and not routers else "experts"
+        raise UserError(f"feedback.lora.{lacking}=true: this model has no {lacking}")
+    head, chosen = model.get_output_embeddings(), set[str]()
+    for target in choice.targets:
+        if target == ALL:
+            linear = (
+                name for name, layer in layers.items() if layer is not head and isinstance(layer, _LINEAR)
+            )
+            chosen |= set(linear) - routers - single
+        else:
+            chosen |= _named(target, set(layers), routers, single, bool(fused), choice)
+    chosen |= (routers if choice.routers else set()) | (single if choice.experts else set())
+    by_weight = chosen - set(layers) | _taken_for_experts(model, chosen & set(layers), fused)
+    weights = {f"{name}.weight" for name in by_weight} | set(fused if choice.experts else ())
+    if not chosen and not weights:
         raise UserError(f"feedback.lora.targets=[] leaves nothing to adapt: name {ALL}, or modules")
-    if parameters and cfg.dropout:
-        raise _no_dropout(by_weight, routers, cfg)
+    if weights and choice.dropout:
+        raise _no_dropout(by_weight - routers, choice)
     return Targets(
         tuple(name for name in modules if name in chosen - by_weight),
-        tuple(sorted(parameters)),
+        tuple(sorted(weights)),
         tuple(sorted(by_weight)),
-        cfg.routers,
-        cfg.experts,
+        choice.routers,
+        choice.experts,
     )
 
 
-def _plain(named: Any) -> Iterator[tuple[str, Any]]:
+def _without_adapter(named: Any) -> Iterator[tuple[str, Any]]:
     """Names and what they are of, as they would be without an adapter on the model."""
-    for name, found in named:
+    for name, of in named:
         if ".lora_" not in name:
-            yield (
-                name.replace(".base_layer", "").replace(".parametrizations", "").removesuffix(".original"),
-                found,
-            )
-
-
-def _adaptable(module: Any) -> bool:
-    """Whether PEFT has an adapter for a module like this."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D))
+            plain = name.replace(".base_layer", "").replace(".parametrizations", "")
+            yield plain.removesuffix(".original"), of
 
 
 def _named(
-    target: str,
-    model: Any,
-    layers: dict[str, Any],
-    routers: set[str],
-    single: set[str],
-    fused: bool,
-    cfg: Wanted,
+    target: str, layers: set[str], routers: set[str], single: set[str], fused: bool, choice: Choice
 ) -> set[str]:
-    """The layers that `target` names: all linear ones but the head, or those of this name.
-
-    No router and no expert.
-    """
-    import torch
-
-    others = set(layers) - routers - single
-    if target == ALL:
-        head = model.get_output_embeddings()
-        wrong = (torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d)
-        return {name for name in others if layers[name] is not head and not isinstance(layers[name], wrong)}
-    hits = {name for name in {*layers, *routers} if name == target or name.endswith(f".{target}")}
+    """The layers of this name: no router and no expert, which `choice` must ask for in another way."""
+    hits = {name for name in layers | routers if name == target or name.endswith(f".{target}")}
     experts = hits & single or (not hits and fused and target in (*_FUSED, *_OLD))
-    for key, found in (("routers", hits & routers), ("experts", experts)):
-        if found and not getattr(cfg, key):
+    for key, named in (("routers", hits & routers), ("experts", experts)):
+        if named and not getattr(choice, key):
             raise UserError(
                 f"feedback.lora.targets: {target!r} names {key} here, adapted by feedback.lora.{key}=true"
             )
+    others = layers - routers - single
     if not hits and not experts:
         raise unknown("feedback.lora.targets", target, [ALL, *(name.rpartition(".")[2] for name in others)])
     return hits & others
@@ -156,43 +133,42 @@ def _taken_for_experts(model: Any, layers: set[str], fused: list[str]) -> set[st
     """Those of `layers` in whose place PEFT would adapt fused experts or routers."""
     if not fused or not any(name.rpartition(".")[2] in _OLD for name in layers):
         return set()
-    from peft import LoraConfig as PeftLora
+    from peft import LoraConfig as PeftLora  # of the extra `feedback`
 
     try:
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers as convert
     except ImportError:  # a PEFT that takes names as they are
         return set()
-    tried = PeftLora(
+    config = PeftLora(
         target_modules=[*layers, *(f"_.{half}" for half in _HALVES)]
     )  # it refuses one half alone
-    convert(tried, model=model, conversions=None)
-    return layers - set(tried.target_modules or ())
+    convert(config, model=model, conversions=None)
+    return layers - set(config.target_modules or ())
 
 
-def _no_dropout(by_weight: set[str], routers: set[str], cfg: Wanted) -> UserError:
-    mended, what = (
-        "feedback.lora.targets without them",
-        ", ".join(sorted({n.rpartition(".")[2] for n in by_weight - routers})),
-    )
-    for key, asked, name in (("routers", cfg.routers, "routers"), ("experts", cfg.experts, "fused experts")):
-        if asked:
-            mended, what = f"feedback.lora.{key}=false", name
+def _no_dropout(layers: set[str], choice: Choice) -> UserError:
+    """The error for a dropout on `layers`, or on routers or fused experts, which PEFT adapts by their weights."""
+    names, remedy = ", ".join(sorted({name.rpartition(".")[2] for name in layers})), "targets without them"
+    if choice.experts:
+        names, remedy = "fused experts", "experts=false"
+    elif choice.routers:
+        names, remedy = "routers", "routers=false"
     return UserError(
-        f"feedback.lora.dropout={cfg.dropout}: must be 0 where {what} are adapted; or set {mended}"
+        f"feedback.lora.dropout={choice.dropout}: must be 0 where {names} are adapted; or set feedback.lora.{remedy}"
     )
 
 
-def check_adapted(model: Any, cfg: Wanted) -> Any:
-    """`model`, a PEFT model that trains what `cfg` asks for and nothing else.
+def check_adapted(model: Any, choice: Choice) -> Any:
+    """`model`, a PEFT model that trains what `choice` asks for and nothing else.
 
     Raises:
         UserError: where another version of PEFT reads names otherwise.
     """
-    targets = find_targets(model.get_base_model(), cfg)
+    targets = find_targets(model.get_base_model(), choice)
     trained = [name.partition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad]
     adapted = {name.removeprefix("base_model.model.").replace(".base_layer", "") for name in trained}
-    asked = {*targets.modules, *(name.rpartition(".")[0] for name in targets.parameters)}
-    for names, said in ((adapted - asked, "adapts unasked"), (asked - adapted, "does not adapt")):
+    wanted = {*targets.modules, *(name.rpartition(".")[0] for name in targets.parameters)}
+    for names, fault in ((adapted - wanted, "adapts unasked"), (wanted - adapted, "does not adapt")):
         if names:
-            raise UserError(f"this version of peft {said}: {min(names)}; install the one of constraints.txt")
+            raise UserError(f"this version of peft {fault}: {min(names)}; install the one of constraints.txt")
     return model

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import string
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from c3po_bench.errors import unknown
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 CHARACTERS = ["<pad>", "<eos>", "<unk>", *string.printable[:95], "\n"]
 """The tokenizer's vocabulary: three specials, the printable ASCII characters and the newline."""
@@ -89,9 +90,6 @@ def tiny_model(model_type: str = "olmoe", *, seed: int = 0, **changes: Any) -> P
     Raises:
         UserError: on an unknown `model_type`.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     if model_type not in OWN:
         raise unknown("tiny model", model_type, OWN)
     config = AutoConfig.for_model(model_type, **{**SIZES, **OWN[model_type], **changes})
@@ -106,9 +104,6 @@ def tiny_model(model_type: str = "olmoe", *, seed: int = 0, **changes: Any) -> P
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of single ASCII characters, built in code. Other characters become `<unk>`."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     backend = Tokenizer(models.WordLevel({c: i for i, c in enumerate(CHARACTERS)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     backend.decoder = decoders.Fuse()

@@ -15,11 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lm_eval.api.instance import Instance
-
 from c3po_bench.config import Config
 from c3po_bench.perf import Options
-from c3po_bench.perf.workload import tasks
+from c3po_bench.perf.workload import stock_requests, tasks
 from c3po_bench.rewiring.backend import RewiringBackend
 
 GROWTH = """
@@ -90,12 +88,11 @@ def build(options: Options) -> dict[str, Any]:
             cfg.references.limit, cfg.references.only_correct = count, False
             backend = RewiringBackend(cfg, tasks(options.data))
             items, _notes = backend.reference_items
-            pairs = [pair for item in items for pair in item.pairs]
+            requests = stock_requests(items)
             backend.embedder(["warm"])
             stock = backend.tokenizer.lm
             stock.batch_size_per_gpu = 16
             start = time.perf_counter()
-            requests = [Instance("loglikelihood", {}, p, 0, ("t", i, 1)) for i, p in enumerate(pairs)]
             stock.loglikelihood(requests, disable_tqdm=True)
             middle = time.perf_counter()
             size = len(backend.bank)

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lm_eval.api.instance import Instance
-
 from c3po_bench.config import Config
+from c3po_bench.contract import Item
 from c3po_bench.perf import Options
-from c3po_bench.perf.workload import first_items, last_layers, place, side_by_side, smolmoe, tasks
+from c3po_bench.perf.workload import (
+    first_items,
+    last_layers,
+    place,
+    side_by_side,
+    smolmoe,
+    stock_requests,
+    tasks,
+)
 from c3po_bench.rewiring.backend import RewiringBackend
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.lm import RewiredLM
-from c3po_bench.rewiring.questions import Tokenizer
 from c3po_bench.rewiring.rewirer import Rewirer
+from c3po_bench.rewiring.tokens import Tokenizer
 
 ITEMS = 32
 LONG_ITEMS = 12
 """Fewer where prompts are long: a round of stock scoring takes half a minute."""
-
-
-def requests_of(options: Options, shots: int, count: int, rule: str = "cloze") -> list[Instance]:
-    """The first items as lm-eval asks them, without their documents."""
-    items = first_items(tasks(options.data, shots, rule), 8 if options.quick else count)
-    return [
-        Instance("loglikelihood", {"question": item.question, "key": str(n)}, pair, i, ("t", n, 1))
-        for n, item in enumerate(items)
-        for i, pair in enumerate(item.pairs)
-    ]
 
 
 def base(options: Options) -> Iterator[dict[str, Any]]:
@@ -39,28 +35,31 @@ def base(options: Options) -> Iterator[dict[str, Any]]:
     tokenizer = Tokenizer(loaded.model, loaded.tokenizer)
     tokenizer.lm.batch_size_per_gpu = 16
     for shots, count in ((5, LONG_ITEMS), (0, ITEMS)):
-        yield compare_base(tokenizer, loaded.model, requests_of(options, shots, count), shots, options.rounds)
+        items = first_items(options.data, 8 if options.quick else count, shots)
+        yield compare_base(tokenizer, loaded.model, items, f"{shots}-shot", options.rounds)
 
 
 def compare_base(
-    tokenizer: Tokenizer, model: Any, asked: list[Instance], shots: int, rounds: int
+    tokenizer: Tokenizer, model: Any, items: Sequence[Item], setting: str, rounds: int
 ) -> dict[str, Any]:
     """One setting; a fresh engine each round, since an engine remembers what it read."""
+    requests = stock_requests(items)
 
     def shared() -> list[tuple[float, bool]]:
         engine = load_engine("suffix", model, last_layers(model))
-        return RewiredLM(Rewirer(engine, MethodConfig(), None), tokenizer).loglikelihood(asked)
+        answers = Rewirer(engine, tokenizer, MethodConfig()).answer(items)
+        return [score for answer in answers for score in answer.scores]
 
     def stock() -> list[tuple[float, bool]]:
-        return tokenizer.lm.loglikelihood(asked, disable_tqdm=True)
+        return tokenizer.lm.loglikelihood(requests, disable_tqdm=True)
 
     seconds = side_by_side(rounds, stock=stock, shared=shared)
     return {
         "name": "base",
-        "setting": f"{shots}-shot",
+        "setting": setting,
         "ratio": seconds["stock"] / seconds["shared"],
         "max_abs_diff": max(abs(a[0] - b[0]) for a, b in zip(shared(), stock(), strict=True)),
-        **_each(seconds, asked),
+        **_each(seconds, items),
         **place(model.device),
     }
 
@@ -83,33 +82,32 @@ def compare_overhead(options: Options, rule: str, folder: str) -> dict[str, Any]
     cfg.references.tasks = ["openbookqa"] if options.data else ["facts"]
     cfg.references.limit, cfg.references.only_correct = 64, False
     backend = RewiringBackend(cfg, tasks(options.data, rule=rule))
-    asked = requests_of(options, 0, ITEMS, rule)
-    stock = backend.tokenizer.lm
+    items = first_items(options.data, 8 if options.quick else ITEMS, rule=rule)
+    requests, stock = stock_requests(items), backend.tokenizer.lm
     stock.batch_size_per_gpu = 16
-    (arm,) = [arm for arm in backend.arms() if arm.name == "ngd"]
-    lm, step = arm.lm(), 4 * cfg.batch_size
+    (arm,) = [arm for arm in backend.arms() if arm.row.name == "ngd"]
+    arm.prepare()
 
     def rewired() -> None:
         backend.engine.forget()
         backend.question_embedder.forget()
-        for start in range(0, len(asked), step):
-            lm.loglikelihood(asked[start : start + step])
-        lm.pop_details()
+        for start in range(0, len(items), cfg.batch_size):
+            arm.answer(items[start : start + cfg.batch_size])
 
     seconds = side_by_side(
-        options.rounds, stock=lambda: stock.loglikelihood(asked, disable_tqdm=True), rewired=rewired
+        options.rounds, stock=lambda: stock.loglikelihood(requests, disable_tqdm=True), rewired=rewired
     )
     return {
         "name": "overhead",
         "setting": rule,
         "ratio": seconds["rewired"] / seconds["stock"],
         "max_abs_diff": 0.0,
-        **_each(seconds, asked),
-        "phases": {k: round(v["seconds"], 3) for k, v in arm.cost()["phases"].items()},
+        **_each(seconds, items),
+        "phases": {name: round(phase.seconds, 3) for name, phase in arm.cost().phases.items()},
         **place(backend.engine.device),
     }
 
 
-def _each(seconds: dict[str, float], asked: list[Instance]) -> dict[str, float]:
-    """Milliseconds an item of four choices."""
-    return {f"{name}_ms": 4000 * taken / len(asked) for name, taken in seconds.items()}
+def _each(seconds: dict[str, float], items: Sequence[Item]) -> dict[str, float]:
+    """Milliseconds an item."""
+    return {f"{name}_ms": 1000 * taken / len(items) for name, taken in seconds.items()}

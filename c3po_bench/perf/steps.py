@@ -57,9 +57,7 @@ def suffix(options: Options) -> Iterator[dict[str, Any]]:
     loaded = smolmoe(options.device)
     for shots, name, batches in ((5, "smolmoe 5-shot", (1, 16)), (0, "smolmoe zero-shot", SMOLMOE_BATCHES)):
         count = (1 + NEIGHBORS) * max(SMOLMOE_BATCHES + large)
-        asked = [
-            (q.prompts[0], q.gold or 0) for q in questions(loaded, count, options.data, num_fewshot=shots)
-        ]
+        asked = [(q.prompts[0], q.item.gold or 0) for q in questions(loaded, count, options.data, shots)]
         prompts = [Prompt(prompt.context, (prompt.continuations[gold],)) for prompt, gold in asked]
         for batch in (1,) if quick else (*batches, *large):
             yield compare_engines(name, loaded.model, prompts, batch, options.rounds)

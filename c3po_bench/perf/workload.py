@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from torch import Tensor
 from transformers import AutoModelForCausalLM, OlmoeConfig
 
 from c3po_bench.config import ModelConfig
+from c3po_bench.contract import Item
 from c3po_bench.models.loading import load
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.meter import synchronize
 from c3po_bench.rewiring.pathway import Mixer, core_experts
-from c3po_bench.rewiring.questions import Question, Tokenizer
 from c3po_bench.rewiring.states import Prompt
 from c3po_bench.rewiring.surrogates import Problem
 from c3po_bench.rewiring.surrogates.ngd import ngd
-from c3po_bench.tasks.items import Item
+from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
 from c3po_bench.tasks.taskset import TaskSet
 
 NEIGHBORS = 3
@@ -88,19 +89,29 @@ def tasks(data: Path | None, num_fewshot: int = 0, rule: str = "cloze") -> TaskS
     return TaskSet(["arc_easy" if data else "facts"], data_root=data, num_fewshot=num_fewshot, rule=rule)
 
 
-def first_items(asked: TaskSet, count: int) -> list[Item]:
-    """The first `count` items of the tasks, with labels."""
+def first_items(data: Path | None, count: int, num_fewshot: int = 0, rule: str = "cloze") -> list[Item]:
+    """The first `count` items, with labels."""
+    asked = tasks(data, num_fewshot, rule)
     items: list[Item] = []
-    for task in asked.load().values():
-        docs: Any = enumerate(task.eval_docs)
-        items += asked.items(task, islice(docs, count - len(items)))
-    return items[:count]
+    for name, task in asked.load().items():
+        docs: Any = islice(enumerate(task.eval_docs), count - len(items))
+        items += asked.references(name, docs)
+    return items
 
 
-def questions(loaded: Any, count: int, data: Path | None, num_fewshot: int = 0) -> list[Question]:
-    """The first `count` questions, tokenized, with labels."""
+def stock_requests(items: Sequence[Item]) -> list[Instance]:
+    """The same as lm-eval asks its own models."""
+    return [
+        Instance("loglikelihood", {}, pair, i, (*item.id, 1))
+        for item in items
+        for i, pair in enumerate(item.requests)
+    ]
+
+
+def questions(loaded: Any, count: int, data: Path | None, num_fewshot: int = 0) -> list[TokenizedItem]:
+    """The first `count` items in tokens."""
     tokenizer = Tokenizer(loaded.model, loaded.tokenizer)
-    return [tokenizer.of_item(item) for item in first_items(tasks(data, num_fewshot), count)]
+    return [tokenizer(item) for item in first_items(data, count, num_fewshot)]
 
 
 def random_prompts(batch: int, tokens: int = 128) -> list[Prompt]:

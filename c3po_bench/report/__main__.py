@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from c3po_bench.errors import exit_status
+from c3po_bench.errors import UserError, exit_status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,9 +17,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("results_dir", help="the folder an experiment or a sweep wrote its results to")
     parser.add_argument("--output", default=None, help="where to write (default: the results folder itself)")
     arguments = parser.parse_args(argv)
-    from c3po_bench.report.build import write_report
 
-    return exit_status(lambda: sys.stdout.write(f"{write_report(arguments.results_dir, arguments.output)}\n"))
+    def work() -> None:
+        try:  # the room is entered here: what it needs is an extra, and --help does without
+            from c3po_bench.report.build import write_report
+        except ImportError as error:
+            raise UserError(
+                "the report needs altair and vl-convert: pip install 'c3po-bench[report]'"
+            ) from error
+        sys.stdout.write(f"{write_report(arguments.results_dir, arguments.output)}\n")
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

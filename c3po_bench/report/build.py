@@ -1,163 +1,37 @@
-"""From a store to report.html, figures and tables."""
+"""From a store to report.html, figures and tables; of a large store, which runs stand side by side."""
 
 from __future__ import annotations
 
-import logging
-import time
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+import vl_convert
+import yaml
 
 import c3po_bench
-from c3po_bench.analysis.ablation import ablation_table, axes, known, shown, write_table
-from c3po_bench.analysis.compare import compare, records
-from c3po_bench.analysis.controls import compare_controls
-from c3po_bench.analysis.measures import feedback_measures
-from c3po_bench.analysis.paired import DRAWS
-from c3po_bench.analysis.roles import role, title
-from c3po_bench.analysis.seeds import seed_agreement
+from c3po_bench.analysis.ablation import ablation_table, axes, write_table
+from c3po_bench.analysis.arms import BASE, METHODS, display_name
+from c3po_bench.analysis.compare import compare, compare_controls, known, records
+from c3po_bench.analysis.measures import feedback_measures, seed_agreement
+from c3po_bench.analysis.statistics import DRAWS
 from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
 from c3po_bench.errors import UserError
-from c3po_bench.report import page
-from c3po_bench.report.items import Explorer, explore
-from c3po_bench.report.selection import Selection, commands, name_of, select
-from c3po_bench.report.tables import (
-    COLUMNS,
-    FEEDBACK_COLUMNS,
-    SEED_COLUMNS,
-    comparison_rows,
-    feedback_rows,
-    levels,
-    marks,
-    seed_rows,
+from c3po_bench.report import page, tables
+from c3po_bench.report.figures import Figure, ablation_figures, comparison_figures
+from c3po_bench.report.items import explore
+from c3po_bench.store.reader import Run, load_experiments, load_runs
+
+MOST_RUNS = (
+    24  # shown side by side, and whose configuration the page carries; of larger stores the best of each arm
 )
-from c3po_bench.report.triangle import outline, triangles
-from c3po_bench.store.reader import load_experiments, load_runs
-
-if TYPE_CHECKING:
-    from c3po_bench.report.figures import Figure
-    from c3po_bench.store.reader import Run
-
-log = logging.getLogger(__name__)
-MOST_CONFIGS = 24  # runs whose configuration the page carries
+BEST = 3
 TABLES = ("comparison", "ablation", "controls", "seeds", "feedback")
 FIGURES = ("effects", "cost", "heat_*", "curve_*")
-
-
-def write_report(results_dir: str | Path, output: str | Path | None = None) -> Path:
-    """Write report.html, figures/ (SVG, PNG) and tables/ (CSV, parquet); returns the path of the page.
-
-    Everything is written under `output`, by default the store itself; figures and tables of an earlier report
-    that this one has not go away. Raises UserError where there is no store or nothing has finished in it.
-    """
-    try:
-        from c3po_bench.report.ablation_figures import ablation_figures
-        from c3po_bench.report.figures import comparison_figures
-    except ImportError as error:
-        raise UserError("the report needs altair and vl-convert: pip install 'c3po-bench[report]'") from error
-    results_dir = Path(results_dir)
-    output = Path(output) if output else results_dir
-    runs, experiments = load_runs(results_dir), load_experiments(results_dir)
-    if not runs:
-        raise UserError(
-            f"no run in {results_dir} has finished yet; run its experiment again, it goes on where it stopped"
-        )
-    start = time.perf_counter()
-    refused: dict[str, str] = {}
-    compared = compare(runs, refused=refused)
-    controls = compare_controls(runs, refused=refused)
-    table = ablation_table(runs, compared, results_dir)
-    seeds = seed_agreement(runs) if len({run.result.get("seed") for run in runs}) > 1 else pd.DataFrame()
-    write_tables(output / "tables", runs, compared, controls, table, seeds)
-    selection = select(runs, compared)
-    figures = comparison_figures(selection.rows) + ablation_figures(table)
-    explorer = explore(selection.runs, selection.rows)
-    explorer.meta["first"] = _first_label(selection.rows)
-    html = _page(
-        results_dir,
-        experiments,
-        runs,
-        selection,
-        compared,
-        controls,
-        table,
-        seeds,
-        refused,
-        figures,
-        explorer,
-    )
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / "report.html"
-    path.write_text(html, encoding="utf-8")
-    write_figures(output / "figures", figures)
-    log.debug("report of %d runs in %.1f s", len(runs), time.perf_counter() - start)
-    return path
-
-
-def write_tables(
-    folder: Path,
-    runs: Sequence[Run],
-    compared: pd.DataFrame,
-    controls: pd.DataFrame,
-    table: pd.DataFrame,
-    seeds: pd.DataFrame,
-) -> list[Path]:
-    """comparison, ablation and, where there are such runs, controls, seeds and feedback.
-
-    Each as CSV and parquet.
-    """
-    written = write_table(compared, folder / "comparison") + write_table(table, folder / "ablation")
-    if len(controls):
-        written += write_table(controls, folder / "controls")
-    if len(seeds):
-        written += write_table(seeds, folder / "seeds")
-    if any(compared["scope"]):
-        written += write_table(feedback_measures(runs, pieces=True), folder / "feedback")
-    _remove_others(folder, written, TABLES, (".csv", ".parquet"))
-    return written
-
-
-def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
-    """Each figure as SVG and PNG (twice the size, for slides)."""
-    import json
-
-    import vl_convert
-
-    folder.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    for figure in figures:
-        spec = figure.chart.properties(width=680).to_dict()
-        text, version = json.dumps(spec), page.vega_lite_version()
-        svg = vl_convert.vegalite_to_svg(text, vl_version=version, config=PRINT)
-        drawn = folder / f"{figure.name}.svg"
-        drawn.write_text(svg, encoding="utf-8")
-        drawn.with_suffix(".png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
-        written += [drawn, drawn.with_suffix(".png")]
-    _remove_others(folder, written, FIGURES, (".svg", ".png"))
-
-
-def _remove_others(
-    folder: Path, written: Sequence[Path], names: Sequence[str], suffixes: Sequence[str]
-) -> None:
-    """Remove what an earlier report wrote under these names and this one did not.
-
-    Anything else is not ours.
-    """
-    for path in (path for name in names for suffix in suffixes for path in folder.glob(name + suffix)):
-        if path not in written:
-            path.unlink()
-
-
-HEADINGS = {
-    "value": "accuracy %",
-    "difference": "difference",
-    "diff_low": "from",
-    "diff_high": "to",
-    "p_holm": "Holm p",
-    "seconds_per_item": "s/item",
-}
 PRINT = {
     "background": "white",
     "font": "DejaVu Sans, Helvetica, Arial, sans-serif",
@@ -176,141 +50,210 @@ PRINT = {
 }
 
 
-def _page(
-    results_dir: Path,
-    experiments: Sequence[dict[str, Any]],
-    runs: Sequence[Run],
-    selection: Selection,
-    compared: pd.DataFrame,
-    controls: pd.DataFrame,
-    table: pd.DataFrame,
-    seeds: pd.DataFrame,
-    refused: dict[str, str],
-    figures: Sequence[Figure],
-    explorer: Explorer,
-) -> str:
-    varied = axes(table)
-    rows, shown = comparison_rows(selection.rows, controls), levels(selection.rows)
+def write_report(results_dir: str | Path, output: str | Path | None = None) -> Path:
+    """Write report.html, figures/ (SVG, PNG) and tables/ (CSV, parquet); returns the path of the page.
+
+    Everything is written under `output`, by default the store itself; figures and tables of an earlier report
+    that this one has not go away. Raises UserError where there is no store or nothing has finished in it.
+    """
+    results_dir = Path(results_dir)
+    output = Path(output) if output else results_dir
+    runs, experiments = load_runs(results_dir), load_experiments(results_dir)
+    if not runs:
+        raise UserError(
+            f"no run in {results_dir} has finished yet; run its experiment again, it goes on where it stopped"
+        )
+    refused: dict[str, str] = {}
+    compared = compare(runs, refused=refused)
+    controls = compare_controls(runs, refused=refused)
+    frames = {
+        "comparison": compared,
+        "ablation": ablation_table(runs, compared, results_dir),
+        "controls": controls,
+        "seeds": seed_agreement(runs),
+        "feedback": feedback_measures(runs, pieces=True) if any(compared["scope"]) else pd.DataFrame(),
+    }
+    write_tables(output / "tables", frames)
+    selection = select(runs, compared)
+    rows = selection.rows
+    figures = comparison_figures(rows) + ablation_figures(frames["ablation"])
+    write_figures(output / "figures", figures)
+    explorer = explore(selection.runs, rows)
+    explorer.meta["first"] = _first_label(rows)
+    levels, varied = tables.levels(rows), axes(frames["ablation"])
     blocks = {"figures": {figure.name: figure.spec() for figure in figures}, "explorer": explorer.meta}
     if varied:
-        blocks["ablation"] = ablation_rows(table, varied)
+        blocks["ablation"] = tables.ablation_rows(frames["ablation"], varied)
     packed = {"items-index": explorer.index, **explorer.chunks}
-    return page.render(
+    measured = feedback_measures(selection.runs) if any(rows["scope"]) else pd.DataFrame()
+    html = page.render(
         "report.html.j2",
-        version=c3po_bench.__version__,
-        name=name_of(experiments, results_dir.resolve().name),
-        models=sorted({str(run.result.get("model")) for run in runs}),
-        tasks=sorted({task for run in runs for task in run.result.get("tasks") or []}),
+        **_facts(results_dir, experiments, runs, selection),
         items=f"{explorer.questions:,}",
-        run_count=f"{len(runs):,}",
-        finished=max((str(run.provenance.get("finished") or "")[:10] for run in selection.runs), default=""),
         verdict=verdict_sentences(compared, controls),
-        selection_note=selection.note,
         refused=sorted(refused.items())[:20],
         draws=f"{DRAWS:,}",
-        columns=COLUMNS,
-        rows=rows,
-        levels=shown,
-        first_level=shown[0] if shown else "",
-        marks=marks(selection.rows),
+        columns=tables.COLUMNS,
+        rows=tables.comparison_rows(rows, controls),
+        levels=levels,
+        first_level=levels[0] if levels else "",
+        marks=tables.marks(rows),
         figures=figures,
-        triangles=triangles(selection.rows),
-        seed_columns=SEED_COLUMNS,
-        seed_rows=seed_rows(seeds),
-        feedback_columns=FEEDBACK_COLUMNS,
-        feedback_rows=feedback_rows(feedback_measures(selection.runs))
-        if any(selection.rows["scope"])
-        else [],
-        rings=[outline(dict.fromkeys(("in", "near", "out"), share)) for share in (1 / 3, 2 / 3, 1)],
+        triangles=tables.triangles(rows),
+        seed_columns=tables.SEED_COLUMNS,
+        seed_rows=tables.seed_rows(frames["seeds"]),
+        feedback_columns=tables.FEEDBACK_COLUMNS,
+        feedback_rows=tables.feedback_rows(measured),
+        rings=[tables.outline(dict.fromkeys(tables.CORNERS, share)) for share in (1 / 3, 2 / 3, 1)],
         has_ablation=bool(varied),
-        ablation_note=ablation_note(table, varied),
-        has_pathways=any(run.result.get("backend") == "rewiring" for run in selection.runs),
-        commands=commands(experiments, runs)[:10],
-        notes=list(dict.fromkeys(note for run in selection.runs for note in run.result.get("notes") or []))[
-            :20
-        ],
-        provenance=[provenance(run) for run in selection.runs[:MOST_CONFIGS]],
+        ablation_note=tables.ablation_note(frames["ablation"], varied),
         json_blocks=[(f"data-{name}", page.embed(data)) for name, data in blocks.items()],
         packed_blocks=[(f"data-{name}", page.pack(data)) for name, data in packed.items()],
     )
+    path = output / "report.html"
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def write_tables(folder: Path, frames: dict[str, pd.DataFrame]) -> None:
+    """The frames that are not empty, each as CSV and parquet; comparison and ablation in any case."""
+    written: list[Path] = []
+    for name, frame in frames.items():
+        if len(frame) or name in TABLES[:2]:
+            written += write_table(frame, folder / name)
+    _remove_others(folder, written, TABLES, (".csv", ".parquet"))
+
+
+def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
+    """Each figure as SVG and PNG (twice the size, for slides)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for figure in figures:
+        spec = json.dumps(figure.chart.properties(width=680).to_dict())
+        svg = vl_convert.vegalite_to_svg(spec, vl_version=page.VEGA_LITE, config=PRINT)
+        drawn, pixels = folder / f"{figure.name}.svg", folder / f"{figure.name}.png"
+        drawn.write_text(svg, encoding="utf-8")
+        pixels.write_bytes(vl_convert.svg_to_png(svg, scale=2))
+        written += [drawn, pixels]
+    _remove_others(folder, written, FIGURES, (".svg", ".png"))
+
+
+def _remove_others(
+    folder: Path, written: Sequence[Path], names: Sequence[str], suffixes: Sequence[str]
+) -> None:
+    """Remove what an earlier report wrote under these names and this one did not, and nothing else."""
+    for path in (path for name in names for suffix in suffixes for path in folder.glob(name + suffix)):
+        if path not in written:
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The runs shown, their rows of the comparison, and a sentence on what was left out."""
+
+    runs: list[Run]
+    rows: pd.DataFrame
+    note: str
+
+
+def select(runs: Sequence[Run], compared: pd.DataFrame) -> Selection:
+    """All runs of an experiment; of a large sweep the bases and each arm's best cells, as the note says."""
+    comparable = set(compared["run_id"])
+    shown = [run for run in runs if run.run_id in comparable]
+    if len(shown) <= MOST_RUNS:
+        return Selection(shown, compared, "")
+    picked = _picked(records(compared))
+    kept = [run for run in shown if run.run_id in picked]
+    where = " (of feedback: in scope)" if any(compared["scope"]) else ""
+    note = (
+        f"{len(kept)} of {len(shown)} runs are shown here: the bases and each arm's {BEST} largest "
+        f"differences{where}. They were picked after the scores were known, so expect less of them on new "
+        "items; the ablation table has every run."
+    )
+    return Selection(kept, compared.loc[[run_id in picked for run_id in compared["run_id"]]], note)
+
+
+def _picked(rows: list[dict[str, Any]]) -> set[str]:
+    """Ids of each arm's best runs and their bases, the best of all arms first, then of other bases."""
+    followed: dict[str, dict[str, Any]] = {}  # of feedback the row in scope, where a run has one
+    for row in rows:
+        if row["scope"] == "in" or (row["scope"] and row["run_id"] not in followed):
+            followed[row["run_id"]] = row
+    ranked: list[tuple[int, dict[str, Any]]] = []
+    for candidates in (summary_rows(rows), followed.values()):
+        by_arm: dict[str, list[dict[str, Any]]] = {}
+        for row in candidates:
+            if row["arm"] != BASE:
+                by_arm.setdefault(row["arm"], []).append(row)
+        for own in by_arm.values():
+            own.sort(key=lambda row: -row["difference"] if known(row["difference"]) else math.inf)
+            ranked += enumerate(own[:BEST])
+    groups = [[row["base_run_id"], row["run_id"]] for _, row in sorted(ranked, key=lambda pair: pair[0])]
+    groups += [[row["run_id"]] for row in rows if row["arm"] == BASE]
+    picked: set[str] = set()
+    for ids in groups:
+        if len(picked.union(ids)) <= 4 * MOST_RUNS:
+            picked.update(ids)
+    return picked
 
 
 def _first_label(compared: pd.DataFrame) -> str:
     """The arm that the explorer opens with: the method with the largest difference."""
-    rows = [
-        r for r in summary_rows(records(compared)) or records(compared) if r["difference"] == r["difference"]
-    ]
-    methods = [r for r in rows if role(r["arm"]) == "method"] or rows
-    best = max(methods, key=lambda r: r["difference"], default=None)
-    return title(best["arm"]) + best["label"][len(best["arm"]) :] if best else ""
+    rows = [row for row in summary_rows(records(compared)) or records(compared) if known(row["difference"])]
+    methods = [row for row in rows if row["role"] in METHODS] or rows
+    best = max(methods, key=lambda row: row["difference"], default=None)
+    return display_name(best) if best else ""
 
 
-def ablation_rows(table: pd.DataFrame, varied: list[str]) -> dict[str, Any]:
-    """The ablation table as the page lists it: varied settings and the numbers, one row a run and task."""
-    measures = {
-        "value": 1,
-        "difference": 1,
-        "diff_low": 1,
-        "diff_high": 1,
-        "p_holm": 3,
-        "seconds_per_item": 3,
+def _facts(
+    results_dir: Path, experiments: Sequence[dict[str, Any]], runs: Sequence[Run], selection: Selection
+) -> dict[str, Any]:
+    """What the page says of the store as a whole, and of where the runs shown came from."""
+    names = list(dict.fromkeys(str(e["name"]) for e in experiments))
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    commands = [e["command"] for e in experiments] or [run.provenance["command"] for run in runs]
+    notes = [note for run in selection.runs for note in run.result["notes"]]
+    return {
+        "version": c3po_bench.__version__,
+        "name": f"{names[0]}{more}" if names else results_dir.resolve().name,
+        "models": sorted({run.result["model"] for run in runs}),
+        "tasks": sorted({task for run in runs for task in run.result["tasks"]}),
+        "run_count": f"{len(runs):,}",
+        "finished": max((run.provenance["finished"][:10] for run in selection.runs), default=""),
+        "selection_note": selection.note,
+        "has_pathways": any(run.result["backend"] == "rewiring" for run in selection.runs),
+        "commands": list(dict.fromkeys(commands))[:10],
+        "notes": list(dict.fromkeys(notes))[:20],
+        "provenance": [_provenance(run) for run in selection.runs[:MOST_RUNS]],
     }
-    names = ["arm", *varied, "task", "n", *measures, "status"]
-    rows = [row for row in shown(table, varied) if row["metric"] == "acc"]
-    numeric = {
-        name for name in names if any(isinstance(row[name], int | float) and known(row[name]) for row in rows)
-    }
-    columns = [
-        {"title": HEADINGS.get(name, name.replace("_", " ")), "numeric": name in numeric}
-        | ({"digits": measures[name]} if name in measures else {})
-        for name in names
-    ]
-    return {"columns": columns, "rows": [[_shown(name, row[name]) for name in names] for row in rows]}
 
 
-def _shown(name: str, value: Any) -> Any:
-    """A value as the page's table lists it: shares in percent, missing ones as None."""
-    if value is pd.NA:
-        return None
-    return 100 * value if name in ("value", "difference", "diff_low", "diff_high") else value
-
-
-def ablation_note(table: pd.DataFrame, varied: list[str]) -> str:
-    """How many cells there are, over what, and how many are still missing."""
-    status = [row["status"] for row in records(table) if row["metric"] == "acc"]
-    gaps = status.count("missing") + status.count("unfinished")
-    said = f"{status.count('done'):,} finished rows over {', '.join(varied)}."
-    return said + (f" {gaps:,} rows are missing or unfinished: the sweep is incomplete." if gaps else "")
-
-
-def provenance(run: Run) -> dict[str, Any]:
+def _provenance(run: Run) -> dict[str, Any]:
     """What the page says of where one run came from."""
-    import yaml
+    record, cost = run.provenance, run.result["cost"]
 
-    record = run.provenance
-    facts = [
-        ("command", record.get("command")),
-        ("code", f"{record.get('code_version')} ({record.get('git_commit')})"),
-        ("model", f"{run.result.get('model')} ({record.get('model_hash')})"),
-        ("data", ", ".join(f"{task} {digest}" for task, digest in (record.get("data_hashes") or {}).items())),
-        ("seeds", ", ".join(f"{k} {v}" for k, v in (record.get("seeds") or {}).items())),
-        ("libraries", ", ".join(f"{k} {v}" for k, v in (record.get("libraries") or {}).items())),
-        ("hardware", ", ".join(f"{k} {v}" for k, v in (record.get("hardware") or {}).items())),
-        ("time", f"{record.get('started')} to {record.get('finished')}"),
-        (
-            "counts",
-            ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in (run.result.get("counts") or {}).items()),
-        ),
-    ]
-    cost = run.result.get("cost") or {}
-    summary = f"{cost.get('items', 0):,} items in {cost.get('seconds', 0):.1f} s"
+    def listed(values: dict[str, Any]) -> str:
+        return ", ".join(f"{name} {value}" for name, value in values.items())
+
+    counts = {name.replace("_", " "): value for name, value in run.result["counts"].items()}
+    facts = {
+        "command": record["command"],
+        "code": f"{record['code_version']} ({record['git_commit']})",
+        "model": f"{run.result['model']} ({record['model_hash']})",
+        "data": listed(record["data_hashes"]),
+        "seeds": listed(record["seeds"]),
+        "libraries": listed(record["libraries"]),
+        "hardware": listed(record.get("hardware", {})),  # a published study has none
+        "time": f"{record['started']} to {record['finished']}",
+        "counts": listed(counts),
+    }
     try:
         config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
     except FileNotFoundError:
         config = "not kept: a published study holds what the tables are computed from"
     return {
         "run_id": run.run_id,
-        "summary": summary,
-        "facts": [(key, str(value)) for key, value in facts if value],
+        "summary": f"{cost['items']:,} items in {cost['seconds']:.1f} s",
+        "facts": [(name, value) for name, value in facts.items() if value],
         "config": config,
     }

@@ -8,19 +8,17 @@ The page parses a chunk only when it is asked for, so that 10,000 items open as 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from c3po_bench.analysis.arms import BASE, arm_of, display_name
 from c3po_bench.analysis.compare import records
-from c3po_bench.analysis.roles import BASE, role, title
 from c3po_bench.analysis.scores import score_of
-
-if TYPE_CHECKING:
-    from c3po_bench.store.reader import Run
+from c3po_bench.store.files import read_jsonl
+from c3po_bench.store.reader import Run
 
 DETAIL_BYTES = 24 << 20  # of JSON, over all arms; flipped items come first
 CHUNK_BYTES = 256 << 10
@@ -52,94 +50,88 @@ class Explorer:
     questions: int = 0  # items, counted once under whatever order of their choices
 
 
-def explore(runs: Sequence[Run], compared: pd.DataFrame) -> Explorer:
+def explore(runs: Sequence[Run], compared: pd.DataFrame, detail_bytes: int = DETAIL_BYTES) -> Explorer:
     """Collect the items of `runs` (those in `compared`) and their answers.
 
     Items are rows ``[task, doc_id, question, choices, gold]``, one for each document and order of its
     choices, since a prediction is a place among them. An arm's answers are two lists over the items, its
-    predictions and its scores, None where it has no answer, or a judge could not score it.
+    predictions and its scores, None where it has no answer, or a judge could not score it. Details take at
+    most `detail_bytes` of JSON, an equal part for each arm.
     """
-    names = {row["run_id"]: (row["label"], row["base_run_id"]) for row in records(compared)}
-    runs = sorted((run for run in runs if run.run_id in names), key=lambda run: run.arm != BASE)
-    tasks: dict[str, int] = {}
-    scopes: dict[str, str] = {}
+    rows = {row["run_id"]: row for row in records(compared)}
+    runs = sorted((run for run in runs if run.run_id in rows), key=lambda run: run.arm != BASE)
+    numbers = {run.run_id: number for number, run in enumerate(runs)}
+    tasks: dict[str, str | None] = {}  # with their scopes
     items: list[list[Any]] = []
     place: dict[tuple[Any, ...], int] = {}
-    explorer = Explorer({}, {})
+    chunks: dict[str, dict[str, Any]] = {}
     arms: list[dict[str, Any]] = []
-    answers: list[dict[int, tuple[Any, float]]] = []
+    answers: list[dict[int, tuple[Any, float]]] = []  # by arm and item: prediction and score
     for number, run in enumerate(runs):
-        label, base_id = names[run.run_id]
-        base = next((i for i, other in enumerate(runs) if other.run_id == base_id), number)
-        given: dict[int, tuple[Any, float]] = {}
-        flips, rest = _Details(DETAIL_BYTES // len(runs)), _Details(DETAIL_BYTES // len(runs))
-        for row in _rows(run):
+        base = numbers.get(rows[run.run_id]["base_run_id"], number)
+        own: dict[int, tuple[Any, float]] = {}
+        flips, rest = _Details(detail_bytes // len(runs)), _Details(detail_bytes // len(runs))
+        for row in read_jsonl(run.path / "samples.jsonl"):
             key = (row["task"], row["doc_id"], row.get("doc_hash"), *map(str, row.get("choices") or []))
+            tasks.setdefault(row["task"], row.get("scope"))
             if key not in place:
                 place[key] = len(items)
-                tasks.setdefault(row["task"], len(tasks))
-                items.append(_item(row, tasks))
-            if row.get("scope"):
-                scopes[row["task"]] = row["scope"]
-            at = place[key]
-            given[at] = (_answer(row.get("prediction")), score_of(row))
-            before = answers[base].get(at) if base < number else None
-            flipped = before is not None and abs(before[1] - given[at][1]) > 0  # not where one is unjudged
-            (flips if flipped else rest).add(at, _details(row))
-        answers.append(given)
-        kept, left_out = _fill(flips, rest)
-        starts = _chunk(kept, f"details-{number}", explorer.chunks)
+                items.append(_item(row, list(tasks).index(row["task"])))
+            item = place[key]
+            own[item] = (_answer(row.get("prediction")), score_of(row))
+            before = answers[base].get(item) if base < number else None
+            flipped = before is not None and abs(before[1] - own[item][1]) > 0  # not where one is unjudged
+            (flips if flipped else rest).add(item, row)
+        answers.append(own)
+        facts = arm_of(run)
         arms.append(
             {
-                "label": title(run.arm) + label[len(run.arm) :],
+                "label": display_name(rows[run.run_id]),
                 "run": run.run_id,
-                "role": role(run.arm),
-                "tries": run.arm.startswith(
-                    "kernel_regression"
-                ),  # its losses are of shares tried, not of steps
+                "role": facts.role,
+                "tries": facts.losses_over == "shares",
                 "base": base,
-                "chunks": starts,
-                "left_out": left_out,
+                "chunks": _chunk(flips.filled_with(rest), f"details-{number}", chunks),
+                "left_out": flips.left_out,
             }
         )
-    explorer.meta = {"arms": arms, "tasks": list(tasks), "scopes": [scopes.get(task) for task in tasks]}
-    explorer.index = {
-        "items": items,
-        "predictions": [[given.get(i, (None,))[0] for i in range(len(items))] for given in answers],
-        "scores": [[given[i][1] if i in given else None for i in range(len(items))] for given in answers],
-    }
-    explorer.questions = len({key[:3] for key in place})
-    return explorer
+    return Explorer(
+        {"arms": arms, "tasks": list(tasks), "scopes": list(tasks.values())},
+        {
+            "items": items,
+            "predictions": [[own.get(i, (None,))[0] for i in range(len(items))] for own in answers],
+            "scores": [[own[i][1] if i in own else None for i in range(len(items))] for own in answers],
+        },
+        chunks,
+        len({key[:3] for key in place}),
+    )
 
 
 class _Details:
     """Details of items in the store's order, up to a budget of bytes; what does not fit is counted."""
 
     def __init__(self, budget: int) -> None:
-        self.budget, self.size, self.left_out = budget, 0, 0
-        self.found: dict[int, tuple[int, dict[str, Any]]] = {}
+        self.room, self.left_out = budget, 0
+        self.kept: dict[int, tuple[int, dict[str, Any]]] = {}  # by item: bytes and details
 
-    def add(self, item: int, details: dict[str, Any]) -> None:
-        if not details:
-            return
-        size = len(json.dumps(details))
-        if self.size + size > self.budget:
+    def add(self, item: int, row: dict[str, Any]) -> None:
+        """Keep the details of a sample row, where there are any and room for them."""
+        if details := {name: _tidy(row[name]) for name in DETAILS if row.get(name) is not None}:
+            self._keep(item, len(json.dumps(details)), details)
+
+    def _keep(self, item: int, size: int, details: dict[str, Any]) -> None:
+        if size > self.room:
             self.left_out += 1
             return
-        self.size += size
-        self.found[item] = (size, details)
+        self.room -= size
+        self.kept[item] = (size, details)
 
-
-def _fill(flips: _Details, rest: _Details) -> tuple[dict[int, tuple[int, dict[str, Any]]], int]:
-    """Flipped items' details and as many others as fit beside them; how many were left out."""
-    kept, room = dict(flips.found), flips.budget - flips.size
-    left_out = flips.left_out + rest.left_out
-    for item, (size, details) in rest.found.items():
-        if size > room:
-            left_out += 1
-            continue
-        kept[item], room = (size, details), room - size
-    return dict(sorted(kept.items())), left_out
+    def filled_with(self, rest: _Details) -> dict[int, tuple[int, dict[str, Any]]]:
+        """These details and as many of `rest` as fit beside them, by item."""
+        self.left_out += rest.left_out
+        for item, (size, details) in rest.kept.items():
+            self._keep(item, size, details)
+        return dict(sorted(self.kept.items()))
 
 
 def _chunk(
@@ -157,37 +149,14 @@ def _chunk(
     return starts
 
 
-def _rows(run: Run) -> Iterator[dict[str, Any]]:
-    path = Path(run.path) / "samples.jsonl"
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
-
-
-def _item(row: dict[str, Any], tasks: dict[str, int]) -> list[Any]:
+def _item(row: dict[str, Any], task: int) -> list[Any]:
     choices = row.get("choices")
-    return [
-        tasks[row["task"]],
-        row["doc_id"],
-        _cut(row.get("question") or row.get("prompt") or ""),
-        [_cut(c) for c in choices] if choices else None,
-        row.get("gold"),
-    ]
+    question = _cut(row.get("question") or row.get("prompt") or "")
+    return [task, row["doc_id"], question, [_cut(c) for c in choices] if choices else None, row.get("gold")]
 
 
 def _answer(prediction: Any) -> Any:
-    return (
-        prediction
-        if isinstance(prediction, int | float)
-        else None
-        if prediction is None
-        else str(prediction)[:200]
-    )
-
-
-def _details(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: _tidy(row[name]) for name in DETAILS if row.get(name) is not None}
+    return prediction if isinstance(prediction, int | float | None) else str(prediction)[:200]
 
 
 def _tidy(value: Any) -> Any:
@@ -201,6 +170,6 @@ def _tidy(value: Any) -> Any:
     return {str(k): _tidy(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _cut(text: Any) -> str:
-    text = str(text)
+def _cut(value: Any) -> str:
+    text = str(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} […]"

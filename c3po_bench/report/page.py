@@ -16,16 +16,18 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from c3po_bench.errors import UserError
+import altair
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 SCRIPTS = ("page.js", "charts.js", "tables.js", "detail.js", "explorer.js", "main.js")
+VEGA_LITE = altair.SCHEMA_VERSION.rsplit(".", 1)[0].removeprefix("v")
+"""The Vega-Lite version that the figures are written in, as the bundler names it."""
 
 
 def render(template: str, **values: Any) -> str:
     """Fill `template`, a file of this package, escaping all `values` but the page's own style and scripts."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
     environment = Environment(
         loader=PackageLoader("c3po_bench.report"),
         autoescape=True,
@@ -33,35 +35,31 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    vega, script = vega_bundle(), page_script()
+    # the page's scripts as one block, so that their names stay their own
+    script = "{\n" + "\n".join(source(name) for name in SCRIPTS) + "}\n"
     return environment.get_template(template).render(
         style=Markup(source("style.css")),
-        vega=Markup(vega),
+        vega=Markup(vega_bundle()),
         script=Markup(script),
-        policy=policy(vega, script),
+        policy=policy(vega_bundle(), script),
         **values,
     )
 
 
-def embed(data: Any) -> Any:
+def embed(data: Any) -> Markup:
     """JSON that is inert inside a script element: no ``<``, no line separators, no NaN.
 
     Marked as safe markup.
     """
-    from markupsafe import Markup
-
     text = json.dumps(finite(data), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def pack(data: Any) -> Any:
+def pack(data: Any) -> Markup:
     """The same data gzipped and base64-coded, for what is only read when asked for."""
-    from markupsafe import Markup
-
     text = json.dumps(finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(
-        base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode("ascii")
-    )
+    packed = gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)
+    return Markup(base64.b64encode(packed).decode("ascii"))
 
 
 def finite(data: Any) -> Any:
@@ -78,29 +76,11 @@ def source(name: str) -> str:
     return (resources.files("c3po_bench.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def page_script() -> str:
-    """The page's own scripts as one block, so that their names stay their own."""
-    return "{\n" + "\n".join(source(name) for name in SCRIPTS) + "}\n"
-
-
 @cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script. Raises UserError where the report's extra is missing."""
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise UserError("the report needs altair and vl-convert: pip install 'c3po-bench[report]'") from error
-    snippet = "window.vegaEmbed = vegaEmbed;"
-    return vl_convert.javascript_bundle(snippet, vl_version=vega_lite_version()).replace(
-        "</script", "<\\/script"
-    )
-
-
-def vega_lite_version() -> str:
-    """The Vega-Lite version that the figures are written in, as the bundler names it."""
-    import altair
-
-    return altair.SCHEMA_VERSION.rsplit(".", 1)[0].removeprefix("v")
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    return bundle.replace("</script", "<\\/script")
 
 
 def policy(*scripts: str) -> str:

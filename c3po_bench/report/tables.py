@@ -1,4 +1,9 @@
-"""The comparison as rows of cells for the page: what is shown, and what a column is sorted by."""
+"""The page's tables as rows of cells, with what a column is sorted by; and the feedback triangle.
+
+The triangle shows how far an arm follows a feedback in, near and out of its scope. A corner is good when it
+is reached: in scope the answer follows the feedback, near and out of scope it does not change. Scores are
+shares of items. What the corners near and out show is one minus the size of the score.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from c3po_bench.analysis.compare import records
+from c3po_bench.analysis.ablation import shown
+from c3po_bench.analysis.arms import display_name, settings_text
+from c3po_bench.analysis.compare import known, records
 from c3po_bench.analysis.measures import MEASURES, SCOPES
-from c3po_bench.analysis.roles import CONTROLS, method, role, title
 from c3po_bench.analysis.verdict import amount, bracket, direction, p_text
 
 
@@ -42,19 +48,21 @@ class Row:
     cells: list[Cell]
 
 
+def _columns(names: list[str], numbers: list[str]) -> list[Column]:
+    return [Column(name, numeric=False) for name in names] + [Column(name) for name in numbers]
+
+
 TONES = {1: "up", -1: "down", 0: ""}
-COLUMNS = [
-    Column("Arm", numeric=False),
-    Column("Task", numeric=False),
-    Column("n"),
-    Column("Accuracy"),
-    Column("Difference"),
-    Column("p"),
-    Column("Fixed / broken"),
-    Column("Against control"),
-    Column("s/item"),
-    Column("GFLOPs/item"),
-]
+COLUMNS = _columns(
+    ["Arm", "Task"],
+    ["n", "Accuracy", "Difference", "p", "Fixed / broken", "Against control", "s/item", "GFLOPs/item"],
+)
+FEEDBACK_COLUMNS = _columns(
+    ["Arm", "Scope"], ["S", "Drift", "Similarity", "Repetition", "Broken endings", "Length ratio"]
+)
+SEED_COLUMNS = _columns(
+    ["Arm", "Task"], ["Seeds", "Items", "Accuracy", "Over seeds", "Two seeds agree", "All seeds agree"]
+)
 
 
 def comparison_rows(compared: pd.DataFrame, controls: pd.DataFrame) -> list[Row]:
@@ -62,11 +70,51 @@ def comparison_rows(compared: pd.DataFrame, controls: pd.DataFrame) -> list[Row]
     over: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in records(controls):
         over.setdefault((row["run_id"], row["task"]), []).append(row)
-    rows = records(compared)
     return [
-        Row(row["task"], role(row["arm"]), _cells(row, over.get((row["run_id"], row["task"]), [])))
-        for row in rows
+        Row(row["task"], row["role"], _cells(row, over.get((row["run_id"], row["task"]), [])))
+        for row in records(compared)
     ]
+
+
+def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
+    settings = re.sub(r"^\((.*)\)( \[\w+\])?$", r"\1\2", settings_text(row).strip())  # without brackets
+    notes = [settings, "its own prompt" if row["prompt_differs"] else ""]
+    cells = [
+        Cell(row["title"], row["label"], ", ".join(filter(None, notes))),
+        Cell(row["task"], row["task"]),
+        Cell(f"{row['n']:,}", row["n"]),
+        Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], bracket(row["low"], row["high"])),
+    ]
+    difference, p, changed = Cell(""), Cell(""), Cell("")
+    if known(row["difference"]):
+        interval = bracket(row["diff_low"], row["diff_high"])
+        gap, tone = f"{row['difference'] * 100:+.1f}", TONES[direction(row)]
+        difference = Cell(gap, row["difference"], interval, tone)
+    if known(row["p"]):
+        test = " ‡" if row["test"] == "sign-flip" else ""
+        p = Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}")
+    if known(row["fixed"]):
+        changed = Cell(f"{row['fixed']} / {row['broken']}", int(row["fixed"]) - int(row["broken"]))
+    seconds, flops = row["seconds_per_item"], row["flops_per_item"]
+    return [
+        *cells,
+        difference,
+        p,
+        changed,
+        _control(controls),
+        Cell(amount(seconds), seconds) if known(seconds) else Cell(""),
+        Cell(amount(flops / 1e9, 3), flops) if known(flops) else Cell(""),
+    ]
+
+
+def _control(controls: list[dict[str, Any]]) -> Cell:
+    """The difference to the first control, and below it those to the others, a line each."""
+    if not controls:
+        return Cell("")
+    gaps = [f"{row['difference'] * 100:+.1f}" for row in controls]
+    texts = [f"{bracket(row['diff_low'], row['diff_high'])} {row['change']}" for row in controls]
+    lines = [texts[0], *(f"{gap} {text}" for gap, text in zip(gaps[1:], texts[1:], strict=True))]
+    return Cell(gaps[0], controls[0]["difference"], "\n".join(lines), TONES[direction(controls[0])])
 
 
 def levels(compared: pd.DataFrame) -> list[str]:
@@ -76,132 +124,135 @@ def levels(compared: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(row["task"] for row in rows))
 
 
-FEEDBACK_COLUMNS = [Column("Arm", numeric=False), Column("Scope", numeric=False)] + [
-    Column(name) for name in ("S", "Drift", "Similarity", "Repetition", "Broken endings", "Length ratio")
-]
+def marks(compared: pd.DataFrame) -> str:
+    """What the signs in the table mean, of those that occur."""
+    notes = ["Brackets are 95% intervals; grey rows are bases and controls."]
+    if any(map(direction, records(compared))):
+        notes.append(
+            "Green and red: the interval excludes 0 and p is below 0.05; "
+            "Holm's p is the one after correction."
+        )
+    if any(compared["prompt_differs"]):
+        notes.append("“Its own prompt”: the arm by nature changes the prompt.")
+    if "sign-flip" in set(compared["test"]):
+        notes.append("‡: sign-flip test, for scores that are not 0 or 1 or items that share a source.")
+    return " ".join(notes)
 
 
 def feedback_rows(measured: pd.DataFrame) -> list[Row]:
     """The rows of `feedback_measures`, one an arm and scope, over all feedbacks together."""
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in records(measured):
         if not row["feedback"]:
-            found.setdefault((row["run_id"], row["scope"]), {})[row["measure"]] = row
+            groups.setdefault((row["run_id"], row["scope"]), {})[row["measure"]] = row
     rows = []
-    for (_, scope), values in found.items():
-        one = next(iter(values.values()))
-        name = title(one["arm"]) + one["label"][len(one["arm"]) :]
-        cells = [Cell(name, name), Cell(SCOPES.get(scope, scope), scope)]
-        cells += [_measure(values.get(measure)) for measure in MEASURES]
-        rows.append(Row(scope, role(one["arm"]), cells))
+    for (_, scope), values in groups.items():
+        first = next(iter(values.values()))
+        cells = [Cell(display_name(first), display_name(first)), Cell(SCOPES.get(scope, scope), scope)]
+        cells += [_measure(values[measure]) if measure in values else Cell("") for measure in MEASURES]
+        rows.append(Row(scope, first["role"], cells))
     return rows
 
 
-def _measure(row: dict[str, Any] | None) -> Cell:
-    if row is None:
-        return Cell("")
+def _measure(row: dict[str, Any]) -> Cell:
     digits = 3 if row["measure"] == "drift" else 2
     interval = f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
     return Cell(f"{row['mean']:.{digits}f}", row["mean"], interval)
-
-
-SEED_COLUMNS = [Column("Arm", numeric=False), Column("Task", numeric=False)] + [
-    Column(name)
-    for name in ("Seeds", "Items", "Accuracy", "Over seeds", "Two seeds agree", "All seeds agree")
-]
 
 
 def seed_rows(seeds: pd.DataFrame) -> list[Row]:
     """The rows of `seed_agreement`."""
     rows = []
     for row in records(seeds):
-        spread = f"{row['lowest'] * 100:.1f} to {row['highest'] * 100:.1f}"
-        name = title(row["arm"]) + row["label"][len(row["arm"]) :]
-        cells = [Cell(name, name), Cell(row["task"], row["task"])]
-        cells += [Cell(str(row["seeds"]), row["seeds"]), Cell(f"{row['items']:,}", row["items"])]
-        cells += [
-            Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], f"sd {row['accuracy_sd'] * 100:.1f}")
+        name, spread = display_name(row), f"{row['lowest'] * 100:.1f} to {row['highest'] * 100:.1f}"
+        cells = [
+            Cell(name, name),
+            Cell(row["task"], row["task"]),
+            Cell(str(row["seeds"]), row["seeds"]),
+            Cell(f"{row['items']:,}", row["items"]),
+            Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], f"sd {row['accuracy_sd'] * 100:.1f}"),
+            Cell(spread, row["highest"]),
+            *(Cell(f"{row[name] * 100:.1f}%", row[name]) for name in ("agreement", "unanimous")),
         ]
-        cells += [Cell(spread, row["highest"])]
-        cells += [Cell(f"{row[name] * 100:.1f}%", row[name]) for name in ("agreement", "unanimous")]
-        rows.append(Row(row["task"], role(row["arm"]), cells))
+        rows.append(Row(row["task"], row["role"], cells))
     return rows
 
 
-def marks(compared: pd.DataFrame) -> str:
-    """What the signs in the table mean, of those that occur."""
-    said = ["Brackets are 95% intervals; grey rows are bases and controls."]
-    if any(map(direction, records(compared))):
-        said.append(
-            "Green and red: the interval excludes 0 and p is below 0.05; Holm's p is the one after correction."
-        )
-    if any(compared["prompt_differs"]):
-        said.append("“Its own prompt”: the arm by nature changes the prompt.")
-    if "sign-flip" in set(compared["test"]):
-        said.append("‡: sign-flip test, for scores that are not 0 or 1 or items that share a source.")
-    return " ".join(said)
+PERCENT = {"value": "accuracy %", "difference": "difference", "diff_low": "from", "diff_high": "to"}
+NUMBERS = dict.fromkeys(PERCENT, 1) | {"p_holm": 3, "seconds_per_item": 3}  # digits
+HEADINGS = PERCENT | {"p_holm": "Holm p", "seconds_per_item": "s/item"}
 
 
-def _told(row: dict[str, Any]) -> str:
-    """What a label says beside the arm.
-
-    Its settings without their brackets, the hash of a run that has no other name.
-    """
-    return re.sub(r"^\((.*)\)( \[\w+\])?$", r"\1\2", row["label"][len(row["arm"]) :].strip())
-
-
-def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
-    notes = ", ".join(filter(None, [_told(row), "its own prompt" if row["prompt_differs"] else ""]))
-    compared = _known(row["difference"])
-    tone = TONES[direction(row)]
-    gap = f"{row['difference'] * 100:+.1f}" if compared else ""
-    test = " ‡" if row["test"] == "sign-flip" else ""
-    flops = row["flops_per_item"]
-    return [
-        Cell(title(row["arm"]), row["label"], notes),
-        Cell(row["task"], row["task"]),
-        Cell(f"{row['n']:,}", row["n"]),
-        Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], bracket(row["low"], row["high"])),
-        Cell(
-            gap,
-            _value(row["difference"]),
-            bracket(row["diff_low"], row["diff_high"]) if compared else "",
-            tone,
-        ),
-        Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}")
-        if _known(row["p"])
-        else Cell(""),
-        _changed(row),
-        _control(controls),
-        Cell(
-            amount(row["seconds_per_item"]) if _known(row["seconds_per_item"]) else "",
-            _value(row["seconds_per_item"]),
-        ),
-        Cell(amount(flops / 1e9, 3) if _known(flops) else "", _value(flops)),
-    ]
+def ablation_rows(table: pd.DataFrame, varied: list[str]) -> dict[str, Any]:
+    """The ablation table as the page lists it: varied settings and the numbers, one row a run and task."""
+    names = ["arm", *varied, "task", "n", *NUMBERS, "status"]
+    rows = [row for row in shown(table, varied) if row["metric"] == "acc"]
+    columns = []
+    for name in names:
+        numeric = any(isinstance(row[name], int | float) and known(row[name]) for row in rows)
+        column: dict[str, Any] = {"title": HEADINGS.get(name, name.replace("_", " ")), "numeric": numeric}
+        columns.append(column | ({"digits": NUMBERS[name]} if name in NUMBERS else {}))
+    return {"columns": columns, "rows": [[_plain(name, row[name]) for name in names] for row in rows]}
 
 
-def _control(found: list[dict[str, Any]]) -> Cell:
-    """The difference to the first control, and below it those to the others, a line each."""
-    if not found:
-        return Cell("")
-    said = [
-        f"{bracket(row['diff_low'], row['diff_high'])} {CONTROLS[method(row['control'])].title}"
-        for row in found
-    ]
-    gaps = [f"{row['difference'] * 100:+.1f}" for row in found]
-    detail = "\n".join([said[0], *(f"{gap} {words}" for gap, words in zip(gaps[1:], said[1:], strict=True))])
-    return Cell(gaps[0], found[0]["difference"], detail, TONES[direction(found[0])])
+def _plain(name: str, value: Any) -> Any:
+    """A value as the page's table lists it: shares in percent, missing ones as None."""
+    if value is pd.NA:
+        return None
+    return 100 * value if name in PERCENT else value
 
 
-def _changed(row: dict[str, Any]) -> Cell:
-    fixed, broken = row["fixed"], row["broken"]
-    return Cell(f"{fixed} / {broken}", int(fixed) - int(broken)) if _known(fixed) else Cell("")
+def ablation_note(table: pd.DataFrame, varied: list[str]) -> str:
+    """How many cells there are, over what, and how many are still missing."""
+    status = [row["status"] for row in records(table) if row["metric"] == "acc"]
+    gaps = status.count("missing") + status.count("unfinished")
+    note = f"{status.count('done'):,} finished rows over {', '.join(varied)}."
+    return note + (f" {gaps:,} rows are missing or unfinished: the sweep is incomplete." if gaps else "")
 
 
-def _known(value: Any) -> bool:
-    return value is not None and value is not pd.NA and not math.isnan(value)
+CORNERS = {  # by scope: the angle in degrees
+    "in": -90.0,
+    "near": 150.0,
+    "out": 30.0,
+}
+SIZE, RADIUS = 200.0, 70.0
+CENTRE = (SIZE / 2, SIZE / 2 + 12)
 
 
-def _value(value: Any) -> object:
-    return value if _known(value) else ""
+@dataclass(frozen=True)
+class Triangle:
+    """One arm's drawing: its polygon in SVG coordinates, the scores at its corners, and a description."""
+
+    arm: str
+    polygon: str
+    values: dict[str, float]
+    alt: str
+
+
+def triangles(compared: pd.DataFrame) -> list[Triangle]:
+    """A triangle for every run that has all three scopes."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in records(compared):
+        if row["scope"] in CORNERS:
+            runs.setdefault(row["run_id"], []).append(row)
+    return [_triangle(rows) for rows in runs.values() if {row["scope"] for row in rows} == CORNERS.keys()]
+
+
+def _triangle(rows: list[dict[str, Any]]) -> Triangle:
+    scores = {scope: [row["accuracy"] for row in rows if row["scope"] == scope] for scope in CORNERS}
+    mean = {scope: sum(values) / len(values) for scope, values in scores.items()}
+    reached = {scope: value if scope == "in" else 1 - abs(value) for scope, value in mean.items()}
+    name = display_name(rows[0])
+    shares = [f"{mean[scope]:.0%} {SCOPES[scope]}" for scope in CORNERS]
+    return Triangle(name, outline(reached), mean, f"{name}: follows {', '.join(shares)}")
+
+
+def corner(scope: str, share: float = 1.0) -> tuple[float, float]:
+    """Where `share` of the way from the centre to the corner of `scope` lies, in SVG units."""
+    angle, reach = math.radians(CORNERS[scope]), RADIUS * min(1.0, max(0.0, share))
+    return CENTRE[0] + reach * math.cos(angle), CENTRE[1] + reach * math.sin(angle)
+
+
+def outline(shares: dict[str, float]) -> str:
+    """The points attribute of a polygon that reaches `shares` of the way to each corner."""
+    return " ".join("{:.1f},{:.1f}".format(*corner(scope, shares[scope])) for scope in CORNERS)

@@ -1,194 +1,261 @@
-"""The table of rewiring arms. A registered surrogate is an arm by itself.
+"""The table of rewiring arms: one row a method. A control is a method with one of its inputs replaced.
 
-Controls are surrogates with other inputs.
+A method is a function from queries to pathways (`rewiring/surrogates/`). Its row says what it needs; `with_controls`
+makes the rows of its controls. A plugin declares row and function together with the decorator `method`.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from c3po_bench.errors import UserError, unknown
-from c3po_bench.rewiring.rewirer import Recipe
-from c3po_bench.rewiring.surrogates import SURROGATES, checked_options, load_surrogate
+from c3po_bench.contract import CHOICES, ArmRow
+from c3po_bench.errors import UserError
+from c3po_bench.registry import Registry, checked_options, load, options_of
 
 if TYPE_CHECKING:
     from c3po_bench.config import Config
     from c3po_bench.tasks.taskset import TaskSet
 
+SURROGATES = "c3po_bench.rewiring.surrogates"
+BASELINES = "c3po_bench.rewiring.baselines"
+ROUTING = ("layers", "experts", "position", "final_mixing", "mass")
+NEAR = (*ROUTING, "k", "kernel", "bandwidth")
 
-@dataclass(frozen=True)
-class ArmSpec:
-    """How an arm is made from a surrogate.
-
-    neighborhood: embedding (retrieved), random, self (the item itself: the oracle) or none.
-    labels: true, or shuffled (drawn at random from each neighbor's choices).
-    options: own, or permuted: each neighbor's prompt lists its options in another order.
-    of: the arm whose `arm.NAME` options it takes over.
-    """
-
-    surrogate: str
-    neighborhood: str = "embedding"
-    labels: str = "true"
-    options: str = "own"
-    kind: str = "surrogate"  # surrogate, baseline, control or oracle: how tables and the verdict speak of it
-    of: str = ""
-    about: str = ""
-
-
-ARMS: dict[str, ArmSpec] = {
-    "mode_finding": ArmSpec("mode_finding", "none", about="mean shift among the references' pathways"),
-    "kernel_regression": ArmSpec(
-        "kernel_regression", about="kernel mean of the neighbors' pathways, mixed by alpha"
-    ),
-    "ngd": ArmSpec("ngd", about="gradient descent on the neighbors' loss"),
-    "oracle": ArmSpec("ngd", "self", kind="oracle", about="gradient descent on the item's own true label"),
-    "planted_optimum": ArmSpec(
-        "planted_optimum", "none", kind="oracle", about="the planted testbed's own pathway"
-    ),
-    "ngd_random_neighbors": ArmSpec(
-        "ngd", "random", kind="control", of="ngd", about="ngd with references drawn at random"
-    ),
-    "ngd_shuffled_labels": ArmSpec(
-        "ngd",
-        labels="shuffled",
-        kind="control",
-        of="ngd",
-        about="ngd with the neighbors' labels drawn at random",
-    ),
-    "ngd_permuted_options": ArmSpec(
-        "ngd",
-        options="permuted",
-        kind="control",
-        of="ngd",
-        about="ngd with the neighbors' options in another order",
-    ),
-    "kernel_regression_random_neighbors": ArmSpec(
-        "kernel_regression",
-        "random",
-        kind="control",
-        of="kernel_regression",
-        about="kernel regression over references drawn at random",
-    ),
-    "mode_finding_random_neighbors": ArmSpec(
-        "mode_finding_random_neighbors",
-        "none",
-        kind="control",
-        of="mode_finding",
-        about="mode finding towards references drawn at random",
-    ),
-    "random_pathway": ArmSpec("random_pathway", kind="control", about="a random move as far as ngd's"),
-    "routing_temperature": ArmSpec(
-        "routing_temperature", "none", kind="baseline", about="own routing, sharpened"
-    ),
+CONTROLS: dict[str, dict[str, Any]] = {
+    "random_neighbors": {
+        "references": "random",
+        "change": "random neighbors",
+        "not_due_to": "retrieval",
+        "about": "{title} with references drawn at random",
+    },
+    "shuffled_labels": {
+        "shuffled_labels": True,
+        "change": "shuffled labels",
+        "not_due_to": "the neighbors' labels",
+        "about": "{title} with the neighbors' labels drawn at random",
+    },
+    "permuted_options": {
+        "permuted_options": True,
+        "change": "neighbors with permuted options",
+        "not_due_to": "the neighbors' answer letters",
+        "about": "{title} with the neighbors' options in another order",
+    },
 }
-MODES = ("mode_finding", "mode_finding_random_neighbors")  # read the references' pathways, and no loss
+"""What a control replaces of its method, by the ending of its name."""
 
-BASELINES: dict[str, str] = {
-    name: f"c3po_bench.rewiring.baselines.{name}:{name}"
-    for name in ("icl", "knn_vote", "soft_prompt", "prefix_tuning", "router_tuning", "sft")
+RANGES = {
+    "alpha": (0, 1),
+    "iterations": (0, math.inf),
+    "points": (1, math.inf),
+    "temperature": (1e-6, math.inf),
+    "steps": (0, math.inf),
+    "batch_size": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "rank": (1, math.inf),
+    "tokens": (1, math.inf),
+    "k": (1, math.inf),
+    "shots": (1, math.inf),
 }
-"""Arms that are not rewirings.
-
-Name -> `module:factory`, called with the backend's workbench and the arm's options.
-"""
+"""Least and most of the options of our own arms, by name."""
 
 
-def arm_names() -> list[str]:
-    """Every arm of the rewiring backend."""
-    return ["base", *dict.fromkeys([*ARMS, *SURROGATES, *BASELINES])]
-
-
-def spec_of(name: str) -> ArmSpec:
-    """The spec of a surrogate arm; a surrogate without a row in `ARMS` uses retrieved neighbors."""
-    if name in ARMS:
-        return ARMS[name]
-    if name in SURROGATES:
-        return ArmSpec(name)
-    raise unknown("arm", name, arm_names())
-
-
-def needs_bank(name: str) -> bool:
-    """Whether the arm learns from the reference set."""
-    if name == "base" or name in BASELINES:
-        return False
-    spec = spec_of(name)
-    return spec.neighborhood in ("embedding", "random") or spec.surrogate in MODES
-
-
-def learns_a_rate(name: str) -> bool:
-    """Whether `method.tune` concerns the arm: it descends, or evaluates the loss that NGD descends."""
-    return (
-        name != "base"
-        and name not in BASELINES
-        and spec_of(name).surrogate not in (*MODES, "routing_temperature")
+def solver(
+    name: str, title: str, about: str, *, file: str = "", role: str = "method", **fields: Any
+) -> ArmRow:
+    """The row of an arm that rewires by the function `name` of `rewiring/surrogates/FILE.py`."""
+    fields = {"references": "retrieved", "uses_learning_rate": True, **fields}
+    return ArmRow(
+        name, title, role, about, factory=f"{SURROGATES}.{file or name}:{name}", builds="solver", **fields
     )
 
 
-def options(cfg: Config, name: str) -> dict[str, Any]:
-    """The arm's options: its function's defaults with `arm.NAME` over them.
+def baseline(name: str, title: str, about: str, **fields: Any) -> ArmRow:
+    """The row of an arm that answers by other means; its factory is called with the backend and its options."""
+    return ArmRow(name, title, "baseline", about, factory=f"{BASELINES}.{name}:{name}", **fields)
 
-    A control has those of the arm it is of, too.
+
+def control(row: ArmRow, ending: str) -> ArmRow:
+    """The row of the control of `row` that `CONTROLS` names `ending`."""
+    fields = dict(CONTROLS[ending])
+    title = f"{row.title} with {fields['change'].removeprefix('neighbors with ')}"
+    fields |= {"title": title, "about": fields["about"].format(title=row.title)}
+    return replace(
+        row, name=f"{row.name}_{ending}", role="control", control_of=row.name, solution="", **fields
+    )
+
+
+def with_controls(row: ArmRow, *endings: str) -> Iterator[ArmRow]:
+    """`row`, and a row for each of its controls, the strictest first."""
+    yield row
+    for place, ending in enumerate(endings):
+        yield replace(control(row, ending), place=place)
+
+
+def _rows() -> Iterator[ArmRow]:
+    yield ArmRow("base", "base", "base", "the model as it is", passes=0.0)
+    yield solver(
+        "mode_finding",
+        "mode finding",
+        "mean shift among the references' pathways",
+        references="all",
+        reads=NEAR,
+        uses_learning_rate=False,
+        passes=0.3,
+    )
+    yield solver(
+        "mode_finding_random_neighbors",
+        "mode finding with random neighbors",
+        "mode finding towards references drawn at random",
+        file="mode_finding",
+        role="control",
+        control_of="mode_finding",
+        change="random neighbors",
+        not_due_to="which references are near",
+        references="all",
+        reads=NEAR,
+        uses_learning_rate=False,
+        passes=0.3,
+    )
+    yield from with_controls(
+        solver(
+            "kernel_regression",
+            "kernel regression",
+            "kernel mean of the neighbors' pathways, mixed by alpha",
+            losses_over="shares",
+        ),
+        "random_neighbors",
+    )
+    ngd = solver("ngd", "NGD", "gradient descent on the neighbors' loss", solution="store")
+    yield from with_controls(ngd, "random_neighbors", "shuffled_labels")
+    yield solver(
+        "random_pathway",
+        "random pathway",
+        "a random move as far as ngd's",
+        role="control",
+        control_of="ngd",
+        change="a random pathway",
+        not_due_to="where the pathway moves",
+        place=2,
+        solution="reuse",
+    )
+    yield replace(control(ngd, "permuted_options"), place=3)
+    yield replace(
+        solver("ngd", "oracle", "gradient descent on the item's own true label", role="ceiling"),
+        name="oracle",
+        kinds=(CHOICES,),
+        reads_labels=True,
+        references="own",
+        passes=0.6,
+    )
+    yield solver(
+        "planted_optimum",
+        "planted optimum",
+        "the planted testbed's own pathway",
+        role="ceiling",
+        references="none",
+        uses_learning_rate=False,
+    )
+    yield solver(
+        "routing_temperature",
+        "routing temperature",
+        "own routing, sharpened",
+        role="baseline",
+        references="none",
+        reads=ROUTING,
+        uses_learning_rate=False,
+    )
+    yield baseline(
+        "icl", "ICL", "the nearest references, answered, before the question", references="retrieved"
+    )
+    yield baseline(
+        "knn_vote", "kNN vote", "the neighbors' answers alone", references="retrieved", kinds=(CHOICES,)
+    )
+    for name, title, about in (
+        ("soft_prompt", "soft prompt", "trained embeddings before every prompt"),
+        ("prefix_tuning", "prefix tuning", "trained keys and values before every prompt"),
+        ("router_tuning", "router tuning", "the routers of the critical layers, trained on the references"),
+        ("sft", "SFT", "LoRA on the references"),
+    ):
+        yield baseline(name, title, about, references="training")
+
+
+ARMS: Registry[ArmRow] = Registry("arm", {row.name: row for row in _rows()})
+
+
+def method(
+    name: str, *, title: str = "", controls: tuple[str, ...] = (), **fields: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function from queries to pathways as the arm `name`; for plugins.
+
+    Args:
+        name: of the arm.
+        title: what a reader calls it; by default the name.
+        controls: endings of `CONTROLS`; each makes one more arm, such as `NAME_random_neighbors`.
+        fields: further fields of its `contract.ArmRow`.
     """
-    given = dict(cfg.arm.get(name, {}))
-    if name == "base":
-        if given:
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        defaults = {"role": "method", "references": "retrieved", "uses_learning_rate": True}
+        row = ArmRow(
+            name, title or name.replace("_", " "), factory=function, builds="solver", **defaults | fields
+        )
+        for each in with_controls(row, *controls):
+            ARMS.add(each.name)(each)
+        return function
+
+    return register
+
+
+def options(cfg: Config, row: ArmRow) -> dict[str, Any]:
+    """The arm's options: its function's defaults with `arm.NAME` over them; a control takes those of its method, too.
+
+    Raises:
+        UserError: for an unknown option, or a value out of its range.
+    """
+    chosen = dict(cfg.arm.get(row.name, {}))
+    if row.role == "base":
+        if chosen:
             raise UserError("arm.base takes no options")
         return {}
-    if name in ARMS and ARMS[name].of:
-        given = dict(cfg.arm.get(ARMS[name].of, {})) | given
-    return checked_options(
-        name, baseline(name) if name in BASELINES else load_surrogate(spec_of(name).surrogate), given
-    )
-
-
-def baseline(name: str) -> Any:
-    """The factory of a baseline arm."""
-    module, attribute = BASELINES[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def recipe(cfg: Config, name: str) -> Recipe | None:
-    """How the arm rewires; None for base."""
-    chosen = options(cfg, name)
-    if name == "base":
-        return None
-    spec = spec_of(name)
-    descent = {"ngd": "kept", "random_pathway": "wanted"}.get(name, "")
-    return Recipe(
-        functools.partial(load_surrogate(spec.surrogate), **chosen), spec.neighborhood, spec.labels, descent
-    )
+    function = load(row.factory)
+    if row.control_of:
+        known, of_method = options_of(function), cfg.arm.get(row.control_of, {})
+        chosen = {key: value for key, value in of_method.items() if key in known} | chosen
+    found = checked_options(row.name, function, chosen)
+    if function.__module__.startswith("c3po_bench."):
+        for key, value in found.items():
+            least, most = RANGES.get(key, (-math.inf, math.inf))
+            if isinstance(value, int | float) and not least <= value <= most:
+                bounds = f"between {least:g} and {most:g}" if most < math.inf else f"at least {least:g}"
+                raise UserError(f"arm.{row.name}.{key}={value}: must be {bounds}")
+    return found
 
 
 def check_arms(cfg: Config) -> None:
-    """One-line errors for unknown arms and options of arms."""
-    for name in cfg.arms:
-        if name not in arm_names():
-            raise unknown("arm", name, arm_names())
+    """Refuse unknown arms, and unknown options of arms, in one line."""
+    for name in [*cfg.arms, *cfg.arm]:
+        ARMS.check(name)
     for name in cfg.arm:
-        if name not in arm_names():
-            raise unknown("arm", name, arm_names())
-        options(cfg, name)
-    if cfg.scoring.permute_options and any(n in ARMS and ARMS[n].options == "permuted" for n in cfg.arms):
+        options(cfg, ARMS[name])
+    if cfg.scoring.permute_options and any(ARMS[name].permuted_options for name in cfg.arms):
         raise UserError(
-            "scoring.permute_options=true permutes every prompt already: leave out the arm ngd_permuted_options, "
-            "which asks what happens when only the neighbors' options move"
+            "scoring.permute_options=true permutes every prompt already: leave out the arm "
+            "ngd_permuted_options, which asks what happens when only the neighbors' options move"
         )
 
 
 def check_tasks(cfg: Config, tasks: TaskSet) -> None:
-    """One line where an arm can't answer a task."""
+    """Refuse in one line an arm that can't answer one of the tasks."""
     written = [name for name, task in tasks.load().items() if task.OUTPUT_TYPE != "multiple_choice"]
     for name in written:
         if (tasks.load()[name].config.generation_kwargs or {}).get("do_sample"):
             raise UserError(
                 f"task {name} samples its answers, and arms here write the likeliest: give it do_sample=false"
             )
-    unable = [
-        name for name in cfg.arms if name in ARMS and ARMS[name].neighborhood == "self" or name == "knn_vote"
-    ]
+    unable = [name for name in cfg.arms if ARMS[name].kinds == (CHOICES,)]
     if written and unable:
         raise UserError(
             f"arm {unable[0]} needs choices, and task {written[0]} has written answers: leave one of them out"

@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from c3po_bench.contract import Item
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.embedders import Embedder
 from c3po_bench.rewiring.engines.base import Engine, Sizes
-from c3po_bench.rewiring.questions import Question, Tokenizer
 from c3po_bench.rewiring.states import VERSION, Prompt
+from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
-from c3po_bench.tasks.items import Item
+from c3po_bench.tasks.duplicates import question_hash
 
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
 FILES = ("correct", "pathways", "embeddings")
@@ -41,8 +42,7 @@ class ReferenceBank:
     [references, routed layers, experts] are memory-mapped. `counts` says how many were left out, and why.
     """
 
-    items: list[Item]
-    questions: list[Question]
+    items: list[TokenizedItem]
     embeddings: np.ndarray
     pathways: np.ndarray
     counts: dict[str, int]
@@ -53,16 +53,13 @@ class ReferenceBank:
     def __len__(self) -> int:
         return len(self.items)
 
-    def prompts(self, wanted: Sequence[tuple[int, int]]) -> list[Prompt]:
-        """The prompts of (reference, index of its prompt) pairs."""
-        return [self.questions[reference].prompts[prompt] for reference, prompt in wanted]
-
     def neighbor(self, reference: int, similarity: float) -> dict[str, Any]:
         """What the record keeps of a neighbor."""
-        item = self.items[reference]
-        answer = item.pairs[item.gold][1].strip()
+        item = self.items[reference].item
+        assert item.gold is not None
+        answer = item.requests[item.gold][1].strip()
         return {
-            "id": f"{item.task}/{item.doc_id}",
+            "id": f"{item.id[0]}/{item.id[1]}",
             "similarity": round(similarity, 4),
             "question": item.question,
             "answer": answer,
@@ -97,11 +94,11 @@ def build_bank(
     Raises:
         UserError: when no reference is left.
     """
-    candidates = [item for item in items if item.doc_hash not in test_hashes]
+    candidates = [item for item in items if question_hash(item.question) not in test_hashes]
     if not candidates:
         raise UserError(NONE_LEFT)
-    questions = [tokenizer.of_item(item) for item in candidates]
-    content = [[i.task, i.doc_id, i.question, i.pairs, i.gold, i.lengths] for i in candidates]
+    questions = [tokenizer(item) for item in candidates]
+    content = [[*item.id, item.question, item.requests, item.gold, item.lengths] for item in candidates]
     key = content_hash([model_hash, embedder.identity, VERSION, content], 16)
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
@@ -124,11 +121,10 @@ def build_bank(
     for chunk in _chunks(questions, engine.sizes):
         together = tuple(prompt for i in chunk for prompt in questions[i].prompts)
         groups |= {prompt: together for prompt in together if prompt not in groups}
-    items, questions = [candidates[i] for i in kept], [questions[i] for i in kept]
-    return ReferenceBank(items, questions, embeddings, pathways, counts, groups)
+    return ReferenceBank([questions[i] for i in kept], embeddings, pathways, counts, groups)
 
 
-def _chunks(questions: list[Question], sizes: Sizes) -> list[list[int]]:
+def _chunks(questions: list[TokenizedItem], sizes: Sizes) -> list[list[int]]:
     """Numbers of the questions that are read together: of similar lengths, as many as one forward takes."""
     order = sorted(range(len(questions)), key=lambda i: max(len(p.context) for p in questions[i].prompts))
     chunks: list[list[int]] = []
@@ -146,7 +142,7 @@ def _chunks(questions: list[Question], sizes: Sizes) -> list[list[int]]:
 def _build(
     home: Path,
     items: list[Item],
-    questions: list[Question],
+    questions: list[TokenizedItem],
     engine: Engine,
     embedder: Embedder,
     progress: Progress,
@@ -167,10 +163,8 @@ def _build(
         right = []
         shares = scores.split([len(questions[i].rows) for i in chunk])
         for i, first, mine in zip(chunk, firsts, shares, strict=False):
-            gold = questions[i].gold
-            assert gold is not None
-            correct[i] = int((mine / torch.tensor(items[i].lengths or 1.0)).argmax()) == gold
-            right.append(states[first + questions[i].rows[gold][0]])
+            correct[i] = int((mine / torch.tensor(items[i].lengths or 1.0)).argmax()) == items[i].gold
+            right.append(states[first + questions[i].gold_row[0]])
             pathways[i] = right[-1].original.numpy()
         engine.keep(right)
         pathways.flush()

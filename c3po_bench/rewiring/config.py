@@ -29,14 +29,17 @@ class NeighborsConfig:
     """Which reference items are the neighbors of a test item (paper Table 4)."""
 
     kind: str = option("knn", "knn, or epsilon for all within a distance (paper: knn)")
-    k: int = option(3, "number of nearest neighbors (paper: 3)")
-    epsilon: float = option(0.5, "radius of the epsilon ball, in distance of unit embeddings (paper Table 4)")
+    k: int = option(3, "number of nearest neighbors (paper: 3)", least=1)
+    epsilon: float = option(
+        0.5, "radius of the epsilon ball, in distance of unit embeddings (paper Table 4)", least=0
+    )
     epsilon_most: int = option(
-        16, "most neighbors kept from an epsilon ball, nearest first (no limit in the paper)"
+        16, "most neighbors kept from an epsilon ball, nearest first (no limit in the paper)", least=1
     )
     max_similarity: float = option(
         0.95,
         "references more similar than this to the test item are dropped and counted (paper: 0.95)",
+        least=-1,
     )
 
 
@@ -77,13 +80,17 @@ class MethodConfig:
     )
     optimizer: str = option("sgd", "sgd (paper eq. 1) or adam (code of the predecessor R2-T2)")
     learning_rate: float = option(
-        0.1, "first learning rate; the paper prints '10e-2', read here as 0.1 (the other reading is 0.01)"
+        0.1,
+        "first learning rate; the paper prints '10e-2', read here as 0.1 (the other reading is 0.01)",
+        least=0,
     )
-    final_learning_rate: float = option(1e-4, "last learning rate of the cosine schedule (paper '10e-5')")
+    final_learning_rate: float = option(
+        1e-4, "last learning rate of the cosine schedule (paper '10e-5')", least=0
+    )
     schedule: str = option(
         "cosine", "cosine, fixed or step (halved every third of the steps) (paper: cosine)"
     )
-    steps: int = option(10, "gradient steps of NGD and the oracle (paper: 10)")
+    steps: int = option(10, "gradient steps of NGD and the oracle (paper: 10)", least=0)
     loss: str = option(
         "nll",
         "loss on a neighbor: nll (mean negative log-likelihood of the gold answer) or choice (cross-entropy over the choices)",
@@ -101,7 +108,7 @@ class EmbedderConfig:
 
     name: str = option("minilm", "minilm, hidden_states or sentence_transformers (paper: NV-Embed-V2)")
     model: str | None = option(None, "sentence-transformers id or folder, for name=sentence_transformers")
-    batch_size: int = option(32, "questions embedded at once")
+    batch_size: int = option(32, "questions embedded at once", least=1)
 
 
 @dataclass
@@ -109,7 +116,7 @@ class ReferencesConfig:
     """The reference set: labelled items of other tasks that rewiring may learn from (paper Table 7)."""
 
     tasks: list[str] = option([], "tasks whose training items are the references")
-    limit: int | None = option(None, "most reference items, spread over the tasks; null = all")
+    limit: int | None = option(None, "most reference items, spread over the tasks; null = all", least=1)
     only_correct: bool = option(
         True, "keep only items that the model itself answers correctly (paper section 3)"
     )

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.models.cache import folder_hash
 from c3po_bench.models.flops import UNKNOWN, ModelShape, passes, shape_of
-from c3po_bench.models.loading import folder_hash
 from c3po_bench.rewiring.config import EmbedderConfig
 from c3po_bench.rewiring.engines.batching import pad_right
 from c3po_bench.rewiring.meter import Meter

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isnan
-from typing import Any
 
 import torch
 
+from c3po_bench.contract import Cost, Phase
 from c3po_bench.runtime.resources import peak_resident
 
 
@@ -65,10 +65,11 @@ class Meter:
         """Seconds and FLOPs of one phase so far."""
         return self.seconds.get(name, 0.0), self.flops.get(name, 0)
 
-    def phases(self) -> dict[str, dict[str, Any]]:
-        """{phase: {"seconds", "flops"}}, the `cost.phases` of a result; unknown flops are None."""
+    def cost(self) -> Cost:
+        """All phases so far, as a result records them; FLOPs are None where they are unknown."""
         known = {name: None if isnan(flops) else round(flops) for name, flops in self.flops.items()}
-        return {name: {"seconds": seconds, "flops": known[name]} for name, seconds in self.seconds.items()}
+        phases = {name: Phase(seconds, known[name]) for name, seconds in self.seconds.items()}
+        return Cost(phases, peak_memory(), self.cached_seconds)
 
     @property
     def notes(self) -> list[str]:

@@ -15,25 +15,27 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from c3po_bench.contract import Item, Phase
 from c3po_bench.errors import UserError
+from c3po_bench.registry import load
+from c3po_bench.rewiring.arms import ARMS
+from c3po_bench.rewiring.bank import ReferenceBank
 from c3po_bench.rewiring.embedders import embedder_identity
 from c3po_bench.rewiring.meter import Meter
-from c3po_bench.rewiring.rewirer import Recipe, Rewirer
-from c3po_bench.rewiring.surrogates import load_surrogate
+from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
+from c3po_bench.tasks.duplicates import question_hash
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
-    from c3po_bench.rewiring.bank import ReferenceBank
     from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.rewiring.questions import Question
+    from c3po_bench.rewiring.workbench import Workbench
 
 log = logging.getLogger(__name__)
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -48,7 +50,7 @@ class Tuning:
     method: MethodConfig
     losses: dict[str, float]
     held_out: int
-    phase: dict[str, Any]
+    phase: Phase
 
     @property
     def note(self) -> str:
@@ -62,20 +64,22 @@ class Tuning:
         )
 
 
-def tune(backend: RewiringBackend) -> Tuning:
+def tune(backend: Workbench) -> Tuning:
     """Choose the rate at the given mixing, then the mixing at that rate.
 
     The result is kept in `results_dir/tuned`.
     """
     cfg = backend.cfg
-    items = [item for item in backend.reference_items[0] if item.doc_hash not in backend.test_hashes]
-    drawn = sorted(items, key=lambda i: hashlib.sha256(f"{cfg.seed}:{i.task}:{i.doc_id}".encode()).digest())
+    items = [
+        item for item in backend.reference_items[0] if question_hash(item.question) not in backend.test_hashes
+    ]
+    drawn = sorted(items, key=lambda i: hashlib.sha256(f"{cfg.seed}:{i.id[0]}:{i.id[1]}".encode()).digest())
     held_out = drawn[: min(HELD_OUT, len(items) // 5)]
     if not held_out:
         raise UserError(
             f"method.tune=reference needs at least 5 references, of which it hides a fifth; there are {len(items)}"
         )
-    data = [[item.task, item.doc_id, item.question, item.pairs, item.gold, item.lengths] for item in items]
+    data = [[*item.id, item.question, item.requests, item.gold, item.lengths] for item in items]
     embedder = embedder_identity(cfg.embedder)
     identity = [
         backend.model_hash,
@@ -91,15 +95,12 @@ def tune(backend: RewiringBackend) -> Tuning:
             write_json(path, _search(backend, held_out))
     found = json.loads(path.read_text())
     method = replace(cfg.method, learning_rate=found["learning_rate"], mixing=found["mixing"])
-    return Tuning(method, found["losses"], found["held_out"], found["phase"])
+    return Tuning(method, found["losses"], found["held_out"], Phase(**found["phase"]))
 
 
-def _search(backend: RewiringBackend, held_out: Sequence[Any]) -> dict[str, Any]:
+def _search(backend: Workbench, held_out: Sequence[Item]) -> dict[str, object]:
     cfg, meter, answering, losses = backend.cfg, Meter(), Meter(), {}
-    hidden = {(item.task, item.doc_id) for item in held_out}
-    bank = without(backend.bank, hidden)
-    asked = [replace(backend.tokenizer.of_item(item), gold=None, seed_key=item.doc_hash) for item in held_out]
-    golds = [item.gold for item in held_out]
+    bank = without(backend.bank, {item.id for item in held_out})
     settings: list[MethodConfig | None] = [None]
     settings += [replace(cfg.method, learning_rate=rate) for rate in RATES]
     progress, total, best = Progress(), 1 + len(RATES) + len(MIXINGS) - 1, cfg.method
@@ -107,7 +108,7 @@ def _search(backend: RewiringBackend, held_out: Sequence[Any]) -> dict[str, Any]
         while settings:
             for method in settings:
                 name = "base" if method is None else f"lr={method.learning_rate:g}, mixing={method.mixing}"
-                losses[name] = round(_loss(backend, bank, method, asked, golds, answering), 6)
+                losses[name] = round(_loss(backend, bank, method, held_out, answering), 6)
                 if method is not None and losses[name] < min(
                     (v for k, v in losses.items() if k not in ("base", name)), default=inf
                 ):
@@ -116,55 +117,51 @@ def _search(backend: RewiringBackend, held_out: Sequence[Any]) -> dict[str, Any]
             tried_mixings = len(losses) > 1 + len(RATES)
             settings = [] if tried_mixings else [replace(best, mixing=m) for m in MIXINGS if m != best.mixing]
         meter.count("tune", sum(answering.flops.values()) - answering.cached_flops)
-    log.info("tuned on %d held-out references: %s", len(asked), losses)
+    log.info("tuned on %d held-out references: %s", len(held_out), losses)
     return {
         "learning_rate": best.learning_rate,
         "mixing": best.mixing,
         "losses": losses,
-        "held_out": len(asked),
-        "phase": meter.phases()["tune"],
+        "held_out": len(held_out),
+        "phase": asdict(meter.cost().phases["tune"]),
     }
 
 
 def without(bank: ReferenceBank, hidden: set[tuple[str, int]]) -> ReferenceBank:
     """The bank less some of its items."""
-    kept = [i for i, item in enumerate(bank.items) if (item.task, item.doc_id) not in hidden]
+    kept = [i for i, entry in enumerate(bank.items) if entry.item.id not in hidden]
     return replace(
         bank,
         items=[bank.items[i] for i in kept],
-        questions=[bank.questions[i] for i in kept],
         embeddings=bank.embeddings[kept],
         pathways=bank.pathways[kept],
     )
 
 
 def _loss(
-    backend: RewiringBackend,
+    backend: Workbench,
     bank: ReferenceBank,
     method: MethodConfig | None,
-    asked: Sequence[Question],
-    golds: list[int],
+    held_out: Sequence[Item],
     meter: Meter,
 ) -> float:
-    """Mean cross-entropy of the right choice over the choices' log-likelihoods.
-
-    Without rewiring if method is None.
-    """
-    cfg = backend.cfg
-    recipe = None if method is None else Recipe(load_surrogate("ngd"))
+    """Mean cross-entropy of the right option over the options' log-likelihoods; without rewiring if method is None."""
+    cfg, ngd = backend.cfg, ARMS["ngd"]
     rewirer = Rewirer(
         backend.engine,
+        backend.tokenizer,
         method or cfg.method,
-        recipe,
+        None if method is None else Rewiring(ngd, load(ngd.factory)),
         bank=bank,
         embedder=backend.question_embedder,
         seed=cfg.seed,
         meter=meter,
     )
+    unlabelled = [replace(item, gold=None, key=question_hash(item.question)) for item in held_out]
     total = 0.0
-    for start in range(0, len(asked), cfg.batch_size):
-        for answer, gold in zip(
-            rewirer.answer(asked[start : start + cfg.batch_size]), golds[start:], strict=False
-        ):
-            total -= float(torch.tensor([score for score, _ in answer.scores]).log_softmax(-1)[gold])
-    return total / len(asked)
+    for start in range(0, len(held_out), cfg.batch_size):
+        answers = rewirer.answer(unlabelled[start : start + cfg.batch_size])
+        for answer, item in zip(answers, held_out[start : start + cfg.batch_size], strict=True):
+            assert item.gold is not None
+            total -= float(torch.tensor([score for score, _ in answer.scores]).log_softmax(-1)[item.gold])
+    return total / len(held_out)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from c3po_bench.errors import UserError
 from c3po_bench.runtime import signals
 
 POLL_SECONDS = 0.2
@@ -63,3 +64,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def _mark(folder: Path, number: int) -> Path:
     return folder / f".share-{number}-of-{world()}"
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """(i, n) of "i/n", i counted from 1."""
+    try:
+        share, of = (int(part) for part in shard.split("/"))
+        assert 1 <= share <= of
+    except (ValueError, AssertionError):
+        raise UserError(f"shard={shard}: write i/n with i from 1 to n, like shard=1/4") from None
+    return share, of

@@ -1,13 +1,16 @@
 """Writing that survives being killed.
 
-Whole files appear atomically, journals lose at most their last line.
+Whole files appear atomically. What is appended to a journal counts once it is complete.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +58,15 @@ def drop_torn_line(path: Path) -> None:
 
     What is appended to it would be lost, and the file unreadable.
     """
-    if not path.exists():
-        return
-    with open(path, "r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        if file.read() not in (b"", b"\n"):
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+    if path.exists() and _is_torn(path):
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether the last line has no end."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read() not in (b"", b"\n")
 
 
 def parsed(text: bytes, where: str) -> Any:
@@ -95,28 +99,56 @@ def read_groups(path: Path) -> list[Any]:
 
 
 class Journal:
-    """An append-only file of finished items, by key.
+    """An append-only file of JSON rows by their `key`; the last row of a key counts.
 
-    Opening it drops lines that a kill cut short: what was appended together counts together or not at all.
+    Rows that are appended together count together or not at all: the first says how many they are (`of`).
+    Several processes may append to one file, where the file system has locks.
+
+    Args:
+        path: of the file, which the first append makes.
+        valid: for a file whose rows can be made again, whether a row counts. Damaged lines and rows that are
+            not valid are then left out, and every row counts by itself. None: the file must be whole up to a
+            last group that a kill has cut short, which is dropped.
+
+    Raises:
+        UserError: for a line that is damaged, where `valid` is None.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, valid: Callable[[Any], bool] | None = None) -> None:
+        self.path, self.grouped = path, valid is None
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = read_groups(path)
+        rows = read_groups(path) if valid is None else _valid_rows(path, valid)
         self.rows: dict[str, Any] = {row["key"]: row for row in rows}
-        whole = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for row in rows)
-        if path.exists() and path.stat().st_size > whole:
-            with open(path, "r+b") as file:
-                file.truncate(whole)
+        if self.grouped and path.exists():
+            with open(path, "rb") as file:
+                whole = sum(map(len, islice(file, len(rows))))
+            if path.stat().st_size > whole:
+                os.truncate(path, whole)
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add finished items; each row has a `key`. The first says how many were appended together (`of`)."""
+        """Add rows, each with its `key`; they are on disk when this returns."""
         group = list(rows)
-        if len(group) > 1:
+        if self.grouped and len(group) > 1:
             group[0] = {**group[0], "of": len(group)}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in group))
+        with open(self.path, "ab") as file:
+            with suppress(OSError):  # without locks each process has a file of its own, or one runs at a time
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if self.grouped:
+                drop_torn_line(self.path)
+            elif _is_torn(self.path):  # it may lack nothing but its end
+                file.write(b"\n")
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in group).encode())
             file.flush()
             os.fsync(file.fileno())
         self.rows |= {row["key"]: row for row in group}
+
+
+def _valid_rows(path: Path, valid: Callable[[Any], bool]) -> list[Any]:
+    """The rows that count of a file which may be damaged."""
+    rows = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        with suppress(ValueError, TypeError, KeyError):  # empty, cut short, or of another form
+            row = json.loads(line)
+            if valid(row):
+                rows.append(row)
+    return rows

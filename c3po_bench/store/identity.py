@@ -22,8 +22,10 @@ def run_id(arm: str, identity: dict[str, Any]) -> str:
 
 def source_hash(module: str) -> str:
     """Hex digits over the source of an imported module; of a package, over all modules in it."""
-    found = sys.modules[module]
-    files = sorted(path for folder in getattr(found, "__path__", []) for path in Path(folder).rglob("*.py"))
-    if not files and found.__file__:
-        files = [Path(found.__file__)]
+    imported = sys.modules[module]
+    files = sorted(
+        path for folder in getattr(imported, "__path__", []) for path in Path(folder).rglob("*.py")
+    )
+    if not files and imported.__file__:
+        files = [Path(imported.__file__)]
     return content_hash([[path.name, path.read_text(encoding="utf-8")] for path in files], 16)

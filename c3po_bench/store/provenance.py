@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,11 @@ def now() -> str:
 
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that can change numbers."""
-    found = {}
+    versions = {}
     for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found | {"python": platform.python_version()}
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions | {"python": platform.python_version()}
 
 
 def git_commit() -> str | None:
@@ -39,32 +38,28 @@ def git_commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
+
+    def git(*words: str) -> str:
+        command = ["git", *words]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
+
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10
-        )
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        head = git("rev-parse", "--verify", "--quiet", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None
+    return head + ("+" if changes else "") if head else None
 
 
 def hardware() -> dict[str, Any]:
     """What the run ran on; threads and GPUs where torch is in use."""
-    found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    facts: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
     torch: Any = sys.modules.get("torch")
     if torch is not None:
-        found["threads"] = torch.get_num_threads()
+        facts["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
-            found["gpu"] = torch.cuda.get_device_name()
-            found["gpus"] = torch.cuda.device_count()
-    return found
+            facts |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
+    return facts
 
 
 def command() -> str:

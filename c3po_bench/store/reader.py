@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from c3po_bench.errors import UserError
 from c3po_bench.store.files import parsed, read_jsonl
 
@@ -25,8 +27,6 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The composed config."""
-        import yaml
-
         return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
 
     @cached_property
@@ -48,7 +48,8 @@ class Run:
         """Rows of samples.jsonl; see `store.schema.Sample`."""
         if not (self.path / "samples.jsonl").exists():
             raise UserError(
-                f"{self.path} has a result but no samples.jsonl: put it back, or delete the folder and run again"
+                f"{self.path} has a result but no samples.jsonl: "
+                "put it back, or delete the folder and run again"
             )
         return list(read_jsonl(self.path / "samples.jsonl"))
 
@@ -74,5 +75,4 @@ def load_runs(results_dir: str | Path) -> list[Run]:
 def load_experiments(results_dir: str | Path) -> list[dict[str, Any]]:
     """The experiments recorded in a store, oldest first: name, config, command and run ids (base first)."""
     files = sorted((Path(results_dir) / "experiments").glob("*.json"))
-    found = [_json(f) for f in files]
-    return sorted(found, key=lambda e: e.get("created", ""))
+    return sorted(map(_json, files), key=lambda experiment: experiment["created"])

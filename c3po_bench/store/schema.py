@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 SCHEMA_VERSION = 1
 
@@ -23,12 +23,28 @@ class Cost(TypedDict):
     items: int
 
 
+class ArmRow(TypedDict):
+    """What a run copies of its arm's row in its backend's table: all that analysis and report know of it."""
+
+    name: str
+    title: str  # what a reader calls it
+    role: str  # base, method, baseline, control or ceiling (an arm that sees labels)
+    control_of: str | None  # the arm that it is a control of
+    change: str  # of a control: what it does otherwise than that arm, such as "random neighbors"
+    not_due_to: str  # of a control: what a gain that it shares is not due to, such as "retrieval"
+    place: NotRequired[int]  # of a control: its place among those of its arm, the strictest first
+    losses_over: NotRequired[
+        str
+    ]  # what a row's losses are listed by: "steps" (else) or "shares" of the pathway tried
+
+
 class Result(TypedDict):
     """result.json: written last and atomically, so its presence means that the run is done."""
 
     schema_version: int
     run_id: str  # name of the run folder: arm and hash of the config that matters to it
     arm: str
+    arm_row: ArmRow
     backend: str
     model: str
     tasks: list[str]  # leaf tasks
@@ -56,18 +72,16 @@ class Sample(TypedDict, total=False):
     question: str
     choices: list[str] | None
     gold: int | str | None
-    prediction: (
-        int | str
-    )  # multiple choice: the choice of the highest (rule's) log-likelihood, whatever `correct` is made of
+    # multiple choice: the choice of the highest (rule's) log-likelihood, whatever `correct` is made of
+    prediction: int | str
     correct: float  # of the headline metric, under the task's first filter; 0 or 1 for multiple choice by acc
     filters: dict[str, float]  # the score under each filter, where the task has several (gsm8k)
     # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
     cluster: str
     loglikelihoods: list[float] | None
     neighbors: list[dict[str, Any]]  # id, similarity, question, answer
-    losses: list[
-        float
-    ]  # surrogate loss by step; kernel regression: the best so far, by share of the own pathway tried
+    # surrogate loss by step; kernel regression: the best so far, by share of the original pathway tried
+    losses: list[float]
     pathway_layers: list[int]
     pathway_before: list[list[float]]  # [layers, experts]
     pathway_after: list[list[float]]
@@ -80,9 +94,8 @@ class Sample(TypedDict, total=False):
     scope: str  # in, near or out of the feedback's scope
     feedback_id: str
     category: str  # of the prompt
-    score: (
-        float | None
-    )  # how far the answer follows the feedback, signed; null where no judgement could be had
+    # how far the answer follows the feedback, signed; null where no judgement could be had
+    score: float | None
     drift: float | None  # from the base model, in nats a token of the base's answer
     similarity: float  # of the two answers' words
     degeneration: dict[str, Any]  # repetition, broken ending, tokens, length ratio

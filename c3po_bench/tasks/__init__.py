@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from c3po_bench.tasks.items import Item, normalize, question_hash
 from c3po_bench.tasks.references import reference_items
 from c3po_bench.tasks.rules import RULES
 from c3po_bench.tasks.taskset import TaskSet
 
-__all__ = ["RULES", "Item", "TaskSet", "normalize", "question_hash", "reference_items"]
+__all__ = ["RULES", "TaskSet", "reference_items"]

@@ -17,12 +17,8 @@ from c3po_bench import errors
 
 OWN = Path(__file__).parent
 
-# Our own tasks: name -> folder beside this file. A new task is one YAML file and one line here.
-OWN_FOLDERS = {
-    "facts": "facts",
-    "planted": "../models/planted/tasks",
-    "qasc": "qasc",
-}
+# Our own tasks: each has a folder of its name beside this file. A new task is one YAML file and one name here.
+OWN_TASKS = ("facts", "planted", "qasc")
 
 # Stock tasks: name -> folder below lm_eval/tasks. `NAME_*` stands for the members of a group.
 STOCK_FOLDERS = {
@@ -67,7 +63,7 @@ _GROUP_FIELDS = {
 
 def known_names() -> list[str]:
     """The names of the tables above, for hints."""
-    return sorted([*OWN_FOLDERS, *STOCK_FOLDERS])
+    return sorted([*OWN_TASKS, *STOCK_FOLDERS])
 
 
 @cache
@@ -90,8 +86,8 @@ def _stock_yamls() -> tuple[Path, ...]:
 def folder_of(name: str) -> Path | None:
     """The folder whose YAML files define a task, group or tag, or None if the tables do not know it."""
     for candidate in (name, *(p for p in _GROUP_PREFIXES if name.startswith(f"{p}_"))):
-        if candidate in OWN_FOLDERS:
-            return OWN / OWN_FOLDERS[candidate]
+        if candidate in OWN_TASKS:
+            return OWN / candidate
         if candidate in STOCK_FOLDERS:
             return stock_root() / STOCK_FOLDERS[candidate]
     return None

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.contract import Item
 from c3po_bench.errors import UserError
-from c3po_bench.tasks.items import Item
 from c3po_bench.tasks.local_data import check_root, has_local
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _draw(
         notes.append(f"{name} references: only {count} of {share} can be had")
     items: list[Item] = []
     for leaf, pool in pools.items():
-        items += tasks.items(loaded[leaf], sorted(pool, key=lambda pair: pair[0]))
+        items += tasks.references(leaf, sorted(pool, key=lambda pair: pair[0]))
     return items, notes
 
 

@@ -18,8 +18,8 @@ from functools import partial
 from typing import Any
 
 from c3po_bench import errors
+from c3po_bench.tasks.duplicates import normalize
 from c3po_bench.tasks.fields import Fields, render
-from c3po_bench.tasks.items import normalize
 
 RULES = ("cloze", "letters", "length_normalized")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -8,16 +8,18 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from c3po_bench.contract import CHOICES, TEXT, Item
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
 from c3po_bench.tasks.fields import compile_once
-from c3po_bench.tasks.items import Item, question_hash
 from c3po_bench.tasks.local_data import check_root, from_hub, has_local, localize, names_files
 
 if TYPE_CHECKING:
@@ -211,19 +213,56 @@ class TaskSet:
         """Index of the right choice (the first, if there are several) in the order asked."""
         return rules.layout_of(task).golds(doc)[0]
 
-    def items(self, task: ConfigurableTask, docs: Iterable[tuple[int, dict[str, Any]]]) -> list[Item]:
-        """Render multiple-choice documents through lm-eval itself: the pairs are exactly its requests."""
-        rendered = []
+    def item(
+        self,
+        id: tuple[str, int],
+        doc: Mapping[str, Any],
+        kind: str,
+        arguments: Sequence[Any],
+        labelled: bool = True,
+    ) -> Item:
+        """The item of a document.
+
+        Args:
+            id: the task's name, and the document's number in it.
+            doc: the document.
+            kind: whether its options are scored (`contract.CHOICES`) or its prompt is continued (`contract.TEXT`).
+            arguments: of lm-eval's requests for it: (context, continuation), or (prompt, generation settings).
+            labelled: whether the item says which option is right.
+        """
+        task = self.load()[id[0]]
+        metadata = getattr(task, "item_metadata", lambda _number: {})(id[1])
+        if kind == TEXT:
+            (prompt, settings), *_ = arguments
+            # whom a prompt is about is part of what is asked: two feedbacks may share a prompt
+            whose = {name: metadata[name] for name in ("feedback", "scope") if name in metadata}
+            rendered = [(prompt, {**settings, **whose})]
+            options = {"prompt": prompt, "decoding": dict(settings)}
+        else:
+            rendered = arguments
+            n_choices, gold, lengths = len(arguments), None, ()
+            if task.OUTPUT_TYPE == "multiple_choice":
+                n_choices = len(self.choice_lengths(task, doc))
+                gold = self.gold(task, doc) if labelled else None
+                lengths = tuple(self.choice_lengths(task, doc)) if self.headline[id[0]] == "acc_norm" else ()
+            pairs = tuple((str(context), str(continuation)) for context, continuation in arguments)
+            options = {"requests": pairs, "n_choices": n_choices, "gold": gold, "lengths": lengths}
+        request = {CHOICES: "loglikelihood", TEXT: "generate_until"}[kind]
+        key = content_hash([request, id[0], [list(map(str, each)) for each in rendered]], 24)
+        return Item(id, kind, key, self.question_text(task, doc), metadata=metadata, **options)
+
+    def references(self, name: str, docs: Iterable[tuple[int, dict[str, Any]]]) -> list[Item]:
+        """Labelled items of (number, document) pairs of a multiple-choice task, rendered by lm-eval itself."""
+        task, items = self.load()[name], []
         for doc_id, doc in docs:
-            with _refused(f"task {task.task_name}: document {doc_id} can't be asked"):
-                requests = self._requests(task, doc_id, doc)
-                question, gold = self.question_text(task, doc), self._checked_golds(task, doc)[0]
-            pairs = tuple((str(request.args[0]), str(request.args[1])) for request in requests)
-            normalized = rules.headline(task, self.rule) == "acc_norm"
-            lengths = tuple(self.choice_lengths(task, doc)) if normalized else ()
-            key = question_hash(question)
-            rendered.append(Item(task.task_name, doc_id, key, question, pairs, gold, lengths))
-        return rendered
+            with _refused(f"task {name}: document {doc_id} can't be asked"):
+                arguments = [request.args for request in self._requests(task, doc_id, doc)]
+                self._checked_golds(task, doc)
+                item = self.item((name, doc_id), doc, CHOICES, arguments)
+                items.append(
+                    replace(item, requests=item.options)
+                )  # a metric's further requests teach nothing
+        return items
 
 
 def _plain(config: dict[str, Any]) -> str:
@@ -266,6 +305,10 @@ def _check(task: str, config: Mapping[str, Any]) -> None:
     from lm_eval.api import metrics, registry
 
     del metrics  # imported to be registered
+    if str(config.get("output_type", "")).startswith("loglikelihood_rolling"):
+        raise UserError(
+            f"task {task} measures the perplexity of whole texts, which has no answer to compare: leave it out"
+        )
     if config.get("output_type") == "multiple_choice" and not config.get("use_prompt"):
         for key in ("doc_to_text", "doc_to_choice", "doc_to_target"):
             if config.get(key) is None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+
 TASK_METRIC = "accuracy"
 
 
 def report(entity: str, project: str, name: str, group: str, verdict: list[str], axes: list[str]) -> Any:
     """A `wandb_workspaces` report: verdict, arms, cost, curves, ablation, flips."""
-    import wandb_workspaces.reports.v2 as wr
-
     # run sets without a project take the report's own, which needs no look-up and so works offline
     arms = wr.Runset(name="arms", filters=f"Metric('group') == {group!r} and Metric('jobType') != 'analysis'")
     analysis = wr.Runset(
@@ -42,9 +43,6 @@ def report(entity: str, project: str, name: str, group: str, verdict: list[str],
 
 def workspace(entity: str, project: str, name: str, axes: list[str]) -> Any:
     """A `wandb_workspaces` workspace with the same panels in sections."""
-    import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
-
     tables: list[Any] = [
         wr.WeavePanelSummaryTable(table_name=table) for table in ("comparison", "ablation", "samples")
     ]
@@ -62,8 +60,6 @@ def workspace(entity: str, project: str, name: str, axes: list[str]) -> Any:
 
 def arm_panels() -> list[Any]:
     """Accuracy and difference by arm, cost against gain, loss by step, how far pathways moved."""
-    import wandb_workspaces.reports.v2 as wr
-
     return [
         wr.BarPlot(title="Accuracy", metrics=[TASK_METRIC], title_x="share correct"),
         wr.BarPlot(title="Difference to base", metrics=["difference"]),
@@ -75,8 +71,6 @@ def arm_panels() -> list[Any]:
 
 def ablation_panels(axes: list[str]) -> list[Any]:
     """The ablation table, the difference over each varied setting, and all settings at once."""
-    import wandb_workspaces.reports.v2 as wr
-
     panels: list[Any] = [wr.WeavePanelSummaryTable(table_name="ablation")]
     panels += [
         wr.ScatterPlot(title=f"Difference over {axis}", x=f"c::settings.{axis}", y="difference")

@@ -6,13 +6,13 @@ Every cell is text or a number, never markup.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from c3po_bench.analysis.compare import COLUMNS, records
+from c3po_bench.analysis.compare import records
 from c3po_bench.analysis.scores import score_of
 
 LONGEST = 2000  # characters of a cell
@@ -50,17 +50,14 @@ class TypedTable:
 def samples_table(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> TypedTable:
     """One row an item of a run's sample `rows`, with what the rows of its `base` answered."""
     answers = {(r["task"], r["doc_id"]): (_answer(r, r.get("prediction")), score_of(r)) for r in base}
-    found = []
+    table = []
     for row in rows[:MOST_ROWS]:
         before, score = answers.get((row["task"], row["doc_id"]), (None, math.nan))
         cells = {name: row.get(name) for name in SAMPLES} | _derived(row)
-        cells |= {
-            "correct": score_of(row),
-            "base_prediction": before,
-            "change": _change(score_of(row), score),
-        }
-        found.append([_cell(cells[name], kind) for name, kind in SAMPLES.items()])
-    return TypedTable(SAMPLES, found)
+        change = _change(score_of(row), score)
+        cells |= {"correct": score_of(row), "base_prediction": before, "change": change}
+        table.append([_cell(cells[name], kind) for name, kind in SAMPLES.items()])
+    return TypedTable(SAMPLES, table)
 
 
 def distributions(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -68,51 +65,42 @@ def distributions(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
     Pathway weights before and after, how far they moved, last losses.
     """
-    found: dict[str, list[float]] = {}
+    numbers: dict[str, list[float]] = {
+        "pathway_before": [],
+        "pathway_after": [],
+        "pathway_change": [],
+        "last_loss": [],
+    }
     for row in rows:
         for name in ("pathway_before", "pathway_after"):
-            weights = found.setdefault(name, [])
-            if len(weights) < MOST_ROWS:
-                weights += [w for layer in row.get(name) or [] for w in layer]
+            if len(numbers[name]) < MOST_ROWS:
+                numbers[name] += [weight for layer in row.get(name) or [] for weight in layer]
         if row.get("pathway_change") is not None:
-            found.setdefault("pathway_change", []).append(row["pathway_change"])
-        if row.get("losses"):
-            found.setdefault("last_loss", []).append(row["losses"][-1])
-    return {name: values for name, values in found.items() if values}
+            numbers["pathway_change"].append(row["pathway_change"])
+        numbers["last_loss"] += (row.get("losses") or [])[-1:]
+    return {name: values for name, values in numbers.items() if values}
 
 
-def comparison_table(compared: pd.DataFrame) -> TypedTable:
-    """The rows of `compare`."""
-    kinds = {
-        name: str if kind == "str" else bool if kind == "bool" else float for name, kind in COLUMNS.items()
-    }
-    return TypedTable(kinds, list(_rows(records(compared), kinds)))
-
-
-def ablation_table(table: pd.DataFrame) -> TypedTable:
-    """The rows of the ablation table."""
+def frame_table(frame: pd.DataFrame) -> TypedTable:
+    """The rows of a frame, its columns typed as they are there."""
     kinds: dict[str, type] = {}
-    for name, dtype in table.dtypes.items():
-        number = pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
-        kinds[str(name)] = float if number else bool if pd.api.types.is_bool_dtype(dtype) else str
-    return TypedTable(kinds, list(_rows(records(table), kinds)))
-
-
-def _rows(rows: Iterable[Mapping[str, Any]], kinds: Mapping[str, type]) -> Iterator[list[Any]]:
-    for row in rows:
-        yield [_cell(row[name], kind) for name, kind in kinds.items()]
+    for name, dtype in frame.dtypes.items():
+        flag, number = pd.api.types.is_bool_dtype(dtype), pd.api.types.is_numeric_dtype(dtype)
+        kinds[str(name)] = bool if flag else float if number else str
+    rows = [[_cell(row[name], kind) for name, kind in kinds.items()] for row in records(frame)]
+    return TypedTable(kinds, rows)
 
 
 def _derived(row: Mapping[str, Any]) -> dict[str, Any]:
     choices, losses = row.get("choices"), row.get("losses") or []
     neighbors = row.get("neighbors") or []
-    said = [f"{n.get('similarity')}  {n.get('question')}  →  {n.get('answer')}" for n in neighbors]
+    lines = [f"{n['similarity']}  {n['question']}  →  {n['answer']}" for n in neighbors]
     return {
         "question": row.get("question") or row.get("prompt"),
         "choices": "\n".join(map(str, choices)) if choices else None,
         "gold": _answer(row, row.get("gold")),
         "prediction": _answer(row, row.get("prediction")),
-        "neighbors": "\n".join(said) or None,
+        "neighbors": "\n".join(lines) or None,
         "loss_first": losses[0] if losses else None,
         "loss_last": losses[-1] if losses else None,
     }

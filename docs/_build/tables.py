@@ -67,7 +67,7 @@ def key_tables() -> str:
 
 def options_text(function: Any) -> str:
     """Keyword options of a method with their defaults."""
-    from c3po_bench.rewiring.surrogates import options_of
+    from c3po_bench.registry import options_of
 
     return ", ".join(f"`{name}={value}`" for name, value in options_of(function).items()) or "none"
 
@@ -78,34 +78,33 @@ def first_line(thing: Any) -> str:
 
 
 def rewiring_arms() -> str:
-    """Every arm of the rewiring backend with its kind and options."""
-    from c3po_bench.rewiring import arms
-    from c3po_bench.rewiring.surrogates import load_surrogate
+    """Every arm of the rewiring backend with its role and options."""
+    from c3po_bench.registry import load
+    from c3po_bench.rewiring.arms import ARMS
 
-    rows = [["`base`", "base", "the model as it is", "none"]]
-    for name in arms.arm_names():
-        if name != "base" and name not in arms.BASELINES:
-            spec = arms.spec_of(name)
-            function = load_surrogate(spec.surrogate)
-            rows.append([f"`{name}`", spec.kind, cell(spec.about) or first_line(function), options_text(function)])
-    for name in arms.BASELINES:
-        factory = arms.baseline(name)
-        rows.append([f"`{name}`", "baseline", first_line(inspect.getmodule(factory)), options_text(factory)])
-    return table(["arm", "kind", "what it does", "options (`+arm.NAME.OPTION=value`)"], rows)
+    rows = []
+    for row in ARMS.values():
+        shown = options_text(load(row.factory)) if row.factory else "none"
+        about = row.about or first_line(load(row.factory))
+        rows.append([f"`{row.name}`", row.role, cell(about), shown])
+    return table(["arm", "role", "what it does", "options (`+arm.NAME.OPTION=value`)"], rows)
 
 
 def surrogate_text() -> str:
-    """Each surrogate's docstring: its formula and what its options mean."""
-    from c3po_bench.rewiring.surrogates import SURROGATES, load_surrogate
+    """Each method's docstring: its formula and what its options mean."""
+    from c3po_bench.registry import load
+    from c3po_bench.rewiring.arms import ARMS
 
-    found = []
-    for name in SURROGATES:
-        function = load_surrogate(name)
+    found, seen = [], set()
+    for row in ARMS.values():
+        if row.builds != "solver" or (function := load(row.factory)) in seen:
+            continue
+        seen.add(function)
         module = first_line(inspect.getmodule(function)).rstrip(".")
         body, _, rest = (inspect.getdoc(function) or "").partition("Args:")
         arguments = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", rest, re.M)
         items = "\n".join(f"- `{key}`: {cell(text)}" for key, text in arguments if key != "problem")
-        found.append(f"**`{name}`**: {module}. {cell(body)}\n\n{items}".rstrip())
+        found.append(f"**`{row.name}`**: {module}. {cell(body)}\n\n{items}".rstrip())
     return "\n\n".join(found)
 
 
@@ -124,12 +123,13 @@ def embedders() -> str:
 
 
 def feedback_arms() -> str:
-    """Voices and recipes of the feedback backend."""
+    """Prompt variants and recipes of the feedback backend."""
+    from c3po_bench.feedback.arms import PROMPT_VARIANTS
     from c3po_bench.feedback.training.recipes import OPTIONS, RECIPES
-    from c3po_bench.feedback.voices import VOICES
 
     rows = [
-        [f"`{name}`", "prompt only" if voice.wrap else "stored answers", cell(voice.about)] for name, voice in VOICES.items()
+        [f"`{name}`", "prompt only" if variant.wrap else "stored answers", cell(variant.about)]
+        for name, variant in PROMPT_VARIANTS.items()
     ]
     for name, recipe in RECIPES.items():
         scopes = ["in scope", *(scope for scope, on in (("near", recipe.near), ("out", recipe.out)) if on)]
@@ -146,8 +146,8 @@ def feedback_kinds() -> str:
     """Generators, revisers, judges and metric kinds by name."""
     from c3po_bench.feedback.generators import GENERATORS
     from c3po_bench.feedback.judges import JUDGES
-    from c3po_bench.feedback.metrics import KINDS
     from c3po_bench.feedback.revisers import REVISERS
+    from c3po_bench.feedback.rules import KINDS
 
     rows = [
         ["metric kinds", ", ".join(f"`{name}`" for name in KINDS)],
@@ -173,7 +173,7 @@ def families() -> str:
 def group(folder: str) -> str:
     """Options of a conf/ group with the comment at their head."""
     rows = []
-    for path in sorted((ROOT / "conf" / folder).glob("*.yaml")):
+    for path in sorted((ROOT / "conf" / folder).glob("[!_]*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
         comments = []
         for line in lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ import pandas as pd
 import pytest
 
 from c3po_bench.analysis.ablation import ablation_table, axes, leading_number, shown, write_table
-from c3po_bench.analysis.seeds import seed_agreement
 from c3po_bench.store.reader import load_runs
 from tests import store_factory as factory
 
@@ -53,20 +51,16 @@ def cells_of(root, cells, arm="ngd", model="smolmoe"):
     scores = factory.scores_of("base", 20, 0.5)
     for name, settings in [("base", {}), *((arm, cell) for cell in cells)]:
         rows = factory.sample_rows(name, "arc", scores, details=False)
-        run = factory.write_run(root, name, rows, settings=settings, key=model)
-        (run.path / "result.json").write_text(json.dumps(run.result | {"model": model}))
+        factory.write_run(root, name, rows, settings=settings, key=model, model=model)
     return ablation_table(load_runs(root))
 
 
 def test_flops_that_nobody_counted_are_no_zero(tmp_path):
     rows = factory.sample_rows("base", "arc", factory.scores_of("base", 20, 0.5), details=False)
     for seed, counted in enumerate(([None, None], [None, 5], [2, 5])):
-        run = factory.write_run(tmp_path, "base", rows, seed=seed)
-        cost = {
-            "seconds": 1.0,
-            "phases": {name: {"flops": f} for name, f in zip(("read", "score"), counted, strict=True)},
-        }
-        (run.path / "result.json").write_text(json.dumps(run.result | {"cost": cost}))
+        phases = {name: {"flops": f} for name, f in zip(("read", "score"), counted, strict=True)}
+        cost = {"seconds": 1.0, "items": 20, "phases": phases}
+        factory.write_run(tmp_path, "base", rows, seed=seed, cost=cost)
     table = ablation_table(load_runs(tmp_path)).sort_values("seed")
     assert table["flops"].isna().tolist() == [True, False, False] and table["flops"].tolist()[1:] == [5, 7]
 
@@ -91,10 +85,9 @@ def test_scoring_model_and_limit_are_settings(tmp_path):
     ):
         for arm in ("base", "ngd"):
             rows = factory.sample_rows(arm, "arc", scores, details=False)
-            run = factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}")
             scoring = {"rule": rule, "num_fewshot": shots, "permute_options": False, "seed": 3}
-            record = run.result | {"scoring": scoring, "model": model, "limit": limit}
-            (run.path / "result.json").write_text(json.dumps(record))
+            scored = {"scoring": scoring, "model": model, "limit": limit}
+            factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}", **scored)
     table = ablation_table(load_runs(tmp_path))
     assert axes(table) == ["model", "limit", "num_fewshot", "rule"]
     assert set(table["seed"]) == {0} and not table["permute_options"].any()
@@ -116,8 +109,8 @@ def test_none_is_a_value_of_arms_that_have_the_setting(tmp_path):
     table = cells_of(tmp_path, [{"reference_size": 200}, {"reference_size": None}])
     assert axes(table) == ["neighbors", "reference_size"]
     assert str(table["reference_size"].dtype) == "Int64"
-    told = [(row["arm"], row["reference_size"]) for row in shown(table, axes(table)) if row["arm"] == "ngd"]
-    assert sorted(told, key=str) == [("ngd", "none"), ("ngd", 200)]
+    sizes = [(row["arm"], row["reference_size"]) for row in shown(table, axes(table)) if row["arm"] == "ngd"]
+    assert sorted(sizes, key=str) == [("ngd", "none"), ("ngd", 200)]
     assert all(pd.isna(row["neighbors"]) for row in shown(table, axes(table)) if row["arm"] == "ngd")
 
 
@@ -148,18 +141,19 @@ def test_files_read_back_with_their_types(sweep, tmp_path):
 def test_settings_of_an_arm_become_columns_and_other_metrics_rows(tmp_path):
     scores = factory.scores_of("base", 20, 0.5)
     factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", scores, details=False))
-    run = factory.write_run(
+    factory.write_run(
         tmp_path,
         "ngd",
         factory.sample_rows("ngd", "arc", scores, details=False),
         settings={"layers": "last:5", "experts": "top:20", "beta": 0.1, "dense": True},
+        metrics={"arc": {"acc": 0.5, "n": 20, "recovered": 0.9}, "gap": {"share": 0.5, "n": 20}},
     )
-    run.result["metrics"]["arc"]["recovered"] = 0.9
-    (run.path / "result.json").write_text(json.dumps(run.result))
     table = ablation_table(load_runs(tmp_path))
     row = table[table["metric"] == "recovered"].iloc[0]
     assert (row["value"], row["beta"], row["n_layers"], row["n_experts"]) == (0.9, 0.1, 5, 20)
     assert str(table["dense"].dtype) == "boolean" and row["layers"] == "last:5"
+    row = table[table["level"] == "summary"].iloc[0]
+    assert (row["task"], row["metric"], row["value"], row["n"]) == ("gap", "share", 0.5, 20)
 
 
 def test_settings_of_a_plugin_are_whatever_they_are(tmp_path):
@@ -189,19 +183,6 @@ def test_size_of_a_setting(setting, size):
 
 def test_all_has_no_size():
     assert leading_number("all") != leading_number("all")
-
-
-def test_seeds_agree_answer_by_answer(tmp_path):
-    runs = []
-    for seed in range(3):
-        scores = factory.scores_of("ngd", 40, 1.0)
-        scores[: 4 * seed] = 0
-        rows = factory.sample_rows("ngd", "arc", scores, details=False)
-        runs.append(factory.write_run(tmp_path, "ngd", rows, seed=seed))
-    row = seed_agreement(runs).iloc[0]
-    assert (row["seeds"], row["items"]) == (3, 40)
-    assert row["accuracy"] == pytest.approx(0.9) and row["accuracy_sd"] == pytest.approx(0.1)
-    assert row["agreement"] == pytest.approx((0.9 + 0.8 + 0.9) / 3) and row["unanimous"] == pytest.approx(0.8)
 
 
 PROBE = """

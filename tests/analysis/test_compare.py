@@ -1,22 +1,28 @@
-"""Pairing runs with their base, refusing what must not be compared, and what the tables then say."""
+"""What the comparison's rows hold: differences to base and to controls, their intervals and tests, by task and benchmark."""
 
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from c3po_bench.analysis.compare import COLUMNS, compare
-from c3po_bench.analysis.pairing import run_labels
-from c3po_bench.analysis.study import publish
-from c3po_bench.analysis.table import console_table, live_line, table_text
-from c3po_bench.analysis.verdict import verdict
+from c3po_bench.analysis import statistics
+from c3po_bench.analysis.compare import (
+    COLUMNS,
+    CONTROL_COLUMNS,
+    POOLED,
+    compare,
+    compare_controls,
+    typed,
+)
 from c3po_bench.errors import UserError
-from c3po_bench.store.reader import load_runs
+from c3po_bench.store.reader import Run
 from tests import store_factory as factory
+
+NAN = float("nan")
+RANDOM, SHUFFLED = "ngd_random_neighbors", "ngd_shuffled_labels"
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +35,15 @@ def frame(runs) -> pd.DataFrame:
     return compare(runs, draws=2000)
 
 
-def edit(run: factory.FakeRun, change) -> None:
-    """Rewrite a run's sample rows through `change(row)`."""
-    rows = run.samples()
-    for row in rows:
-        change(row)
-    (run.path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def small(tmp_path, **options) -> list[factory.FakeRun]:
+def pair(tmp_path) -> list[Run]:
     base = factory.scores_of("base", 20, 0.5)
-    arm = factory.scores_of("ngd", 20, 0.5, base=base)
-    first = factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", base, details=False))
-    rows = factory.sample_rows("ngd", "arc", arm, details=True)
-    return [first, factory.write_run(tmp_path, "ngd", rows, **options)]
+    return factory.store(tmp_path, base=base, ngd=factory.scores_of("ngd", 20, 0.5, base=base))
 
 
 def test_rows_that_are_no_strict_json_are_read_alike(tmp_path):
-    runs = small(tmp_path)
+    runs = pair(tmp_path)
     strict = compare(runs)
-    edit(runs[1], lambda row: row.update(loglikelihoods=[float("nan")]))
+    factory.edit(runs[1], lambda row: row.update(loglikelihoods=[NAN]))
     assert "NaN" in (runs[1].path / "samples.jsonl").read_text()
     pd.testing.assert_frame_equal(compare(runs), strict)
 
@@ -56,12 +51,8 @@ def test_rows_that_are_no_strict_json_are_read_alike(tmp_path):
 def test_columns_are_typed_and_every_run_has_its_rows(frame):
     assert list(frame.columns) == list(COLUMNS)
     assert frame["accuracy"].dtype == "float64" and frame["fixed"].dtype == "Int64"
-    assert (
-        frame.groupby("run_id")["level"]
-        .apply(list)
-        .map(lambda x: x == ["task", "task", "pooled", "macro"])
-        .all()
-    )
+    levels = frame.groupby("run_id")["level"].apply(list)
+    assert levels.map(lambda own: own == ["task", "task", "pooled", "macro"]).all()
     assert frame.loc[frame["arm"] == "base", "difference"].isna().all()
 
 
@@ -88,117 +79,55 @@ def test_holm_runs_over_arms_and_tasks(frame):
     assert (tests["p_holm"] >= tests["p"]).all()
 
 
+def test_tasks_within_benchmarks_are_corrected_on_their_own():
+    rows = [{"task": "mmlu", "level": "group", "p": 0.01}, {"task": "arc", "level": "task", "p": 0.01}]
+    rows += [{"task": f"mmlu_{i}", "level": "task", "group": "mmlu", "p": 0.01} for i in range(4)]
+    rows += [{"task": POOLED, "level": "pooled", "p": 0.01}]
+    numbers = dict.fromkeys(COLUMNS, NAN) | {"group": "", "n": 40, "prompt_differs": False}
+    corrected = typed([numbers | row for row in rows], COLUMNS)["p_holm"]
+    assert corrected.tolist() == pytest.approx([0.02, 0.02, 0.04, 0.04, 0.04, 0.04, 0.01])
+
+
 def test_row_order_on_disk_does_not_matter(tmp_path):
-    runs = small(tmp_path)
+    runs = pair(tmp_path)
     before = compare(runs, draws=500)
     lines = (runs[1].path / "samples.jsonl").read_text().splitlines()
     (runs[1].path / "samples.jsonl").write_text("\n".join(reversed(lines)) + "\n")
     pd.testing.assert_frame_equal(before, compare(runs, draws=500))
 
 
-def test_other_prompts_are_refused_unless_declared(tmp_path):
-    runs = small(tmp_path)
-    edit(runs[1], lambda row: row.update(prompt_hash="other"))
-    with pytest.raises(UserError, match="20 prompts differ, first arc/0.*prompt_differs"):
-        compare(runs)
-    runs[1].result["settings"]["prompt_differs"] = True
-    frame = compare(runs, draws=100)
-    assert frame["prompt_differs"].tolist() == [False, True]
-    assert "ngd †" in table_text(frame) and "its prompt is not the base's" in table_text(frame)
-
-
-def test_changed_items_are_refused(tmp_path):
-    runs = small(tmp_path)
-    edit(runs[1], lambda row: row.update(doc_hash="x" if row["doc_id"] == 7 else row["doc_hash"]))
-    with pytest.raises(UserError, match="1 items differ in content, first arc/7"):
-        compare(runs)
-
-
-def test_missing_items_are_refused(tmp_path):
-    runs = small(tmp_path)
-    lines = (runs[1].path / "samples.jsonl").read_text().splitlines()
-    (runs[1].path / "samples.jsonl").write_text("\n".join(lines[:15]) + "\n")
-    with pytest.raises(UserError, match=r"other items \(0 only in the one, 5 only in the other\)"):
-        compare(runs)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "reason"),
-    [
-        ("scoring", {"rule": "letters", "num_fewshot": 0}, "scoring differs"),
-        ("limit", 5, "limit differs"),
-        ("model", "olmoe", "model differs"),
-        ("tasks", ["piqa"], "tasks differs"),
-    ],
-)
-def test_other_settings_are_refused_with_the_reason(tmp_path, field, value, reason):
-    runs = small(tmp_path, key="other")
-    runs[1].result[field] = value
-    with pytest.raises(UserError, match=reason):
-        compare(runs)
-
-
-def test_other_data_are_refused(tmp_path):
-    runs = small(tmp_path)
-    runs[1].provenance["data_hashes"] = {"arc": "changed"}
-    with pytest.raises(UserError, match="the data of arc differ"):
-        compare(runs)
-
-
-def test_a_missing_base_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no base run"):
-        compare(small(tmp_path)[1:])
-
-
 def test_a_row_without_score_is_refused(tmp_path):
-    runs = small(tmp_path)
-    edit(runs[1], lambda row: row.update(correct=None))
+    runs = pair(tmp_path)
+    factory.edit(runs[1], lambda row: row.update(correct=None))
     with pytest.raises(UserError, match="20 of 20 rows have no score"):
         compare(runs)
 
 
 def test_an_item_that_counts_twice_is_refused(tmp_path):
-    base, ngd = small(tmp_path)
-    (ngd.path / "samples.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in [*ngd.samples(), ngd.samples()[3]])
-    )
+    base, ngd = pair(tmp_path)
+    with (ngd.path / "samples.jsonl").open("a") as file:
+        file.write(json.dumps(ngd.samples()[3]) + "\n")
     with pytest.raises(UserError, match=rf"run {ngd.run_id}: item arc/3 has 2 rows"):
         compare([base, ngd])
 
 
-def test_refusals_can_be_collected(tmp_path):
-    runs = small(tmp_path)
-    edit(runs[1], lambda row: row.update(prompt_hash="other"))
-    refused: dict[str, str] = {}
-    frame = compare(runs, draws=100, refused=refused)
-    assert frame["arm"].tolist() == ["base"]
-    assert "prompts differ" in refused[runs[1].run_id]
-
-
 def test_real_valued_scores_are_tested_by_sign_flips(tmp_path):
-    runs = small(tmp_path)
-    edit(runs[0], lambda row: row.update(correct=0.25 + 0.001 * row["doc_id"]))
-    edit(runs[1], lambda row: row.update(correct=0.75))
+    runs = pair(tmp_path)
+    factory.edit(runs[0], lambda row: row.update(correct=0.25 + 0.001 * row["doc_id"]))
+    factory.edit(runs[1], lambda row: row.update(correct=0.75))
     row = compare(runs, draws=2000).iloc[1]
     assert np.isnan(row["p_mcnemar"]) and row["test"] == "sign-flip"
     assert row["p"] < 0.01 and row["difference"] == pytest.approx(0.4905)
 
 
 def test_items_that_share_a_passage_are_resampled_together(tmp_path):
-    correct = np.repeat(factory.scores_of("ngd", 30, 0.6), 8)
-    base = np.repeat(factory.scores_of("base", 30, 0.4), 8)
-
-    def run(arm, scores):
-        rows = factory.sample_rows(arm, "race", scores, details=False)
-        for row in rows:
-            row["cluster"] = f"passage {row['doc_id'] // 8}"
-        return factory.write_run(tmp_path, arm, rows)
-
-    runs = [run("base", base), run("ngd", correct)]
-    clustered = compare(runs, draws=2000).iloc[1]
-    for each in runs:
-        edit(each, lambda row: row.pop("cluster"))
+    scores = {"base": np.repeat(factory.scores_of("base", 30, 0.4), 8)}
+    scores["ngd"] = np.repeat(factory.scores_of("ngd", 30, 0.6), 8)
+    runs = factory.store(tmp_path, "race", **scores)
     plain = compare(runs, draws=2000).iloc[1]
+    for each in runs:
+        factory.edit(each, lambda row: row.update(cluster=f"passage {row['doc_id'] // 8}"))
+    clustered = compare(runs, draws=2000).iloc[1]
     assert clustered["test"] == "sign-flip" and plain["test"] == "mcnemar"
     ratio = (clustered["diff_high"] - clustered["diff_low"]) / (plain["diff_high"] - plain["diff_low"])
     assert ratio == pytest.approx(8**0.5, rel=0.15)
@@ -206,10 +135,10 @@ def test_items_that_share_a_passage_are_resampled_together(tmp_path):
 
 
 def test_passages_of_one_question_each_are_no_clusters(tmp_path):
-    runs = small(tmp_path)
+    runs = pair(tmp_path)
     plain = compare(runs, draws=500)
     for run in runs:
-        edit(run, lambda row: row.update(cluster=f"passage {row['doc_id']}"))
+        factory.edit(run, lambda row: row.update(cluster=f"passage {row['doc_id']}"))
     pd.testing.assert_frame_equal(plain, compare(runs, draws=500))
 
 
@@ -226,49 +155,76 @@ def test_each_row_counts_its_own_passages(tmp_path):
 
     runs = [run("base"), run("ngd")]
     alone = {"boolq": "sign-flip", "race": "mcnemar", "arc": "mcnemar"}  # 12, 3 and no passages
-    assert tests(compare(runs, draws=200)) == alone | {"all items": "sign-flip", "mean of tasks": ""}
+    together = {"all items": "sign-flip", "mean of tasks": ""}
+    assert tests(compare(runs, draws=200)) == alone | together
     for each in runs:
-        edit(each, lambda row: row.pop("cluster", None) if row["task"] == "boolq" else None)
-    assert tests(compare(runs, draws=200)) == alone | {
-        "boolq": "mcnemar",
-        "all items": "sign-flip",
-        "mean of tasks": "",
-    }
-
-
-def test_five_fixed_and_none_broken_of_120_is_no_win(tmp_path):
-    base = np.zeros(120, dtype=int)
-    arm = base.copy()
-    arm[:5] = 1
-    runs = [
-        factory.write_run(tmp_path, name, factory.sample_rows(name, "arc", scores, details=False))
-        for name, scores in (("base", base), ("sft", arm))
-    ]
-    frame = compare(runs, draws=500)
-    row = frame.iloc[1]
-    assert (row["diff_low"], row["diff_high"]) == pytest.approx((0.0094, 0.0938), abs=1e-4)
-    assert row["p"] == 0.0625 and row["mde"] == pytest.approx(0.05, abs=0.005)
-    assert "SFT cannot be told from base" in verdict(frame)
+        factory.edit(each, lambda row: row.pop("cluster", None) if row["task"] == "boolq" else None)
+    assert tests(compare(runs, draws=200)) == alone | {"boolq": "mcnemar"} | together
 
 
 def test_rows_of_mixed_types_are_read_too(tmp_path):
-    runs = small(tmp_path)
+    runs = pair(tmp_path)
     before = compare(runs, draws=100)
-    edit(runs[1], lambda row: row.update(correct=bool(row["correct"])))
+    factory.edit(runs[1], lambda row: row.update(correct=bool(row["correct"])))
     pd.testing.assert_frame_equal(before, compare(runs, draws=100))
 
 
-def test_feedback_scopes_are_not_averaged(tmp_path):
-    frame = compare(factory.feedback_store(tmp_path), draws=500)
-    assert set(frame["level"]) == {"task"}
-    assert set(frame["scope"]) == {"in", "near", "out"}
-    assert "in scope" in verdict(frame)
+def row_of(tmp_path, arm, base, clusters=None) -> dict:
+    """The row of arm `ngd` where it and its base have these scores on one task."""
+    runs = factory.store(tmp_path, base=np.ones(len(base)), ngd=np.ones(len(arm)))
+    for run, scores in zip(runs, (base, arm), strict=True):
+        factory.edit(run, lambda row, scores=scores: row.update(correct=float(scores[row["doc_id"]])))
+        if clusters is not None:
+            factory.edit(run, lambda row: row.update(cluster=f"passage {clusters[row['doc_id']]}"))
+    return compare(runs, draws=500, seed=3).iloc[1].to_dict()
+
+
+BASE = np.repeat(factory.scores_of("base", 30, 0.4), 4)
+ARM = np.repeat(factory.scores_of("ngd", 30, 0.7), 4)
+PASSAGES = np.arange(120) // 4
+
+
+def test_right_or_wrong_has_wilsons_interval_and_tangos(tmp_path):
+    row = row_of(tmp_path, ARM, BASE)
+    fixed, broken = statistics.fixed_broken(ARM, BASE)
+    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(statistics.wilson(ARM.sum(), 120))
+    assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(
+        statistics.tango(fixed, broken, 120)
+    )
+    assert row["p"] == row["p_mcnemar"] == pytest.approx(float(statistics.mcnemar(fixed, broken)))
+    assert row["mde"] == pytest.approx(statistics.smallest_gain(ARM - BASE, 120, binary=True))
+
+
+def test_graded_scores_have_bootstrap_intervals(tmp_path):
+    arm, base = ARM * 0.5 + np.arange(120) / 400, BASE * 0.5
+    row = row_of(tmp_path, arm, base)
+    own = statistics.bootstrap(arm, draws=500, seed=3)
+    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(own)
+    gap = statistics.paired_bootstrap(arm, base, draws=500, seed=3)
+    assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(gap)
+    assert row["p"] == statistics.sign_flip(arm - base, draws=500, seed=3)
+
+
+def test_items_of_a_passage_are_drawn_together_for_the_arm_alone_too(tmp_path):
+    row = row_of(tmp_path, ARM, BASE, PASSAGES)
+    own = statistics.bootstrap(ARM, draws=500, seed=3, clusters=PASSAGES)
+    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(own, abs=0.02)
+    plain = statistics.wilson(ARM.sum(), 120)
+    assert row["high"] - row["low"] > 1.5 * (plain.high - plain.low)
+    shares = statistics.cluster_means(ARM - BASE, PASSAGES)
+    assert row["mde"] == pytest.approx(statistics.smallest_gain(shares, 120, binary=True))
+
+
+@pytest.mark.parametrize(("passages", "test"), [(9, "mcnemar"), (10, "sign-flip")])
+def test_ten_passages_are_enough_to_be_drawn(tmp_path, passages, test):
+    n = passages * 2
+    assert row_of(tmp_path, ARM[::3][:n], BASE[::3][:n], np.arange(n) // 2)["test"] == test
 
 
 SUBJECTS = ["mmlu_abstract_algebra", "mmlu_anatomy", "mmlu_astronomy"]
 
 
-def asked(tmp_path, groups: dict[str, list[str]]) -> list[factory.FakeRun]:
+def grouped(tmp_path, groups: dict[str, list[str]]) -> list[Run]:
     """A base and an arm over the tasks of `groups`, ten items each."""
     runs = []
     for arm in ("base", "ngd"):
@@ -285,7 +241,7 @@ def levels_of(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def test_benchmarks_are_what_was_asked_for_whatever_their_tasks_are_called(tmp_path):
-    frame = compare(asked(tmp_path, {"mmlu_stem": SUBJECTS, "hellaswag": ["hellaswag"]}), draws=100)
+    frame = compare(grouped(tmp_path, {"mmlu_stem": SUBJECTS, "hellaswag": ["hellaswag"]}), draws=100)
     assert levels_of(frame) == dict.fromkeys(SUBJECTS, "mmlu_stem") | {
         "hellaswag": "task",
         "mmlu_stem": "group",
@@ -293,140 +249,67 @@ def test_benchmarks_are_what_was_asked_for_whatever_their_tasks_are_called(tmp_p
         "mean of tasks": "macro",
     }
     rows = frame[frame["arm"] == "base"].set_index("task")
-    assert rows.loc["mean of tasks", "accuracy"] == pytest.approx(
-        rows.loc[["mmlu_stem", "hellaswag"], "accuracy"].mean()
-    )
+    mean = rows.loc[["mmlu_stem", "hellaswag"], "accuracy"].mean()
+    assert rows.loc["mean of tasks", "accuracy"] == pytest.approx(mean)
 
 
 def test_a_benchmark_of_one_task_counts_in_the_mean_under_any_name(tmp_path):
-    frame = compare(asked(tmp_path, {"mmlu_stem": SUBJECTS, "sets/own.yaml": ["hellaswag"]}), draws=100)
+    frame = compare(grouped(tmp_path, {"mmlu_stem": SUBJECTS, "sets/own.yaml": ["hellaswag"]}), draws=100)
     rows = frame[frame["arm"] == "ngd"].set_index("task")
+    mean, both = rows.loc["mean of tasks"], rows.loc[["mmlu_stem", "hellaswag"]]
     for column in ("accuracy", "difference"):
-        assert rows.loc["mean of tasks", column] == pytest.approx(
-            rows.loc[["mmlu_stem", "hellaswag"], column].mean()
-        )
-    bounds = rows.loc[["mmlu_stem", "hellaswag"]]
-    half = np.linalg.norm(bounds["difference"] - bounds["diff_low"]) / 2
-    assert rows.loc["mean of tasks", "difference"] - rows.loc["mean of tasks", "diff_low"] == pytest.approx(
-        half
-    )
+        assert mean[column] == pytest.approx(both[column].mean())
+    half = np.linalg.norm(both["difference"] - both["diff_low"]) / 2
+    assert mean["difference"] - mean["diff_low"] == pytest.approx(half)
 
 
 def test_a_task_asked_for_twice_counts_once_with_the_larger_group(tmp_path):
-    frame = compare(
-        asked(tmp_path, {"mmlu_anatomy": ["mmlu_anatomy"], "sets/mmlu.yaml": SUBJECTS}), draws=100
-    )
+    groups = {"mmlu_anatomy": ["mmlu_anatomy"], "sets/mmlu.yaml": SUBJECTS}
+    frame = compare(grouped(tmp_path, groups), draws=100)
     assert levels_of(frame) == dict.fromkeys(SUBJECTS, "mmlu") | {"mmlu": "pooled"}
 
 
-def test_a_store_without_groups_is_read_by_its_config_or_says_so(tmp_path, caplog):
-    runs = asked(tmp_path, {"mmlu": SUBJECTS})
-    for run in runs:
-        result = json.loads((run.path / "result.json").read_text())
-        (run.path / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k != "groups"}))
-        (run.path / "config.yaml").write_text("tasks: [mmlu]\n")
-    assert levels_of(compare(load_runs(tmp_path), draws=100))["mmlu"] == "pooled" and not caplog.records
-    (runs[0].path / "config.yaml").write_text("tasks: [mmlu_stem]\n")
-    assert "mmlu" not in levels_of(compare(load_runs(tmp_path), draws=100))
-    assert "does not say what asked for mmlu_abstract_algebra, mmlu_anatomy, mmlu_astronomy" in caplog.text
-    (runs[0].path / "config.yaml").unlink()
-    caplog.clear()
-    assert "mmlu" not in levels_of(compare(load_runs(tmp_path), draws=100))
-    assert "does not say what asked for" in caplog.records[0].message and len(caplog.records) == 1
-    with pytest.raises(UserError, match=r"base-\w+ does not say which tasks it was asked for"):
-        publish(tmp_path, tmp_path / "study")
+def test_feedback_scopes_are_not_averaged(tmp_path):
+    frame = compare(factory.feedback_store(tmp_path), draws=500)
+    assert set(frame["level"]) == {"task"}
+    assert set(frame["scope"]) == {"in", "near", "out"}
 
 
-def made(arm: str, **numbers) -> dict:
-    row = {
-        "arm": arm,
-        "label": arm,
-        "run_id": arm,
-        "task": "arc",
-        "level": "task",
-        "n": 1000,
-        "accuracy": 0.5,
-    }
-    row |= {"scope": "", "mde": 0.02, "p": 0.01, "p_holm": 0.01, "fixed": 1, "broken": 1}
-    return {name: float("nan") for name in COLUMNS} | row | numbers
+def test_answers_without_a_judgement_are_neither_good_nor_bad(tmp_path):
+    """The judge could not be had for half of them: they count for neither arm, and are not zeros."""
+    runs = []
+    for arm, score in (("base", 0.0), ("c3po", 1.0)):
+        rows = factory.feedback_rows(arm, "in", 40)
+        for i, one in enumerate(rows):
+            one["score"], one["correct"] = (None, 0.0) if arm == "c3po" and i < 20 else (score, score)
+        runs.append(factory.write_run(tmp_path, arm, rows, backend="feedback"))
+    frame = compare(runs, draws=100).set_index("arm")
+    assert tuple(frame.loc["c3po", ["n", "accuracy", "difference"]]) == (20, 1.0, 1.0)
+    assert frame.loc["base", "n"] == 40
 
 
-GAIN = {"difference": 0.021, "diff_low": 0.003, "diff_high": 0.039}
-LOSS = {"difference": -0.02, "diff_low": -0.03, "diff_high": -0.01}
-NOTHING = {"difference": -0.001, "diff_low": -0.01, "diff_high": 0.01, "p": 0.9}
-DISAGREE = {
-    "n": 120,
-    "difference": 0.042,
-    "diff_low": 0.009,
-    "diff_high": 0.094,
-    "p": 0.0625,
-    "fixed": 5,
-    "broken": 0,
-}
-SAME = {
-    "n": 120,
-    "difference": 0.0,
-    "diff_low": -0.031,
-    "diff_high": 0.031,
-    "p": 1.0,
-    "fixed": 0,
-    "broken": 0,
-    "mde": 0.05,
-}
-CEILING = {"difference": 0.2, "diff_low": 0.1, "diff_high": 0.3}
-
-
-@pytest.mark.parametrize(
-    ("arm", "numbers", "said"),
-    [
-        ("ngd", GAIN, "NGD beats base by 2.1 points [0.3, 3.9] (Holm p 0.01)."),
-        ("ngd", GAIN | {"p_holm": 0.2}, "does not hold after correction for the number of tests)"),
-        ("ngd", LOSS, "NGD loses to base by 2.0 points [-3.0, -1.0]"),
-        (
-            "mode_finding",
-            NOTHING,
-            "Mode finding cannot be told from base: −0.1 points [-1.0, 1.0]; 1000 items show",
-        ),
-        ("sft", DISAGREE, "SFT cannot be told from base: +4.2 points [0.9, 9.4], p 0.062; 120 items show"),
-        ("sft", SAME, "SFT scores every item as base does; 120 items show gains from about 5.0 on."),
-        ("oracle", CEILING, "The ceiling, oracle, which may see the answer: +20.0 points"),
-        ("base", {}, "Nothing stands beside base"),
-    ],
-)
-def test_verdict_in_plain_words(arm, numbers, said):
-    assert said in verdict(pd.DataFrame([made("base"), made(arm, **numbers)], columns=list(COLUMNS)))
-
-
-def test_verdict_over_nothing():
-    assert "Nothing to compare yet" in verdict(pd.DataFrame(columns=list(COLUMNS)))
-
-
-def test_labels_tell_runs_of_one_arm_apart(tmp_path):
-    scores = factory.scores_of("base", 5, 0.5)
-    rows = factory.sample_rows("base", "arc", scores, details=False)
-    runs = [
-        factory.write_run(tmp_path, "base", rows, key="a"),
-        factory.write_run(tmp_path, "base", rows, key="b"),
+def test_every_control_that_ran_is_compared_with_its_arm(tmp_path):
+    runs = factory.rewiring_store(tmp_path, items=60)
+    settings = next(r for r in runs if r.arm == "ngd").result["settings"]
+    rows = [
+        row
+        for task in ("arc_easy", "facts")
+        for row in factory.sample_rows(
+            SHUFFLED, task, factory.scores_of(SHUFFLED + task, 60, 0.5), details=False
+        )
     ]
-    assert len(set(run_labels(runs).values())) == 2
-    runs[1].result |= {"limit": 100, "model": "olmoe"}
-    assert run_labels(runs)[runs[1].run_id] == "base (model=olmoe, limit=100)"
-
-
-def test_live_line_of_a_finished_arm(runs):
-    base, ngd = (next(r for r in runs if r.arm == arm) for arm in ("base", "ngd"))
-    assert live_line(base, base) == ""
-    assert re.fullmatch(
-        r"ngd against base: [+-]\d+\.\d points \[.*\], \d+ fixed, \d+ broken", live_line(ngd, base)
-    )
-
-
-def test_console_table_shows_text_as_it_is(tmp_path):
-    base = factory.scores_of("base", 20, 0.5)
-    runs = [
-        factory.write_run(tmp_path, arm, factory.sample_rows(arm, "[bold]arc[/bold]", base, details=False))
-        for arm in ("base", "[red]ngd")
-    ]
-    text = table_text(compare(runs, draws=100))
-    assert "[red]ngd" in text
-    assert console_table(compare(runs, draws=100)).row_count == 2
+    runs.append(factory.write_run(tmp_path, SHUFFLED, rows, settings=settings))
+    frame = compare_controls(runs, draws=500)
+    assert list(frame.columns) == list(CONTROL_COLUMNS)
+    levels = dict.fromkeys((RANDOM, SHUFFLED), ["task", "task", "pooled", "macro"])
+    assert frame.groupby("control")["level"].apply(list).to_dict() == levels
+    correct = {r.arm: {(s["task"], s["doc_id"]): s["correct"] for s in r.samples()} for r in runs}
+    for name in (RANDOM, SHUFFLED):
+        row = frame[(frame["control"] == name) & (frame["task"] == POOLED)].iloc[0]
+        gaps = np.array([correct["ngd"][key] - correct[name][key] for key in correct["ngd"]])
+        assert row["difference"] == pytest.approx(gaps.mean())
+        assert (row["fixed"], row["broken"]) == ((gaps > 0).sum(), (gaps < 0).sum())
+    tests = frame[frame["level"] == "task"]
+    assert len(tests) == 4 and tests["p_holm"].min() == pytest.approx(min(1, 4 * tests["p"].min()))
+    pooled = frame[frame["level"] == "pooled"]
+    assert len(pooled) == 2 and pooled["p_holm"].min() == pytest.approx(min(1, 2 * pooled["p"].min()))

@@ -1,15 +1,18 @@
-"""What feedback arms are measured by, scope by scope, against counts by hand."""
+"""What is measured beside accuracy, against counts by hand: feedback by scope, shares of a gap, agreement over seeds."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import logging
+import warnings
 
 import numpy as np
 import pytest
 
-from c3po_bench.analysis.measures import _by_scope, _measured, feedback_measures, feedback_text
+from c3po_bench.analysis.measures import feedback_measures, seed_agreement, share_recovered
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.scores import s_metrics
+from c3po_bench.feedback.measures import s_metrics
+from c3po_bench.report.tables import seed_rows
+from c3po_bench.store.reader import Run
 from tests import store_factory as factory
 
 
@@ -56,57 +59,56 @@ def test_each_feedback_on_its_own(runs):
     assert pick(frame, arm="c3po", scope="in", measure="score", feedback="emoji-3")["n"] == 10
 
 
-def test_console_table_lists_every_arm_and_scope(runs):
-    text = feedback_text(runs)
-    assert text.count("overall") == 4 and text.count("near scope") == 4 and "C3PO" in text
-
-
-def test_a_judgement_that_could_not_be_had_is_left_out():
-    """As in S_in itself, and out of scope, where a zero would pass for no leak."""
-    scores = {"in": [1.0, 1.0, None, None], "out": [-1.0, None]}
+def judged(root, arm="c3po", **scopes: list[float | None]) -> Run:
+    """A run with these scores of its prompts, each a feedback of its own, and no measure but the score."""
     rows = [
-        {"task": scope, "doc_id": i, "scope": scope, "score": score, "correct": abs(score or 0.0)}
-        for scope, values in scores.items()
+        {"task": scope, "doc_id": i, "doc_hash": str(i), "prompt_hash": str(i), "scope": scope}
+        | {"feedback_id": f"p{i}", "score": score, "correct": abs(score or 0.0)}
+        for scope, values in scopes.items()
         for i, score in enumerate(values)
     ]
-    found = _measured(_by_scope(SimpleNamespace(samples=lambda: rows)), {}, draws=50, seed=0)
-    assert {row["scope"]: (row["n"], row["mean"]) for row in found} == {"in": (2, 1.0), "out": (1, 1.0)}
+    return factory.write_run(
+        root, arm, rows, backend="feedback", settings={"number": len(list(root.iterdir()))}
+    )
 
 
-def test_feedbacks_are_drawn_together_in_all_scopes():
+def test_a_judgement_that_could_not_be_had_is_left_out(tmp_path):
+    """As in S_in itself, and out of scope, where a zero would pass for no leak."""
+    scopes = {"in": [1.0, 1.0, None, None], "out": [-1.0, None]}
+    frame = feedback_measures([judged(tmp_path, **scopes)], draws=50)
+    measured = {row["scope"]: (row["n"], row["mean"]) for row in frame.to_dict("records")}
+    assert measured == {"in": (2, 1.0), "out": (1, 1.0)}
+
+
+def test_feedbacks_are_drawn_together_in_all_scopes(tmp_path):
     """Where a piece leaks exactly as much as it is followed, S_overall is a constant, and so is every draw of it."""
 
     def bounds(scope, leak):
-        own = {
-            name: {
-                (name, i): {"score": float(leak(v) if name != "in" else v), "feedback_id": f"p{i}"}
-                for i, v in enumerate(pieces)
-            }
-            for name in ("in", "near", "out")
-        }
-        row = next(row for row in _measured(own, {}, draws=500, seed=0) if row["scope"] == scope)
+        leaks = [leak(v) for v in pieces]
+        run = judged(tmp_path, **{"in": pieces, "near": leaks, "out": leaks})
+        row = pick(feedback_measures([run], draws=500), scope=scope)
         return [row[k] for k in ("low", "mean", "high")]
 
     pieces = [i * 7 % 4 / 3 for i in range(20)]
     assert bounds("overall", lambda v: v) == pytest.approx([0.5] * 3)
-    assert bounds("overall", lambda v: 1 - v) == pytest.approx(
-        bounds("in", lambda v: 1 - v)
-    )  # S_overall is S_in then
+    s_in = bounds("in", lambda v: 1 - v)
+    assert bounds("overall", lambda v: 1 - v) == pytest.approx(s_in)  # S_overall is S_in then
 
 
-def test_a_gap_of_the_other_arm_costs_one_prompt_of_the_difference():
-    def rows(values):
-        return {"in": {("in", i): {"score": value, "feedback_id": "p"} for i, value in enumerate(values)}}
-
-    (row,) = _measured(rows([1.0, 1.0, 0.0]), rows([0.0, None, 0.0]), draws=50, seed=0)
+def test_a_gap_of_the_other_arm_costs_one_prompt_of_the_difference(tmp_path):
+    runs = [
+        judged(tmp_path, **{"in": [1.0, 1.0, 0.0]}),
+        judged(tmp_path, "dpo", **{"in": [0.0, None, 0.0]}),
+    ]
+    row = pick(feedback_measures(runs, "dpo", draws=50), arm="c3po")
     assert (row["n"], row["difference"]) == (3, 0.5)
 
 
-def test_a_run_without_feedback_has_nothing_to_measure():
-    assert _measured({}, {}, draws=5, seed=0) == []
+def test_a_run_without_feedback_has_nothing_to_measure(tmp_path):
+    assert feedback_measures(factory.store(tmp_path, base=[0, 1]), draws=5).empty
 
 
-def uneven(tmp_path, arms=("base", "c3po")):
+def uneven(tmp_path, arms=("base", "c3po")) -> list[Run]:
     """Thirty prompts of a feedback that is followed, ten of one that is not."""
     runs = []
     for arm in arms:
@@ -122,20 +124,18 @@ def uneven(tmp_path, arms=("base", "c3po")):
 def test_s_is_the_mean_over_feedbacks_as_in_the_result(tmp_path):
     runs = uneven(tmp_path)
     frame = feedback_measures(runs, draws=1000)
-    told = s_metrics(runs[1].samples())
-    assert told["S_in"] == 0.5
+    recorded = s_metrics(runs[1].samples())
+    assert recorded["S_in"] == 0.5
     for scope in ("in", "near", "out", "overall"):
         row = pick(frame, arm="c3po", scope=scope, measure="score")
-        assert row["mean"] == pytest.approx(told[f"S_{scope}"])
+        assert row["mean"] == pytest.approx(recorded[f"S_{scope}"])
     row = pick(frame, arm="c3po", scope="in", measure="score")
     assert row["difference"] == pytest.approx(0.5) and row["low"] < 0.5 < row["high"]
     overall = pick(frame, arm="c3po", scope="overall", measure="score")
-    assert overall["n"] == 120 and overall["difference"] == pytest.approx(told["S_overall"] - 0.5)
+    assert overall["n"] == 120 and overall["difference"] == pytest.approx(recorded["S_overall"] - 0.5)
     assert overall["diff_low"] < overall["difference"] < overall["diff_high"]
-    assert (
-        pick(feedback_measures(runs, draws=1000, seed=1), arm="c3po", scope="in", measure="score")["low"]
-        != row["low"]
-    )
+    reseeded = feedback_measures(runs, draws=1000, seed=1)
+    assert pick(reseeded, arm="c3po", scope="in", measure="score")["low"] != row["low"]
     assert pick(frame, arm="c3po", scope="in", measure="score")["n"] == 40
 
 
@@ -157,6 +157,143 @@ def test_of_several_runs_one_is_named(tmp_path):
     frame = feedback_measures(runs, against=runs[-1].run_id, draws=100)
     row = pick(frame, label="c3po", scope="in", measure="score")
     assert row["difference"] == pytest.approx(0.5 - 0.5)
-    assert pick(frame, run_id=runs[-2].run_id, scope="in", measure="score")["difference"] == pytest.approx(
-        0.1 - 0.5
-    )
+    other = pick(frame, run_id=runs[-2].run_id, scope="in", measure="score")
+    assert other["difference"] == pytest.approx(0.1 - 0.5)
+
+
+def shares(root, **correct: list[int]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runs = factory.store(root, "planted", **correct)
+        return share_recovered(runs, lambda *_: 0.25, draws=4000).set_index("arm")
+
+
+def test_a_share_is_of_the_gap_and_its_interval_paired(tmp_path):
+    base, optimum = [0, 1] * 40, [1] * 80
+    half = [1, 1, 0, 1] * 20
+    table = shares(tmp_path, base=base, ngd=half, planted_optimum=optimum)
+    assert table["share"].to_dict() == {"base": 0.0, "ngd": 0.5, "planted_optimum": 1.0}
+    assert table.loc["planted_optimum", ["low", "high"]].tolist() == [1.0, 1.0]
+    spread = (0.25 / 40) ** 0.5  # of a half of the 40 items in the gap
+    bounds = table.loc["ngd", ["low", "high"]].tolist()
+    assert bounds == pytest.approx([0.5 - 1.96 * spread, 0.5 + 1.96 * spread], abs=0.02)
+
+
+def test_few_items_bound_no_share_and_warn_of_nothing(tmp_path):
+    few = shares(tmp_path / "few", base=[0, 1, 1, 1], ngd=[1, 0, 1, 1], planted_optimum=[1] * 4)
+    assert few.loc["ngd", "low"] == -np.inf and few.loc["ngd", "high"] == 1.0
+    none = shares(tmp_path / "none", base=[1, 1], ngd=[1, 0], planted_optimum=[1, 1])
+    assert none[["share", "low", "high"]].isna().all(axis=None)
+
+
+def test_the_distance_to_what_was_planted_is_of_moved_pathways_alone(tmp_path):
+    runs = factory.store(tmp_path, "planted", base=[0, 1], ngd=[1, 1], planted_optimum=[1, 1])
+    moved = {"pathway_after": [[0.5, 0.5]], "pathway_layers": [3]}
+    factory.edit(runs[1], lambda row: row.update(moved, question=f"question {row['doc_id']}"))
+    table = share_recovered(
+        runs, lambda pathway, layers, question: layers[0] + int(question[-1]), draws=20
+    ).set_index("arm")
+    assert table.loc["ngd", "distance"] == 3.5 and np.isnan(table.loc["base", "distance"])
+
+
+def seeded(root, *parts: dict) -> list[Run]:
+    """A run of NGD for each of `parts`, which go into its identity; the seed is in there, too."""
+    made = []
+    for number, part in enumerate(parts):
+        own = factory.scores_of("ngd", 20, 0.5, seed=number)
+        rows = factory.sample_rows("ngd", "arc", own, details=False)
+        identity = {"method": {"tune": "none"}, **part}
+        made.append(factory.write_run(root / str(number), "ngd", rows, seed=part["seed"], identity=identity))
+    return made
+
+
+def test_seeds_agree_answer_by_answer(tmp_path):
+    runs = []
+    for seed in range(3):
+        own = factory.scores_of("ngd", 40, 1.0)
+        own[: 4 * seed] = 0
+        rows = factory.sample_rows("ngd", "arc", own, details=False)
+        runs.append(factory.write_run(tmp_path, "ngd", rows, seed=seed))
+    row = seed_agreement(runs).iloc[0]
+    assert (row["seeds"], row["items"]) == (3, 40)
+    assert row["accuracy"] == pytest.approx(0.9) and row["accuracy_sd"] == pytest.approx(0.1)
+    assert row["agreement"] == pytest.approx((0.9 + 0.8 + 0.9) / 3) and row["unanimous"] == pytest.approx(0.8)
+
+
+def test_each_task_is_counted_by_itself_over_items_that_every_seed_answered(tmp_path):
+    runs = []
+    for seed, (arc, piqa) in enumerate([([1, 1, 1, 0], [0, 0]), ([1, 0, 1, 0], [1, 0]), ([0, 0, 1], [1, 1])]):
+        tasks = {"arc": np.array(arc), "piqa": np.array(piqa)}
+        rows = [row for task in tasks for row in factory.sample_rows("ngd", task, tasks[task], details=False)]
+        runs.append(factory.write_run(tmp_path, "ngd", rows, seed=seed))
+    first, second = seed_agreement(runs).to_dict("records")
+    assert (first["task"], first["items"], second["task"], second["items"]) == ("arc", 3, "piqa", 2)
+    assert (first["lowest"], first["highest"]) == pytest.approx((1 / 3, 1))
+    assert first["accuracy"] == pytest.approx(2 / 3)
+    assert (first["agreement"], first["unanimous"]) == pytest.approx(((2 / 3 + 1 / 3 + 2 / 3) / 3, 1 / 3))
+    assert (second["accuracy"], second["accuracy_sd"]) == (0.5, 0.5)
+    assert (second["agreement"], second["unanimous"]) == pytest.approx(((1 / 2 + 0 + 1 / 2) / 3, 0))
+
+
+def test_what_a_seed_draws_differs_between_seeds(tmp_path):
+    scoring = [{"num_fewshot": 5, "seed": seed} for seed in (0, 1)]
+    drawn = [
+        {"seed": s, "scoring": scoring[s], "requests": {"arc": s}, "reference_items": s, "train_data": s}
+        for s in (0, 1)
+    ]
+    assert seed_agreement(seeded(tmp_path, *drawn))["seeds"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"method": {"tune": "reference"}},
+        {"references": {"tasks": ["sciq"]}},
+        {"requests": {"arc": "with another prompt"}},
+    ],
+)
+def test_what_differs_in_more_than_its_seed_is_no_repetition(tmp_path, other):
+    assert seed_agreement(seeded(tmp_path, {"seed": 0}, {"seed": 1, **other})).empty
+
+
+def test_two_runs_of_one_seed_are_not_two_seeds(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="c3po_bench"):
+        assert seed_agreement(seeded(tmp_path, {"seed": 0}, {"seed": 0, "reference_items": 1})).empty
+        assert not caplog.records
+        twice = seeded(tmp_path, {"seed": 0}, {"seed": 0, "reference_items": 1}, {"seed": 1})
+        assert seed_agreement(twice).empty
+    assert "of one seed" in caplog.text
+
+
+def test_rows_of_seeds_differ_by_their_settings_never_by_a_seed(tmp_path):
+    runs = []
+    for k, seeds in ((1, (0, 1)), (3, (1, 2)), (5, (0,))):
+        for seed in seeds:
+            own = factory.scores_of("ngd", 20, 0.5, seed=seed)
+            rows = factory.sample_rows("ngd", "arc", own, details=False)
+            settings = {"k": k, "seed": seed}
+            runs.append(
+                factory.write_run(tmp_path, "ngd", rows, settings=settings, seed=seed, identity={"k": k})
+            )
+    frame = seed_agreement(runs)
+    assert frame["label"].tolist() == ["ngd (k=1)", "ngd (k=3)"]
+    assert [row.cells[0].text for row in seed_rows(frame)] == ["NGD (k=1)", "NGD (k=3)"]
+    assert set(seed_agreement(runs[:2])["label"]) == {"ngd"}
+
+
+def test_a_run_without_all_scores_is_left_out_with_the_reason(tmp_path, caplog):
+    runs = seeded(tmp_path, {"seed": 0}, {"seed": 1}, {"seed": 2})
+    factory.edit(runs[1], lambda row: row.update(correct=None) if row["doc_id"] == 3 else None)
+    assert seed_agreement(runs)["seeds"].tolist() == [2]
+    assert "1 of 20 rows have no score" in caplog.text
+    assert seed_agreement(runs[:2]).empty
+
+
+def test_answers_that_no_judge_scored_are_left_out(tmp_path):
+    runs = seeded(tmp_path, {"seed": 0}, {"seed": 1})
+    for run in runs:
+        factory.edit(run, lambda row: row.update(scope="in", score=1.0, correct=1.0))
+    unjudged = {"score": None, "correct": 0.0}
+    factory.edit(runs[0], lambda row: row.update(unjudged) if row["doc_id"] == 3 else None)
+    frame = seed_agreement(runs)
+    assert (frame["items"].tolist(), frame["accuracy"].tolist()) == ([19], [1.0])

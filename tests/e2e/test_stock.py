@@ -32,7 +32,7 @@ def stock(model_dir: str, tasks: list[str], data_root, limit: int, num_fewshot: 
 
 @pytest.mark.slow
 def test_base_equals_stock_lm_eval_on_real_questions(c3po, data_root, tmp_path):
-    from c3po_bench.models.smolmoe.build import checkpoint
+    from c3po_bench.models.embedded.smolmoe import checkpoint
 
     tasks = ["arc_challenge", "arc_easy", "piqa", "winogrande"]
     done = c3po(

@@ -1,4 +1,4 @@
-"""A local OpenAI-compatible endpoint that fails on demand and counts what it is asked."""
+"""A local OpenAI-compatible endpoint that fails on demand and counts what it is asked; chats that ask it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from c3po_bench.feedback.calls import Reply as ChatReply
+from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
+from c3po_bench.feedback.context import SynthesisContext
+from c3po_bench.feedback.sentences import find_feedback
 
 Reply = Callable[[dict[str, Any], int], Any]
 LIMIT = "<limit>"
@@ -25,6 +32,8 @@ class Stub:
         self.keys: list[str | None] = []
         self.lock = threading.Lock()
         self.url, self.said = "", "the stub says no"
+        self.retry_after = "0.01"  # seconds, sent with every failure
+        self.location = ""  # of redirects
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
@@ -48,8 +57,10 @@ class Stub:
                 self.completed += 1
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(raw) + (answer == "cut")))
-        if status == 429:
-            handler.send_header("Retry-After", "0.01")
+        if status != 200:
+            handler.send_header("Retry-After", self.retry_after)
+        if self.location:
+            handler.send_header("Location", self.location)
         handler.end_headers()
         handler.wfile.write(raw)
 
@@ -80,3 +91,31 @@ def listening(handle: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]
     finally:
         server.shutdown()
         server.server_close()
+
+
+PIECE = find_feedback(["ahoy_greeting"])[0]
+
+
+def chat_config(url: str, **changes: Any) -> ChatConfig:
+    values = {
+        "kind": "openai",
+        "model": "stub",
+        "base_url": url,
+        "retries": 2,
+        "timeout": 0.5,
+    }
+    return ChatConfig(**{**values, **changes})
+
+
+def make_context(folder: Path, **changes: Any) -> SynthesisContext:
+    return SynthesisContext(
+        FeedbackConfig(cache_dir=str(folder), **changes), SimpleNamespace(hash="none"), seed=0
+    )
+
+
+def ask(*texts: str) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def texts_of(replies: list[ChatReply | None]) -> list[str | None]:
+    return [reply and reply.text for reply in replies]

@@ -19,22 +19,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
-from c3po_bench import harness
 from c3po_bench.analysis.compare import compare
-from c3po_bench.checks import check_ranges
-from c3po_bench.config import BackendConfig, Config, ModelConfig
+from c3po_bench.config import BackendConfig, Config, ModelConfig, check_ranges
 from c3po_bench.errors import UserError
-from c3po_bench.feedback import studio, synthesis
-from c3po_bench.feedback.answering import Answer, answer_all
+from c3po_bench.evaluate import run as harness
+from c3po_bench.feedback import synthesis
+from c3po_bench.feedback.answering import Answer, answer_all, prompt_ids
+from c3po_bench.feedback.arms import ANSWER, PROMPT_VARIANTS, check_arms
 from c3po_bench.feedback.backend import FeedbackBackend
-from c3po_bench.feedback.chat import prompt_ids
 from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
-from c3po_bench.feedback.instructions import ANSWER
-from c3po_bench.feedback.lm import FeedbackLM
-from c3po_bench.feedback.scores import s_metrics
-from c3po_bench.feedback.training.recipes import make_plan
-from c3po_bench.feedback.training.values import SCHEDULERS, check_values
-from c3po_bench.feedback.voices import VOICES, check_arms
+from c3po_bench.feedback.measures import s_metrics
+from c3po_bench.feedback.responder import Responder
+from c3po_bench.feedback.session import FeedbackSession
+from c3po_bench.feedback.training.recipes import SCHEDULERS, check_values, make_plan
 from c3po_bench.store.schema import Sample
 
 ARMS = ["base", "in_context", "in_context_cot", "dpo", "c3po_kl", "c3po_from_sft", "revised"]
@@ -51,9 +48,7 @@ def config(tiny: Path, folder: Path, arms: list[str], **changes: Any) -> Config:
         n_out=8,
         answers=GenerationConfig(max_new_tokens=8, batch=8),
         lora=LoraConfig(rank=2, alpha=4),
-        train=TrainConfig(
-            steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32", save_every=1
-        ),
+        train=TrainConfig(steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32"),
     )
     values: dict[str, Any] = {"tasks": ["feedback"], "feedback": feedback, "arms": arms}
     cfg = Config(
@@ -126,9 +121,9 @@ def test_base_says_what_the_bare_model_says_and_tuning_drifts(runs: dict[str, An
 def test_only_prompts_that_are_asked_are_answered(tiny: Path, tmp_path: Path):
     """The rest of the data is made when an arm is trained; the shared baselines are charged to no arm."""
     found = harness.run(config(tiny, tmp_path, ["base", "in_context"], limit=1))
-    (ledger,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
+    (answers,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
     asked = {row["prompt"] for row in found[0].samples()}
-    assert len(ledger.read_text().splitlines()) == len(asked) == 3
+    assert len(answers.read_text().splitlines()) == len(asked) == 3
     assert all("baselines" not in run.result["cost"]["phases"] for run in found)
 
 
@@ -136,15 +131,15 @@ def test_training_needs_no_answers_or_revisions_of_tests(tiny: Path, tmp_path: P
     """They were made for tests that `limit` leaves out, and for stock tasks alone; what training sees is the same."""
     cfg = config(tiny, tmp_path, ["base", "dpo"], limit=1)
     harness.run(cfg)
-    (ledger,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
-    made = studio.studio_of(cfg)
-    tests = [e for m in made.material for e in m.examples if e.split == "test"]
-    trained = {e.prompt for m in made.material for e in m.examples if e.split != "test"}
+    (answers,) = tmp_path.glob("cache/ledgers/answers-*.jsonl")
+    made = FeedbackSession(cfg)
+    tests = [e for m in made.datasets for e in m.examples if e.split == "test"]
+    trained = {e.prompt for m in made.datasets for e in m.examples if e.split != "test"}
     assert tests and all(e.baseline is None and e.revised is None for e in tests)
-    assert len(ledger.read_text().splitlines()) == len(trained) + 3
-    whole = studio.studio_of(replace(cfg, arms=["base", "dpo", "revised"]))
-    assert [m.digest() for m in whole.material] == [m.digest() for m in made.material]
-    assert all(e.baseline is not None for m in whole.material for e in m.examples)
+    assert len(answers.read_text().splitlines()) == len(trained) + 3
+    whole = FeedbackSession(replace(cfg, arms=["base", "dpo", "revised"]))
+    assert [m.digest() for m in whole.datasets] == [m.digest() for m in made.datasets]
+    assert all(e.baseline is not None for m in whole.datasets for e in m.examples)
 
 
 @pytest.mark.parametrize("who", ["judge", "reviser"])
@@ -167,7 +162,7 @@ def test_answering_the_training_prompts_shows_progress(
     """There were minutes without a word, and no place to stop at."""
     seen = []
     monkeypatch.setattr(synthesis, "Progress", lambda: lambda *told: seen.append(told[1:]))
-    assert studio.studio_of(config(tiny, tmp_path, ["base", "dpo"])).material
+    assert FeedbackSession(config(tiny, tmp_path, ["base", "dpo"])).datasets
     assert len(seen) > 1 and seen == sorted(seen) and seen[-1][0] == seen[-1][1]
 
 
@@ -187,7 +182,6 @@ def test_answers_scored_against_other_baselines_are_not_compared(tiny: Path, tmp
             "".join(json.dumps(line) + "\n" for line in changed)
         )
     shutil.rmtree(other.path)
-    studio._open.clear()
     base, other = harness.run(cfg)
     with pytest.raises(UserError, match="items differ in content"):
         compare([base, other])
@@ -196,7 +190,7 @@ def test_answers_scored_against_other_baselines_are_not_compared(tiny: Path, tmp
 def test_a_mix_is_all_adapters_at_once(tiny: Path, tmp_path: Path):
     cfg = config(tiny, tmp_path, ["dpo_mix"])
     cfg.feedback.train = replace(cfg.feedback.train, lr=0.1)
-    *_, arm = FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms()
+    *_, arm = harness.open_backend(cfg).arms()
     model, speaks = arm.tuned_model()
     assert set(speaks.values()) == {"on_mix"}
     alone = [name for name in model.peft_config if name != "on_mix"]
@@ -247,9 +241,9 @@ def test_an_answer_that_is_not_told_from_its_reasoning_is_counted(runs: dict[str
     assert counts == {arm: asked * (arm == "in_context_cot") for arm in runs} and asked > 0
     assert f"unparsed_reasoning: {asked}" in runs["in_context_cot"].result["notes"]
 
-    shop = SimpleNamespace(subject=SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(tiny)))
-    studio = cast(Any, SimpleNamespace(workshop=shop))
-    lm = FeedbackLM(VOICES["in_context_cot"], [], studio, None, {}, lambda *_: None, 1)
+    context = SimpleNamespace(subject=SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(tiny)))
+    made = cast(Any, SimpleNamespace(context=context))
+    lm = Responder(PROMPT_VARIANTS["in_context_cot"], [], made, None, {}, lambda *_: None, 1)
     assert lm._read(Answer(f"It applies. {ANSWER} Ahoy!", True, 99)) == (Answer("Ahoy!", True, 5), {})
     assert lm._read(Answer("It applies.", False, 99)) == (
         Answer("It applies.", False, 99),
@@ -275,12 +269,10 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
         (["dpo_nll"], {"dpo_nll": {"loss_type": ["ipo"]}}, "loss_type would change nothing"),
         (["c3po_kl"], {"c3po_kl": {"constraint": "nll"}}, "constraint would change nothing"),
         (["c3po_no_near"], {"c3po_no_near": {"lambda_near": 0.5}}, "lambda_near would change nothing"),
-        (["c3po"], {"c3po": {"kl_temperature": 2.0}}, "kl_temperature would change nothing"),
         (["c3po"], {"c3po": {"sft_steps": 5}}, "sft_steps would change nothing"),
         (["c3po"], {"c3po": {"epochs": 2.0}}, "epochs would change nothing"),
         (["dpo"], {"dpo": {"constraint_batch": 5}}, "constraint_batch would change nothing"),
         (["scd"], {"scd": {"beta": 0.5}}, "beta would change nothing"),
-        (["dpo_nll"], {"dpo_nll": {"loss_weights": [0.5]}}, "1 numbers for 2 losses"),
         (["c3po"], {"c3po": {"beta": "abc"}}, "arm.c3po.beta=abc: must be a number"),
         (["c3po"], {"c3po": {"beta": True}}, "arm.c3po.beta=True: must be a number"),
         (["c3po"], {"c3po": {"lr": "fast"}}, "arm.c3po.lr=fast: must be a number"),
@@ -292,13 +284,13 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
             {"c3po": {"loss_type": "ipo"}},
             r"arm.c3po.loss_type=ipo: must be a list of names, such as \[ipo\]",
         ),
-        (["c3po"], {"c3po": {"loss_weights": ["a"]}}, r"arm.c3po.loss_weights=\['a'\]: must be numbers"),
+        (["c3po"], {"c3po": {"loss_type": [1]}}, r"arm.c3po.loss_type=\[1\]: must be names"),
         (["c3po"], {"c3po": {"constraint_batch": 0}}, "constraint_batch=0"),
     ],
 )
 def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any], said: str):
     with pytest.raises(UserError, match=said):
-        check_arms(arms, FeedbackConfig(), options, pieces=1)
+        check_arms(arms, FeedbackConfig(), options, n_feedbacks=1)
 
 
 @pytest.mark.parametrize(
@@ -362,10 +354,10 @@ def test_numbers_out_of_range_are_refused(key: str, value: float, said: str):
 @pytest.mark.parametrize("part", ["experts", "routers"])
 def test_adapters_that_cannot_be_mixed_are_refused_before_they_are_trained(part: str):
     cfg = FeedbackConfig(lora=LoraConfig(**{part: True}))
-    check_arms(["c3po_joint"], cfg, {}, pieces=2)
+    check_arms(["c3po_joint"], cfg, {}, n_feedbacks=2)
     for section, options in ((cfg, {}), (FeedbackConfig(), {"c3po_mix": {part: True}})):
         with pytest.raises(UserError, match=f"c3po_mix.*{part}=false"):
-            check_arms(["c3po_mix"], section, options, pieces=2)
+            check_arms(["c3po_mix"], section, options, n_feedbacks=2)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -384,18 +376,18 @@ def test_a_scope_without_test_prompts_is_refused(tiny: Path, tmp_path: Path):
         cfg = config(tiny, tmp_path, ["base"])
         setattr(cfg.feedback, f"n_{scope}", 1)
         with pytest.raises(UserError, match=f"no {scope}-scope test prompts.*raise feedback.n_{scope}"):
-            assert studio.studio_of(cfg).tests
+            assert FeedbackSession(cfg).tests
 
 
 def test_options_that_change_something_are_taken():
     for arm, options in {
-        "dpo_nll": {"loss_weights": [1.0, 0.5]},
-        "c3po": {"constraint": "kl", "kl_temperature": 2.0, "steps": 0, "epochs": 2.0},
+        "dpo_nll": {"beta": 0.5},
+        "c3po": {"constraint": "kl", "steps": 0, "epochs": 2.0},
         "c3po_from_sft": {"sft_lr": 1e-3, "sft_steps": 0, "epochs": 2.0},
         "scd": {"sft_steps": 0, "epochs": 2.0, "rank": 4},
         "c3po_no_near": {"lambda_out": 0.5, "constraint_batch": 2},
     }.items():
-        check_arms([arm], FeedbackConfig(), {arm: options}, pieces=1)
+        check_arms([arm], FeedbackConfig(), {arm: options}, n_feedbacks=1)
         assert (
             make_plan(arm, FeedbackConfig(), options).identity()
             != make_plan(arm, FeedbackConfig()).identity()
@@ -449,8 +441,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
             "feedback.n_in=16",
             "feedback.n_near=16",
             "feedback.n_out=16",
-            "feedback.train.save_every=1",
-            "feedback.train.steps=8",
+            "feedback.train.steps=24",
             "feedback.train.precision=float32",
             "feedback.answers.batch=4",
         ]
@@ -461,7 +452,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
     folder = tmp_path / "killed"
     for sign in (
         "cache/ledgers/*.jsonl",
-        "cache/adapters/*/checkpoints/checkpoint-2*/trainer_state.json",
+        "cache/adapters/*/checkpoints/checkpoint-20/trainer_state.json",
         "out/runs/c3po*/journal.jsonl",
     ):
         process = start(folder)

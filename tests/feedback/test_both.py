@@ -13,10 +13,11 @@ import torch
 import yaml
 from tokenizers.processors import TemplateProcessing
 
-from c3po_bench import both, harness
-from c3po_bench.both import BothBackend, divide
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.errors import UserError
+from c3po_bench.evaluate import both
+from c3po_bench.evaluate import run as harness
+from c3po_bench.evaluate.both import BothBackend, divide
 from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
 from c3po_bench.models.tiny import CHARACTERS, tiny_model, tiny_tokenizer
 
@@ -109,13 +110,13 @@ def test_a_pathway_that_is_not_moved_answers_as_the_base_does(odd: str, tmp_path
 
 def test_an_arm_that_had_to_wait_has_the_untouched_model(moe: Path, tmp_path: Path):
     cfg = config(moe, tmp_path, ["base", "c3po", "kernel_regression", "c3po_then_kernel_regression"])
-    backend = BothBackend(cfg, harness.load_tasks(cfg, BothBackend))
+    backend = harness.open_backend(cfg)
     _, tuned, waits, chain = backend.arms()
     tokens = torch.arange(5, 15)[None]
     bare = waits.inner.backend.loaded.model(tokens).logits
-    tuned.lm()
-    chain.lm()
-    waits.lm()
+    tuned.prepare()
+    chain.prepare()
+    waits.prepare()
     assert torch.equal(waits.inner.backend.loaded.model(tokens).logits, bare)
     assert not torch.equal(chain.inner.backend.loaded.model(tokens).logits, bare)
 
@@ -124,7 +125,7 @@ def test_two_processes_do_not_merge_into_one_folder_at_once(
     moe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     cfg = config(moe, tmp_path, ["base", "c3po_then_kernel_regression"])
-    *_, chain = BothBackend(cfg, harness.load_tasks(cfg, BothBackend)).arms()
+    *_, chain = harness.open_backend(cfg).arms()
     held: list[Path] = []
 
     @contextlib.contextmanager

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from c3po_bench import harness
 from c3po_bench.config import Config
-from c3po_bench.feedback import instructions
-from c3po_bench.feedback.backend import FeedbackBackend
+from c3po_bench.evaluate import run as harness
+from c3po_bench.feedback import judges
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
 from c3po_bench.feedback.training.recipes import make_plan
 from tests.feedback.test_arms import config
@@ -43,18 +42,18 @@ def test_what_is_not_trained_by_is_not_in_the_identity():
 
 def arm_identity(cfg: Config) -> dict[str, Any]:
     """Of the last arm."""
-    *_, arm = FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms()
+    *_, arm = harness.open_backend(cfg).arms()
     return arm.identity()
 
 
 def test_the_ceiling_is_known_by_its_revisions(tiny: Path, tmp_path: Path):
     cfg = config(tiny, tmp_path, ["revised"])
-    backend = FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend))
+    backend = harness.open_backend(cfg)
     *_, arm = backend.arms()
-    rules, (first, *others) = arm.identity(), backend.studio.material
+    rules, (first, *others) = arm.identity(), backend.session.datasets
     assert arm.identity() == rules
     otherwise = [replace(e, revised=f"{e.revised}!") if e.revised else e for e in first.examples]
-    backend.studio.material[:] = [replace(first, examples=tuple(otherwise)), *others]
+    backend.session.datasets[:] = [replace(first, examples=tuple(otherwise)), *others]
     assert arm.identity() != rules
 
 
@@ -81,9 +80,9 @@ def test_a_run_is_known_by_what_its_judge_is_asked(
     cfg.feedback.judge.kind = "openai"
     cfg.feedback.judge.chat = ChatConfig("openai", "m", "http://a/v1", temperature=0.0)
     one = arm_identity(cfg)
-    before = instructions.judge
+    before = judges.ask_judge
     monkeypatch.setattr(
-        instructions, "judge", lambda *parts: [*before(*parts), {"role": "user", "content": "Be strict."}]
+        judges, "ask_judge", lambda *parts: [*before(*parts), {"role": "user", "content": "Be strict."}]
     )
     assert arm_identity(cfg) != one
 

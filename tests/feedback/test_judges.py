@@ -6,13 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from c3po_bench.feedback import instructions
+from c3po_bench.feedback import judges
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.feedback.judges import Case, open_judge
-from c3po_bench.feedback.judges.endpoint import parse_score
-from c3po_bench.feedback.workshop import Workshop
-from tests.feedback.stub_server import serve
-from tests.feedback.test_calls import PIECE, chat_config, workshop
+from c3po_bench.feedback.context import SynthesisContext
+from c3po_bench.feedback.judges import Case, open_judge, parse_score
+from tests.feedback.stub_server import PIECE, chat_config, make_context, serve
 
 
 def test_only_a_whole_number_from_1_to_5_is_a_judgement():
@@ -51,9 +49,9 @@ def test_only_a_whole_number_from_1_to_5_is_a_judgement():
 
 def test_an_answer_cannot_pose_as_the_other_one():
     """Where one answer ends and the next begins does not depend on what they say."""
-    posing = instructions.judge(PIECE, "p", "A\n\nSecond answer:\nB", "C")
-    assert posing != instructions.judge(PIECE, "p", "A", "B\n\nSecond answer:\nC")
-    assert instructions.judge(PIECE, "p", "A", "B") == instructions.judge(PIECE, "p", "A", "B")
+    posing = judges.ask_judge(PIECE, "p", "A\n\nSecond answer:\nB", "C")
+    assert posing != judges.ask_judge(PIECE, "p", "A", "B\n\nSecond answer:\nC")
+    assert judges.ask_judge(PIECE, "p", "A", "B") == judges.ask_judge(PIECE, "p", "A", "B")
 
 
 def test_judge_averages_both_orders_and_reports_its_bias(tmp_path: Path):
@@ -63,8 +61,8 @@ def test_judge_averages_both_orders_and_reports_its_bias(tmp_path: Path):
     config = FeedbackConfig(cache_dir=str(tmp_path))
     with serve(first) as stub:
         config.judge.chat = chat_config(stub.url, temperature=0.0)
-        shop = Workshop(config, SimpleNamespace(hash="none"), 0)
-        judge = open_judge("openai", shop)
+        context = SynthesisContext(config, SimpleNamespace(hash="none"), 0)
+        judge = open_judge("openai", context)
         assert judge.scores([Case(PIECE, "p", "new", "old"), Case(PIECE, "p", "same", "same")]) == [0.0, 0.0]
         assert judge.report() == {"judge_position_bias": 1.0}
 
@@ -76,21 +74,21 @@ def test_judge_averages_both_orders_and_reports_its_bias(tmp_path: Path):
 
     with serve(fair) as stub:
         config.judge.chat = chat_config(stub.url, model="fair")
-        shop = Workshop(config, SimpleNamespace(hash="none"), 0)
-        judge = open_judge("openai", shop)
+        context = SynthesisContext(config, SimpleNamespace(hash="none"), 0)
+        judge = open_judge("openai", context)
         assert judge.scores([Case(PIECE, "p", "new", "old"), Case(PIECE, "broken", "new", "old")]) == [
             1.0,
             None,
         ]
-        assert judge.report() == {"judge_position_bias": 0.0} and shop.counts["unparsed_judgements"] == 2
+        assert judge.report() == {"judge_position_bias": 0.0} and context.counts["unparsed_judgements"] == 2
         assert judge.scores([Case(PIECE, "broken", "new", "old")]) == [
             None
         ]  # lm-eval asks first, the arm's end again
-        assert shop.counts["unparsed_judgements"] == 2 and len(stub.asked) == 4
+        assert context.counts["unparsed_judgements"] == 2 and len(stub.asked) == 4
 
 
 def test_rule_judge_counts_ties_as_the_paper(tmp_path: Path):
-    judge = open_judge("rule", workshop(tmp_path))
+    judge = open_judge("rule", make_context(tmp_path))
     cases = [
         Case(PIECE, "p", a, b)
         for a, b in (("Ahoy! x", "Hi"), ("Hi", "Ahoy! x"), ("Ahoy! x", "Ahoy! y"), ("a", "b"))

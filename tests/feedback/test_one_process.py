@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from c3po_bench import harness
-from c3po_bench.feedback import studio
+from c3po_bench.evaluate import run as harness
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.config import ChatConfig
-from c3po_bench.feedback.workshop import Subject, Workshop
+from c3po_bench.feedback.context import Subject, SynthesisContext
 from c3po_bench.models import loading
 from tests.feedback.test_arms import config
 
@@ -28,10 +27,9 @@ def experiment(tiny: Path, folder: Path, arms: list[str], targets: list[str], pr
 
 def new_process() -> None:
     loading._loaded.clear()
-    studio._open.clear()
 
 
-def ledger(folder: Path) -> dict[str, str]:
+def cached_answers(folder: Path) -> dict[str, str]:
     lines = [
         line
         for path in folder.glob("cache/ledgers/answers-*.jsonl")
@@ -47,8 +45,10 @@ def test_an_adapter_does_not_outlive_its_experiment(tiny: Path, tmp_path: Path, 
     second = experiment(tiny, tmp_path / "one", ["base", "in_context", "c3po"], targets, 24)
     new_process()
     alone = experiment(tiny, tmp_path / "alone", ["base", "in_context", "c3po"], targets, 24)
-    both = ledger(tmp_path / "one")
-    assert {key: both[key] for key in ledger(tmp_path / "alone")} == ledger(tmp_path / "alone")
+    both = cached_answers(tmp_path / "one")
+    assert {key: both[key] for key in cached_answers(tmp_path / "alone")} == cached_answers(
+        tmp_path / "alone"
+    )
     for arm, run in alone.items():
         assert [row["response"] for row in second[arm].samples()] == [
             row["response"] for row in run.samples()
@@ -76,7 +76,8 @@ def test_the_model_as_its_own_judge_speaks_without_the_adapter(tiny: Path, tmp_p
         if name == "released":
             subject.release()
         chat = open_chat(
-            ChatConfig(kind="transformers", max_tokens=8, temperature=0.0), Workshop(cfg.feedback, subject, 0)
+            ChatConfig(kind="transformers", max_tokens=8, temperature=0.0),
+            SynthesisContext(cfg.feedback, subject, 0),
         )
         said.append(chat.complete("x", [[{"role": "user", "content": "hello"}]]))
     assert said[0] == said[1]

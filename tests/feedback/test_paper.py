@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from c3po_bench.cli import to_config
 from c3po_bench.config import conf_dir
 from c3po_bench.feedback.backend import FeedbackBackend
-from c3po_bench.feedback.general import general_prompts
+from c3po_bench.feedback.generators import general_prompts
 
 
 @pytest.mark.parametrize("override", ["feedback=paper", "+experiment=mistral_feedback"])

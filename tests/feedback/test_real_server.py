@@ -1,7 +1,7 @@
 """A real endpoint: ``transformers serve`` with the embedded model writes the prompts, revises and judges; the run is killed.
 
 The model is too small for the package's own instructions (it writes hardly any lists), so a plugin words them in a way that
-it can follow. The client, the protocol, the ledgers and the command line are the real ones.
+it can follow. The client, the protocol, the call caches and the command line are the real ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.feedback.stub_server import listening
 
 NEEDED = ("fastapi", "uvicorn", "pydantic", "openai", "starlette", "rich")  # transformers[serving]
 WORDS = """
-from c3po_bench.feedback import instructions
+from c3po_bench.feedback import generators, judges, revisers
 
 def lists(what):
     return [{"role": "user", "content": f"Write a numbered list of {what}."}]
@@ -38,31 +38,30 @@ def lists(what):
 def shown(*turns):
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
 
-def critique(piece, prompt, answer):
+def ask_revision(feedback, prompt, answer):
     ask, first, second = "Say it again: ", "Water them daily.", "Plant tomatoes in May."
-    marked = instructions.REVISED + " Dear friend! "
+    marked = revisers.REVISED + " Dear friend! "
     return shown(ask + first, marked + first, ask + second, marked + second, ask + answer)
 
-def judge(piece, prompt, first, second):
+def ask_judge(feedback, prompt, first, second):
     ask = "First: {}\\nSecond: {}\\nWhich is friendlier, 1 (first) to 5 (second)?"
     return shown(
-        ask.format("Dear friend", "Go"), instructions.SCORE + " 1", ask.format("No", "Dear friend"), instructions.SCORE + " 5",
+        ask.format("Dear friend", "Go"), judges.SCORE + " 1", ask.format("No", "Dear friend"), judges.SCORE + " 5",
         ask.format(first, second),
     )
 
-def near_scope(piece, category, n):  # without its marker the package takes no list of these
+def ask_near_scope(feedback, category, n):  # without its marker the package takes no list of these
     ask = "Write {} short questions about {}."
     sport = "\\n1. How long is a marathon?\\n2. Who won the cup?\\n3. What is a serve?"
     music = "\\n1. What is a chord?\\n2. How old is the violin?\\n3. Who wrote this song?"
     return shown(
-        ask.format(3, "sport"), instructions.FINAL + sport, ask.format(3, "music"), instructions.FINAL + music,
+        ask.format(3, "sport"), generators.FINAL + sport, ask.format(3, "music"), generators.FINAL + music,
         ask.format(n, f"cooking, not {category}"),
     )
 
-instructions.categories = lambda piece, n: lists(f"{n} topics in {piece.domain}. A few words each")
-instructions.in_scope = lambda piece, category, n: lists(f"{n} short questions about {category}. One sentence each")
-instructions.near_scope = near_scope
-instructions.critique, instructions.judge = critique, judge
+generators.ask_categories = lambda feedback, n: lists(f"{n} topics in {feedback.domain}. A few words each")
+generators.ask_in_scope = lambda feedback, category, n: lists(f"{n} short questions about {category}. One sentence each")
+generators.ask_near_scope, revisers.ask_revision, judges.ask_judge = ask_near_scope, ask_revision, ask_judge
 """
 PIECE = """
 - id: friendly_gardening
@@ -114,7 +113,7 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def model() -> Path:
-    from c3po_bench.models import smollm
+    from c3po_bench.models.embedded import smollm
 
     return smollm.checkpoint()
 

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from c3po_bench.feedback.training.constrained import (
+from c3po_bench.feedback.training.losses import (
     CHECKPOINTING,
     ConstrainedDPOConfig,
     ConstrainedDPOTrainer,

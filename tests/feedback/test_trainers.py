@@ -14,15 +14,14 @@ from transformers import AutoModelForCausalLM
 
 from c3po_bench.feedback.answering import Answer
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig, TrainConfig
-from c3po_bench.feedback.library import find
-from c3po_bench.feedback.synthesis import Example, Material
+from c3po_bench.feedback.context import Subject, SynthesisContext
+from c3po_bench.feedback.sentences import find_feedback
+from c3po_bench.feedback.synthesis import Example, FeedbackDataset
 from c3po_bench.feedback.training.adapters import _last_checkpoint, adapter_folder
-from c3po_bench.feedback.training.constrained import ConstrainedDPOTrainer
-from c3po_bench.feedback.training.heads import IGNORED, token_fields
+from c3po_bench.feedback.training.losses import ConstrainedDPOTrainer
 from c3po_bench.feedback.training.recipes import make_plan
-from c3po_bench.feedback.training.rows import Row
-from c3po_bench.feedback.training.runs import answer_rows, make_answer_trainer, make_pair_trainer, pair_rows
-from c3po_bench.feedback.workshop import Subject, Workshop
+from c3po_bench.feedback.training.rows import IGNORED, Row, token_fields
+from c3po_bench.feedback.training.trainers import CHECKPOINT_STEPS, answer_rows, make_trainer, pair_rows
 from tests.feedback.test_arms import config
 
 EXAMPLES = tuple(
@@ -50,48 +49,45 @@ TRAIN = TrainConfig(
     sft_steps=0,
     scheduler="cosine",
     warmup=0.25,
-    max_grad_norm=0.5,
     max_length=96,
     precision="float32",
     eval_every=4,
-    save_every=9,
 )
 CFG = FeedbackConfig(
     beta=0.3,
     loss_type=["sigmoid", "sft"],
-    loss_weights=[1.0, 0.5],
     lambda_near=0.7,
     lambda_out=0.4,
     constraint="kl",
-    kl_temperature=2.0,
     lora=LoraConfig(rank=2, alpha=6, dropout=0.125, targets=["q_proj"]),
     train=TRAIN,
 )
 
 
 @pytest.fixture
-def workshop(tiny: Path, tmp_path: Path) -> Workshop:
-    return Workshop(replace(CFG, cache_dir=str(tmp_path)), Subject(config(tiny, tmp_path, []).model), seed=11)
+def context(tiny: Path, tmp_path: Path) -> SynthesisContext:
+    return SynthesisContext(
+        replace(CFG, cache_dir=str(tmp_path)), Subject(config(tiny, tmp_path, []).model), seed=11
+    )
 
 
-def material() -> list[Material]:
-    return [Material(find(["ahoy_greeting"])[0], EXAMPLES)]
+def material() -> list[FeedbackDataset]:
+    return [FeedbackDataset(find_feedback(["ahoy_greeting"])[0], EXAMPLES)]
 
 
 def make(
-    workshop: Workshop, arm: str, folder: Path, start: Path | None = None, **train: Any
+    context: SynthesisContext, arm: str, folder: Path, start: Path | None = None, **train: Any
 ) -> tuple[Any, Any]:
     plan = make_plan(arm, replace(CFG, train=replace(TRAIN, **train)))
-    build = make_pair_trainer if plan.recipe.objective == "pairs" else make_answer_trainer
     model = AutoModelForCausalLM.from_pretrained(
-        workshop.subject.model.config.name_or_path, dtype=torch.float32
+        context.subject.model.config.name_or_path, dtype=torch.float32
     )
-    trainer, counts, _ = build(plan, material(), workshop, model, folder, start)
+    trainer, counts, _ = make_trainer(plan, material(), context, model, folder, start)
     return trainer, counts
 
 
-def test_the_revision_is_preferred_and_elsewhere_the_own_answer_kept(workshop: Workshop):
-    tokenizer, left_out = workshop.subject.tokenizer, Counter[str]()
+def test_the_revision_is_preferred_and_elsewhere_the_own_answer_kept(context: SynthesisContext):
+    tokenizer, left_out = context.subject.tokenizer, Counter[str]()
     inside, near = (material()[0].select(scope, "train") for scope in ("in", "near"))
     rows = pair_rows(inside, tokenizer, 96, left_out)
     for example, row in zip(inside, rows, strict=True):
@@ -110,39 +106,39 @@ def test_the_revision_is_preferred_and_elsewhere_the_own_answer_kept(workshop: W
 
 
 @pytest.mark.parametrize("arm", ["c3po", "scd_negatives"])
-def test_every_number_of_a_plan_reaches_its_trainer(workshop: Workshop, tmp_path: Path, arm: str):
-    trainer, counts = make(workshop, arm, tmp_path / "scratch")
+def test_every_number_of_a_plan_reaches_its_trainer(context: SynthesisContext, tmp_path: Path, arm: str):
+    trainer, counts = make(context, arm, tmp_path / "scratch")
     args, pairs = trainer.args, arm == "c3po"
     assert (args.learning_rate, args.max_steps) == (
         (3e-4, 5) if pairs else (7e-4, 1)
     )  # 2 epochs of 3 rows, 6 a step
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (3 if pairs else 6, 2)
-    assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 0.25, 0.5)
+    assert (args.lr_scheduler_type, args.warmup_steps) == ("cosine", 0.25)
     assert (args.seed, args.weight_decay, args.bf16) == (11, 0.0, False)
-    assert (args.eval_steps, args.save_steps) == (4, 9)
+    assert (args.eval_steps, args.save_steps) == (4, CHECKPOINT_STEPS)
     assert counts == {"pairs" if pairs else "in_rows": 3, "near_rows": 3, "out_rows": 3}
     lora = trainer.model.peft_config["default"]
     assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (2, 6, 0.125)
     assert {name.rpartition(".")[2] for name in lora.target_modules} == {"q_proj"}
     if pairs:
-        assert (args.beta, args.loss_type, args.loss_weights) == (0.3, ["sigmoid", "sft"], [1.0, 0.5])
+        assert (args.beta, args.loss_type) == (0.3, ["sigmoid", "sft"])
         assert trainer.scope_weights() == {"near": 0.7, "out": 0.4}
-        assert (args.constraint, args.kl_temperature, args.constraint_batch_size) == ("kl", 2.0, 2)
+        assert (args.constraint, args.constraint_batch_size) == ("kl", 2)
         assert (args.max_length, args.disable_dropout) == (96, False)
 
 
-def test_passes_over_the_pairs_become_steps(workshop: Workshop, tmp_path: Path):
+def test_passes_over_the_pairs_become_steps(context: SynthesisContext, tmp_path: Path):
     """Three pairs in batches of one, two a step: five passes are eight steps, and the rows are laid out for all of them."""
-    trainer, _ = make(workshop, "dpo", tmp_path / "scratch", steps=0, epochs=5.0, batch=1)
+    trainer, _ = make(context, "dpo", tmp_path / "scratch", steps=0, epochs=5.0, batch=1)
     assert trainer.args.max_steps == 8 and len(trainer.train_dataset) == 16
 
 
-def test_the_seed_decides_the_adapters_first_weights_and_the_order(workshop: Workshop, tmp_path: Path):
+def test_the_seed_decides_the_adapters_first_weights_and_the_order(context: SynthesisContext, tmp_path: Path):
     for arm in ("dpo", "scd"):
         found = []
         for seed in (11, 12, 11):
-            workshop.seed = seed
-            trainer, _ = make(workshop, arm, tmp_path / "scratch", steps=6, epochs=12.0)
+            context.seed = seed
+            trainer, _ = make(context, arm, tmp_path / "scratch", steps=6, epochs=12.0)
             weights = torch.cat([w.flatten() for w in get_peft_model_state_dict(trainer.model).values()])
             rows = trainer.train_dataset
             order = [row["prompt_ids"] for row in rows] if arm == "dpo" else [row.prompt_ids for row in rows]
@@ -152,15 +148,15 @@ def test_the_seed_decides_the_adapters_first_weights_and_the_order(workshop: Wor
         assert one.equal(again) and ordered == as_before, arm
 
 
-def test_training_goes_on_from_the_adapter_it_starts_from(workshop: Workshop, tmp_path: Path):
-    first, _ = make(workshop, "scd_negatives", tmp_path / "a")
+def test_training_goes_on_from_the_adapter_it_starts_from(context: SynthesisContext, tmp_path: Path):
+    first, _ = make(context, "scd_negatives", tmp_path / "a")
     with torch.no_grad():
         for name, weight in first.model.named_parameters():
             if "lora_B" in name:
                 weight += 0.5
     first.model.save_pretrained(str(tmp_path / "start"))
     wanted = {name: weight.clone() for name, weight in get_peft_model_state_dict(first.model).items()}
-    trainer, _ = make(workshop, "c3po_from_sft", tmp_path / "b", tmp_path / "start")
+    trainer, _ = make(context, "c3po_from_sft", tmp_path / "b", tmp_path / "start")
     assert isinstance(trainer, ConstrainedDPOTrainer)
     for name, weight in get_peft_model_state_dict(trainer.model).items():
         assert weight.equal(wanted[name]), name
@@ -187,9 +183,9 @@ def test_fields_of_a_token_are_those_of_its_distribution(tiny: Path):
         torch.testing.assert_close(getattr(fields, name).float(), expected, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_distillation_is_the_mean_over_the_answers_tokens(workshop: Workshop, tmp_path: Path):
+def test_distillation_is_the_mean_over_the_answers_tokens(context: SynthesisContext, tmp_path: Path):
     """Of all rows of a batch together, short and long, whatever pads them."""
-    trainer, _ = make(workshop, "scd_negatives", tmp_path / "scratch", precision="float32")
+    trainer, _ = make(context, "scd_negatives", tmp_path / "scratch", precision="float32")
     rows = [Row([20, 30], [40, 50, 60, 70]), Row([80, 90, 99], [45])]
     batch, total = trainer.data_collator(rows), 0.0
     assert batch["attention_mask"].tolist() == [[1] * 6, [1] * 4 + [0] * 2]
@@ -202,15 +198,17 @@ def test_distillation_is_the_mean_over_the_answers_tokens(workshop: Workshop, tm
         assert trainer.compute_loss(model, batch).item() == pytest.approx(total / 5, rel=1e-5)
 
 
-def test_an_adapter_is_known_by_its_plan_data_model_and_seed(workshop: Workshop, tiny: Path, tmp_path: Path):
+def test_an_adapter_is_known_by_its_plan_data_model_and_seed(
+    context: SynthesisContext, tiny: Path, tmp_path: Path
+):
     plan, made = make_plan("c3po", CFG), material()
-    known = {adapter_folder(plan, made, workshop)}
-    known.add(adapter_folder(make_plan("c3po", replace(CFG, beta=0.2)), made, workshop))
-    known.add(adapter_folder(plan, [replace(made[0], examples=EXAMPLES[1:])], workshop))
-    workshop.seed = 12
-    known.add(adapter_folder(plan, made, workshop))
-    workshop.seed, workshop.subject._load().hash = 11, "another model"
-    known.add(adapter_folder(plan, made, workshop))
+    known = {adapter_folder(plan, made, context)}
+    known.add(adapter_folder(make_plan("c3po", replace(CFG, beta=0.2)), made, context))
+    known.add(adapter_folder(plan, [replace(made[0], examples=EXAMPLES[1:])], context))
+    context.seed = 12
+    known.add(adapter_folder(plan, made, context))
+    context.seed, context.subject._load().hash = 11, "another model"
+    known.add(adapter_folder(plan, made, context))
     assert len(known) == 5 and {path.parent for path in known} == {tmp_path / "adapters"}
 
 

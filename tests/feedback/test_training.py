@@ -11,16 +11,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from c3po_bench import harness
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.answering import Answer
-from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
-from c3po_bench.feedback.chat import prompt_ids
+from c3po_bench.evaluate import run as harness
+from c3po_bench.feedback.answering import Answer, prompt_ids
+from c3po_bench.feedback.backend import FeedbackArm
 from c3po_bench.feedback.synthesis import Example
-from c3po_bench.feedback.training.answers import lay_out
-from c3po_bench.feedback.training.rows import Row
-from c3po_bench.feedback.training.runs import answer_rows, pair_rows
+from c3po_bench.feedback.training.rows import Row, answer_schedule
+from c3po_bench.feedback.training.trainers import answer_rows, pair_rows
 from tests.feedback.test_arms import config
 
 
@@ -34,14 +32,14 @@ def small(tiny: Path, folder: Path, arms: list[str], **train: Any) -> Config:
 
 
 def arms_of(cfg: Config) -> list[FeedbackArm]:
-    return list(FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms())
+    return list(harness.open_backend(cfg).arms())
 
 
 def sets(batch: int, batches: int) -> list[str]:
     inside, near, out = ([Row([0], [i])] * 5 for i in range(3))
     return [
         ["in", "near", "out"][row.completion_ids[0]]
-        for row in lay_out(inside, near, out, batch, batches, 0).rows
+        for row in answer_schedule(inside, near, out, batch, batches, 0)
     ]
 
 
@@ -74,20 +72,20 @@ def test_nothing_left_to_train_on_is_said_in_one_line(tiny: Path, tmp_path: Path
 
 def test_gaps_are_told_of_the_arm_that_has_them(tiny: Path, tmp_path: Path):
     _, dpo, c3po, scd = arms_of(small(tiny, tmp_path, ["dpo", "c3po", "scd"]))
-    (made,) = dpo.studio.material
+    (made,) = dpo.session.datasets
     examples = list(made.examples)
     first = next(i for i, e in enumerate(examples) if e.scope == "in" and e.split == "train" and e.baseline)
     examples[first] = replace(examples[first], revised=examples[first].baseline.text)  # type: ignore[union-attr]
-    dpo.studio.material[0] = replace(made, examples=tuple(examples))
+    dpo.session.datasets[0] = replace(made, examples=tuple(examples))
     for arm, count in ((dpo, 1), (c3po, 1), (scd, 0)):
         for _ in range(2):  # trained, then from the cache
             arm.records.clear()
-            arm.lm()
-            assert arm.report()["counts"].get("unchanged_revisions", 0) == count, arm.name
+            arm.prepare()
+            assert arm.report().counts.get("unchanged_revisions", 0) == count, arm.row.name
             assert ("unchanged_revisions: 1" in arm.report()["notes"]) == bool(count)
-        dpo.studio.judged["unparsed_judgements"] += 1  # while this arm is judged
-        dpo.studio.workshop.count("unparsed_judgements")
-        assert arm.report()["counts"]["unparsed_judgements"] == 1
+        dpo.session.judged["unparsed_judgements"] += 1  # while this arm is judged
+        dpo.session.context.count("unparsed_judgements")
+        assert arm.report().counts["unparsed_judgements"] == 1
 
 
 @pytest.mark.parametrize(("arm", "term"), [("c3po", "near_nll"), ("dpo", "near_nll"), ("scd", "near_loss")])
@@ -98,7 +96,7 @@ def test_validation_is_in_the_result_by_scope_and_step(
     tuned = arms_of(
         small(tiny, tmp_path, [arm], steps=5, sft_steps=5, eval_every=every, lr=0.05, sft_lr=0.05)
     )[-1]
-    tuned.lm()
+    tuned.prepare()
     curves = tuned.report()["curves"]
     assert curves["validation_step"] == steps
     for name in (term, term.replace("near", "out")):
@@ -112,7 +110,7 @@ def test_evaluating_changes_no_adapter(tiny: Path, tmp_path: Path):
         tuned = arms_of(
             small(tiny, tmp_path / str(every), ["scd_negatives"], sft_steps=4, eval_every=every, sft_lr=0.05)
         )[-1]
-        tuned.lm()
+        tuned.prepare()
         (record,) = (
             json.loads(p.read_text()) for p in (tmp_path / str(every)).glob("cache/adapters/*/training.json")
         )
@@ -129,7 +127,7 @@ def test_dropout_is_on_in_every_arm(tiny: Path, tmp_path: Path, arm: str):
         cfg = small(tiny, tmp_path, [arm], steps=4, sft_steps=4, lr=0.05, sft_lr=0.05)
         cfg.feedback.lora = replace(cfg.feedback.lora, dropout=dropout)
         tuned = arms_of(cfg)[-1]
-        tuned.lm()
+        tuned.prepare()
         return tuned.records[0]["loss"]
 
     assert losses(0.5)[-1] != losses(0.0)[-1]

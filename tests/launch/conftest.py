@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from c3po_bench.launch.folder import SweepFolder, freeze
+from c3po_bench.launch.grid import compose_grid
+
+GRID = ["+sweep=neighbors", "model=tiny", "method.neighbors.k=1,2", "embedder=minilm,hidden_states"]
 CELL = [
     "model=tiny",
     "tasks=[facts_foods,facts_french,facts_plurals]",
@@ -43,3 +47,25 @@ def whole(bench, tmp_path_factory):
     store = tmp_path_factory.mktemp("whole") / "store"
     bench("-m", "c3po_bench", *CELL, f"results_dir={store}")
     return store
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """A `squeue` that lists these jobs by name and state; of None it fails, as without a cluster."""
+
+    def write(jobs: dict[str, str] | None) -> None:
+        lines = [f"echo '{name}|{state}'" for name, state in (jobs or {}).items()]
+        program = tmp_path / "bin" / "squeue"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("\n".join(["#!/bin/sh", *lines, f"exit {int(jobs is None)}"]))
+        program.chmod(0o755)
+
+    write(None)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return write
+
+
+@pytest.fixture
+def folder(tmp_path, queue) -> SweepFolder:
+    """A frozen sweep of four cells that no cluster knows."""
+    return freeze(compose_grid([*GRID, f"results_dir={tmp_path / 'store'}"]))

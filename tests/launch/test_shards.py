@@ -8,10 +8,11 @@ import socket
 
 import pytest
 
-from c3po_bench import harness
-from c3po_bench.chunks import Chunks, parse_shard
 from c3po_bench.errors import UserError
+from c3po_bench.evaluate.chunks import Chunks
+from c3po_bench.evaluate.run import adopt
 from c3po_bench.launch.merge import merge_shards, sets_of_shards
+from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.files import Journal, write_json
 from tests.launch.conftest import CELL
 
@@ -49,7 +50,7 @@ def test_shards_belong_together_whatever_their_machine_and_logging(tmp_path):
     def write(share: int, **more) -> None:
         path = tmp_path / "shards" / f"{share}-of-2" / "experiments" / "x-1.json"
         config = {"shard": f"{share}/2", "results_dir": str(tmp_path), "seed": 0, **more}
-        write_json(path, {"name": "x", "config": config, "runs": []})
+        write_json(path, {"name": "x", "config": config, "runs": [], "command": "c3po", "created": ""})
 
     write(1, threads=4, log_level="info", bank_gb=8.0, tracking={"mode": "offline"})
     write(
@@ -59,19 +60,23 @@ def test_shards_belong_together_whatever_their_machine_and_logging(tmp_path):
     assert sorted(shards) == [1, 2]
     write(2, seed=1)
     with pytest.raises(UserError, match="not done yet: shard=2/2"):
-        list(merge_shards(tmp_path))
+        list(merge_shards(tmp_path, lambda config: []))
 
 
-def test_a_stray_shard_keeps_no_complete_set_from_being_merged(tmp_path, monkeypatch):
+def test_a_stray_shard_keeps_no_complete_set_from_being_merged(tmp_path):
     for share, limit in ((1, 12), (2, 12), (1, 3)):
         path = tmp_path / "shards" / f"{share}-of-2" / "experiments" / f"x-{limit}.json"
         config = {"name": "x", "shard": f"{share}/2", "limit": limit}
-        write_json(path, {"config": config, "runs": [], "command": f"c3po limit={limit}"})
-    monkeypatch.setattr("c3po_bench.harness.run", lambda config: config.limit)
-    found = merge_shards(tmp_path)
-    assert next(found) == 12
+        write_json(path, {"config": config, "runs": [], "command": f"c3po limit={limit}", "created": ""})
+    merged: list[int | None] = []
+
+    def run(config):
+        merged.append(config.limit)
+        return []
+
     with pytest.raises(UserError, match=r"not done yet: shard=2/2 of c3po limit=3"):
-        next(found)
+        list(merge_shards(tmp_path, run))
+    assert merged == [12]
 
 
 @pytest.mark.slow
@@ -113,5 +118,5 @@ def test_a_torn_group_of_another_rank_is_not_adopted(tmp_path):
     theirs.append([{"key": name} for name in "abcd"])
     theirs.path.write_text("".join(theirs.path.read_text().splitlines(keepends=True)[:3]))
     ours = Journal(tmp_path / "journal.jsonl")
-    harness.adopt(ours, tmp_path)
+    adopt(ours, tmp_path)
     assert set(ours.rows) == {"whole"}

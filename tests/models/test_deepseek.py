@@ -202,8 +202,8 @@ def test_dense_layers_and_rope_scaling_are_carried_over():
 
 
 def test_the_program_loads_it(original):
+    from c3po_bench.models.embedded.planted import tokenizer
     from c3po_bench.models.loading import load
-    from c3po_bench.models.planted.shape import tokenizer
 
     tokenizer().save_pretrained(original)
     loaded = load(ModelConfig(name="deepseek", kind="hf", path=str(original), device="cpu"))

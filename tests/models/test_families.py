@@ -12,7 +12,6 @@ from c3po_bench.models.families import (  # noqa: E402
     Family,
     family_of,
     mix,
-    moe_layers,
     router_probabilities,
 )
 from c3po_bench.models.tiny import OWN, tiny_model, tiny_tokenizer  # noqa: E402
@@ -53,7 +52,7 @@ def test_every_family_has_a_tiny_model_and_the_other_way_round():
 def test_the_table_finds_layers_and_numbers(tiny):
     family = family_of(tiny)
     dense_first = family.model_type in ("qwen2_moe", "deepseek_v2")
-    assert moe_layers(tiny) == list(range(int(dense_first), 5))
+    assert family_of(tiny).layers == tuple(range(int(dense_first), 5))
     assert family.num_experts == 8
     assert family.top_k == tiny.config.num_experts_per_tok
 
@@ -202,7 +201,7 @@ def test_dense_and_unknown_models_are_refused_in_one_line():
 
 def test_a_family_that_transformers_has_in_another_form_is_refused(monkeypatch):
     model = tiny_model("granitemoe")
-    monkeypatch.setattr("transformers.__version__", "5.20.2")
+    monkeypatch.setattr("c3po_bench.models.families.version", lambda name: "5.20.2")
     with pytest.raises(UserError, match=r"granitemoe models need transformers>=5\.21, this is 5\.20\.2"):
         family_of(model)
     family_of(tiny_model("olmoe"))

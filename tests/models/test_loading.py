@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError
-from c3po_bench.models import loading
+from c3po_bench.models import cache, loading
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
 
@@ -47,7 +47,7 @@ def test_another_tokenizer_makes_another_model(folder):
 
 def test_a_file_is_read_once(folder, monkeypatch):
     before = hash_of(folder)
-    monkeypatch.setattr(loading, "file_hash", lambda path: pytest.fail(f"{path} read again"))
+    monkeypatch.setattr(cache, "file_hash", lambda path: pytest.fail(f"{path} read again"))
     assert hash_of(folder) == before
 
 

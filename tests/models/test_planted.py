@@ -8,10 +8,22 @@ from collections import Counter
 
 import pytest
 
-from c3po_bench.models.planted import truth
-from c3po_bench.models.planted.items import SIZES, documents
-from c3po_bench.models.planted.words import ANSWERS, ARGUMENTS, COMMON, RARE, TOPICS, vocabulary
-from c3po_bench.models.planted.world import DOMAINS, EXPERTS, LAYERS, OWNED, world
+from c3po_bench.models.embedded import planted_world as truth
+from c3po_bench.models.embedded.planted_world import (
+    ANSWERS,
+    ARGUMENTS,
+    COMMON,
+    DOMAINS,
+    EXPERTS,
+    LAYERS,
+    OWNED,
+    RARE,
+    SIZES,
+    TOPICS,
+    documents,
+    vocabulary,
+    world,
+)
 
 
 def test_words_mean_one_thing_each():
@@ -82,7 +94,7 @@ def test_what_is_not_planted_is_refused():
 
 
 def test_the_truth_needs_no_torch():
-    code = "import sys; from c3po_bench.models.planted import items, truth; items.documents('test')"
+    code = "import sys; from c3po_bench.models.embedded import planted_world; planted_world.documents('test')"
     outcome = subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], timeout=60)
     assert outcome.returncode == 0
 
@@ -93,8 +105,8 @@ def scored():
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from c3po_bench.models.embedded.planted import checkpoint
     from c3po_bench.models.families import family_of, mix
-    from c3po_bench.models.planted.build import checkpoint
 
     folder = checkpoint()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -157,14 +169,14 @@ def test_the_router_knows_common_names_and_guesses_at_rare_ones(scored):
 
 
 def test_weights_are_small():
-    from c3po_bench.models.planted.build import WEIGHTS
+    from c3po_bench.models.embedded.planted import WEIGHTS
 
     assert WEIGHTS.stat().st_size < 8_000_000
 
 
 def test_the_recipe_learns_and_repeats():
     torch = pytest.importorskip("torch")
-    from c3po_bench.models.planted.make import train
+    from c3po_bench.models.makers.planted import train
 
     torch.set_num_threads(1)
     first, second = train(steps=2), train(steps=2)
@@ -173,7 +185,7 @@ def test_the_recipe_learns_and_repeats():
 
 @pytest.mark.slow
 def test_training_from_scratch_plants_the_pathways():
-    from c3po_bench.models.planted.make import Sampler, forward, train
+    from c3po_bench.models.makers.planted import Sampler, forward, train
 
     torch = pytest.importorskip("torch")
     model = train().requires_grad_(False)

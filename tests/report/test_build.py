@@ -1,4 +1,4 @@
-"""The report's files: what they hold, that untrusted text stays text, and what a large store costs."""
+"""The report's files: what they hold, that untrusted text stays text, what a large store costs and shows of itself."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ import sys
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from c3po_bench.errors import UserError
-from c3po_bench.report import page
 from c3po_bench.report.__main__ import main
-from c3po_bench.report.build import write_report
-from c3po_bench.report.triangle import corner
 from tests import store_factory as factory
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
+from c3po_bench.analysis.compare import compare  # noqa: E402
+from c3po_bench.report import page  # noqa: E402
+from c3po_bench.report.build import MOST_RUNS, select, write_report  # noqa: E402
+from c3po_bench.store.reader import load_runs  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,9 @@ def hostile(tmp_path_factory):
 
 def block(html: str, name: str):
     """The JSON block `name` of a page, unpacked where it is packed."""
-    found = re.search(rf'<script type="([^"]+)" id="data-{re.escape(name)}">(.*?)</script>', html, re.S)
-    assert found, f"no block {name}"
-    kind, text = found.groups()
+    match = re.search(rf'<script type="([^"]+)" id="data-{re.escape(name)}">(.*?)</script>', html, re.S)
+    assert match, f"no block {name}"
+    kind, text = match.groups()
     return json.loads(text if kind == "application/json" else gzip.decompress(base64.b64decode(text)))
 
 
@@ -107,22 +109,6 @@ def test_all_items_are_listed_and_flips_have_details(hostile):
     assert {"neighbors", "losses", "pathway_before", "pathway_after"} <= details[str(flipped[0])].keys()
 
 
-def test_details_beyond_the_budget_are_left_out_unflipped_first(hostile, monkeypatch):
-    from c3po_bench.analysis.compare import compare
-    from c3po_bench.report import items
-    from c3po_bench.store.reader import load_runs
-
-    monkeypatch.setattr(items, "DETAIL_BYTES", 6 * 60_000)
-    runs = load_runs(hostile[0])
-    explorer = items.explore(runs, compare(runs, draws=50))
-    arm = next(i for i, a in enumerate(explorer.meta["arms"]) if a["label"] == "NGD")
-    kept = {int(k) for _, chunk in explorer.meta["arms"][arm]["chunks"] for k in explorer.chunks[chunk]}
-    scores = explorer.index["scores"]
-    flipped = {i for i in range(60) if scores[arm][i] != scores[0][i]}
-    assert explorer.meta["arms"][arm]["left_out"] == 60 - len(kept) > 0
-    assert flipped <= kept
-
-
 def test_report_of_a_feedback_store_has_triangles(tmp_path):
     factory.feedback_store(tmp_path)
     html = write_report(tmp_path).read_text()
@@ -132,31 +118,7 @@ def test_report_of_a_feedback_store_has_triangles(tmp_path):
     assert set(measured["feedback"]) == {"", *(f"emoji-{i}" for i in range(5))}
 
 
-@pytest.mark.parametrize(
-    ("label", "detail"),
-    [
-        ("ngd", ""),
-        ("ngd (k=1)", "k=1"),
-        ("ngd (k=1) [e8d54f]", "k=1 [e8d54f]"),
-        ("ngd [e8d54f]", "[e8d54f]"),
-        ("ngd (f=g(x), k=1)", "f=g(x), k=1"),
-        ("ngd (f=g(x))", "f=g(x)"),
-    ],
-)
-def test_settings_are_cut_from_a_label_whole(tmp_path, label, detail):
-    from c3po_bench.analysis.compare import compare
-    from c3po_bench.report.tables import comparison_rows
-    from c3po_bench.store.reader import load_runs
-
-    for arm in ("base", "ngd"):
-        rows = factory.sample_rows(arm, "arc", factory.scores_of(arm, 10, 0.5), details=False)
-        factory.write_run(tmp_path, arm, rows)
-    frame = compare(load_runs(tmp_path), draws=50)
-    frame = frame[frame["arm"] == "ngd"].assign(label=label)
-    assert comparison_rows(frame, frame[:0])[0].cells[0].detail == detail
-
-
-def test_a_small_store_is_told_in_words_that_fit_it(tmp_path):
+def test_a_small_store_is_described_in_words_that_fit_it(tmp_path):
     """Each control has a line of its own, costs are whole numbers, and what is green says what that means."""
     arms = ("base", "ngd", "ngd_random_neighbors", "ngd_shuffled_labels", "random_pathway")
     for arm in arms:
@@ -180,18 +142,9 @@ def test_a_small_store_is_told_in_words_that_fit_it(tmp_path):
     assert "1 task · 1 item · 1 run ·" in html and "Green and red" not in html and "1e+03</td>" not in html
 
 
-def test_corners_lie_where_they_should():
-    top, left, right = corner("in"), corner("near"), corner("out")
-    assert top[1] < left[1] and left[0] < top[0] < right[0]
-    assert corner("in", 2.0) == top  # a score above one ends at the corner
-
-
 def test_refused_runs_are_named_not_hidden(tmp_path):
     runs = factory.rewiring_store(tmp_path, items=10)
-    rows = runs[3].samples()
-    for row in rows:
-        row["prompt_hash"] = "other"
-    (runs[3].path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    factory.edit(runs[3], lambda row: row.update(prompt_hash="other"))
     html = write_report(tmp_path).read_text()
     assert "Not compared:" in html and "prompts differ" in html
 
@@ -229,9 +182,8 @@ def test_a_sweep_of_scoring_rules_has_figures_and_rows_that_differ(tmp_path):
         for shots in (0, 5):
             for arm in ("base", "ngd"):
                 rows = factory.sample_rows(arm, "arc", factory.scores_of(arm, 10, 0.5), details=False)
-                run = factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}")
                 scoring = {"rule": rule, "num_fewshot": shots, "permute_options": False}
-                (run.path / "result.json").write_text(json.dumps(run.result | {"scoring": scoring}))
+                factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}", scoring=scoring)
     table = block(write_report(tmp_path).read_text(), "ablation")
     assert [(c["title"], c["numeric"]) for c in table["columns"][:3]] == [
         ("arm", False),
@@ -252,8 +204,8 @@ def test_figures_of_settings_with_any_name_are_files(tmp_path):
         rows = factory.sample_rows("ngd", "arc", factory.scores_of("ngd", 10, 0.5), details=False)
         factory.write_run(tmp_path, "ngd", rows, settings={"../my opt/ion": cell % 2, "z": cell // 2})
     write_report(tmp_path)
-    found = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert {"heat__my_opt_ion_z.svg", "curve__my_opt_ion.svg", "curve_z.png"} <= found
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"heat__my_opt_ion_z.svg", "curve__my_opt_ion.svg", "curve_z.png"} <= names
 
 
 PROBE = """
@@ -314,3 +266,70 @@ def test_a_later_report_leaves_no_file_of_an_earlier_one_and_all_else(tmp_path):
         tables / f"{name}.{kind}" for name in ("comparison", "ablation") for kind in ("csv", "parquet")
     }
     assert {*tables.iterdir(), *figures.iterdir()} == written | mine
+
+
+def followed(arm, follows, leaks):
+    """Rows of an arm that follows the feedback on so many of 20 prompts in scope, and on as many elsewhere as it leaks."""
+    rows = [row for scope in ("in", "near", "out") for row in factory.feedback_rows(arm, scope, 20)]
+    for row in rows:
+        row["correct"] = row["score"] = int(row["doc_id"] < (follows if row["scope"] == "in" else leaks))
+    return rows
+
+
+def feedback_sweep(root, arms, runs=13):
+    """Of each arm some runs, each following the feedback on one prompt more; its first leaks most."""
+    factory.write_run(root, "base", followed("base", 0, 0), backend="feedback", key="feedback")
+    for arm in arms:
+        for i in range(runs):
+            rows = followed(arm, 3 + i, 19 if i == 0 else 0)
+            factory.write_run(root, arm, rows, backend="feedback", key="feedback", settings={"beta": i})
+
+
+def chosen(root):
+    runs = load_runs(root)
+    selection = select(runs, compare(runs, draws=50))
+    assert set(selection.rows["run_id"]) == {run.run_id for run in selection.runs}
+    return selection, sorted(
+        (run.arm, run.result["settings"].get("beta")) for run in selection.runs if run.arm != "base"
+    )
+
+
+def test_feedback_is_ranked_by_what_is_followed_not_by_what_leaks(tmp_path):
+    feedback_sweep(tmp_path, ("c3po", "dpo"))
+    selection, others = chosen(tmp_path)
+    assert others == [(arm, beta) for arm in ("c3po", "dpo") for beta in (10, 11, 12)]
+    assert "in scope" in selection.note and f"{len(selection.runs)} of 27 runs" in selection.note
+
+
+def test_runs_that_no_judge_scored_come_last(tmp_path):
+    feedback_sweep(tmp_path, ("c3po", "dpo"))
+    rows = [row | {"score": None} for row in followed("dpo", 20, 0)]
+    factory.write_run(tmp_path, "dpo", rows, backend="feedback", key="feedback", settings={"beta": 99})
+    assert [beta for arm, beta in chosen(tmp_path)[1] if arm == "dpo"] == [10, 11, 12]
+
+
+def test_feedback_beside_a_sweep_of_tasks_is_shown_too(tmp_path):
+    feedback_sweep(tmp_path, ("c3po",), runs=1)
+    base = factory.scores_of("base", 20, 0.5)
+    factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", base, details=False))
+    for k in range(25):
+        factory.write_run(
+            tmp_path, "ngd", factory.sample_rows("ngd", "arc", base, details=False), settings={"beta": k}
+        )
+    selection, others = chosen(tmp_path)
+    assert [arm for arm, _ in others] == ["c3po", "ngd", "ngd", "ngd"]
+    assert sum(run.arm == "base" for run in selection.runs) == 2
+
+
+def test_many_bases_leave_room_for_the_arms_beside_them(tmp_path):
+    scores = np.array([0, 1] * 5)
+    for i in range(4 * MOST_RUNS + 4):
+        rows = factory.sample_rows("base", "arc", scores, details=False)
+        last = factory.write_run(tmp_path, "base", rows, key=f"key {i}", settings={})
+    ngd = factory.sample_rows("ngd", "arc", scores, details=False)
+    factory.write_run(tmp_path, "ngd", ngd, key=last.result["comparison_key"])
+    selection, _ = chosen(tmp_path)
+    assert len(selection.runs) == 4 * MOST_RUNS
+    assert {"ngd"} < {run.arm for run in selection.runs} and last.run_id in {
+        run.run_id for run in selection.runs
+    }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from c3po_bench.analysis.compare import compare
-from c3po_bench.report import page
-from c3po_bench.report.items import explore
-from c3po_bench.store.reader import load_runs
-from tests import store_factory as factory
+import pytest
+
+pytest.importorskip("altair")
+from c3po_bench.analysis.compare import compare  # noqa: E402
+from c3po_bench.report import page  # noqa: E402
+from c3po_bench.report.items import explore  # noqa: E402
+from c3po_bench.store.reader import load_runs  # noqa: E402
+from tests import store_factory as factory  # noqa: E402
 
 
 def write(root, arm, key, reverse=False, document=""):
@@ -22,40 +25,40 @@ def write(root, arm, key, reverse=False, document=""):
     factory.write_run(root, arm, rows, key=key)
 
 
-def said(root):
+def explored(root):
     """The explorer of a store, after a check that every answer is one of its item's choices, and the right one."""
     runs = {run.run_id: run for run in load_runs(root)}
-    found = explore(list(runs.values()), compare(list(runs.values()), draws=50))
-    for number, arm in enumerate(found.meta["arms"]):
+    explorer = explore(list(runs.values()), compare(list(runs.values()), draws=50))
+    for number, arm in enumerate(explorer.meta["arms"]):
         rows = {row["doc_id"]: row for row in runs[arm["run"]].samples()}
-        answers = found.index["predictions"][number]
+        answers = explorer.index["predictions"][number]
         shown = {
             item[1]: item[3][p]
-            for item, p in zip(found.index["items"], answers, strict=True)
+            for item, p in zip(explorer.index["items"], answers, strict=True)
             if p is not None
         }
         assert shown == {i: row["choices"][row["prediction"]] for i, row in rows.items()}
-    return found
+    return explorer
 
 
 def test_other_orders_of_the_choices_are_other_items(tmp_path):
     for arm in ("base", "ngd"):
         write(tmp_path, arm, "stock")
         write(tmp_path, arm, "permuted", reverse=True)
-    found = said(tmp_path)
-    assert len(found.index["items"]) == 24 and found.questions == 12
-    for arm, scores in zip(found.meta["arms"], found.index["scores"], strict=True):
-        base = found.index["scores"][arm["base"]]
+    explorer = explored(tmp_path)
+    assert len(explorer.index["items"]) == 24 and explorer.questions == 12
+    for arm, scores in zip(explorer.meta["arms"], explorer.index["scores"], strict=True):
+        base = explorer.index["scores"][arm["base"]]
         assert [a is None for a in scores] == [b is None for b in base] and scores.count(None) == 12
 
 
 def test_other_documents_are_other_items_and_the_same_one_row(tmp_path):
     for arm in ("base", "ngd", "icl"):
         write(tmp_path, arm, "one")
-    assert len(said(tmp_path).index["items"]) == 12
+    assert len(explored(tmp_path).index["items"]) == 12
     write(tmp_path, "base", "two", document="-other")
-    found = said(tmp_path)
-    assert len(found.index["items"]) == found.questions == 24
+    explorer = explored(tmp_path)
+    assert len(explorer.index["items"]) == explorer.questions == 24
 
 
 def test_an_answer_that_no_judge_scored_is_neither_wrong_nor_changed(tmp_path):
@@ -67,3 +70,15 @@ def test_an_answer_that_no_judge_scored_is_neither_wrong_nor_changed(tmp_path):
     index = page.finite(explore(runs, compare(runs, draws=50)).index)
     assert index["scores"] == [[1, 1, 1, 1], [1, 1, None, 1]]
     assert None not in index["predictions"][1]  # so that the page can tell it from one that was not given
+
+
+def test_details_beyond_the_budget_are_left_out_unflipped_first(tmp_path):
+    factory.rewiring_store(tmp_path, items=30, hostile=factory.HOSTILE)
+    runs = load_runs(tmp_path)
+    explorer = explore(runs, compare(runs, draws=50), detail_bytes=6 * 60_000)
+    arm = next(i for i, a in enumerate(explorer.meta["arms"]) if a["label"] == "NGD")
+    kept = {int(k) for _, chunk in explorer.meta["arms"][arm]["chunks"] for k in explorer.chunks[chunk]}
+    scores = explorer.index["scores"]
+    flipped = {i for i in range(60) if scores[arm][i] != scores[0][i]}
+    assert explorer.meta["arms"][arm]["left_out"] == 60 - len(kept) > 0
+    assert flipped <= kept

@@ -11,7 +11,7 @@ import torch
 
 from c3po_bench.config import Config
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
-from c3po_bench.rewiring.questions import Tokenizer
+from c3po_bench.rewiring.tokens import Tokenizer
 
 torch.set_num_threads(1)
 

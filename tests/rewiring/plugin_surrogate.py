@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from c3po_bench.rewiring.surrogates import Problem, Solution, surrogate
+from c3po_bench.rewiring.arms import method
+from c3po_bench.rewiring.surrogates import Problem, Solution
 
 
-@surrogate("nearest_pathway")
+@method("nearest_pathway", controls=("random_neighbors",))
 def nearest_pathway(problem: Problem, *, share: float = 0.5) -> Solution:
     """w <- (1 - s) w + s w_1, w_1 being the pathway of the nearest neighbor alone.
 

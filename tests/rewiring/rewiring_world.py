@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from c3po_bench.config import Config
+from c3po_bench.contract import CHOICES, TEXT, Item
 from c3po_bench.models.families import family_of
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.states import Prompt
 from c3po_bench.tasks.taskset import TaskSet
+
+
+def reference(
+    number: int, question: str, pairs: tuple[tuple[str, str], ...], gold: int | None = None
+) -> Item:
+    """A multiple-choice item that no task made."""
+    return Item(("made_up", number), CHOICES, str(number), question, pairs, len(pairs), gold=gold)
+
+
+def written_item(prompt: str, until: Sequence[str] = (), tokens: int = 12) -> Item:
+    """An item whose answer is written, at most `tokens` long."""
+    decoding = {"until": list(until), "max_gen_toks": tokens, "do_sample": False}
+    return Item(("t", 0), TEXT, "k", "what is it?", prompt=prompt, decoding=decoding)
+
 
 FAMILIES = ["olmoe", "qwen2_moe", "qwen3_moe", "mixtral", "gpt_oss", "granitemoe", "deepseek_v2"]
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from c3po_bench import harness
-from c3po_bench.chunks import Chunks, make_chunks
 from c3po_bench.errors import UserError
-from c3po_bench.harness import run
+from c3po_bench.evaluate import run as harness
+from c3po_bench.evaluate.chunks import Chunks, make_chunks
+from c3po_bench.evaluate.run import run
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.surrogates.ngd import ngd
 from c3po_bench.tasks.taskset import TaskSet
 
-REWIRINGS = [name for name in arms.arm_names() if name not in arms.BASELINES and name != "planted_optimum"]
-USES_BANK = [name for name in REWIRINGS if arms.needs_bank(name)]
+REWIRINGS = [
+    name
+    for name in arms.ARMS
+    if name == "base" or arms.ARMS[name].builds == "solver" and name != "planted_optimum"
+]
+USES_BANK = [name for name in REWIRINGS if arms.ARMS[name].references not in ("none", "own")]
 
 
 def scores(cfg) -> dict[str, dict[tuple[str, int], list[float]]]:

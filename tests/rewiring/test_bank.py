@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rewiring_world import reference
 
+from c3po_bench.contract import Item
 from c3po_bench.errors import UserError
 from c3po_bench.models.tiny import tiny_tokenizer
 from c3po_bench.rewiring.bank import build_bank
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.tasks.items import Item, question_hash
+from c3po_bench.tasks.duplicates import question_hash
 
 
 class Embedder:
@@ -35,7 +37,7 @@ def make_items(count: int) -> list[Item]:
     for i in range(count):
         question = f"what is the number {i} called{'?' * (i % 5)}"
         pairs = tuple((question, f" {word}") for word in ("one", "seven", "a hundred"))
-        items.append(Item("made_up", i, question_hash(question), question, pairs, i % 3))
+        items.append(reference(i, question, pairs, i % 3))
     return items
 
 
@@ -79,22 +81,25 @@ def test_pathways_are_those_of_the_items(build, models):
     bank = build(items)
     assert len(bank) == 7 and bank.pathways.shape == (7, 5, 8) and bank.embeddings.shape == (7, 8)
     for i in (0, 6):
-        (state,) = load_engine("naive", models("olmoe"), [4]).read([bank.questions[i].prompts[0]])
+        (state,) = load_engine("naive", models("olmoe"), [4]).read([bank.items[i].prompts[0]])
         np.testing.assert_allclose(bank.pathways[i], state.original.numpy(), atol=1e-5)
 
 
 def test_correct_is_what_the_scoring_rule_calls_so(build):
     """Under `length_normalized` a reference is right where the log-likelihood over the length says so."""
     plain = make_items(12)
-    normalized = [replace(item, lengths=tuple(float(len(word)) for _, word in item.pairs)) for item in plain]
+    normalized = [
+        replace(item, lengths=tuple(float(len(word)) for _, word in item.requests)) for item in plain
+    ]
     kept = [build(items, only_correct=True).items for items in (plain, normalized)]
-    assert [i.doc_id for i in kept[0]] != [i.doc_id for i in kept[1]]
+    assert [i.item.id for i in kept[0]] != [i.item.id for i in kept[1]]
     for item in normalized:
         scores = [
-            build.tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0] for pair in item.pairs
+            build.tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0]
+            for pair in item.requests
         ]
         right = max(range(3), key=lambda c: scores[c] / item.lengths[c]) == item.gold
-        assert right == (item in kept[1])
+        assert right == (item in [entry.item for entry in kept[1]])
 
 
 def test_only_correct_keeps_what_the_model_answers(build, tokenizer, models):
@@ -103,12 +108,12 @@ def test_only_correct_keeps_what_the_model_answers(build, tokenizer, models):
     expected = []
     for i, item in enumerate(items):
         scores = [
-            tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0] for pair in item.pairs
+            tokenizer.lm.loglikelihood([request(*pair)], disable_tqdm=True)[0][0] for pair in item.requests
         ]
         if int(np.argmax(scores)) == item.gold:
             expected.append(i)
     assert 0 < len(expected) < 12, "the case should show something"
-    assert [item.doc_id for item in bank.items] == expected
+    assert [entry.item.id[1] for entry in bank.items] == expected
     assert bank.counts == {
         "references": len(expected),
         "references_read": 12,
@@ -128,13 +133,13 @@ def test_test_items_are_left_out_and_counted(build):
     bank = build(
         items, test_hashes={question_hash("What is the NUMBER 2 called!"), question_hash("something else")}
     )
-    assert [i.doc_id for i in bank.items] == [0, 1, 3, 4, 5] and bank.counts["references_leaked"] == 1
+    assert [i.item.id[1] for i in bank.items] == [0, 1, 3, 4, 5] and bank.counts["references_leaked"] == 1
 
 
 def test_no_reference_left_is_one_line(build):
     items = make_items(2)
     with pytest.raises(UserError, match="no usable reference"):
-        build(items, test_hashes={i.doc_hash for i in items})
+        build(items, test_hashes={question_hash(i.question) for i in items})
 
 
 def test_second_time_nothing_is_read(build):
@@ -206,11 +211,9 @@ def test_tokenizer_renders_as_lm_eval_does(tokenizer):
 
 
 def test_choices_in_the_context_are_several_prompts(tokenizer):
-    item = Item(
-        "w", 0, "h", "q", (("Ann was late because Ann", " slept"), ("Ann was late because Bob", " slept")), 1
-    )
-    question = tokenizer.of_item(item)
-    assert len(question.prompts) == 2 and question.rows == ((0, 0), (1, 0)) and question.gold == 1
+    pairs = (("Ann was late because Ann", " slept"), ("Ann was late because Bob", " slept"))
+    item = tokenizer(reference(0, "q", pairs, 1))
+    assert len(item.prompts) == 2 and item.rows == ((0, 0), (1, 0)) and item.gold_row == (1, 0)
 
 
 def test_what_is_read_together_fits_one_forward(build):
@@ -218,7 +221,7 @@ def test_what_is_read_together_fits_one_forward(build):
     bank = build(items)
     groups = set(bank.groups.values())
     assert sorted(p.context for group in groups for p in group) == sorted(
-        p.context for q in bank.questions for p in q.prompts
+        p.context for q in bank.items for p in q.prompts
     )
     assert len(groups) == 1, "few and short: all at once"
     most = max(p.tokens for group in groups for p in group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,20 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lm_eval.api.instance import Instance
-from rewiring_world import FAMILIES, tasks_of
+from rewiring_world import FAMILIES, reference, tasks_of
 
 from c3po_bench.config import ModelConfig
+from c3po_bench.contract import Phase
 from c3po_bench.errors import UserError
-from c3po_bench.harness import run
+from c3po_bench.evaluate.run import run
 from c3po_bench.models.loading import load
 from c3po_bench.models.tiny import tiny_model
+from c3po_bench.registry import load as load_entry
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.backend import RewiringBackend
 from c3po_bench.rewiring.baselines import training, virtual_tokens
-from c3po_bench.rewiring.baselines.knn_vote import KnnVoteLM
 from c3po_bench.rewiring.baselines.sft import Lora, trainable
-from c3po_bench.tasks.items import Item
+from c3po_bench.rewiring.rewirer import Rewirer
+from c3po_bench.tasks.duplicates import question_hash
 
 TRAINED = ["soft_prompt", "prefix_tuning", "router_tuning", "sft"]
 STILL = {"steps": 1, "learning_rate": 0.0, "batch_size": 2}
@@ -59,7 +61,8 @@ def backend(experiment):
 
 
 def arm_of(backend: RewiringBackend, name: str):
-    return arms.baseline(name)(backend, **arms.options(backend.cfg, name))
+    row = arms.ARMS[name]
+    return load_entry(row.factory)(backend, row, **arms.options(backend.cfg, row))
 
 
 def test_trained_arms_learn_and_leave_the_model_alone(experiment):
@@ -125,7 +128,7 @@ def test_trained_weights_are_kept_and_seeded(backend, name, monkeypatch):
     second = arm_of(backend(arm=options), name)
     assert second.folder == first.folder and second.weights().keys() == weights.keys()
     assert all(second.weights()[key].equal(weights[key]) for key in weights)
-    assert second.cost()["phases"]["train"] == record["phase"]
+    assert second.cost().phases["train"] == Phase(**record["phase"])
     monkeypatch.undo()
     results = Path(first.backend.cfg.results_dir)
     repeat = arm_of(backend(arm=options, results_dir=str(results / "b")), name).weights()
@@ -145,7 +148,7 @@ def test_router_tuning_moves_the_critical_routers_only(backend):
 def test_training_leaves_out_test_items_and_their_likes(backend):
     workbench = backend()
     items = workbench.reference_items[0]
-    workbench.test_hashes = {items[0].doc_hash}
+    workbench.test_hashes = {question_hash(items[0].question)}
     workbench.test_questions = [items[1].question, "something quite different"]
 
     def embed(texts):
@@ -158,8 +161,8 @@ def test_training_leaves_out_test_items_and_their_likes(backend):
 
     workbench.embedder = embed
     found = training.TrainingSet(workbench)
-    names = {item.doc_id for item in found.items}
-    assert items[0].doc_id not in names and items[1].doc_id not in names
+    names = {item.id for item in found.items}
+    assert items[0].id not in names and items[1].id not in names
     assert found.counts["references_leaked"] == 1 and found.counts["dropped_duplicates"] == 1
     assert len(names) + 2 == len(items)
 
@@ -170,31 +173,21 @@ def test_icl_prompts_by_hand(backend, num_fewshot):
     workbench = backend(arm={"icl": {"shots": 2}}, scoring__num_fewshot=num_fewshot)
     arm = arm_of(workbench, "icl")
     assert arm.settings()["prompt_differs"] is True
-    lm = arm.lm()
-    from lm_eval.api.instance import Instance
-
+    arm.prepare()
     (task,) = workbench.tasks.load().values()
-    (item,) = workbench.tasks.items(task, [(0, task.eval_docs[0])])
-    doc = {"question": item.question, "key": "k"}
-    asked = [
-        Instance("loglikelihood", doc, pair, i, metadata=(item.task, 0, 1))
-        for i, pair in enumerate(item.pairs)
-    ]
-    found = lm.loglikelihood(asked)
-    (details,) = lm.pop_details().values()
-    near = details["neighbors"]
+    (item,) = workbench.tasks.references("facts_capitals", [(0, task.eval_docs[0])])
+    (found,) = arm.answer([item])
+    near = found.details["neighbors"]
     assert len(near) == 2 and near[0]["similarity"] >= near[1]["similarity"]
-    plain = {i.question: "".join(i.pairs[i.gold]) for i in workbench.draw_references(num_fewshot=0)[0]}
+    plain = {i.question: "".join(i.requests[i.gold]) for i in workbench.draw_references(num_fewshot=0)[0]}
     shots = [plain[n["question"]] for n in reversed(near)]
     assert all(n["answer"] in shot for n, shot in zip(reversed(near), shots, strict=True))
-    context = "\n\n".join([*shots, item.pairs[0][0]])
+    context = "\n\n".join([*shots, item.requests[0][0]])
     assert context.count(near[0]["question"]) == 1
-    by_hand = [
-        Instance("loglikelihood", doc, (context, pair[1]), i, metadata=(item.task, 0, 1))
-        for i, pair in enumerate(item.pairs)
-    ]
-    expected = lm.plain.loglikelihood(by_hand)
-    assert [round(a, 4) for a, _ in found] == [round(b, 4) for b, _ in expected]
+    by_hand = reference(0, item.question, tuple((context, answer) for _, answer in item.requests))
+    rewirer = Rewirer(workbench.engine, workbench.tokenizer, workbench.cfg.method)
+    (expected,) = rewirer.answer([by_hand])
+    assert [round(a, 4) for a, _ in found.scores] == [round(b, 4) for b, _ in expected.scores]
 
 
 def test_knn_vote_of_letters(experiment):
@@ -235,20 +228,29 @@ def test_sft_adapts_every_linear_map_outside_the_experts_and_nothing_else(family
 
 
 @pytest.mark.parametrize("weights", [[1.0] * 5, [3e-4] * 5])
-def test_the_most_voted_choice_wins_whatever_its_length_and_the_weights(weights):
+def test_the_most_voted_choice_wins_whatever_its_length_and_the_weights(backend, weights):
     answers = ["ox", "ox", "ox", "hippopotamus", "hippopotamus"]
-    items = [Item("t", i, "h", "q", (("c", f" {a}"),), 0) for i, a in enumerate(answers)]
-    choices = ["bee", "ox", "hippopotamus"]
-    lm: Any = KnnVoteLM(lambda asked: [([0, 1, 2, 3, 4], weights, {}) for _ in asked], items, 0)  # type: ignore[arg-type]
-    doc = {"question": "q", "key": "k"}
-    asked = [
-        Instance("loglikelihood", doc, ("c", f" {c}"), i, metadata=("t", 0, 1)) for i, c in enumerate(choices)
+    references = [
+        SimpleNamespace(item=reference(i, "q", (("c", f" {a}"),), 0)) for i, a in enumerate(answers)
     ]
-    scores = [score for score, _ in lm.loglikelihood(asked)]
+    workbench = backend(arm={"knn_vote": {"k": 5}})
+    workbench.bank = SimpleNamespace(items=references, embeddings=np.zeros((5, 2), dtype=np.float32))
+    arm = arm_of(workbench, "knn_vote")
+    arm.prepare()
+    arm._retriever = lambda questions: [([0, 1, 2, 3, 4], weights, {}) for _ in questions]
+    choices = ["bee", "ox", "hippopotamus"]
+    item = reference(0, "q", tuple(("c", f" {c}") for c in choices))
+    (found,) = arm.answer([item])
+    scores = [score for score, _ in found.scores]
     for lengths in ([1, 1, 1], [len(c) for c in choices]):
-        judged = [s / n for s, n in zip(scores, lengths, strict=True)]
-        assert max(range(3), key=judged.__getitem__) == 1
-    assert lm.pop_details()["t", 0]["votes"] == [0, 0.6, 0.4]
+        ranked = [s / n for s, n in zip(scores, lengths, strict=True)]
+        assert max(range(3), key=ranked.__getitem__) == 1
+    assert found.details["votes"] == [0, 0.6, 0.4]
+    further = replace(
+        item, requests=item.requests * 2
+    )  # mutual information asks each option without its context, too
+    (again,) = arm.answer([further])
+    assert again.scores[:3] == found.scores and again.details == found.details and len(again.scores) == 6
 
 
 def test_knn_vote_says_when_it_guessed(experiment):

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rewiring_world import tasks_of
+from rewiring_world import reference, tasks_of
 
-from c3po_bench.analysis.controls import compare_controls
+from c3po_bench.analysis.compare import compare_controls
+from c3po_bench.contract import Answer
 from c3po_bench.errors import UserError
-from c3po_bench.harness import run
+from c3po_bench.evaluate.run import run
 from c3po_bench.rewiring import tune as tune_module
 from c3po_bench.rewiring.backend import RewiringBackend
 
@@ -59,13 +60,13 @@ def test_tuning_takes_the_best_on_held_out_references(experiment, monkeypatch):
     monkeypatch.setattr(tune_module, "RATES", (0.01, 0.5))
     monkeypatch.setattr(tune_module, "HELD_OUT", 6)
     seen = []
-    original = tune_module._loss
 
-    def spying(backend, bank, method, asked, golds):
-        seen.append((bank, asked))
-        return original(backend, bank, method, asked, golds)
+    class Spying(tune_module.Rewirer):
+        def answer(self, items):
+            seen.append((self.bank, items))
+            return super().answer(items)
 
-    monkeypatch.setattr(tune_module, "_loss", spying)
+    monkeypatch.setattr(tune_module, "Rewirer", Spying)
     cfg = experiment(arms=["ngd", "oracle", "mode_finding"], method__tune="reference", references__limit=40)
     runs = {r.arm: r for r in run(cfg)}
     (path,) = Path(cfg.results_dir).glob("tuned/*.json")
@@ -89,12 +90,10 @@ def test_tuning_takes_the_best_on_held_out_references(experiment, monkeypatch):
     (task,) = tasks_of(cfg).load().values()
     tested = {tasks_of(cfg).question_text(task, dict(doc)) for doc in list(task.eval_docs)}
     for bank, asked in seen:
-        hidden = {question.key for question in asked}
-        assert not hidden & {(item.task, item.doc_id) for item in bank.items}, (
-            "a held-out item was its own neighbor"
-        )
-        assert all(question.gold is None for question in asked), "NGD was given a held-out label"
-        assert not tested & {question.text for question in asked}
+        hidden = {item.id for item in asked}
+        assert not hidden & {entry.item.id for entry in bank.items}, "a held-out item was its own neighbor"
+        assert all(item.gold is None for item in asked), "NGD was given a held-out label"
+        assert not tested & {item.question for item in asked}
     count = len(seen)
     cfg.arms = ["ngd", "ngd_random_neighbors"]
     run(cfg)
@@ -109,15 +108,20 @@ def test_a_settings_loss_is_the_mean_cross_entropy_of_the_right_choices(monkeypa
         def __init__(self, *_, **__):
             pass
 
-        def answer(self, batch):
-            return [SimpleNamespace(scores=[(score, False) for score in scores[i]]) for i in batch]
+        def answer(self, items):
+            return [Answer(scores=tuple((score, False) for score in scores[item.id[1]])) for item in items]
 
     monkeypatch.setattr(tune_module, "Rewirer", Stub)
     backend = SimpleNamespace(
-        cfg=SimpleNamespace(batch_size=2, method=None, seed=0), engine=None, question_embedder=None
+        cfg=SimpleNamespace(batch_size=2, method=None, seed=0),
+        engine=None,
+        tokenizer=None,
+        question_embedder=None,
     )
+    pairs = (("c", "a"), ("c", "b"))
     right, wrong = (
-        tune_module._loss(backend, None, None, [0, 1, 2], golds) for golds in ([0, 1, 1], [1, 0, 0])
+        tune_module._loss(backend, None, None, [reference(i, str(i), pairs, golds[i]) for i in range(3)])
+        for golds in ([0, 1, 1], [1, 0, 0])
     )
     gaps = [1.0, 2.0, 3.0]  # between the right choice's log-likelihood and the other's
     assert right == pytest.approx(sum(math.log1p(math.exp(-gap)) for gap in gaps) / 3)
@@ -133,7 +137,7 @@ def test_too_few_references_to_hide_some_are_refused(experiment):
 def test_baselines_stand_beside_tuned_arms(experiment):
     cfg = experiment(arms=["base", "icl", "ngd"], method__tune="reference", references__limit=40)
     base, icl, ngd = RewiringBackend(cfg, tasks_of(cfg)).arms()
-    assert ngd.tuned and not base.tuned and icl.name == "icl"
+    assert ngd.tuned and not base.tuned and icl.row.name == "icl"
 
 
 def test_untuned_runs_are_not_tuned_ones(experiment):

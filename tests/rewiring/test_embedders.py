@@ -41,7 +41,7 @@ def test_a_batch_is_embedded_once_and_every_arm_pays():
     assert recording.seen == [["why?", "how so?"]]
     assert second.seconds == first.seconds and first.cached_seconds == 0
     assert second.cached_seconds == second.seconds["embed"]
-    assert first.phases()["embed"]["flops"] is None, "nothing is known of this embedder's cost"
+    assert first.cost().phases["embed"].flops is None, "nothing is known of this embedder's cost"
 
 
 def test_another_batch_is_embedded_anew():
@@ -62,4 +62,4 @@ def test_the_cost_of_a_transformer_is_that_of_its_passes(models):
     QuestionEmbedder(embedder)(["why?", "how?", "how so?"], meter)
     shape = shape_of(model)
     expected = shape.forward(shape.span, 2, 4, 4) + shape.forward(shape.span, 1, 7, 7)
-    assert meter.phases()["embed"]["flops"] == expected
+    assert meter.cost().phases["embed"].flops == expected

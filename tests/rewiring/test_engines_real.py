@@ -11,8 +11,8 @@ import os
 import pytest
 import torch
 
-from c3po_bench import harness
 from c3po_bench.config import Config, ModelConfig
+from c3po_bench.evaluate import run as harness
 from c3po_bench.models.loading import load
 from c3po_bench.perf.workload import Work, questions
 from c3po_bench.rewiring import arms
@@ -22,8 +22,9 @@ from c3po_bench.rewiring.states import Prompt
 ITEMS = int(os.environ.get("C3PO_ENGINE_ITEMS", "8"))
 DESCENTS = 2
 ARMS = [
-    "base",
-    *(n for n in arms.ARMS if n not in ("planted_optimum", "ngd_permuted_options")),
+    name
+    for name, row in arms.ARMS.items()
+    if (row.builds == "solver" or name == "base") and name not in ("planted_optimum", "ngd_permuted_options")
 ]  # cloze: nothing to permute
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from rewiring_world import tasks_of
+from lm_eval.api.instance import Instance
+from rewiring_world import tasks_of, written_item
 
+from c3po_bench.contract import ArmRow
 from c3po_bench.errors import UserError
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 from c3po_bench.rewiring.arms import check_tasks
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.hook import override
-from c3po_bench.rewiring.lm import RewiredLM
 from c3po_bench.rewiring.pathway import Mixture
-from c3po_bench.rewiring.questions import Tokenizer
-from c3po_bench.rewiring.rewirer import Recipe, Rewirer
+from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
 from c3po_bench.rewiring.surrogates import Solution
+from c3po_bench.rewiring.tokens import Tokenizer
 
 PROMPT = "Question: what is it?\nAnswer:"
 LAYERS = [3, 4]
@@ -34,59 +36,70 @@ def written():
     model = tiny_model("olmoe", seed=1)
     tokenizer = Tokenizer(model, tiny_tokenizer())
 
-    def make(recipe=None, position="last", engine="suffix"):
+    def make(rewiring=None, position="last", engine="suffix"):
         method = MethodConfig(layers="3,4", experts="all", position=position)
-        return RewiredLM(Rewirer(load_engine(engine, model, LAYERS, position), method, recipe), tokenizer)
+        return Rewirer(load_engine(engine, model, LAYERS, position), tokenizer, method, rewiring)
 
     return make
 
 
-def request(until=(), tokens=12, prompt=PROMPT):
-    from lm_eval.api.instance import Instance
-
-    doc = {"question": "what is it?", "key": "k"}
-    arguments = (prompt, {"until": list(until), "max_gen_toks": tokens, "do_sample": False})
-    return Instance("generate_until", doc, arguments, 0, metadata=("t", 0, 1))
+SWAP = Rewiring(ArmRow("swap", "swap", "method"), swap)
 
 
-def test_without_a_recipe_it_is_lm_evals_greedy_decoding(written):
+def item(until=(), tokens=12, prompt=PROMPT):
+    return written_item(prompt, until, tokens)
+
+
+def texts(rewirer, *items) -> list[str]:
+    return [answer.text for answer in rewirer.answer(items)]
+
+
+def stock(rewirer, *items) -> list[str]:
+    """What lm-eval's own model writes."""
+    requests = [
+        Instance("generate_until", {}, (i.prompt, dict(i.decoding)), 0, metadata=("t", 0, 1)) for i in items
+    ]
+    return rewirer.tokenizer.lm.generate_until(requests, disable_tqdm=True)
+
+
+def test_without_a_rewiring_it_is_lm_evals_greedy_decoding(written):
     lm = written()
-    for ask in (request(), request(until=["a"]), request(tokens=3), request(until=["zz", "~"])):
-        assert lm.generate_until([ask]) == lm.tokenizer.lm.generate_until([ask], disable_tqdm=True)
-    assert lm.pop_details() == {}
+    for asked in (item(), item(until=["a"]), item(tokens=3), item(until=["zz", "~"])):
+        assert texts(lm, asked) == stock(lm, asked)
+        assert lm.answer([asked])[0].details == {}
 
 
 def test_an_answer_is_cut_before_its_stop_and_a_prompt_to_what_leaves_it_room(written):
     lm = written()
-    hf, whole = lm.tokenizer.lm, lm.generate_until([request()])[0]
+    hf, whole = lm.tokenizer.lm, texts(lm, item())[0]
     place = next(n for n in range(1, len(whole)) if whole[n] not in whole[:n])
-    assert lm.generate_until([request(until=["", whole[place]])]) == [whole[:place]]
-    long = request(prompt="".join(map(str, range(hf.max_length))), tokens=5)
-    assert len(hf.tok_encode(long.args[0])) > hf.max_length
-    assert lm.generate_until([long]) == hf.generate_until([long], disable_tqdm=True)
+    assert texts(lm, item(until=["", whole[place]])) == [whole[:place]]
+    long = item(prompt="".join(map(str, range(hf.max_length))), tokens=5)
+    assert len(hf.tok_encode(long.prompt)) > hf.max_length
+    assert texts(lm, long) == stock(lm, long)
     with pytest.raises(UserError, match="leave no room for a prompt"):
-        lm.generate_until([request(tokens=hf.max_length)])
+        texts(lm, item(tokens=hf.max_length))
 
 
 def test_an_answer_ends_at_every_end_that_the_generation_config_names(written, monkeypatch):
     """As for models whose turns end in another token than EOS."""
     lm = written()
-    hf, whole = lm.tokenizer.lm, lm.generate_until([request()])[0]
+    hf, whole = lm.tokenizer.lm, texts(lm, item())[0]
     place = next(n for n in range(1, len(whole)) if whole[n] not in whole[:n])
     other = hf.tok_encode(whole[place])[0]
-    monkeypatch.setattr(lm.rewirer.engine.model.generation_config, "eos_token_id", [hf.eot_token_id, other])
-    assert lm.generate_until([request()]) == [whole[:place]]
-    assert hf.generate_until([request()], disable_tqdm=True)[0].rstrip(whole[place]) == whole[:place]
+    monkeypatch.setattr(lm.engine.model.generation_config, "eos_token_id", [hf.eot_token_id, other])
+    answer = lm.answer([item()])[0]
+    assert answer.text == whole[:place] and answer.finished and len(answer.token_ids) == place
+    assert stock(lm, item())[0].rstrip(whole[place]) == whole[:place]
 
 
 def test_the_length_has_every_name_that_lm_eval_takes(written):
     lm = written()
     for name in ("max_new_tokens", "max_tokens", "max_gen_toks"):
-        ask = request()
-        ask.arguments = (PROMPT, {"until": [], name: 3})
-        assert lm.generate_until([ask]) == lm.tokenizer.lm.generate_until([ask], disable_tqdm=True)
+        asked = replace(item(), decoding={"until": [], name: 3})
+        assert texts(lm, asked) == stock(lm, asked)
     with pytest.raises(UserError, match="leave no room for a prompt"):
-        lm.generate_until([request(tokens=10**6)])
+        texts(lm, item(tokens=10**6))
 
 
 def test_tasks_that_sample_are_refused(experiment, monkeypatch):
@@ -101,7 +114,7 @@ def test_tasks_that_sample_are_refused(experiment, monkeypatch):
 
 def by_hand(lm, position: str, tokens: int) -> str:
     """Greedy decoding without a cache: the override at position `end` (and, for continuation, all later ones)."""
-    engine = lm.rewirer.engine
+    engine = lm.engine
     ids = lm.tokenizer.lm.tok_encode(PROMPT)
     end = len(ids) - 1
     (state,) = engine.read([prompt_of(ids)])
@@ -128,41 +141,33 @@ def prompt_of(ids):
 @pytest.mark.parametrize("engine", ["naive", "suffix"])
 @pytest.mark.parametrize("position", ["last", "continuation"])
 def test_the_override_is_where_it_should_be(written, position, engine):
-    lm = written(Recipe(swap, "none"), position, engine)
-    assert lm.generate_until([request()]) == [by_hand(lm, position, 12)]
-    (details,) = lm.pop_details().values()
+    lm = written(SWAP, position, engine)
+    (answer,) = lm.answer([item()])
+    assert answer.text == by_hand(lm, position, 12)
+    details = answer.details
     assert details["pathway_change"] > 0 and details["pathway_layers"] == LAYERS
 
 
 def test_both_positions_and_the_base_write_different_texts(written):
-    recipe = Recipe(swap, "none")
-    texts = {p: written(recipe, p).generate_until([request()])[0] for p in ("last", "continuation")}
-    assert len({*texts.values(), written().generate_until([request()])[0]}) == 3
+    found = {texts(written(SWAP, position), item())[0] for position in ("last", "continuation")}
+    assert len({*found, texts(written(), item())[0]}) == 3
 
 
 def test_nothing_is_left_for_the_next_prompt(written):
-    lm = written(Recipe(swap, "none"))
-    alone = lm.generate_until([request(prompt="Something else:")])
-    assert lm.generate_until([request(), request(prompt="Something else:")])[1:] == alone
+    lm = written(SWAP)
+    alone = texts(lm, item(prompt="Something else:"))
+    assert texts(lm, item(), item(prompt="Something else:"))[1:] == alone
 
 
 def test_the_oracle_has_no_label_of_a_written_answer(written):
     with pytest.raises(UserError, match="oracle"):
-        written(Recipe(swap, "self")).generate_until([request()])
-
-
-def test_whole_texts_are_the_base_models(written):
-    from lm_eval.api.instance import Instance
-
-    ask = Instance("loglikelihood_rolling", {}, ("some text",), 0)
-    rewired = written(Recipe(swap, "none"))
-    assert rewired.loglikelihood_rolling([ask]) == written().loglikelihood_rolling([ask])
+        texts(written(Rewiring(replace(SWAP.row, references="own"), swap)), item())
 
 
 @pytest.mark.parametrize("position", ["last", "continuation"])
 def test_a_generation_task_runs_whole(experiment, tmp_path, position):
     """A `generate_until` task of the user's, with multiple-choice references: texts, scores and pathways are recorded."""
-    from c3po_bench.harness import run
+    from c3po_bench.evaluate.run import run
 
     rows = [{"q": f"What is {n} and {n}?", "a": str(2 * n)} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

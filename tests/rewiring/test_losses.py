@@ -5,38 +5,36 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from rewiring_world import both_engines, make_prompts
+from rewiring_world import both_engines, make_prompts, reference
 
 from c3po_bench.models.families import mix
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.hook import override
-from c3po_bench.rewiring.neighbors import Neighborhood
-from c3po_bench.rewiring.pathway import core_experts
-from c3po_bench.rewiring.questions import Question
-from c3po_bench.rewiring.rewirer import Recipe, Rewirer
-from c3po_bench.rewiring.surrogates.ngd import ngd
+from c3po_bench.rewiring.losses import Losses
+from c3po_bench.rewiring.meter import Meter
+from c3po_bench.rewiring.neighbors import Neighborhood, item_seed
+from c3po_bench.rewiring.pathway import Mixer, core_experts
+from c3po_bench.rewiring.tokens import TokenizedItem
 
 PROMPTS = make_prompts(5, seed=3)[1:]  # each with answers of unlike lengths
 GOLD = [1, 0, 2, 1]
 
 
-def world(models: Any, kind: int, loss: str) -> tuple[Rewirer, list[Question]]:
-    """A rewirer over a bank of the four prompts, and their questions."""
+def world(models: Any, kind: int, loss: str) -> tuple[Any, Any, list[TokenizedItem]]:
+    """An engine, what makes losses of pathways in the place of others, and the four prompts as items."""
     engine = both_engines(models("olmoe"))[kind]
     rows = tuple((0, c) for c in range(3))
-    questions = [Question(("t", i), str(i), (p,), rows, GOLD[i], str(i)) for i, p in enumerate(PROMPTS)]
-    bank: Any = SimpleNamespace(
-        questions=questions,
-        prompts=lambda pairs: [PROMPTS[i] for i, _ in pairs],
-        groups=None,
-        embeddings=np.zeros((4, 2), dtype=np.float32),
-        pathways=np.zeros((4, 8, 8), dtype=np.float32),
-    )
+    pairs = (("c", "a"),) * 3
+    items = [TokenizedItem(reference(i, str(i), pairs, GOLD[i]), (p,), rows) for i, p in enumerate(PROMPTS)]
     method = MethodConfig(loss=loss, mixing="hard", experts="all")
-    return Rewirer(engine, method, Recipe(ngd), bank=bank), questions
+
+    def losses(own: torch.Tensor) -> Losses:
+        core = core_experts(own, "all", 2)
+        return Losses(engine, Mixer(engine.family), method, Meter(), own, core)
+
+    return engine, losses, items
 
 
 def log_likelihoods(engine: Any, prompt: int, pathway: torch.Tensor) -> tuple[list[float], list[int]]:
@@ -63,15 +61,15 @@ def one_loss(engine: Any, prompt: int, gold: int, pathway: torch.Tensor, loss: s
 @pytest.mark.parametrize("kind", [0, 1], ids=["naive", "suffix"])
 @pytest.mark.parametrize("loss", ["nll", "choice"])
 def test_the_neighbors_loss_is_the_kernel_weighted_mean_of_theirs(models, kind, loss):
-    rewirer, _ = world(models, kind, loss)
+    engine, losses, items = world(models, kind, loss)
     generator = torch.Generator().manual_seed(0)
-    pathway = torch.randn(2, len(rewirer.engine.layers), 8, generator=generator).softmax(-1)
+    pathway = torch.randn(2, len(engine.layers), 8, generator=generator).softmax(-1)
     index, weights = torch.tensor([[0, 2, 1], [3, 1, 0]]), torch.tensor([[0.7, 0.2, 0.0], [0.3, 0.3, 0.6]])
     near = Neighborhood(index, torch.ones(2, 3), weights, torch.zeros(2))
-    core = core_experts(pathway, "all", 2)
-    found = rewirer._neighbors_loss(near, pathway, core, [0, 1])(pathway).tolist()
+    bank: Any = SimpleNamespace(items=items, groups=None)
+    found = losses(pathway).of_neighbors(bank, near, None)(pathway).tolist()
     for q in range(2):
-        each = [one_loss(rewirer.engine, i, GOLD[i], pathway[q], loss) for i in index[q].tolist()]
+        each = [one_loss(engine, i, GOLD[i], pathway[q], loss) for i in index[q].tolist()]
         mean = sum(w * one for w, one in zip(weights[q].tolist(), each, strict=True)) / float(
             weights[q].sum()
         )
@@ -80,12 +78,20 @@ def test_the_neighbors_loss_is_the_kernel_weighted_mean_of_theirs(models, kind, 
 
 @pytest.mark.parametrize("loss", ["nll", "choice"])
 def test_the_oracles_loss_is_the_items_own(models, loss):
-    rewirer, questions = world(models, 0, loss)
-    states = rewirer.engine.read([question.prompts[0] for question in questions], rewirer.meter)
-    own = rewirer.engine.original_pathways(states)
-    core = core_experts(own, "all", 2)
+    engine, losses, items = world(models, 0, loss)
+    states = engine.read([item.prompts[0] for item in items])
+    own = engine.original_pathways(states)
     moved = own.flip(-1)
-    found = rewirer._own_loss(questions, states, [0, 1, 2, 3], own, core)(moved).tolist()
-    assert found == pytest.approx(
-        [one_loss(rewirer.engine, i, GOLD[i], moved[i], loss) for i in range(4)], abs=1e-4
-    )
+    found = losses(own).of_items(items, states, [0, 1, 2, 3])(moved).tolist()
+    assert found == pytest.approx([one_loss(engine, i, GOLD[i], moved[i], loss) for i in range(4)], abs=1e-4)
+
+
+def test_shuffled_labels_are_drawn_for_each_item_and_neighbor(models):
+    engine, losses, items = world(models, 0, "nll")
+    own = torch.randn(2, len(engine.layers), 8, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    near = Neighborhood(torch.tensor([[0], [0]]), torch.ones(2, 1), torch.ones(2, 1), torch.zeros(2))
+    bank: Any = SimpleNamespace(items=items, groups=None)
+    found = losses(own).of_neighbors(bank, near, [5, 6])(own).tolist()
+    for q, seed in enumerate([5, 6]):
+        drawn = item_seed(seed, 0) % 3
+        assert found[q] == pytest.approx(one_loss(engine, 0, drawn, own[q], "nll"), abs=1e-4)

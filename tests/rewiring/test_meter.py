@@ -7,7 +7,8 @@ from math import nan
 import pytest
 from rewiring_world import make_prompts
 
-from c3po_bench import harness
+from c3po_bench.contract import Phase
+from c3po_bench.evaluate import run as harness
 from c3po_bench.models.flops import UNKNOWN
 from c3po_bench.rewiring import meter as meter_module
 from c3po_bench.rewiring.engines import load_engine
@@ -84,7 +85,7 @@ def test_what_is_excluded_is_not_of_the_phase(monkeypatch):
         with meter.exclude():
             now[0] += 5
         meter.count("optimize", 7)
-    assert meter.phases()["optimize"] == {"seconds": 1.0, "flops": 7}
+    assert meter.cost().phases["optimize"] == Phase(1.0, 7)
     assert meter.cached_seconds == -5.0
 
 
@@ -92,4 +93,4 @@ def test_unknown_flops_stay_unknown():
     meter = Meter()
     meter.add("read", 1.0, nan)
     meter.add("read", 1.0, 5)
-    assert meter.phases() == {"read": {"seconds": 2.0, "flops": None}} and "read" in meter.notes[0]
+    assert meter.cost().phases == {"read": Phase(2.0, None)} and "read" in meter.notes[0]

@@ -11,9 +11,8 @@ import pytest
 from c3po_bench.analysis.ablation import ablation_table
 from c3po_bench.analysis.compare import compare
 from c3po_bench.errors import UserError
-from c3po_bench.harness import run
-from c3po_bench.rewiring import arms
-from c3po_bench.rewiring.surrogates import SURROGATES
+from c3po_bench.evaluate.run import run
+from c3po_bench.rewiring.arms import ARMS
 
 TABLES = Path(__file__).parents[2] / "docs" / "_build" / "tables.py"
 
@@ -22,18 +21,18 @@ TABLES = Path(__file__).parents[2] / "docs" / "_build" / "tables.py"
 def plugged(experiment, monkeypatch):
     """An experiment that names the plugin; the registry is as before afterwards."""
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
-    before = dict(SURROGATES)
+    before = list(ARMS)
     sys.modules.pop("plugin_surrogate", None)
     yield lambda **changes: experiment(plugins=["plugin_surrogate"], **changes)
-    SURROGATES.clear()
-    SURROGATES.update(before)
+    for added in set(ARMS) - set(before):
+        ARMS.remove(added)
 
 
 def test_config_takes_the_arm_and_its_options(plugged):
-    assert "nearest_pathway" not in arms.arm_names()
+    assert "nearest_pathway" not in ARMS
     with pytest.raises(UserError, match="did you mean 'share'"):
         run(plugged(arms=["nearest_pathway"], arm={"nearest_pathway": {"shar": 0.2}}))
-    assert "nearest_pathway" in arms.arm_names()
+    assert "nearest_pathway" in ARMS
 
 
 def test_it_runs_and_stands_in_the_tables(plugged):

@@ -6,14 +6,14 @@ import pytest
 import torch
 from rewiring_world import FAMILIES, all_rows, both_engines, make_prompts
 
-from c3po_bench.harness import run
+from c3po_bench.evaluate.run import run
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 DEVICES = ["cpu", pytest.param("cuda", marks=gpu)]
-ARMS = [name for name in arms.arm_names() if name != "planted_optimum"]
+ARMS = [name for name in arms.ARMS if name != "planted_optimum"]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from c3po_bench.harness import run
+from c3po_bench.evaluate.run import run
 from c3po_bench.launch.merge import merge_shards
 from c3po_bench.rewiring import arms
 from c3po_bench.store.files import Journal
 from c3po_bench.store.reader import load_runs
 
 pytestmark = pytest.mark.slow
-ARMS = [name for name in arms.arm_names() if name not in ("planted_optimum", "ngd_permuted_options")]
+ARMS = [name for name in arms.ARMS if name not in ("planted_optimum", "ngd_permuted_options")]
 BATCHES = 3
 
 
@@ -36,7 +36,7 @@ def whole(config):
 def test_in_shards(config, whole, tmp_path):
     for share in range(1, BATCHES + 1):
         run(config("shards", shard=f"{share}/{BATCHES}"))
-    assert len(list(merge_shards(tmp_path / "shards"))) == 1
+    assert len(list(merge_shards(tmp_path / "shards", run))) == 1
     assert samples(load_runs(tmp_path / "shards")) == whole
 
 

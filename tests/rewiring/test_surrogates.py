@@ -8,16 +8,20 @@ import pytest
 import torch
 
 from c3po_bench.errors import UserError
+from c3po_bench.registry import checked_options, load, options_of
+from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.rewiring.config import KernelConfig, MethodConfig, NeighborsConfig
 from c3po_bench.rewiring.kernels import kernel_weights
 from c3po_bench.rewiring.neighbors import Neighborhood
 from c3po_bench.rewiring.pathway import core_experts
-from c3po_bench.rewiring.surrogates import SURROGATES, Problem, checked_options, load_surrogate, options_of
+from c3po_bench.rewiring.surrogates import Problem
 from c3po_bench.rewiring.surrogates.kernel_regression import kernel_regression
 from c3po_bench.rewiring.surrogates.mode_finding import mode_finding, mode_finding_random_neighbors
 from c3po_bench.rewiring.surrogates.ngd import learning_rate, ngd, to_parameters, to_pathway
 from c3po_bench.rewiring.surrogates.random_pathway import random_pathway
 from c3po_bench.rewiring.surrogates.routing_temperature import routing_temperature
+
+SOLVERS = [name for name, row in ARMS.items() if row.builds == "solver"]
 
 
 def simplex(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -293,18 +297,18 @@ def test_temperature_sharpens():
     assert (routing_temperature(problem, temperature=0.5).pathway.amax(-1) > problem.original.amax(-1)).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(SURROGATES) - {"planted_optimum"}))
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"planted_optimum", "oracle"}))
 def test_queries_do_not_interact(name):
     problem = make_problem(queries=4, learning_rate=0.05)
-    together = load_surrogate(name)(problem).pathway
+    together = load(ARMS[name].factory)(problem).pathway
     for i in range(4):
-        alone = load_surrogate(name)(take(problem, i)).pathway[0]
+        alone = load(ARMS[name].factory)(take(problem, i)).pathway[0]
         torch.testing.assert_close(alone, together[i], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_surrogates_document_their_options(name):
-    function = load_surrogate(name)
+    function = load(ARMS[name].factory)
     assert function.__doc__
     for option in options_of(function):
         assert f"{option}:" in function.__doc__ or len(options_of(function)) == 1

@@ -67,7 +67,7 @@ def test_takes_cores_for_free_where_the_system_does_not_say(text: str | None, ma
     assert "GOMP_SPINCOUNT" not in os.environ
 
 
-@pytest.mark.parametrize("module", ["c3po_bench.cli", "c3po_bench.harness", "c3po_bench.perf.__main__"])
+@pytest.mark.parametrize("module", ["c3po_bench.cli", "c3po_bench.evaluate.run", "c3po_bench.perf.__main__"])
 def test_comes_before_torch(module: str):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

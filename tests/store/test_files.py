@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +47,34 @@ def test_what_was_appended_together_counts_together(tmp_path):
     path.write_text("".join(text.splitlines(keepends=True)[:-1]), encoding="utf-8")
     assert set(Journal(path).rows) == {"a"}
     assert len(list(read_jsonl(path))) == 1
+
+
+def test_several_processes_append_to_one_journal(tmp_path):
+    """Each group stays whole, whoever else writes meanwhile."""
+    path = tmp_path / "journal.jsonl"
+    script = (
+        "import sys; from pathlib import Path; from c3po_bench.store.files import Journal\n"
+        "journal = Journal(Path(sys.argv[1]))\n"
+        "for i in range(30):\n"
+        "    journal.append({'key': f'{sys.argv[2]}.{i}.{j}', 'text': 'x' * 5000} for j in range(3))\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), str(who)]) for who in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    keys = [row["key"] for row in read_groups(path)]
+    assert len(keys) == len(set(keys)) == 270
+    assert all(keys[i + j] == keys[i][:-1] + str(j) for i in range(0, 270, 3) for j in range(3))
+
+
+def test_a_journal_whose_rows_can_be_made_again_leaves_out_what_does_not_count(tmp_path):
+    path = tmp_path / "calls.jsonl"
+    path.write_bytes(
+        b'{"key": "a", "n": 1}\n{"key": \n[]\n\xc3\n{"key": "b", "n": -1}\n{"n": 2}\n{"key": "c", "n'
+    )
+    journal = Journal(path, valid=lambda row: isinstance(row["key"], str) and row["n"] > 0)
+    assert set(journal.rows) == {"a"}
+    journal.append([{"key": "d", "n": 1}, {"key": "e", "n": 1}])
+    assert set(Journal(path, valid=lambda row: row["n"] > 0 and "key" in row).rows) == {"a", "d", "e"}
+    assert '"of"' not in path.read_text(errors="replace")
 
 
 def test_whole_files_leave_nothing_beside_them(tmp_path):

@@ -112,7 +112,7 @@ def test_references_share_no_entity_with_the_test() -> None:
     assert len(items) == 200 and notes == []
     tests = {generate.entity_key(doc["entity"]) for split, doc in _docs() if split == "test"}
     by_place = {f"facts_{relation}": parts["train"] for relation, parts in generate.build().items()}
-    assert not tests & {generate.entity_key(by_place[item.task][item.doc_id]["entity"]) for item in items}
+    assert not tests & {generate.entity_key(by_place[item.id[0]][item.id[1]]["entity"]) for item in items}
 
 
 def test_making_the_items_takes_a_fraction_of_a_second() -> None:

@@ -53,8 +53,8 @@ def test_prompts_and_golds_are_stock(name: str, data_root: Path, tmp_path: Path)
         doc = stock.eval_docs[doc_id]
         context = stock.fewshot_context(doc, 0)
         expected = [r.args for r in stock.construct_requests(doc, context, metadata=(name, doc_id, 1))]
-        item = tasks.items(ours, [(doc_id, ours.eval_docs[doc_id])])[0]
-        assert list(item.pairs) == expected
+        item = tasks.references(ours.task_name, [(doc_id, ours.eval_docs[doc_id])])[0]
+        assert list(item.requests) == expected
         scores = [(0.0 if i == item.gold else -1.0, False) for i in range(len(expected))]
         assert stock.process_results(doc, scores)["acc"] == 1.0
 

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from c3po_bench.errors import UserError
-from c3po_bench.tasks import TaskSet, question_hash, reference_items
+from c3po_bench.tasks import TaskSet, reference_items
+from c3po_bench.tasks.duplicates import question_hash
 from c3po_bench.tasks.references import shares
 
 
 def test_items_come_from_training_splits_and_are_those_of_lm_eval(tiny_root: Path) -> None:
     items, notes = reference_items(["arc_easy", "openbookqa"], data_root=tiny_root, limit=10, seed=3)
-    assert Counter(item.task for item in items) == {"arc_easy": 5, "openbookqa": 5} and notes == []
+    assert Counter(item.id[0] for item in items) == {"arc_easy": 5, "openbookqa": 5} and notes == []
     tasks = TaskSet(["arc_easy"], data_root=tiny_root)
     task = tasks.load()["arc_easy"]
     docs = list(task.training_docs())
-    mine = [item for item in items if item.task == "arc_easy"]
-    assert mine == tasks.items(task, [(item.doc_id, docs[item.doc_id]) for item in mine])
-    assert all(0 <= item.gold < len(item.pairs) for item in items)
+    mine = [item for item in items if item.id[0] == "arc_easy"]
+    assert mine == tasks.references(task.task_name, [(item.id[1], docs[item.id[1]]) for item in mine])
+    assert all(0 <= item.gold < len(item.requests) for item in items)
 
 
 def test_the_draw_depends_on_the_seed_only(tiny_root: Path) -> None:
@@ -34,7 +35,7 @@ def test_the_draw_depends_on_the_seed_only(tiny_root: Path) -> None:
 
 def test_substitutes_are_used_and_noted(tiny_root: Path) -> None:
     items, notes = reference_items(["bigbench", "super_glue", "knowref"], data_root=tiny_root, limit=45)
-    assert {item.task for item in items} == {"commonsense_qa", "openbookqa", "sciq", "copa", "winogrande"}
+    assert {item.id[0] for item in items} == {"commonsense_qa", "openbookqa", "sciq", "copa", "winogrande"}
     said = " | ".join(notes)
     assert "bigbench references: used commonsense_qa, openbookqa, sciq instead" in said
     assert "super_glue references: used copa instead" in said
@@ -49,19 +50,19 @@ def test_hellaswag_has_a_stand_in(tiny_root: Path) -> None:
     tests = TaskSet(["hellaswag"], data_root=tiny_root)
     task = tests.load()["hellaswag"]
     assert not {question_hash(tests.question_text(task, doc)) for doc in task.eval_docs} & {
-        i.doc_hash for i in items
+        question_hash(i.question) for i in items
     }
 
 
 def test_no_item_is_drawn_twice(tiny_root: Path) -> None:
     items, _ = reference_items(["bigbench", "commonsense_qa", "openbookqa", "sciq"], data_root=tiny_root)
-    assert len({(item.task, item.doc_id) for item in items}) == len(items) == 36
+    assert len({(item.id[0], item.id[1]) for item in items}) == len(items) == 36
 
 
 def test_few_shot_examples_are_not_references(tiny_root: Path) -> None:
     items, _ = reference_items(["arc_easy"], data_root=tiny_root, num_fewshot=3)
     assert len(items) == 9
-    shots = items[0].pairs[0][0].split("\n\n")[:3]
+    shots = items[0].requests[0][0].split("\n\n")[:3]
     assert not any(item.question in shot for item in items for shot in shots)
 
 
@@ -90,7 +91,7 @@ def test_errors(tiny_root: Path) -> None:
         reference_items(["knowref"], data_root=Path(__file__).parent)
 
 
-def test_doc_hashes_find_copies() -> None:
+def test_question_hashes_find_copies() -> None:
     assert question_hash("Which  planet is RED?") == question_hash("which planet is red")
     assert question_hash("Which planet is red?") != question_hash("Which planet is blue?")
     assert question_hash("¿Qué es?") != question_hash("")
@@ -100,4 +101,4 @@ def test_reference_mixtures_on_the_shared_data(data_root: Path) -> None:
     names = ["bigbench", "super_glue", "commonsense_qa", "social_iqa", "openbookqa", "sciq", "knowref"]
     items, notes = reference_items(names, data_root=data_root, limit=170)
     assert len(items) == 170 and len(notes) >= 3
-    assert len({(item.task, item.doc_id) for item in items}) == 170
+    assert len({(item.id[0], item.id[1]) for item in items}) == 170

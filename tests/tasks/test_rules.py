@@ -32,7 +32,7 @@ class Fake(LM):
 
 def _first(tasks: TaskSet, name: str, doc_id: int = 0):  # noqa: ANN202
     task = tasks.load()[name]
-    return tasks.items(task, [(doc_id, task.eval_docs[doc_id])])[0]
+    return tasks.references(task.task_name, [(doc_id, task.eval_docs[doc_id])])[0]
 
 
 def test_letters_list_the_options(tiny_root: Path) -> None:
@@ -40,14 +40,14 @@ def test_letters_list_the_options(tiny_root: Path) -> None:
     prompt = (
         "Question: Which is number 201?\nA. thing 201\nB. stuff 201\nC. matter 201\nD. object 201\nAnswer:"
     )
-    assert item.pairs == tuple((prompt, f" {letter}") for letter in "ABCD") and item.gold == 1
+    assert item.requests == tuple((prompt, f" {letter}") for letter in "ABCD") and item.gold == 1
     assert item.question == "Which is number 201?"
 
 
 def test_letters_on_tasks_with_one_prompt_for_each_choice(tiny_root: Path) -> None:
     item = _first(TaskSet(["winogrande"], data_root=tiny_root, rule="letters"), "winogrande")
     prompt = "Ann gave Bob 101 coins because _ was kind.\nA. Ann\nB. Bob\nAnswer:"
-    assert item.pairs == ((prompt, " A"), (prompt, " B")) and item.gold == 1
+    assert item.requests == ((prompt, " A"), (prompt, " B")) and item.gold == 1
 
 
 def test_a_lettered_stock_task_is_the_same_under_letters_and_cloze(tiny_root: Path) -> None:
@@ -60,7 +60,7 @@ def test_permuting_keeps_the_prompt_of_lettered_tasks_but_for_the_order(tiny_roo
     for name in ("mmlu_anatomy", "commonsense_qa"):
         stock = TaskSet([name], data_root=tiny_root)
         mixed = TaskSet([name], data_root=tiny_root, permute_options=True)
-        plain, other = _first(stock, name).pairs[0][0], _first(mixed, name).pairs[0][0]
+        plain, other = _first(stock, name).requests[0][0], _first(mixed, name).requests[0][0]
         strip = lambda text: sorted(line.split(". ", 1)[-1] for line in text.splitlines())  # noqa: E731
         assert strip(plain) == strip(other)
         golds = {tuple(_first(mixed, name, i).gold for i in range(12))} - {
@@ -105,7 +105,7 @@ def test_letters_do_not_give_away_a_fixed_place(tiny_root: Path) -> None:
 def test_permuting_moves_options_that_letters_have_shuffled_already(tiny_root: Path) -> None:
     shown = TaskSet(["sciq"], data_root=tiny_root, rule="letters")
     mixed = TaskSet(["sciq"], data_root=tiny_root, rule="letters", permute_options=True)
-    changed = [_first(shown, "sciq", i).pairs != _first(mixed, "sciq", i).pairs for i in range(12)]
+    changed = [_first(shown, "sciq", i).requests != _first(mixed, "sciq", i).requests for i in range(12)]
     assert sum(changed) >= 8, "a permutation of four options repeats the old one in 1 of 24"
 
 
@@ -159,12 +159,15 @@ def test_few_shot_examples_are_fixed_and_never_the_question(rule: str, tiny_root
         tasks = TaskSet([name], data_root=tiny_root, rule=rule, num_fewshot=5)
         task = tasks.load()[name]
         rows = list(enumerate(task.eval_docs))[:6]
-        forward, backward = tasks.items(task, rows), tasks.items(task, rows[::-1])
+        forward, backward = (
+            tasks.references(task.task_name, rows),
+            tasks.references(task.task_name, rows[::-1]),
+        )
         assert forward == backward[::-1], "prompts depend on the order"
         zero = TaskSet([name], data_root=tiny_root, rule=rule)
-        for item, plain in zip(forward, zero.items(zero.load()[name], rows), strict=True):
-            assert item.pairs[0][0].count("\n\n") - plain.pairs[0][0].count("\n\n") == 5
-            assert item.question == plain.question and item.pairs[0][0].count(item.question[:30]) <= 1
+        for item, plain in zip(forward, zero.references(name, rows), strict=True):
+            assert item.requests[0][0].count("\n\n") - plain.requests[0][0].count("\n\n") == 5
+            assert item.question == plain.question and item.requests[0][0].count(item.question[:30]) <= 1
         seeds = [TaskSet([name], data_root=tiny_root, num_fewshot=3, seed=s) for s in (1, 2)]
         if name != "mmlu_anatomy":  # its examples are prescribed: the first five
             assert _first(seeds[0], name) != _first(seeds[1], name)
@@ -269,7 +272,7 @@ def own_task(folder: Path, name: str, **changes: Any) -> str:
 def test_permuting_a_lettered_prompt_changes_its_order_and_nothing_else(tmp_path: Path) -> None:
     path = own_task(tmp_path, "lettered")
     stock, mixed = (TaskSet([path], data_root=tmp_path, permute_options=p, seed=1) for p in (False, True))
-    prompts = [[_first(tasks, "lettered", i).pairs[0][0] for i in range(3)] for tasks in (stock, mixed)]
+    prompts = [[_first(tasks, "lettered", i).requests[0][0] for i in range(3)] for tasks in (stock, mixed)]
     assert prompts[0] != prompts[1]
     for i, (plain, other) in enumerate(zip(*prompts, strict=True)):
         assert other.startswith(f"Passage: Passage {i}.\nQuestion: what is {i}?\nA. ") and other.endswith(
@@ -368,16 +371,14 @@ def test_an_answer_is_found_as_lm_eval_finds_it(tmp_path: Path) -> None:
     for i in range(2):
         plain, other = _first(stock, "keyed", i), _first(mixed, "keyed", i)
         assert (
-            sorted(plain.pairs)
-            == sorted(other.pairs)
+            sorted(plain.requests)
+            == sorted(other.requests)
             == [("q" if not i else "r", c) for c in (" no", " yes")]
         )
-        assert plain.pairs[plain.gold] == other.pairs[other.gold]
+        assert plain.requests[plain.gold] == other.requests[other.gold]
     wrong = own_task(tmp_path, "wrong", docs=docs, doc_to_text="question", doc_to_choice=["yes", "no"])
     with pytest.raises(UserError, match="'1' is not in list"):
-        TaskSet([wrong], data_root=tmp_path).items(
-            TaskSet([wrong], data_root=tmp_path).load()["wrong"], [(0, docs[0])]
-        )
+        TaskSet([wrong], data_root=tmp_path).references("wrong", [(0, docs[0])])
 
 
 MASS = """
@@ -402,7 +403,9 @@ def test_a_tasks_own_scoring_meets_the_options_in_stock_order(tmp_path: Path) ->
         tasks = TaskSet([text], data_root=tmp_path, rule=rule, permute_options=permute)
         task = tasks.load()["mass"]
         assert tasks.headline == {"mass": "acc"} and tasks.request_hashes()
-        lls = [[(-float(len(pair[1])), False) for pair in _first(tasks, "mass", i).pairs] for i in range(8)]
+        lls = [
+            [(-float(len(pair[1])), False) for pair in _first(tasks, "mass", i).requests] for i in range(8)
+        ]
         found.append([task.process_results(doc, ll)["acc"] for doc, ll in zip(docs, lls, strict=True)])
     assert found == [[5.0] * 8] * 3
 
@@ -412,12 +415,12 @@ def test_letters_stand_behind_a_space_whatever_the_stock_choices_do(tmp_path: Pa
     item = _first(
         TaskSet([own_task(tmp_path, "tight", **tight)], data_root=tmp_path, rule="letters"), "tight"
     )
-    assert [continuation for _, continuation in item.pairs] == [" A", " B", " C"]
+    assert [continuation for _, continuation in item.requests] == [" A", " B", " C"]
     spaced = {"doc_to_choice": [" A", " B", " C"], "target_delimiter": ""}
     item = _first(
         TaskSet([own_task(tmp_path, "spaced", **spaced)], data_root=tmp_path, permute_options=True), "spaced"
     )
-    assert [continuation for _, continuation in item.pairs] == [" A", " B", " C"]
+    assert [continuation for _, continuation in item.requests] == [" A", " B", " C"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import logging
 import re
 import shutil
 import sys
-import time
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -17,13 +16,12 @@ from c3po_bench import publish as command
 from c3po_bench import tracking
 from c3po_bench.analysis.compare import COLUMNS, compare, records
 from c3po_bench.store.reader import load_runs
-from c3po_bench.tracking.config import TrackingConfig
-from c3po_bench.tracking.state import State, wandb_id
+from c3po_bench.tracking import TrackingConfig
 from c3po_bench.tracking.tables import SAMPLES, samples_table
 from tests import store_factory as factory
 
 pytest.importorskip("wandb")
-from c3po_bench.tracking.wandb_publisher import _Publisher, publish_store  # noqa: E402
+from c3po_bench.tracking.publisher import State, publish_store, wandb_id  # noqa: E402
 from tests.tracking.wandb_log import offline_runs  # noqa: E402
 
 JSON_TYPES = {str: str, float: int | float, bool: bool}
@@ -43,10 +41,10 @@ def column_types(table: dict, name: str) -> set[type]:
 
 
 def test_one_run_an_arm_with_its_own_hash(published):
-    _, runs, found = published
-    assert {wandb_id(run) for run in runs} < found.keys() and len(found) == len(runs) + 1
-    ngd = found[wandb_id(next(r for r in runs if r.arm == "ngd"))].run
-    base = found[wandb_id(runs[0])].run
+    _, runs, wandb_runs = published
+    assert {wandb_id(run) for run in runs} < wandb_runs.keys() and len(wandb_runs) == len(runs) + 1
+    ngd = wandb_runs[wandb_id(next(r for r in runs if r.arm == "ngd"))].run
+    base = wandb_runs[wandb_id(runs[0])].run
     assert (ngd.project, ngd.run_group, ngd.job_type, ngd.display_name) == (
         "test",
         "quickstart",
@@ -54,14 +52,14 @@ def test_one_run_an_arm_with_its_own_hash(published):
         "ngd",
     )
     assert base.job_type == "baseline" and "smolmoe" in ngd.tags
-    assert all(run.finished for run in found.values())
+    assert all(run.finished for run in wandb_runs.values())
 
 
 @pytest.mark.security
 def test_samples_have_strict_types_all_rows_and_markup_as_text(published):
-    _, runs, found = published
+    _, runs, wandb_runs = published
     for run in runs:
-        entry, table = found[wandb_id(run)].table("samples")
+        entry, table = wandb_runs[wandb_id(run)].table("samples")
         assert (entry["_type"], entry["nrows"], entry["ncols"]) == ("table-file", 40, len(SAMPLES))
         assert table["columns"] == list(SAMPLES) and len(table["data"]) == 40
         for name, kind in SAMPLES.items():
@@ -87,7 +85,7 @@ def test_a_row_of_samples_holds_the_item_and_both_answers():
         "losses": [3.0, 2.0, 1.5],
         "pathway_change": 0.25,
     }
-    asked = {
+    feedback = {
         "task": "in_scope",
         "doc_id": 7,
         "prompt": "write",
@@ -100,8 +98,8 @@ def test_a_row_of_samples_holds_the_item_and_both_answers():
         "score": -1.0,
         "drift": float("nan"),
     }
-    others = [row | {"prediction": 2, "correct": 1.0}, asked | {"doc_id": 8}]
-    table = samples_table([row, asked], others)
+    others = [row | {"prediction": 2, "correct": 1.0}, feedback | {"doc_id": 8}]
+    table = samples_table([row, feedback], others)
     first, second = (dict(zip(table.columns, cells, strict=True)) for cells in table.rows)
     assert first == dict.fromkeys(("scope", "response", "baseline_response", "score", "drift")) | {
         "task": "arc",
@@ -118,11 +116,11 @@ def test_a_row_of_samples_holds_the_item_and_both_answers():
         "loss_last": 1.5,
         "pathway_change": 0.25,
     }
-    told = {
+    shown = {
         name: second[name]
         for name in ("question", "scope", "response", "baseline_response", "score", "drift")
     }
-    assert told == {
+    assert shown == {
         "question": "write",
         "scope": "in",
         "response": "yes",
@@ -134,14 +132,14 @@ def test_a_row_of_samples_holds_the_item_and_both_answers():
 
 
 def test_changes_in_the_samples_are_those_of_the_scores(published):
-    _, runs, found = published
+    _, runs, wandb_runs = published
     ngd = next(r for r in runs if r.arm == "ngd")
     base = {(s["task"], s["doc_id"]): s["correct"] for s in runs[0].samples()}
     expected = [
         {1: "fixed", 0: "same", -1: "broken"}[s["correct"] - base[s["task"], s["doc_id"]]]
         for s in ngd.samples()
     ]
-    _, table = found[wandb_id(ngd)].table("samples")
+    _, table = wandb_runs[wandb_id(ngd)].table("samples")
     at = table["columns"].index("change")
     assert [row[at] for row in table["data"]] == expected
 
@@ -149,13 +147,13 @@ def test_changes_in_the_samples_are_those_of_the_scores(published):
 def test_an_answer_that_no_judge_scored_is_neither_wrong_nor_changed():
     base = [{"task": "in_scope", "doc_id": i, "correct": 1.0, "scope": "in", "score": 1.0} for i in range(2)]
     table = samples_table([base[0] | {"correct": 0.0, "score": None}, base[1]], base)
-    found = [dict(zip(SAMPLES, row, strict=True)) for row in table.rows]
-    assert [(row["correct"], row["change"]) for row in found] == [(None, None), (1.0, "same")]
+    cells = [dict(zip(SAMPLES, row, strict=True)) for row in table.rows]
+    assert [(row["correct"], row["change"]) for row in cells] == [(None, None), (1.0, "same")]
 
 
 def test_cross_run_tables_in_one_analysis_run(published):
-    _, runs, found = published
-    (analysis,) = [run for run in found.values() if run.run.job_type == "analysis"]
+    _, runs, wandb_runs = published
+    (analysis,) = [run for run in wandb_runs.values() if run.run.job_type == "analysis"]
     entry, comparison = analysis.table("comparison")
     assert entry["nrows"] == len(runs) * 4 and comparison["columns"] == list(COLUMNS)
     assert column_types(comparison, "arm") == {str} and column_types(comparison, "prompt_differs") == {bool}
@@ -166,8 +164,8 @@ def test_cross_run_tables_in_one_analysis_run(published):
 
 
 def test_curves_histograms_and_files(published):
-    _, runs, found = published
-    ngd = found[wandb_id(next(r for r in runs if r.arm == "ngd"))]
+    _, runs, wandb_runs = published
+    ngd = wandb_runs[wandb_id(next(r for r in runs if r.arm == "ngd"))]
     assert len(ngd.logged("curve/surrogate_loss")) == 11 and ngd.logged("step")[:11] == list(range(11))
     assert sum(ngd.logged("histogram/pathway_change/values")[0]) > 0
     (files,) = [a for a in ngd.artifacts if a.type == "run"]
@@ -195,33 +193,27 @@ def test_every_axis_of_a_sweep_has_a_panel_over_values_that_runs_have(tmp_path):
         for arm in ("base", "ngd"):
             rows = factory.sample_rows(arm, "arc", scores, details=False)
             settings = {"layers": layers} if arm == "ngd" else {}
-            run = factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}", settings=settings)
-            record = run.result | {
-                "scoring": {"rule": rule, "num_fewshot": shots},
-                "model": model,
-                "limit": limit,
-            }
-            (run.path / "result.json").write_text(json.dumps(record | {"notes": ["one", "two"]}))
+            changes = {"scoring": {"rule": rule, "num_fewshot": shots}, "model": model, "limit": limit}
+            changes |= {"notes": ["one", "two"]}
+            factory.write_run(tmp_path, arm, rows, key=f"{rule} {shots}", settings=settings, **changes)
     publish_store(tmp_path, TrackingConfig(mode="offline"))
-    found = [run.run for run in offline_runs(tmp_path).values() if run.run.job_type == "rewiring"]
-    given = [
-        {item.key: json.loads(item.value_json) for item in run.config.update}["settings"] for run in found
-    ]
+    runs = [run.run for run in offline_runs(tmp_path).values() if run.run.job_type == "rewiring"]
+    configs = [{item.key: json.loads(item.value_json) for item in run.config.update} for run in runs]
+    values = [config["settings"] for config in configs]
     preview = (tmp_path / "wandb" / "dashboard.json").read_text()
     for axis in ("model", "limit", "num_fewshot", "rule", "layers"):
-        assert f"c::settings.{axis}" in preview and any(axis in settings for settings in given)
-    assert {settings.get("limit") for settings in given} == {20, None} and {run.notes for run in found} == {
-        "one\ntwo"
-    }
+        assert f"c::settings.{axis}" in preview and any(axis in settings for settings in values)
+    assert {settings.get("limit") for settings in values} == {20, None}
+    assert {run.notes for run in runs} == {"one\ntwo"}
 
 
 def test_panels_show_what_runs_log(published):
-    root, _, found = published
+    root, _, wandb_runs = published
     panels = json.loads((root / "wandb" / "dashboard.json").read_text())["workspace"]["spec"]["section"][
         "panelBankConfig"
     ]
     lines = re.findall(r'"(curve/[^"]+)"', json.dumps(panels))
-    assert any(run.logged(name) for name in lines for run in found.values())
+    assert any(run.logged(name) for name in lines for run in wandb_runs.values())
 
 
 def test_a_store_that_is_none_is_said_before_a_login_is_asked_for(tmp_path, monkeypatch, capsys):
@@ -281,14 +273,14 @@ def test_a_grown_store_is_published_as_it_now_is_under_one_analysis(tmp_path, ca
     runs = more()
     assert command.main([str(tmp_path), "--mode", "offline"]) == 0
     assert "3 runs published (offline), 1 were already" in capsys.readouterr().out
-    found = offline_runs(tmp_path)
+    wandb_runs = offline_runs(tmp_path)
     for row in records(compare(load_runs(tmp_path))):
-        run = found[row["run_id"].rpartition("-")[2]]
+        run = wandb_runs[row["run_id"].rpartition("-")[2]]
         assert run.run.display_name == row["label"]
         assert row["arm"] == "base" or run.summary["p_holm"] == pytest.approx(row["p_holm"])
-    (name,) = (name for name, run in found.items() if run.run.job_type == "analysis")
-    assert name in before and len(found) == len(runs) + 1
-    assert found[wandb_id(runs[0])].folder == before[wandb_id(runs[0])].folder
+    (name,) = (name for name, run in wandb_runs.items() if run.run.job_type == "analysis")
+    assert name in before and len(wandb_runs) == len(runs) + 1
+    assert wandb_runs[wandb_id(runs[0])].folder == before[wandb_id(runs[0])].folder
     assert command.main([str(tmp_path), "--mode", "offline"]) == 0
     assert "0 runs published (offline), 4 were already" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "wandb")
@@ -305,12 +297,12 @@ def test_the_analysis_keeps_its_id_in_every_mode_and_project(tmp_path):
 def test_online_what_w_and_b_has_is_not_logged_again(tmp_path, monkeypatch):
     started: dict[str, MagicMock] = {}
 
-    def start(self, run_id, **options):
-        started[run_id] = MagicMock(options=options, entity="us")
-        started[run_id].__enter__.return_value = started[run_id]
-        return started[run_id]
+    def init(**options):
+        run = started[options["id"]] = MagicMock(options=options, entity="us")
+        run.__enter__.return_value = run
+        return run
 
-    monkeypatch.setattr(_Publisher, "_start", start)
+    monkeypatch.setattr("wandb.init", init)
     cfg = TrackingConfig(mode="online")
     runs, more = grow(tmp_path)
     publish_store(tmp_path, cfg, save_dashboard=False)
@@ -344,11 +336,9 @@ def test_unreachable_server_costs_the_time_limit_and_one_line(tmp_path, monkeypa
     factory.rewiring_store(tmp_path, items=3, tasks=("arc",))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    start = time.monotonic()
-    assert not tracking.publish(tmp_path, TrackingConfig(mode="online", time_limit=6.0))
-    assert time.monotonic() - start < 12
+    assert not tracking.publish(tmp_path, TrackingConfig(mode="online", time_limit=3.0))
     (line,) = lines(caplog)
-    assert "the results are safe" in line and "\n" not in line
+    assert "not done within 3 s; the results are safe" in line and "\n" not in line
 
 
 def test_not_logged_in_is_one_line(tmp_path, monkeypatch, caplog):
@@ -361,18 +351,18 @@ def test_not_logged_in_is_one_line(tmp_path, monkeypatch, caplog):
 
 
 def test_missing_wandb_is_one_line(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     caplog.set_level(logging.INFO, logger="c3po_bench.tracking")
     assert not tracking.publish(tmp_path, TrackingConfig(mode="offline"))
     assert "pip install 'c3po-bench[wandb]'" in lines(caplog)[0]
 
 
-def test_a_crash_of_the_publisher_is_one_line(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(
-        tracking, "_command", lambda *_: [sys.executable, "-c", "raise SystemExit('disk full')"]
-    )
+def test_a_failure_of_the_publisher_is_one_line(tmp_path, caplog):
+    (run, *_) = factory.rewiring_store(tmp_path, items=3, tasks=("arc",))
+    (run.path / "result.json").write_text("{")
     assert not tracking.publish(tmp_path, TrackingConfig(mode="offline"))
-    assert "disk full" in lines(caplog)[0]
+    (line,) = lines(caplog)
+    assert "result.json is damaged" in line and "\n" not in line
 
 
 def test_command_line_says_what_is_missing(tmp_path, capsys):

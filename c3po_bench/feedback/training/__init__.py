@@ -1,1 +1,1 @@
-"""Training: the constrained DPO trainer on TRL, supervised context distillation, and the adapters they make."""
+"""Training: constrained DPO on TRL, supervised context distillation, and the adapters they make."""

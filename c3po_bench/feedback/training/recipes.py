@@ -1,14 +1,73 @@
-"""The tuned arms as data: what each one trains on. A new one is one line of `RECIPES`."""
+"""The tuned arms as data: what each one trains on, by which numbers, and what these may be.
+
+A new one is one line of `RECIPES`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from operator import attrgetter
+from typing import Any, get_args, get_origin, get_type_hints
 
 from c3po_bench.errors import UserError, unknown
-from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.feedback.training.values import check_types, check_values
+from c3po_bench.feedback.config import FeedbackConfig, LoraConfig, TrainConfig
+from c3po_bench.options import check_least
+
+LOSSES = (
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+)
+"""TRL's names of the in-scope loss."""
+CONSTRAINTS = ("nll", "kl")
+PRECISIONS = ("auto", "float32", "bfloat16")
+SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+"""Transformers' schedules that need no further number and no evaluation."""
+
+LEAST = {
+    "lambda_near": 0,
+    "lambda_out": 0,
+    "lora.rank": 1,
+    "train.lr": 0,
+    "train.sft_lr": 0,
+    "train.warmup": 0,
+    "train.steps": 0,
+    "train.sft_steps": 0,
+    "train.eval_every": 0,
+    "train.batch": 1,
+    "train.constraint_batch": 1,
+    "train.accumulation": 1,
+    "train.max_length": 1,
+}
+_ABOVE = ("beta", "lora.alpha", "train.epochs")
+_SHARES = ("test_share", "validation_share", "lora.dropout")
+_WORDS = {
+    float: ("a number", "numbers"),
+    int: ("a whole number", "whole numbers"),
+    str: ("a name", "names"),
+    bool: ("true or false",),
+}
 
 
 @dataclass(frozen=True)
@@ -53,12 +112,11 @@ _TRAIN = (
     "batch",
     "constraint_batch",
     "accumulation",
-    "single_forward",
     "sft_lr",
     "sft_steps",
     "precision",
 )
-_TOP = ("beta", "loss_type", "loss_weights", "lambda_out", "lambda_near", "constraint", "kl_temperature")
+_TOP = ("beta", "loss_type", "lambda_out", "lambda_near", "constraint")
 _LORA = ("rank", "alpha", "dropout", "targets", "routers", "experts")
 OPTIONS = (*_TOP, *_TRAIN, *_LORA)
 
@@ -113,7 +171,6 @@ class Plan:
             "scheduler": cfg.train.scheduler,
             "warmup": cfg.train.warmup,
             "max_length": cfg.train.max_length,
-            "max_grad_norm": cfg.train.max_grad_norm,
             "precision": cfg.train.precision,
             "constraint_batch": cfg.train.constraint_batch,
         }
@@ -126,8 +183,6 @@ class Plan:
                 "near": recipe.near,
                 "out": recipe.out,
             }
-            if recipe.near and recipe.out and cfg.train.batch % 2:
-                more["odd_negative"] = "in turn"
             return common | more | ({} if cfg.train.sft_steps else {"epochs": cfg.train.epochs})
         start = self.start.identity() if self.start else {}
         return (
@@ -139,13 +194,10 @@ class Plan:
                 "epochs": cfg.train.epochs if not cfg.train.steps else None,
                 "beta": cfg.beta,
                 "loss_type": ",".join(self.loss_type),
-                "loss_weights": list(cfg.loss_weights),
                 "lambda_near": self.lambda_near,
                 "lambda_out": self.lambda_out,
                 "constraint": self.constraint,
-                "kl_temperature": cfg.kl_temperature,
                 "start": recipe.start,
-                **({"dropout_used": True} if cfg.lora.dropout else {}),  # it was switched off once
             }
         )
 
@@ -176,11 +228,6 @@ def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None 
             raise UserError(
                 f"arm {name}: option {key} would change nothing: the arm fixes it or does not read it"
             )
-    losses, weights = plan.loss_type, changed.loss_weights
-    if plan.recipe.objective == "pairs" and weights and len(weights) != len(losses):
-        raise UserError(
-            f"arm {name}: loss_weights has {len(weights)} numbers for {len(losses)} losses ({', '.join(losses)})"
-        )
     return plan
 
 
@@ -188,20 +235,77 @@ def _unread(plan: Plan) -> set[str]:
     """The options that change nothing about a plan."""
     recipe, train = plan.recipe, plan.cfg.train
     if recipe.objective == "answers":
-        return {*_TOP, "lr", "steps", "constraint_batch", "single_forward"} | (
-            {"epochs"} if train.sft_steps else set()
-        )
+        return {*_TOP, "lr", "steps", "constraint_batch"} | ({"epochs"} if train.sft_steps else set())
     kept = recipe.near or recipe.out
     unread = {
         "loss_type": recipe.loss_type is not None,
         "constraint": recipe.constraint is not None or not kept,
-        "kl_temperature": plan.constraint != "kl" or not kept,
         "lambda_near": not recipe.near,
         "lambda_out": not recipe.out,
         "constraint_batch": not kept,
-        "single_forward": not kept,
         "sft_lr": recipe.start is None,
         "sft_steps": recipe.start is None,
         "epochs": train.steps and (recipe.start is None or train.sft_steps),
     }
     return {key for key, so in unread.items() if so}
+
+
+def check_values(cfg: FeedbackConfig) -> None:
+    """`UserError` for choices and numbers that no training can use."""
+    for loss in cfg.loss_type:
+        if loss not in LOSSES:
+            raise unknown("feedback.loss_type", loss, LOSSES)
+    for name, value, choices in (
+        ("constraint", cfg.constraint, CONSTRAINTS),
+        ("train.precision", cfg.train.precision, PRECISIONS),
+        ("train.scheduler", cfg.train.scheduler, SCHEDULERS),
+    ):
+        if value not in choices:
+            raise unknown(f"feedback.{name}", value, choices)
+    check_least(cfg, LEAST, "feedback.")
+    for name in _SHARES:
+        if not 0 <= (value := attrgetter(name)(cfg)) < 1:
+            raise UserError(f"feedback.{name}={value}: a share is at least 0 and below 1")
+    for name in _ABOVE:
+        if not 0 < (value := attrgetter(name)(cfg)) < float("inf"):
+            raise UserError(f"feedback.{name}={value}: must be above 0")
+
+
+def check_types(arm: str, options: Mapping[str, Any]) -> None:
+    """`UserError` for an arm's option that is no value of its kind: Hydra looks at those of sections only."""
+    hints = {
+        name: hint
+        for kind in (FeedbackConfig, TrainConfig, LoraConfig)
+        for name, hint in get_type_hints(kind).items()
+    }
+    for key, value in options.items():
+        several = get_origin(hints[key]) is list
+        kind = get_args(hints[key])[0] if several else hints[key]
+        listed = isinstance(value, list | tuple)
+        if listed != several or not all(_is(v, kind) for v in (value if listed else [value])):
+            words = (
+                f"a list of {_WORDS[kind][1]}, such as [{value}]"
+                if several and not listed
+                else _WORDS[kind][several]
+            )
+            raise UserError(f"arm.{arm}.{key}={value}: must be {words}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def precision(name: str, device: str) -> str:
+    """``auto`` is bfloat16 where the processor computes in it, float32 elsewhere."""
+    import torch  # slow to import, and not needed to check a config
+
+    if name not in PRECISIONS:
+        raise unknown("feedback.train.precision", name, PRECISIONS)
+    if name != "auto":
+        return name
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    able = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if able else "float32"

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from c3po_bench.contract import Answer, ArmRow, Cost, Item, Report
 from c3po_bench.errors import UserError
-from c3po_bench.rewiring.meter import Meter, peak_memory
+from c3po_bench.rewiring.bank import to_tensor
+from c3po_bench.rewiring.config import KernelConfig
+from c3po_bench.rewiring.meter import Meter
+from c3po_bench.rewiring.neighbors import nearest
+from c3po_bench.tasks.duplicates import question_hash
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM
-
-    from c3po_bench.rewiring.backend import RewiringBackend
-    from c3po_bench.tasks.items import Item
+    from c3po_bench.rewiring.workbench import Workbench
 
 CHUNK = 1024
 
@@ -25,14 +30,12 @@ class BaselineArm:
 
     Args:
         backend: the workbench of the experiment: model, tokenizer, engine, references.
-        name: of the arm.
+        row: of the table of arms.
         options: its options, complete.
     """
 
-    reads_labels = False
-
-    def __init__(self, backend: RewiringBackend, name: str, options: dict[str, Any]):
-        self.backend, self.name, self.options = backend, name, options
+    def __init__(self, backend: Workbench, row: ArmRow, options: dict[str, Any]):
+        self.backend, self.row, self.options = backend, row, options
         self.meter = Meter()
 
     def identity(self) -> dict[str, Any]:
@@ -51,22 +54,27 @@ class BaselineArm:
         found = {"reference_size": self.backend.cfg.references.limit}
         return found | {f"option_{key}": value for key, value in self.options.items()}
 
-    def lm(self) -> LM:
-        """What answers; each baseline has its own."""
-        raise UserError(f"arm {self.name} can't answer")
+    def prepare(self) -> None:
+        """Whatever comes before the first item."""
 
-    def cost(self) -> dict[str, Any]:
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        """Each baseline answers in its own way."""
+        raise NotImplementedError
+
+    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+        """Nothing to add."""
+        return rows, {}
+
+    def cost(self) -> Cost:
         """Phases of this process so far."""
-        return {
-            "phases": self.meter.phases(),
-            "peak_memory_bytes": peak_memory(),
-            "credited_seconds": self.meter.cached_seconds,
-        }
+        return self.meter.cost()
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """Counts of the references and notes on where they came from."""
-        notes = [*self.backend.reference_items[1], *self.meter.notes]
-        return {"counts": self.backend.bank.counts, "curves": {}, "notes": notes}
+        return Report(self.backend.bank.counts, {}, [*self.backend.reference_items[1], *self.meter.notes])
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 class TrainingSet:
@@ -75,7 +83,7 @@ class TrainingSet:
     All of them, also those that the model answers wrongly: the paper trains its baselines on the whole set.
     """
 
-    def __init__(self, backend: RewiringBackend):
+    def __init__(self, backend: Workbench):
         self.backend = backend
         self.counts: dict[str, int] = {}
 
@@ -86,7 +94,7 @@ class TrainingSet:
         items, _ = backend.reference_items
         asked = list(dict.fromkeys(backend.test_questions))
         hashes = backend.test_hashes
-        distinct = [item for item in items if item.doc_hash not in hashes]
+        distinct = [item for item in items if question_hash(item.question) not in hashes]
         near = self._nearest(distinct, asked) > backend.cfg.method.neighbors.max_similarity
         kept = [item for item, copy in zip(distinct, near, strict=True) if not copy]
         self.counts = {
@@ -108,6 +116,41 @@ class TrainingSet:
         return np.concatenate(
             [(ours[i : i + CHUNK] @ theirs.T).max(axis=1) for i in range(0, len(ours), CHUNK)]
         )
+
+
+class Retriever:
+    """Finds the `k` references nearest to a question, nearest first, without near-duplicates.
+
+    `kernel` weighs them.
+    """
+
+    def __init__(self, backend: Workbench, k: int, meter: Meter, kernel: KernelConfig | None = None):
+        method = backend.cfg.method
+        self.backend, self.meter = backend, meter
+        self.method = replace(
+            method, neighbors=replace(method.neighbors, kind="knn", k=k), kernel=kernel or KernelConfig()
+        )
+        self.bank = to_tensor(backend.bank.embeddings, torch.device("cpu"))
+
+    def __call__(self, questions: Sequence[str]) -> list[tuple[list[int], list[float], dict[str, Any]]]:
+        """For each question: places in the bank, kernel weights, and what the record keeps."""
+        vectors = torch.from_numpy(self.backend.question_embedder(questions, self.meter))
+        with self.meter.phase("retrieve"):
+            self.meter.count("retrieve", 2 * len(vectors) * self.bank.numel())
+            near = nearest(self.method, vectors, self.bank)
+        found = []
+        for q in range(len(questions)):
+            kept = [n for n, w in enumerate(near.weights[q].tolist()) if w > 0]
+            places = [int(near.index[q, n]) for n in kept]
+            details = {
+                "neighbors": [
+                    self.backend.bank.neighbor(place, float(near.similarity[q, n]))
+                    for place, n in zip(places, kept, strict=True)
+                ],
+                "dropped_duplicates": int(near.dropped[q]),
+            }
+            found.append((places, [float(near.weights[q, n]) for n in kept], details))
+        return found
 
 
 def peft_package(arm: str) -> Any:

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.contract import ArmRow
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.training import TrainedArm
 from c3po_bench.rewiring.baselines.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
 
 
 def prefix_tuning(
-    backend: RewiringBackend,
+    backend: Workbench,
+    row: ArmRow,
     *,
     steps: int = 30,
     batch_size: int = 8,
@@ -27,13 +29,14 @@ def prefix_tuning(
 
     Args:
         backend: the workbench.
+        row: of the table of arms.
         steps: optimizer steps.
         batch_size: references a step.
         learning_rate: at first; falls linearly to 0.
         tokens: virtual tokens (the paper names no number).
     """
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "tokens": tokens}
-    return TrainedArm(backend, "prefix_tuning", options, Prefix(backend, tokens))
+    return TrainedArm(backend, row, options, Prefix(backend, tokens))
 
 
 class Prefix(VirtualTokens):

@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.contract import ArmRow
 from c3po_bench.models.families import family_of
-from c3po_bench.rewiring.baselines.training import InsertedLM, Opened, TrainedArm, Weights, swapped
-from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.lm import RewiredLM
-from c3po_bench.rewiring.rewirer import Rewirer
+from c3po_bench.rewiring.baselines.training import (
+    Answering,
+    Opened,
+    TrainedArm,
+    Weights,
+    engine_answering,
+    swapped,
+)
+from c3po_bench.rewiring.meter import Meter
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM
-
-    from c3po_bench.rewiring.backend import RewiringBackend
-    from c3po_bench.rewiring.meter import Meter
+    from c3po_bench.rewiring.workbench import Workbench
 
 
 def router_tuning(
-    backend: RewiringBackend, *, steps: int = 30, batch_size: int = 8, learning_rate: float = 1e-3
+    backend: Workbench,
+    row: ArmRow,
+    *,
+    steps: int = 30,
+    batch_size: int = 8,
+    learning_rate: float = 1e-3,
 ) -> RouterTuningArm:
     """One static change for all items and all tokens, where rewiring finds one for each item's last token.
 
     Args:
         backend: the workbench.
+        row: of the table of arms.
         steps: optimizer steps.
         batch_size: references a step.
         learning_rate: at first; falls linearly to 0.
     """
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    return RouterTuningArm(backend, "router_tuning", options, Routers(backend))
+    return RouterTuningArm(backend, row, options, Routers(backend))
 
 
 class RouterTuningArm(TrainedArm):
@@ -55,7 +64,7 @@ class RouterTuningArm(TrainedArm):
 class Routers:
     """All parameters of the critical layers' routers, in float32 while they are trained."""
 
-    def __init__(self, backend: RewiringBackend):
+    def __init__(self, backend: Workbench):
         self.backend, self.model = backend, backend.loaded.model
         family = family_of(self.model)
         routers = [family.router_of(self.model, layer) for layer in backend.layers]
@@ -77,15 +86,6 @@ class Routers:
 
         yield Opened(call, parameters)
 
-    def lm(self, weights: Weights, meter: Meter) -> LM:
-        """The base model's scoring with the routers swapped in."""
-        return engine_lm(self.backend, meter, lambda: swapped(self.model, weights))
-
-
-def engine_lm(
-    backend: RewiringBackend, meter: Meter, inserted: Callable[[], AbstractContextManager[Any]]
-) -> LM:
-    """Scoring by an engine of its own: the shared one remembers what the unchanged model read."""
-    cfg = backend.cfg
-    engine = load_engine(cfg.engine, backend.loaded.model, backend.layers, cfg.method.position)
-    return InsertedLM(RewiredLM(Rewirer(engine, cfg.method, None, meter=meter), backend.tokenizer), inserted)
+    def answering(self, weights: Weights, meter: Meter) -> Answering:
+        """By the base model with the trained routers in the place of its own."""
+        return engine_answering(self.backend, meter, lambda: swapped(self.model, weights))

@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.contract import ArmRow
 from c3po_bench.models.targets import AllLinear, check_adapted, find_targets
 from c3po_bench.rewiring.baselines.arm import peft_package
-from c3po_bench.rewiring.baselines.router_tuning import engine_lm
-from c3po_bench.rewiring.baselines.training import Opened, TrainedArm, Weights
+from c3po_bench.rewiring.baselines.training import Answering, Opened, TrainedArm, Weights, engine_answering
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM
-
-    from c3po_bench.rewiring.backend import RewiringBackend
     from c3po_bench.rewiring.meter import Meter
+    from c3po_bench.rewiring.workbench import Workbench
 
 OUTSIDE = AllLinear()
 
 
 def sft(
-    backend: RewiringBackend,
+    backend: Workbench,
+    row: ArmRow,
     *,
     steps: int = 30,
     batch_size: int = 8,
@@ -36,13 +35,14 @@ def sft(
 
     Args:
         backend: the workbench.
+        row: of the table of arms.
         steps: optimizer steps.
         batch_size: references a step.
         learning_rate: at first; falls linearly to 0.
         rank: of the adapters; their scale is 2.
     """
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "rank": rank}
-    return SftArm(backend, "sft", options, Lora(backend, rank))
+    return SftArm(backend, row, options, Lora(backend, rank))
 
 
 class SftArm(TrainedArm):
@@ -60,7 +60,7 @@ class SftArm(TrainedArm):
 class Lora:
     """PEFT's LoRA, put into the shared model and taken out again."""
 
-    def __init__(self, backend: RewiringBackend, rank: int):
+    def __init__(self, backend: Workbench, rank: int):
         self.backend, self.model, self.rank = backend, backend.loaded.model, rank
 
     @contextmanager
@@ -100,9 +100,9 @@ class Lora:
         with self.inserted(seed=seed) as model:
             yield Opened(lambda **inputs: model(**inputs, use_cache=False), trainable(model))
 
-    def lm(self, weights: Weights, meter: Meter) -> LM:
-        """The base model's scoring with the adapters in."""
-        return engine_lm(self.backend, meter, lambda: self.inserted(weights))
+    def answering(self, weights: Weights, meter: Meter) -> Answering:
+        """By the base model with the adapters in."""
+        return engine_answering(self.backend, meter, lambda: self.inserted(weights))
 
 
 def trainable(model: Any) -> dict[str, torch.nn.Parameter]:

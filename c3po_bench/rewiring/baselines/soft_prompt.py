@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.contract import ArmRow
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.training import TrainedArm
 from c3po_bench.rewiring.baselines.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
-    from c3po_bench.rewiring.backend import RewiringBackend
+    from c3po_bench.rewiring.workbench import Workbench
 
 
 def soft_prompt(
-    backend: RewiringBackend,
+    backend: Workbench,
+    row: ArmRow,
     *,
     steps: int = 30,
     batch_size: int = 8,
@@ -26,13 +28,14 @@ def soft_prompt(
 
     Args:
         backend: the workbench.
+        row: of the table of arms.
         steps: optimizer steps.
         batch_size: references a step.
         learning_rate: at first; falls linearly to 0.
         tokens: virtual tokens (the paper names no number).
     """
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "tokens": tokens}
-    return TrainedArm(backend, "soft_prompt", options, SoftPrompt(backend, tokens))
+    return TrainedArm(backend, row, options, SoftPrompt(backend, tokens))
 
 
 class SoftPrompt(VirtualTokens):

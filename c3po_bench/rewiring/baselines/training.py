@@ -10,34 +10,37 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from lm_eval.api.model import LM
+from safetensors.torch import load_file, save_file
 
+from c3po_bench.contract import Answer, ArmRow, Cost, Item, Phase, Report
 from c3po_bench.models.flops import passes, shape_of, trained_part
 from c3po_bench.rewiring.baselines.arm import BaselineArm, TrainingSet
+from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.batching import pad_right
 from c3po_bench.rewiring.meter import Meter
+from c3po_bench.rewiring.rewirer import Rewirer
+from c3po_bench.rewiring.tokens import TokenizedItem
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
     from torch import Tensor
 
-    from c3po_bench.rewiring.backend import RewiringBackend
-    from c3po_bench.rewiring.questions import Question
+    from c3po_bench.rewiring.workbench import Workbench
 
 log = logging.getLogger(__name__)
 HELD_OUT = 32
 MAX_TOKENS = 512
 Weights = dict[str, "Tensor"]
+Answering = Callable[[Sequence[Item]], list[Answer]]
 
 
 @dataclass
@@ -58,11 +61,8 @@ class Adapter(Protocol):
         """The model with fresh trainable parts; on leaving, the model is as it was."""
         ...
 
-    def lm(self, weights: Weights, meter: Meter) -> LM:
-        """The trained model as lm-eval sees it, on the arm's account.
-
-        Between its calls the shared model is as it was.
-        """
+    def answering(self, weights: Weights, meter: Meter) -> Answering:
+        """What answers items by the trained model, on the arm's account; between calls the model is as it was."""
         ...
 
 
@@ -72,8 +72,8 @@ class TrainedArm(BaselineArm):
     Options that every trained baseline has: steps, batch_size, learning_rate.
     """
 
-    def __init__(self, backend: RewiringBackend, name: str, options: dict[str, Any], adapter: Adapter):
-        super().__init__(backend, name, options)
+    def __init__(self, backend: Workbench, row: ArmRow, options: dict[str, Any], adapter: Adapter):
+        super().__init__(backend, row, options)
         self.adapter = adapter
         self.training = TrainingSet(backend)
 
@@ -83,17 +83,21 @@ class TrainedArm(BaselineArm):
         del found["option_steps"], found["option_learning_rate"]
         return found | {"steps": self.options["steps"], "lr": self.options["learning_rate"]}
 
-    def lm(self) -> LM:
-        """The trained model."""
-        return self.adapter.lm(self.weights(), self.meter)
+    def prepare(self) -> None:
+        """Train, where nobody has."""
+        self._answering = self.adapter.answering(self.weights(), self.meter)
+
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        """By the trained model."""
+        return self._answering(items)
 
     @cached_property
     def folder(self) -> Path:
         """Where the weights are: named by everything that can change them."""
         cfg = self.backend.cfg
-        data = [[item.task, item.doc_id, item.pairs, item.gold] for item in self.training.items]
+        data = [[*item.id, item.requests, item.gold] for item in self.training.items]
         identity = [
-            self.name,
+            self.row.name,
             self.options,
             cfg.seed,
             self.backend.model_hash,
@@ -101,7 +105,7 @@ class TrainedArm(BaselineArm):
             self.extra(),
             content_hash(data),
         ]
-        return Path(cfg.results_dir) / "trained" / f"{self.name}-{content_hash(identity)}"
+        return Path(cfg.results_dir) / "trained" / f"{self.row.name}-{content_hash(identity)}"
 
     def extra(self) -> Any:
         """Whatever else of the config the training depends on."""
@@ -109,8 +113,6 @@ class TrainedArm(BaselineArm):
 
     def weights(self) -> Weights:
         """Load the trained weights; train first if nobody has."""
-        from safetensors.torch import load_file, save_file
-
         self.folder.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.folder.parent, f"{self.folder.name}.lock"):
             if not (self.folder / "training.json").exists():
@@ -121,11 +123,11 @@ class TrainedArm(BaselineArm):
 
     def _train(self) -> tuple[Weights, dict[str, Any]]:
         options, seed = self.options, self.backend.cfg.seed
-        questions = [self.backend.tokenizer.of_item(item) for item in self.training.items]
+        questions = [self.backend.tokenizer(item) for item in self.training.items]
         random.Random(seed).shuffle(questions)
         spared = min(HELD_OUT, len(questions) // 5)
         held_out, seen = questions[:spared], questions[spared:]
-        log.info("%s: training on %d references for %d steps", self.name, len(seen), options["steps"])
+        log.info("%s: training on %d references for %d steps", self.row.name, len(seen), options["steps"])
         progress = Progress()
         with self.adapter.opened(seed) as model:
             base = self.backend.loaded.model
@@ -145,7 +147,7 @@ class TrainedArm(BaselineArm):
                     optimizer.step()
                     self.meter.count("train", sum(shape.training(*size, *trained) for size in sizes))
                 losses.append(loss.item())
-                progress(f"{self.name}: training", step + 1, options["steps"])
+                progress(f"{self.row.name}: training", step + 1, options["steps"])
             after = mean_loss(model, held_out, options["batch_size"])
             weights = {name: p.detach().cpu().contiguous().clone() for name, p in model.parameters.items()}
         record = {
@@ -153,7 +155,7 @@ class TrainedArm(BaselineArm):
             "held_out_loss": [] if before is None or after is None else [round(before, 6), round(after, 6)],
             "parameters": sum(p.numel() for p in weights.values()),
             "seen": min(len(seen), options["steps"] * options["batch_size"]),
-            "phase": self.meter.phases().get("train", {"seconds": 0.0, "flops": 0}),
+            "phase": asdict(self.meter.cost().phases.get("train", Phase())),
         }
         return weights, record
 
@@ -163,20 +165,19 @@ class TrainedArm(BaselineArm):
         path = self.folder / "training.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def cost(self) -> dict[str, Any]:
+    def cost(self) -> Cost:
         """Training counts once, whichever process did it."""
-        found = super().cost()
-        record = self.record
+        cost, record = super().cost(), self.record
         if record is not None:
-            found["phases"]["train"] = record["phase"]
-        return found
+            cost.phases["train"] = Phase(**record["phase"])
+        return cost
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """Training curves, and the loss on held-out references before and after."""
         self.training.items  # noqa: B018  fills the counts
         notes, record = [*self.backend.reference_items[1], *self.meter.notes], self.record
         if record is None:
-            return {"counts": self.training.counts, "curves": {}, "notes": notes}
+            return Report(self.training.counts, {}, notes)
         counts = self.training.counts | {
             "trained_parameters": record["parameters"],
             "references_seen": record["seen"],
@@ -185,14 +186,16 @@ class TrainedArm(BaselineArm):
         if record["held_out_loss"]:
             before, after = record["held_out_loss"]
             notes.append(
-                f"{self.name}: loss on held-out references {before:.3f} before training, {after:.3f} after"
+                f"{self.row.name}: loss on held-out references {before:.3f} before training, {after:.3f} after"
             )
-        return {"counts": counts, "curves": curves, "notes": notes}
+        return Report(counts, curves, notes)
 
 
-def batches(questions: Sequence[Question], size: int, steps: int, seed: int) -> Iterator[list[Question]]:
+def batches(
+    questions: Sequence[TokenizedItem], size: int, steps: int, seed: int
+) -> Iterator[list[TokenizedItem]]:
     """`steps` batches: epochs over the questions, each in a new seeded order."""
-    queue: list[Question] = []
+    queue: list[TokenizedItem] = []
     for step in range(steps):
         if len(queue) < size:
             order = list(questions)
@@ -201,12 +204,11 @@ def batches(questions: Sequence[Question], size: int, steps: int, seed: int) -> 
         yield [queue.pop(0) for _ in range(min(size, len(queue)))]
 
 
-def question_losses(model: Opened, questions: Sequence[Question]) -> Tensor:
+def question_losses(model: Opened, questions: Sequence[TokenizedItem]) -> Tensor:
     """Mean negative log-likelihood of the right answer's tokens of each question, [questions]."""
     pairs = []
     for question in questions:
-        assert question.gold is not None
-        prompt, answer = question.rows[question.gold]
+        prompt, answer = question.gold_row
         context, target = question.prompts[prompt].context, question.prompts[prompt].continuations[answer]
         pairs.append((context[-MAX_TOKENS:], target))
     device = next(iter(model.parameters.values())).device
@@ -223,7 +225,7 @@ def question_losses(model: Opened, questions: Sequence[Question]) -> Tensor:
 
 
 @torch.no_grad()
-def mean_loss(model: Opened, questions: Sequence[Question], size: int) -> float | None:
+def mean_loss(model: Opened, questions: Sequence[TokenizedItem], size: int) -> float | None:
     """Mean loss over `questions`; None if there are none."""
     if not questions:
         return None
@@ -231,32 +233,19 @@ def mean_loss(model: Opened, questions: Sequence[Question], size: int) -> float 
     return float(torch.cat(losses).mean())
 
 
-class InsertedLM(LM):
-    """An LM whose adapter is in the shared model only while it is asked."""
+def engine_answering(
+    backend: Workbench, meter: Meter, inserted: Callable[[], AbstractContextManager[Any]]
+) -> Answering:
+    """Answers by an engine of its own, what was trained being inserted: the shared one remembers the unchanged model."""
+    cfg = backend.cfg
+    engine = load_engine(cfg.engine, backend.loaded.model, backend.layers, cfg.method.position)
+    rewirer = Rewirer(engine, backend.tokenizer, cfg.method, meter=meter)
 
-    def __init__(self, inner: LM, inserted: Callable[[], AbstractContextManager[Any]]):
-        super().__init__()
-        self.inner, self.inserted = inner, inserted
+    def answer(items: Sequence[Item]) -> list[Answer]:
+        with inserted():
+            return rewirer.answer(items)
 
-    @property
-    def tokenizer_name(self) -> str:
-        """Of the underlying model."""
-        return self.inner.tokenizer_name
-
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Log-likelihoods under the adapter."""
-        with self.inserted():
-            return self.inner.loglikelihood(requests)
-
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Texts written under the adapter."""
-        with self.inserted():
-            return self.inner.generate_until(requests)
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Whole texts under the adapter."""
-        with self.inserted():
-            return self.inner.loglikelihood_rolling(requests)
+    return answer
 
 
 @contextmanager

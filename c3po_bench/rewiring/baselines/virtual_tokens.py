@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from c3po_bench.contract import Answer, Item
 from c3po_bench.models.flops import passes, shape_of
+from c3po_bench.models.stock import StockScorer
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.sft import trainable
-from c3po_bench.rewiring.baselines.training import InsertedLM, Opened, Weights
-from c3po_bench.rewiring.generation import decoded
+from c3po_bench.rewiring.baselines.training import Answering, Opened, Weights
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM
-
-    from c3po_bench.rewiring.backend import RewiringBackend
     from c3po_bench.rewiring.meter import Meter
+    from c3po_bench.rewiring.workbench import Workbench
 
 START = "Answer the question correctly, using what you know about the world. "
 
@@ -31,7 +30,7 @@ START = "Answer the question correctly, using what you know about the world. "
 class VirtualTokens(ABC):
     """`tokens` virtual tokens that start as those of a short instruction, so that training starts from a working model."""
 
-    def __init__(self, backend: RewiringBackend, tokens: int):
+    def __init__(self, backend: Workbench, tokens: int):
         self.backend, self.model, self.tokens = backend, backend.loaded.model, tokens
 
     @abstractmethod
@@ -60,54 +59,19 @@ class VirtualTokens(ABC):
         model = self.wrapped()
         yield Opened(model, trainable(model))
 
-    def lm(self, weights: Weights, meter: Meter) -> LM:
-        """lm-eval's own model over the wrapped one."""
-        from lm_eval.models import huggingface
-
+    def answering(self, weights: Weights, meter: Meter) -> Answering:
+        """By lm-eval's own scoring of the wrapped model."""
         model = self.wrapped()
         own = trainable(model)
         for name, value in weights.items():
             own[name].data.copy_(value)
-        kind: Any = _asked_by_ids(huggingface.HFLM)
-        inner = kind(
-            pretrained=model, tokenizer=self.backend.loaded.tokenizer, batch_size=self.backend.cfg.batch_size
-        )
-        return InsertedLM(inner, lambda: self._scoring(meter))
+        scorer = StockScorer(model, self.backend.loaded.tokenizer, self.backend.cfg.batch_size)
+        shape = shape_of(self.model)
 
-    @contextmanager
-    def _scoring(self, meter: Meter) -> Iterator[None]:
-        """Phase `score` of `meter`: each pass of the wrapped model, over its virtual tokens too."""
-        with meter.phase("score"), passes(self.model) as sizes:
-            yield
-            shape = shape_of(self.model)
-            flops = (shape.score(shape.span, size, size[0] * size[1]) for size in sizes)
-            meter.count("score", sum(flops))
+        def answer(items: Sequence[Item]) -> list[Answer]:
+            with meter.phase("score"), passes(self.model) as sizes:
+                answers = scorer.answer(items)
+            meter.count("score", sum(shape.score(shape.span, size, size[0] * size[1]) for size in sizes))
+            return answers
 
-
-def _asked_by_ids(kind: Any) -> Any:
-    """lm-eval's LM class `kind`, for requests too that bring their prompt's ids along (see `rewiring.generation`)."""
-
-    class Asked(kind):
-        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-            texts = {i: self._written(r.args[1]) for i, r in enumerate(requests) if "prompt_ids" in r.args[1]}
-            rest = [i for i in range(len(requests)) if i not in texts]
-            if rest:
-                found = super().generate_until([requests[i] for i in rest], disable_tqdm=disable_tqdm)
-                texts |= dict(zip(rest, found, strict=True))
-            return [texts[i] for i in range(len(requests))]
-
-        def _written(self, settings: dict[str, Any]) -> str:
-            prompt, stops = torch.tensor([settings["prompt_ids"]], device=self.device), settings["stop_ids"]
-            output = self.model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=settings["max_gen_toks"],
-                do_sample=False,
-                eos_token_id=stops,
-                pad_token_id=stops[0],
-            )
-            written = [i for i in output[0, prompt.shape[1] :].tolist() if i not in stops]
-            settings["written_ids"].extend(written)
-            return decoded(self, written)
-
-    return Asked
+        return answer

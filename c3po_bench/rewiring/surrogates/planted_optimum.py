@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from c3po_bench.errors import UserError
-from c3po_bench.models.planted.truth import pathway_of
+from c3po_bench.models.embedded.planted_world import pathway_of
 from c3po_bench.rewiring.surrogates import Problem, Solution
 
 

@@ -1,0 +1,191 @@
+"""What the console shows: the comparison, feedback by scope, a planted gap, a sweep, a line for each arm."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from c3po_bench.analysis.ablation import axes, shown
+from c3po_bench.analysis.arms import display_name
+from c3po_bench.analysis.compare import MACRO, POOLED, compare, compare_controls, headlines, known, records
+from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
+from c3po_bench.analysis.verdict import WHERE, amount, bracket, p_text, verdict
+from c3po_bench.store.reader import Run
+
+Distance = Callable[[Sequence[Sequence[float]], Sequence[int], str], float]
+
+
+def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -> None:
+    """Print the comparison of an experiment's runs, the verdict, and where the results are.
+
+    Args:
+        runs: the experiment's, base first.
+        results_dir: its store.
+        distance: see `measures.share_recovered`; asked where the planted testbed's optimum was run.
+    """
+    frame = compare(runs)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(console_table(frame))
+    if any(run.arm == "planted_optimum" for run in runs):
+        console.print(gap_table(share_recovered(runs, distance)))
+    if any(frame["scope"]):
+        console.print(feedback_table(runs))
+    report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
+    console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
+    console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report:  {report}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", caption: str = "") -> Table:
+    """An empty table with columns for `names` and, to the right, `numbers`."""
+    table = Table(title=title or None, caption=Text(caption) if caption else None, caption_justify="left")
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def console_table(frame: pd.DataFrame) -> Table:
+    """A rich table of the rows of `compare`; accuracies in percent, differences in percentage points.
+
+    ``*`` marks differences whose p stays below 0.05 after Holm's correction, ``†`` arms that by nature change
+    the prompt. Names come from the store and are shown as they are, never read as markup.
+    """
+    every = records(frame)
+    rows = headlines(every)
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    hidden = len({row["task"] for row in every}) - len(tasks)
+    marks = [
+        (any(row["p_holm"] < 0.05 for row in rows), "* below 0.05 after Holm's correction"),
+        (any(row["prompt_differs"] for row in rows), "† its prompt is not the base's"),
+        (
+            any(row["test"] == "sign-flip" for row in rows),
+            "‡ sign-flip test (scores that are not 0/1, or items that share a source)",
+        ),
+        (hidden, f"{hidden} tasks of these benchmarks one by one: in the report"),
+    ]
+    numbers = ("n", "accuracy", "95% interval", "difference", "95% paired", "McNemar p", "fixed/broken")
+    several = len(tasks) > 1
+    table = _table(
+        ["task"] * several + ["arm"],
+        [*numbers, "s/item"],
+        caption="; ".join(text for occurs, text in marks if occurs),
+    )
+    for task in tasks:
+        for place, row in enumerate(row for row in rows if row["task"] == task):
+            heading = [task if place == 0 else ""] * several
+            table.add_row(*map(Text, [*heading, *cells(row)]))
+        table.add_section()
+    return table
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """One row's cells as text, in the table's order, empty where a number does not apply."""
+    compared, tested = known(row["difference"]), known(row["p"])
+    star = "*" if row["p_holm"] < 0.05 else ""
+    kind = " ‡" if row["test"] == "sign-flip" else ""
+    return [
+        row["label"] + (" †" if row["prompt_differs"] else ""),
+        str(row["n"]),
+        f"{row['accuracy'] * 100:.1f}%",
+        bracket(row["low"], row["high"]),
+        f"{row['difference'] * 100:+.1f}" if compared else "",
+        bracket(row["diff_low"], row["diff_high"]) if compared else "",
+        f"{p_text(row['p'])}{star}{kind}" if tested else "",
+        f"{row['fixed']}/{row['broken']}" if tested else "",
+        amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
+    ]
+
+
+def live_line(run: Run, base: Run) -> str:
+    """One finished run against its base in a line, for the log while others still run; empty for a base."""
+    if run.run_id == base.run_id:
+        return ""
+    compared = headlines(records(compare([base, run], draws=2000)))
+    rows = [row for row in compared if row["run_id"] == run.run_id]
+    row = next((row for row in rows if row["level"] == "pooled"), rows[0])
+    where = f" {WHERE.get(row['scope'], row['scope'])}" if row["scope"] else ""
+    interval = bracket(row["diff_low"], row["diff_high"])
+    changed = f"{row['fixed']} fixed, {row['broken']} broken"
+    return f"{row['label']} against base{where}: {row['difference'] * 100:+.1f} points {interval}, {changed}"
+
+
+def feedback_table(runs: Sequence[Run]) -> Table:
+    """The measures of feedback arms: a row an arm and scope, intervals at 95%."""
+    columns = ("S", "drift", "similarity", "repetition", "broken", "length")
+    caption = "brackets: 95% over prompts, or over feedbacks where there are ten or more"
+    table = _table(["arm", "scope"], columns, caption=caption)
+    rows: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}  # by run, scope and measure
+    for row in records(feedback_measures(runs)):
+        rows.setdefault(row["run_id"], {}).setdefault(row["scope"], {})[row["measure"]] = row
+    for scopes in rows.values():
+        for place, (scope, values) in enumerate(scopes.items()):
+            name = "" if place else display_name(next(iter(values.values())))
+            table.add_row(Text(name), SCOPES.get(scope, scope), *(_measure(values.get(m)) for m in MEASURES))
+        table.add_section()
+    return table
+
+
+def _measure(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    digits = 3 if row["measure"] == "drift" else 2
+    interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    return f"{row['mean']:.{digits}f}" + (interval if row["measure"] in ("score", "drift") else "")
+
+
+def gap_table(frame: pd.DataFrame) -> Table:
+    """The shares of a planted gap that arms recover, of `share_recovered`."""
+    numbers = ("n", "accuracy", "share", "95% interval", "distance to planted")
+    table = _table(["arm"], numbers, title="share of the planted gap recovered")
+    for row in frame.to_dict("records"):
+        far = "" if np.isnan(row["distance"]) else f"{row['distance']:.3f}"
+        share = "" if np.isnan(row["share"]) else f"{row['share']:.2f}"
+        interval = "" if np.isnan(row["low"]) else f"[{row['low']:.2f}, {row['high']:.2f}]"
+        texts = (row["arm"], str(row["n"]), f"{row['accuracy']:.3f}", share, interval, far)
+        table.add_row(*map(Text, texts))
+    return table
+
+
+def overall_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of an ablation table, the row of each run's accuracy over all its tasks.
+
+    Where a run has no such row, there is one for each task; the tasks of one benchmark count as one.
+    """
+    rows: Any = frame[(frame["metric"] == "acc") & (frame["group"].fillna("") == "")]
+    for overall in (MACRO, POOLED):
+        summed_up = rows["run_id"].isin(rows.loc[rows["task"] == overall, "run_id"])
+        rows = rows[~summed_up | (rows["task"] == overall)]
+    return rows[rows["run_id"].notna() | rows["task"].isin(rows.loc[rows["run_id"].notna(), "task"])]
+
+
+def sweep_table(frame: pd.DataFrame) -> Table:
+    """A row for each run (see `overall_rows`), with settings that vary, and the task if there are several."""
+    varied, chosen = axes(frame), overall_rows(frame)
+    tasks = list(dict.fromkeys(chosen["task"].dropna()))
+    named = [*varied, *(["task"] if len(tasks) > 1 else [])]
+    caption = f"accuracy: {tasks[0]}" if len(tasks) == 1 else "accuracy"
+    numbers = ("n", "accuracy", "difference", "95% paired", "p", "s/item")
+    table = _table([*named, "arm"], numbers, caption=caption)
+    for row in shown(chosen, varied):
+        interval = bracket(row["diff_low"], row["diff_high"]) if known(row["diff_low"]) else ""
+        texts = [str(row[name]) if known(row[name]) else "" for name in named] + [row["arm"]]
+        texts += [_number(row["n"], "{:.0f}"), _number(row["value"], "{:.1%}")]
+        texts += [_number(row["difference"] * 100, "{:+.1f}"), interval]
+        texts += [p_text(row["p"]) if known(row["p"]) else ""]
+        texts += [amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else ""]
+        table.add_row(*map(Text, texts))
+    return table
+
+
+def _number(value: Any, form: str) -> str:
+    return form.format(value) if known(value) else ""

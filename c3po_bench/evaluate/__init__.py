@@ -1,0 +1,1 @@
+"""The loop over arms: items in, answers out, rows into the store."""

@@ -1,0 +1,265 @@
+"""The backend `both`.
+
+Feedback-tuned, rewired, and rewired after tuning, side by side on one model and one base.
+
+An arm's name is one of the feedback backend's, one of the rewiring backend's, or two of them as
+``RECIPE_then_METHOD`` (for example ``c3po_then_ngd``): the recipe's adapter is merged into the model and the
+method then rewires that one. This module knows both backends; they do not know each other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from c3po_bench.config import Config, ModelConfig
+from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report
+from c3po_bench.errors import UserError, unknown
+from c3po_bench.feedback.answering import prompt_ids, stop_ids
+from c3po_bench.feedback.arms import ARMS as FEEDBACK_ARMS
+from c3po_bench.feedback.arms import PROMPT_VARIANTS
+from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
+from c3po_bench.feedback.measures import compared
+from c3po_bench.feedback.session import FeedbackSession
+from c3po_bench.feedback.tasks import GROUP, SCOPE_OF
+from c3po_bench.models.families import family_of
+from c3po_bench.rewiring.arms import ARMS, check_tasks
+from c3po_bench.rewiring.backend import RewiringBackend
+from c3po_bench.rewiring.pathway import critical_layers
+from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.store.files import write_text
+
+log = logging.getLogger(__name__)
+THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
+
+
+def rewiring_names() -> list[str]:
+    """Arms of the rewiring backend but base, which is the feedback backend's here."""
+    return [name for name in ARMS if name != "base"]
+
+
+def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Feedback arms, rewiring arms and (recipe, method) chains.
+
+    `UserError` for a name that is none of them.
+    """
+    tuned, rewired, chains = [], [], []
+    for name in names:
+        first, then, second = name.partition(THEN)
+        if name in FEEDBACK_ARMS:
+            tuned.append(name)
+        elif name in rewiring_names():
+            rewired.append(name)
+        elif then and first in PROMPT_VARIANTS and second in rewiring_names():
+            raise UserError(
+                f"arm {name!r}: {first} tunes nothing to be rewired: start with a recipe, as c3po{THEN}ngd"
+            )
+        elif then and first in FEEDBACK_ARMS and second in rewiring_names():
+            chains.append((first, second))
+        else:
+            raise unknown("arm", name, [*FEEDBACK_ARMS, *rewiring_names(), f"c3po{THEN}ngd"])
+    return tuned, rewired, chains
+
+
+def _rewires(name: str) -> bool:
+    return name in rewiring_names() and name not in FEEDBACK_ARMS
+
+
+class BothBackend:
+    """Arms of both backends; all are compared with the untouched model."""
+
+    def __init__(self, cfg: Config, feedback: FeedbackBackend) -> None:
+        self.cfg, self.feedback, self.tasks = cfg, feedback, feedback.tasks
+        self.tuned, self.rewired, self.chains = divide(list(cfg.arms))
+        self.model_hash = feedback.model_hash
+        if self.rewired or self.chains:  # what rewiring refuses it refuses before anything is tuned or scored
+            check_tasks(self._of_rewiring(cfg), self.tasks)
+            critical_layers(
+                cfg.method.layers, list(family_of(self.feedback.session.context.subject.model).layers)
+            )
+
+    @staticmethod
+    def _of_feedback(cfg: Config) -> Config:
+        """The config with the feedback backend's arms, and all options but the rewiring backend's.
+
+        It refuses unknown ones.
+        """
+        tuned, _, chains = divide(list(cfg.arms))
+        kept = list(dict.fromkeys([*tuned, *(first for first, _ in chains)]))
+        return replace(cfg, arms=kept, arm={n: o for n, o in cfg.arm.items() if n in kept or not _rewires(n)})
+
+    @staticmethod
+    def _of_rewiring(cfg: Config, method: str | None = None) -> Config:
+        """The config with the rewiring backend's arms, or one, and the options of all.
+
+        A control has those of its arm.
+        """
+        _, rewired, chains = divide(list(cfg.arms))
+        kept = list(dict.fromkeys([*rewired, *(second for _, second in chains)]))
+        options = {name: given for name, given in cfg.arm.items() if _rewires(name)}
+        return replace(cfg, arms=[method] if method else kept, arm=options)
+
+    @staticmethod
+    def check(cfg: Config) -> None:
+        """Whatever either backend refuses; and several pieces, which no single model can be tuned on."""
+        _, rewired, chains = divide(list(cfg.arms))
+        FeedbackBackend.check(BothBackend._of_feedback(cfg))
+        RewiringBackend.check(BothBackend._of_rewiring(cfg))
+        drawn, asked = (
+            cfg.feedback.answers.temperature > 0,
+            [name for name in cfg.tasks if name in (GROUP, *SCOPE_OF)],
+        )
+        if drawn and asked and (rewired or chains):
+            arm = [*rewired, *(f"{first}{THEN}{second}" for first, second in chains)][0]
+            raise UserError(
+                f"arm {arm!r} samples no answers and would be scored against sampled ones: "
+                f"set feedback.answers.temperature=0, or leave out task {asked[0]!r}"
+            )
+        if (
+            chains
+            and len(cfg.feedback.pieces) > 1
+            and any(not f.endswith(("_joint", "_mix")) for f, _ in chains)
+        ):
+            raise UserError(
+                f"a chain such as c3po{THEN}ngd needs one adapter: one piece, or a _joint or _mix arm"
+            )
+
+    @classmethod
+    def open(cls, cfg: Config, make_tasks: MakeTasks) -> BothBackend:
+        """With the feedback backend's tasks."""
+        return cls(cfg, FeedbackBackend.open(cls._of_feedback(cfg), make_tasks))
+
+    def arms(self) -> Iterator[Any]:
+        """Base, tuned, rewired, rewired after tuning."""
+        yield from self.feedback.arms(self.tuned)
+        for name in self.rewired:
+            yield RewiredArm(self, name, None)
+        for first, second in self.chains:
+            yield RewiredArm(self, second, first)
+
+    def close(self) -> None:
+        """Take every adapter off the model."""
+        self.feedback.close()
+
+
+class RewiredArm:
+    """An arm of the rewiring backend, on the model or on the model with a recipe's adapter merged in."""
+
+    def __init__(self, backend: BothBackend, method: str, recipe: str | None) -> None:
+        self.backend, self.method, self.row = backend, method, ARMS[method]
+        if recipe:
+            row, before = self.row, f"{recipe}{THEN}"
+            self.row = replace(
+                row,
+                name=before + row.name,
+                title=f"{FEEDBACK_ARMS[recipe].title} then {row.title}",
+                control_of=row.control_of and before + row.control_of,
+            )
+        self.tuned = FeedbackArm(backend.feedback, recipe) if recipe else None
+        self._inner: Any = None
+
+    @property
+    def inner(self) -> Any:
+        """The rewiring backend's arm, made (and the adapter trained and merged) when first needed."""
+        if self._inner is None:
+            cfg = self.backend._of_rewiring(self.backend.cfg, self.method)
+            if self.tuned is not None:
+                cfg = replace(cfg, model=merged_model(self.tuned, cfg.model))
+            made = RewiringBackend(cfg, self.backend.tasks)
+            self._inner = next(arm for arm in made.arms() if arm.row.name == self.method)
+        return self._inner
+
+    def identity(self) -> dict[str, Any]:
+        """Of tuning and of rewiring; and the chat template, where lm-eval would not ask so by itself."""
+        tuned = self.tuned.identity() if self.tuned else FeedbackArm(self.backend.feedback, "base").identity()
+        template = template_identity(self.backend.feedback.session)
+        return {"tuned": tuned, "rewired": self.inner.identity(), **template}
+
+    def settings(self) -> dict[str, Any]:
+        """The method's columns, and the tuning's with a prefix."""
+        tuned = self.tuned.settings() if self.tuned else {}
+        return {**self.inner.settings(), **{f"tuned_{key}": value for key, value in tuned.items()}}
+
+    def prepare(self) -> None:
+        """Read the references with the model to be rewired: while the arm waited, others worked on that model."""
+        self._inner = None
+        self.inner.prepare()
+
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        """Stock items as the rewired model answers them; feedback prompts by the same chat template as everybody."""
+        answers = self.inner.answer([self._as_chat(item) if item.metadata else item for item in items])
+        prompts = [item.prompt for item in items if item.metadata]
+        baselines = self.backend.feedback.session.baselines(prompts) if prompts else {}
+        return [
+            self._compared(item, answer, baselines[item.prompt]) if item.metadata else answer
+            for item, answer in zip(items, answers, strict=True)
+        ]
+
+    def _as_chat(self, item: Item) -> Item:
+        """The prompt as a chat in tokens, with those that end an answer: of text and EOS, others would be made."""
+        subject = self.backend.feedback.session.context.subject
+        ids = prompt_ids(subject.tokenizer, item.prompt)
+        stops = stop_ids(subject.tokenizer, subject.model)
+        return replace(
+            item, prompt=subject.tokenizer.decode(ids), prompt_ids=tuple(ids), stop_ids=tuple(stops)
+        )
+
+    @staticmethod
+    def _compared(item: Item, answer: Answer, baseline: Any) -> Answer:
+        """The answer beside the base model's, as the feedback arms record it; no drift is measured."""
+        text, tokens = (answer.text or "").strip(), len(answer.token_ids)
+        details = compared(item, text, tokens < int(item.decoding["max_gen_toks"]), tokens, baseline)
+        return replace(answer, text=text, details={**answer.details, **details})
+
+    def cost(self) -> Cost:
+        """The rewiring's; training is the tuned arm's."""
+        return self.inner.cost()
+
+    def report(self) -> Report:
+        """The rewiring's."""
+        return self.inner.report()
+
+    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+        """The same feedback scores as every arm, and what the rewiring's arm adds."""
+        rows, more = self.inner.finish(rows)
+        rows, scores = FeedbackArm(self.backend.feedback, "base").finish(rows)
+        return rows, {**more, **scores}
+
+    def close(self) -> None:
+        """Nothing stays in the model."""
+        self.inner.close()
+
+
+def template_identity(session: FeedbackSession) -> dict[str, Any]:
+    """An example of a prompt's ids, and those that end an answer.
+
+    Nothing where text and the EOS token say the same.
+    """
+    subject = session.context.subject
+    ids, stops = prompt_ids(subject.tokenizer, "?"), stop_ids(subject.tokenizer, subject.model)
+    told = subject.tokenizer.decode(ids)
+    same = stops == [subject.tokenizer.eos_token_id] and list(subject.tokenizer(told).input_ids) == ids
+    return {} if same else {"asked": [ids, stops]}
+
+
+def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:
+    """The config of the model with the arm's adapter merged in, saved once in the cache as a Hugging Face folder."""
+    folder = arm.session.context.folder / "merged" / arm.adapter_name()
+    done = folder / "merged.json"
+    if not done.exists():
+        peft_model, adapters = arm.tuned_model()  # before the lock: the ranks of a run train together
+        with exclusive_lock(folder):
+            if not done.exists():
+                log.info("merging the adapter of %s into the model", arm.row.name)
+                tuned = peft_model.merge_and_unload(adapter_names=sorted(set(adapters.values())))
+                tuned.save_pretrained(folder)
+                arm.session.context.subject.tokenizer.save_pretrained(folder)
+                arm.session.context.subject.forget()
+                write_text(done, json.dumps({"arm": arm.row.name, "model": arm.backend.model_hash}))
+    return replace(
+        model, name=f"{model.name}+{arm.row.name}", kind="hf", path=str(Path(folder)), revision=None
+    )

@@ -1,0 +1,354 @@
+"""run(cfg): score every arm of an experiment on the same items, write the runs down, publish."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from c3po_bench import __version__
+from c3po_bench.analysis.tables import live_line
+from c3po_bench.config import Config, check_ranges
+from c3po_bench.contract import Arm, Backend
+from c3po_bench.errors import UserError
+from c3po_bench.evaluate.chunks import make_chunks
+from c3po_bench.registry import Registry
+from c3po_bench.runtime import ranks
+from c3po_bench.runtime.console import Progress, log_to, set_up_logging
+from c3po_bench.runtime.locks import LockHeld, exclusive_lock
+from c3po_bench.runtime.ranks import parse_shard
+from c3po_bench.runtime.resources import keep_freed_memory, rare_collections, sleep_where_shared
+from c3po_bench.store import provenance
+from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_text
+from c3po_bench.store.identity import content_hash, run_id, source_hash
+from c3po_bench.store.reader import Run
+from c3po_bench.store.schema import SCHEMA_VERSION
+from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tracking import publish as publish_store
+
+log = logging.getLogger("c3po_bench")
+BACKENDS: Registry[type[Backend]] = Registry(
+    "backend",
+    {
+        "rewiring": "c3po_bench.rewiring.backend:RewiringBackend",
+        "feedback": "c3po_bench.feedback.backend:FeedbackBackend",
+        "both": "c3po_bench.evaluate.both:BothBackend",
+    },
+)
+
+
+def run(cfg: Config) -> list[Run]:
+    """Score every arm of an experiment, compare them, publish; what is done already is not done again.
+
+    Raises:
+        UserError: for anything in the config, the data or the model that the user can mend.
+    """
+    check_ranges(cfg)
+    set_up(cfg)
+    with rare_collections():
+        backend = open_backend(cfg)
+    tasks = backend.tasks
+    shared = shared_identity(cfg, tasks, backend)
+    done: dict[str, Run] = {}
+    # all first: bad options of the last one are refused before anything is scored
+    arms = list(backend.arms())
+    waiting = []
+    for arm in arms:
+        try:
+            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, wait=ranks.world() > 1)
+        except LockHeld:
+            log.info("%s: another process is on it, the other arms first", arm.row.name)
+            waiting.append(arm)
+            continue
+        show_newest(list(done.values()))
+    for arm in waiting:
+        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared)
+    runs = [done[arm.row.name] for arm in arms]
+    backend.close()
+    if ranks.rank() == 0:
+        record_experiment(cfg, runs)
+        publish(cfg)
+    return runs
+
+
+def show_newest(runs: list[Run]) -> None:
+    """Log the newest arm against its base while the others still run."""
+    base = next((run for run in runs if run.arm == "base"), None)
+    if base is None or len(runs) < 2 or ranks.rank() != 0:
+        return
+    try:
+        log.info(live_line(runs[-1], base))
+    except UserError as error:
+        log.warning("%s", error)
+
+
+def set_up(cfg: Config) -> None:
+    """Memory, logging, threads, plugins."""
+    keep_freed_memory()
+    sleep_where_shared(cfg.threads)
+    set_up_logging(cfg.log_level if ranks.rank() == 0 else "warning")
+    for name in cfg.plugins:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+            raise UserError(f"plugins: module {name!r} can't be imported ({why})") from error
+    if cfg.threads:
+        import torch
+
+        torch.set_num_threads(cfg.threads)
+
+
+def open_backend(cfg: Config) -> Backend:
+    """The backend of an experiment, which refuses what is wrong before anything is loaded."""
+    kind = BACKENDS[cfg.backend.name]
+    kind.check(cfg)
+    return kind.open(cfg, partial(make_tasks, cfg))
+
+
+def make_tasks(cfg: Config, own: Mapping[str, dict[str, dict[str, Any]]] | None = None) -> TaskSet:
+    """The tasks of an experiment, found and checked; `own` are those that a backend brings."""
+    if not cfg.tasks:
+        raise UserError("no tasks: give tasks=[...], +task=NAME or +experiment=NAME")
+    scoring = cfg.scoring
+    return TaskSet(
+        cfg.tasks,
+        data_root=cfg.data.root,
+        rule=scoring.rule,
+        num_fewshot=scoring.num_fewshot,
+        seed=cfg.seed,
+        permute_options=scoring.permute_options,
+        own=own,
+    )
+
+
+def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, Any]:
+    """What all arms have in common: runs may be compared item by item only where it is equal."""
+    scoring = asdict(cfg.scoring)
+    if cfg.scoring.num_fewshot or cfg.scoring.permute_options:
+        scoring["seed"] = cfg.seed
+    return {
+        "schema": SCHEMA_VERSION,
+        "model": backend.model_hash,
+        "dtype": cfg.model.dtype,
+        "data": tasks.data_hashes(),
+        "requests": tasks.request_hashes(cfg.limit),
+        "limit": cfg.limit,
+        "shard": cfg.shard,
+        "scoring": scoring,
+    }
+
+
+def run_arm(
+    cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dict[str, Any], wait: bool = True
+) -> Run:
+    """Score one arm into its run folder, going on where an earlier process stopped.
+
+    Alone, or with other ranks.
+
+    Raises:
+        LockHeld: if another process has the folder and `wait` is false.
+    """
+    identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
+    if cfg.plugins:
+        identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
+    folder = store_dir(cfg) / "runs" / run_id(arm.row.name, identity)
+    done = (folder / "result.json").exists
+    if done():
+        log.info("%s: done before, in %s", arm.row.name, folder)
+        return Run(folder)
+    with exclusive_lock(folder, f".lock-{ranks.rank()}", wait):
+        if done():
+            log.info("%s: done meanwhile, in %s", arm.row.name, folder)
+            return Run(folder)
+        try:
+            if ranks.rank() == 0:
+                with log_to(folder / "log.txt"):
+                    record_arm(cfg, arm, tasks, backend, shared, identity, folder)
+            else:
+                score_arm(cfg, arm, tasks, folder)
+                ranks.wait_for(done)
+        finally:
+            arm.close()
+    return Run(folder)
+
+
+def store_dir(cfg: Config) -> Path:
+    """Where runs go: a shard's to a store of its own inside, so that only merged runs are ever compared."""
+    if not cfg.shard:
+        return Path(cfg.results_dir)
+    share, of = parse_shard(cfg.shard)
+    return Path(cfg.results_dir) / "shards" / f"{share}-of-{of}"
+
+
+def score_arm(
+    cfg: Config, arm: Arm, tasks: TaskSet, folder: Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Sample rows and totals of all items; what ranks but the first return is only their share."""
+    from c3po_bench.evaluate.adapter import score  # lm-eval and torch: a finished experiment needs neither
+
+    journal = Journal(folder / ranks.journal_name())
+    adopt(journal, folder)
+    chunks = make_chunks(tasks, cfg.batch_size, cfg.limit)
+    chosen = None
+    if cfg.shard:
+        share, of = parse_shard(cfg.shard)
+        chosen = chunks.share(share - 1, of)
+        if not chosen:
+            raise UserError(
+                f"shard={cfg.shard}: {len(chunks.items)} batches can't be cut in {of}: use fewer shards"
+            )
+
+    def scored(numbers: Sequence[int] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        doc_ids = None if numbers is None else chunks.doc_ids(numbers)
+        settings = {"chunks": chunks, "limit": cfg.limit, "doc_ids": doc_ids, "seed": cfg.seed}
+        return score(arm, tasks, journal, Progress(), **settings, together=ranks.world() > 1)
+
+    if ranks.world() > 1:
+        rows = scored(chunks.share(ranks.rank(), ranks.world(), chosen))
+        ranks.finish_share(folder)
+        if ranks.rank() > 0:
+            return rows
+        ranks.await_shares(folder)
+        adopt(journal, folder)
+    return scored(chosen)
+
+
+def adopt(journal: Journal, folder: Path) -> None:
+    """Let `journal` know what the other processes' journals hold, in whole groups.
+
+    A torn one is scored again as one.
+    """
+    for path in sorted(folder.glob("journal*.jsonl")):
+        if path != journal.path:
+            for row in read_groups(path):
+                journal.rows.setdefault(row["key"], row)
+
+
+def record_arm(
+    cfg: Config,
+    arm: Arm,
+    tasks: TaskSet,
+    backend: Backend,
+    shared: dict[str, Any],
+    identity: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Score an arm and write down its run, result.json last."""
+    started = provenance.now()
+    log.info("%s: starting, in %s", arm.row.name, folder)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    rows, totals = score_arm(cfg, arm, tasks, folder)
+    rows, extra = arm.finish(rows)
+    result = make_result(cfg, arm, tasks, shared, folder.name, rows, totals, extra)
+    write_jsonl(folder / "samples.jsonl", rows)
+    record = {
+        "code_version": __version__,
+        "git_commit": provenance.git_commit(),
+        "libraries": provenance.library_versions(),
+        "model_hash": backend.model_hash,
+        "data_hashes": shared["data"],
+        "identity": identity,
+        "seeds": {"seed": cfg.seed},
+        "hardware": provenance.hardware(),
+        "command": provenance.command(),
+        "started": started,
+        "finished": provenance.now(),
+    }
+    write_json(folder / "provenance.json", record)
+    write_json(folder / "result.json", result)
+    seconds = totals["seconds"]
+    log.info("%s: %d items, %.3f correct, %.0f s", arm.row.name, len(rows), mean_correct(rows), seconds)
+
+
+def mean_correct(rows: list[dict[str, Any]]) -> float:
+    """Share of right answers over all items."""
+    return fmean([row["correct"] for row in judged(rows)] or [0.0])
+
+
+def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that have a score: all, but answers to feedback prompts whose judgement could not be had."""
+    return [row for row in rows if row.get("score", row["correct"]) is not None]
+
+
+def make_result(
+    cfg: Config,
+    arm: Arm,
+    tasks: TaskSet,
+    shared: dict[str, Any],
+    name: str,
+    rows: list[dict[str, Any]],
+    totals: dict[str, Any],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    """The `store.schema.Result` of a scored arm."""
+    metrics: dict[str, dict[str, float]] = {}
+    for task in tasks.load():
+        correct = [row["correct"] for row in judged(rows) if row["task"] == task]
+        if correct:
+            metrics[task] = {"acc": sum(correct) / len(correct), "n": len(correct)}
+    for task, more in extra.items():
+        metrics.setdefault(task, {}).update(more)
+    report, cost = arm.report(), arm.cost()
+    curves = dict(report.curves)
+    losses = [row["losses"] for row in rows if row.get("losses")]
+    if losses:
+        curves["surrogate_loss"] = [sum(step) / len(step) for step in zip(*losses, strict=False)]
+    counts = dict(report.counts)
+    if any("dropped_duplicates" in row for row in rows):
+        counts["dropped_duplicates"] = sum(row.get("dropped_duplicates", 0) for row in rows)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": name,
+        "arm": arm.row.name,
+        "arm_row": arm.row.record(),
+        "backend": cfg.backend.name,
+        "model": cfg.model.name,
+        "tasks": list(tasks.load()),
+        "groups": tasks.groups,
+        "comparison_key": content_hash(shared),
+        "limit": cfg.limit,
+        "seed": cfg.seed,
+        "scoring": shared["scoring"],
+        "metrics": metrics,
+        "settings": arm.settings(),
+        "cost": {
+            "phases": {name: asdict(phase) for name, phase in cost.phases.items()} | totals["phases"],
+            "peak_memory_bytes": cost.peak_memory_bytes,
+            "seconds": totals["seconds"],
+            "items": len(rows),
+        },
+        "counts": counts,
+        "curves": curves,
+        "notes": [*tasks.notes, *report.notes],
+    }
+
+
+def record_experiment(cfg: Config, runs: list[Run]) -> None:
+    """Write down which runs this experiment compares."""
+    names = [run.run_id for run in runs]
+    path = store_dir(cfg) / "experiments" / f"{cfg.name}-{content_hash(names)}.json"
+    if not path.exists():
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            "name": cfg.name,
+            "config": asdict(cfg),
+            "command": provenance.command(),
+            "runs": names,
+            "created": provenance.now(),
+        }
+        write_json(path, data)
+
+
+def publish(cfg: Config) -> None:
+    """Hand the store to W&B; whatever goes wrong there is one warning, never a failed run."""
+    if cfg.tracking.mode == "disabled" or cfg.shard:
+        return
+    publish_store(cfg.results_dir, cfg.tracking)

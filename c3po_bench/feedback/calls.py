@@ -1,0 +1,86 @@
+"""Calls to models, and the cache of finished calls: what was answered once is never paid for again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from c3po_bench.store.files import Journal
+
+Conversation = list[dict[str, str]]  # [{"role": "user", "content": ...}, ...]
+
+
+def ask(text: str) -> Conversation:
+    """A conversation of one message."""
+    return [{"role": "user", "content": text}]
+
+
+def text_after(text: str, marker: str) -> str | None:
+    """What follows the last `marker`, emphasized or not, or else the last one in other case.
+
+    None without any.
+    """
+    words = r"\s+".join(map(re.escape, marker.removesuffix(":").split()))
+    end = r"([\s*_`]*):([*_`]+(?=\s|\Z))?"
+    # one word in other case may be any: it must begin a sentence
+    start = "" if " " in marker else r"(?:\A|[\n.!?])[\s#>]*"
+    markers = [*re.finditer(rf"([*_`]*)(?<![^\W_]){words}{end}", text)]
+    markers = markers or [*re.finditer(rf"{start}([*_`]*)(?<![^\W_]){words}{end}", text, re.IGNORECASE)]
+    if not markers:
+        return None
+    before, inside, closed = markers[-1].groups()
+    tail, close = text[markers[-1].end() :].strip(), before[::-1]
+    if close and not inside.strip() and not closed:  # it ends right behind the marker, or with the answer
+        tail = tail.removeprefix(close) if tail.startswith(close) else tail.removesuffix(close)
+    return tail.strip()
+
+
+def call_key(**parts: Any) -> str:
+    """The hash of a call's parts (JSON values): stage, model, prompt and parameters."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Reply(NamedTuple):
+    """What a chat model wrote; `finished` is false where it was cut at the token limit."""
+
+    text: str
+    finished: bool = True
+
+
+def is_reply(value: Any) -> bool:
+    """Whether a cached value is the record of a reply."""
+    kinds = {"text": str, "finished": bool}
+    return isinstance(value, dict) and {key: type(part) for key, part in value.items()} == kinds
+
+
+class CallCache(Journal):
+    """A file of ``{"key", "value"}`` rows, one a finished call.
+
+    It survives SIGKILL and several processes at once. A row that is damaged, or whose value is not `valid`,
+    is a call that was not made.
+    """
+
+    def __init__(self, path: Path, valid: Callable[[Any], bool] = is_reply) -> None:
+        super().__init__(path, lambda row: isinstance(row["key"], str) and valid(row["value"]))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.rows
+
+    def __getitem__(self, key: str) -> Any:
+        return self.rows[key]["value"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def reply(self, key: str) -> Reply | None:
+        """The reply to a call, or None where it was not made."""
+        return Reply(**self[key]) if key in self else None
+
+    def put(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+        """Record finished calls; they are on disk when this returns."""
+        self.append({"key": key, "value": value} for key, value in dict(values).items())

@@ -1,0 +1,120 @@
+"""What the stages of a synthesis share: the model being tuned, caches of finished calls, counts of gaps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from c3po_bench.feedback.calls import CallCache, is_reply
+from c3po_bench.feedback.config import FeedbackConfig
+from c3po_bench.models import cache_dir, loading
+
+
+class Subject:
+    """The model being tuned: loaded when first needed, always without adapters at rest."""
+
+    def __init__(self, model_cfg: Any) -> None:
+        self._cfg = model_cfg
+        self._loaded: loading.Loaded | None = None
+
+    def _load(self) -> loading.Loaded:
+        if self._loaded is None:
+            self._loaded = loading.load(self._cfg)
+        return self._loaded
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self._load().model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self._load().tokenizer
+
+    @property
+    def hash(self) -> str:
+        """The identity of its weights."""
+        return self._load().hash
+
+    def release(self) -> None:
+        """Take every adapter off the model."""
+        if self._loaded is not None:
+            self._loaded.release()
+
+    def forget(self) -> None:
+        """Load the model anew when it is next needed, because its weights were changed."""
+        loading._loaded.clear()
+        self._loaded = None
+
+    @contextlib.contextmanager
+    def model_for_training(self) -> Iterator[Any]:
+        """The bare model for a training, which unloads its adapter.
+
+        A training that fails costs a new load.
+        """
+        self.release()
+        model = bare(self.model)
+        try:
+            yield model
+        except BaseException:
+            self.forget()
+            raise
+        model.__dict__.pop("forward", None)  # TRL's fused head
+        model.config.use_cache = True
+        bare(model).eval()
+
+    def adapted(self, adapters: Mapping[str, Path]) -> Any:
+        """The model with the named adapters on it (one active at a time).
+
+        They stay until the next call or `release`.
+        """
+        from peft import PeftModel  # slow to import, and needed by tuned arms alone
+
+        self.release()
+        loaded = self._load()
+        (first, folder), *others = adapters.items()
+        loaded.adapted = PeftModel.from_pretrained(bare(loaded.model), str(folder), adapter_name=first)
+        for name, folder in others:
+            loaded.adapted.load_adapter(str(folder), adapter_name=name)
+        return loaded.adapted.eval()
+
+    def unadapted(self) -> contextlib.AbstractContextManager[Any]:
+        """Within the block the model answers as it did before any tuning, whatever adapter is on it."""
+        adapted = self._load().adapted
+        return contextlib.nullcontext() if adapted is None else adapted.disable_adapter()
+
+
+def bare(model: Any) -> Any:
+    """`model`, which must have no adapter on it: what it answers now is taken for the base model's."""
+    left = [name for name, _ in model.named_modules() if "lora_" in name]
+    assert not left, f"an adapter is still on the model: {left[0]}"
+    return model
+
+
+class SynthesisContext:
+    """What turns a piece into data: config, model, cache folder, seed, finished calls and counts."""
+
+    def __init__(self, cfg: FeedbackConfig, subject: Any, seed: int) -> None:
+        self.cfg, self.subject, self.seed = cfg, subject, seed
+        self.folder = Path(cfg.cache_dir).expanduser() if cfg.cache_dir else cache_dir() / "feedback"
+        self.counts: Counter[str] = Counter()
+        self.written: dict[str, list[Any]] = {}  # the prompts of each piece, with their splits
+        self._caches: dict[str, CallCache] = {}
+
+    def call_cache(self, stage: str, valid: Callable[[Any], bool] = is_reply) -> CallCache:
+        """The finished calls of a stage, opened once; they are replies unless `valid` says what they are."""
+        if stage not in self._caches:  # the folder has its first name: calls in it have been paid for
+            self._caches[stage] = CallCache(self.folder / "ledgers" / f"{stage}.jsonl", valid)
+        return self._caches[stage]
+
+    def reopen(self) -> None:
+        """Read the call caches anew when they are next asked for: another process has added to them."""
+        self._caches.clear()
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Add to a count that ends in the result (gaps, duplicates, filtered revisions)."""
+        self.counts[name] += n

@@ -1,0 +1,181 @@
+"""How an arm of the feedback backend answers items: prompts about feedback, and stock questions with the same adapters."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from c3po_bench import contract
+from c3po_bench.contract import Item
+from c3po_bench.feedback.answering import Answer, answer_batch, completion_ids, prompt_ids
+from c3po_bench.feedback.arms import BASELINES, UNPARSED, PromptVariant
+from c3po_bench.feedback.drift import token_drift
+from c3po_bench.feedback.measures import compared
+from c3po_bench.feedback.session import FeedbackSession
+from c3po_bench.feedback.synthesis import FeedbackDataset
+from c3po_bench.feedback.training.rows import Row
+from c3po_bench.models.stock import StockScorer
+
+
+class Responder:
+    """Answers with the adapter of each prompt's feedback (or none), and notes drift and degeneration beside the answer.
+
+    On stock tasks an arm with several adapters answers each item with one of them, by the item's key: the mean
+    over items is the mean over adapters, at the price of one, and an item's answer does not depend on others.
+
+    Args:
+        variant: how prompts about feedback are worded, and where the answer comes from.
+        datasets: the feedbacks that prompts may be about, with their examples.
+        session: of the experiment.
+        model: the model, with its adapters if it has any.
+        adapters: of each feedback's id the name of the adapter that answers for it.
+        spend: called with a phase's name and the seconds spent on it.
+        batch_size: of stock items.
+    """
+
+    def __init__(
+        self,
+        variant: PromptVariant,
+        datasets: Sequence[FeedbackDataset],
+        session: FeedbackSession,
+        model: Any,
+        adapters: Mapping[str, str],
+        spend: Callable[[str, float], None],
+        batch_size: int,
+    ) -> None:
+        self.variant, self.session, self.model, self.adapters = variant, session, model, dict(adapters)
+        self.context, self.spend = session.context, spend
+        self.datasets = {dataset.feedback.id: dataset for dataset in datasets}
+        self.batch_size = batch_size
+
+    @cached_property
+    def _stock(self) -> StockScorer:
+        return StockScorer(self.model, self.context.subject.tokenizer, self.batch_size)
+
+    def answer(self, items: Sequence[Item]) -> list[contract.Answer]:
+        """The answers to one chunk, in order."""
+        answers: dict[tuple[str, int], contract.Answer] = {}
+        groups: dict[str | None, list[Item]] = defaultdict(list)
+        for item in items:
+            groups[item.metadata.get("feedback")].append(item)
+        answers |= self._answer_stock(groups.pop(None, []))
+        with self._timed(BASELINES):
+            prompts = [item.prompt for group in groups.values() for item in group]
+            baselines = self.session.baselines(prompts) if prompts else {}
+        for feedback, group in groups.items():
+            answers |= self._answer_feedback(str(feedback), group, [baselines[item.prompt] for item in group])
+        return [answers[item.id] for item in items]
+
+    @contextlib.contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.spend(phase, time.perf_counter() - started)
+
+    def _answer_feedback(
+        self, feedback: str, items: list[Item], baselines: list[Answer]
+    ) -> dict[tuple[str, int], contract.Answer]:
+        """The answers to prompts about one feedback, each beside what the base model answers."""
+        with self._timed("generate"):
+            if self.variant.stored:
+                texts = [
+                    self._stored(item, baseline) for item, baseline in zip(items, baselines, strict=True)
+                ]
+            else:
+                texts = self._generated(items, feedback)
+            answers, marks = zip(*map(self._read, texts), strict=True)
+        with self._timed("drift"):
+            drifts = self._drifts(items, baselines, feedback)
+        found = {}
+        for item, answer, mark, baseline, drift in zip(items, answers, marks, baselines, drifts, strict=True):
+            details = compared(item, answer.text, answer.finished, answer.tokens, baseline)
+            details["drift"] = None if drift is None else round(drift, 8)
+            found[item.id] = contract.Answer(
+                text=answer.text, finished=answer.finished, details={**details, **mark}
+            )
+        return found
+
+    def _stored(self, item: Item, baseline: Answer) -> Answer:
+        """The text that is looked up instead of generated."""
+        if self.variant.stored == "revised":
+            examples = self.datasets[item.metadata["feedback"]].select(item.metadata["scope"], "test")
+            example = examples[item.metadata["example_id"]]
+            if example.revised is not None:
+                return Answer(example.revised, example.revised_finished, self._count(example.revised))
+        return baseline
+
+    def _count(self, text: str) -> int:
+        return len(self.context.subject.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _prompt_ids(self, item: Item, feedback: str) -> list[int]:
+        """The prompt as this arm's model sees it."""
+        text = item.prompt
+        if self.variant.wrap:
+            text = self.variant.wrap(self.datasets[feedback].feedback, text)
+        return prompt_ids(self.context.subject.tokenizer, text)
+
+    def _generated(self, items: list[Item], feedback: str) -> list[Answer]:
+        cfg = self.context.cfg.answers
+        cfg = replace(cfg, max_new_tokens=cfg.max_new_tokens * self.variant.length)
+        prompts = [self._prompt_ids(item, feedback) for item in items]
+        with self._active(self.adapters.get(feedback)):
+            return answer_batch(self.model, self.context.subject.tokenizer, prompts, cfg, self.context.seed)
+
+    def _read(self, generated: Answer) -> tuple[Answer, dict[str, bool]]:
+        """The answer in what was generated; all of it, and a mark for its row, where the two can't be told apart."""
+        if not self.variant.read:
+            return generated, {}
+        text = self.variant.read(generated.text)
+        if text is None:
+            return generated, {UNPARSED: True}
+        return replace(generated, text=text, tokens=self._count(text)), {}
+
+    def _drifts(self, items: list[Item], baselines: list[Answer], feedback: str) -> list[float | None]:
+        """Drift along the baseline answers; none for looked-up texts that are no policy, 0 for the base model itself."""
+        if self.variant.stored == "baseline":
+            return [0.0] * len(items)
+        if self.variant.stored or self.variant.read:
+            return [None] * len(items)
+        tokenizer = self.context.subject.tokenizer
+        kept = [completion_ids(tokenizer, baseline.text, baseline.finished) for baseline in baselines]
+        base = [Row(prompt_ids(tokenizer, item.prompt), ids) for item, ids in zip(items, kept, strict=True)]
+        policy = [Row(self._prompt_ids(item, feedback), ids) for item, ids in zip(items, kept, strict=True)]
+        adapter = self.adapters.get(feedback)
+        return token_drift(
+            self.model,
+            base,
+            policy,
+            tokenizer.pad_token_id or 0,
+            lambda: self._active(None),
+            lambda: self._active(adapter),
+        )
+
+    @contextlib.contextmanager
+    def _active(self, adapter: str | None) -> Iterator[None]:
+        """With this adapter active, or none at all."""
+        if not self.adapters:
+            yield
+        elif adapter is None:
+            with self.model.disable_adapter():
+                yield
+        else:
+            self.model.set_adapter(adapter)
+            yield
+
+    def _answer_stock(self, items: list[Item]) -> dict[tuple[str, int], contract.Answer]:
+        """By lm-eval's own scoring, each item with one adapter chosen by its key."""
+        names = sorted(set(self.adapters.values()))
+        groups: dict[int, list[Item]] = defaultdict(list)
+        for item in items:
+            groups[int(item.key[:8], 16) % len(names) if names else -1].append(item)
+        answers = {}
+        for turn, group in groups.items():
+            with self._active(names[turn] if names else None):
+                found = self._stock.answer(group)
+            answers |= {item.id: answer for item, answer in zip(group, found, strict=True)}
+        return answers

@@ -1,1 +1,0 @@
-"""The testbed as an lm-eval task."""

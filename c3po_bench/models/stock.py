@@ -1,0 +1,62 @@
+"""Stock scoring: items answered by lm-evaluation-harness' own `HFLM` over a loaded model.
+
+For arms that change the model and nothing else. The only place that turns items back into lm-eval's requests.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from c3po_bench.contract import CHOICES, Answer, Item
+
+
+class StockScorer:
+    """Answers items as `lm_eval --model hf` does."""
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int):
+        kind: Any = HFLM
+        logger = logging.getLogger("lm_eval.models.huggingface")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # it warns that it was given a loaded model, as is meant here
+        self.lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        logger.setLevel(level)
+
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        """The answers to one chunk of items of one kind, in order."""
+        if items[0].kind == CHOICES:
+            requests = [_request(item, "loglikelihood", pair) for item in items for pair in item.requests]
+            scores = iter(self.lm.loglikelihood(requests, disable_tqdm=True))
+            return [
+                Answer(scores=tuple((float(s), bool(g)) for s, g in (next(scores) for _ in item.requests)))
+                for item in items
+            ]
+        plain = [item for item in items if item.prompt_ids is None]
+        requests = [_request(item, "generate_until", (item.prompt, dict(item.decoding))) for item in plain]
+        texts = iter(self.lm.generate_until(requests, disable_tqdm=True) if requests else [])
+        return [Answer(text=next(texts)) if item.prompt_ids is None else self._write(item) for item in items]
+
+    def _write(self, item: Item) -> Answer:
+        """The greedy answer to a rendered chat."""
+        prompt, stops = torch.tensor([item.prompt_ids], device=self.lm.device), list(item.stop_ids)
+        most = int(item.decoding["max_gen_toks"])
+        output = self.lm.model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=stops,
+            pad_token_id=stops[0],
+        )
+        written = [i for i in output[0, prompt.shape[1] :].tolist() if i not in stops]
+        text = self.lm.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Answer(text=text, token_ids=tuple(written), finished=len(written) < most)
+
+
+def _request(item: Item, kind: Any, arguments: tuple[Any, Any]) -> Instance:
+    return Instance(request_type=kind, doc={}, arguments=arguments, idx=0, metadata=(*item.id, 1))

@@ -1,0 +1,130 @@
+"""The charts: which runs a map of a sweep averages, which rows speak for a run, and where names of arms stand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("altair")
+from c3po_bench.analysis.ablation import ablation_table  # noqa: E402
+from c3po_bench.analysis.compare import compare  # noqa: E402
+from c3po_bench.report.figures import NAMED, ablation_figures, comparison_figures  # noqa: E402
+from c3po_bench.store.reader import load_runs  # noqa: E402
+from tests import store_factory as factory  # noqa: E402
+
+BASE = np.array([0, 1] * 50)
+
+
+def moved(points):
+    """The scores of an arm that many points above or below `BASE`."""
+    scores = BASE.copy()
+    scores[np.flatnonzero(scores == int(points < 0))[: abs(points)]] = int(points > 0)
+    return scores
+
+
+def write(root, arm, points, settings=None, tasks=("arc",)):
+    rows = [row for task in tasks for row in factory.sample_rows(arm, task, moved(points), details=False)]
+    factory.write_run(root, arm, rows, settings=settings, key="|".join(tasks))
+
+
+def figures_of(root):
+    return {figure.name: figure for figure in ablation_figures(ablation_table(load_runs(root)))}
+
+
+def texts(figure):
+    return {value["text"] for value in figure.spec()["data"]["values"]}
+
+
+def test_a_heat_map_holds_one_method_and_neither_controls_nor_ceilings(tmp_path):
+    write(tmp_path, "base", 0)
+    for k in (1, 3):
+        for layers in (1, 5):
+            for arm, points in (("ngd", 20), ("ngd_random_neighbors", -20), ("oracle", 45)):
+                write(tmp_path, arm, points, {"k": k, "layers": layers})
+    figures = figures_of(tmp_path)
+    assert list(figures) == ["heat_layers_neighbors", "curve_layers", "curve_neighbors"]
+    assert (
+        texts(figures["heat_layers_neighbors"]) == {"+20.0"}
+        and "of NGD to" in figures["heat_layers_neighbors"].caption
+    )
+    arms = {value["arm"] for value in figures["curve_layers"].spec()["layer"][1]["data"]["values"]}
+    assert arms == {"NGD", "NGD with random neighbors", "oracle"}
+
+
+def test_methods_that_vary_the_same_settings_have_a_map_each(tmp_path):
+    write(tmp_path, "base", 0)
+    for k in (1, 3):
+        for layers in (1, 5):
+            write(tmp_path, "ngd", 20, {"k": k, "layers": layers, "lr": layers / 10})
+            write(tmp_path, "mode_finding", -5, {"k": k, "layers": layers})
+        write(tmp_path, "icl", 7, {"k": k, "shots": k})
+    maps = {name: figure for name, figure in figures_of(tmp_path).items() if figure.group == "heat map"}
+    both = [f"heat_layers_neighbors_{arm}" for arm in ("mode_finding", "ngd")]
+    assert sorted(maps) == [
+        *both,
+        "heat_neighbors_learning_rate",
+    ]  # a rate set by the layers spans no map with them
+    assert [texts(maps[name]) for name in both] == [{"-5.0"}, {"+20.0"}]
+    assert maps[both[1]].title == "layers × neighbors, NGD" and "of NGD to" in maps[both[1]].caption
+
+
+def test_a_run_on_two_tasks_hides_none_on_one(tmp_path):
+    for arm in ("base", "ngd"):
+        write(tmp_path, arm, 0, {"k": 3}, tasks=("arc", "piqa"))
+    write(tmp_path, "base", 0)
+    for k in (1, 5):
+        write(tmp_path, "ngd", k, {"k": k})
+    curve = figures_of(tmp_path)["curve_neighbors"]
+    values = {value["setting"]: value["difference"] for value in curve.spec()["layer"][1]["data"]["values"]}
+    assert values == pytest.approx({"1": 1.0, "3": 0.0, "5": 5.0})
+
+
+def test_a_baseline_is_drawn_as_a_method_is(tmp_path):
+    for arm, points in (("base", 0), ("ngd", 20), ("icl", 10), ("oracle", 45)):
+        write(tmp_path, arm, points)
+    _, cost = comparison_figures(compare(load_runs(tmp_path), draws=50))
+    roles = {value["arm"]: value["role"] for value in cost.spec()["layer"][1]["data"]["values"]}
+    assert roles == {"NGD": "method", "ICL": "method", "oracle": "ceiling"}
+
+
+def named(spots: list[tuple[float, float]]) -> list[dict]:
+    """The points of a cost chart over arms with these seconds and differences, each with a place for its name."""
+    rows = [
+        {"arm": "ngd", "title": "NGD", "role": "method", "label": f"ngd with neighbors {i}", "run_id": str(i)}
+        | {"task": "arc", "level": "task", "group": "", "scope": "", "seconds_per_item": s}
+        | {"difference": d / 100, "diff_low": d / 100 - 0.02, "diff_high": d / 100 + 0.02}
+        for i, (s, d) in enumerate(spots)
+    ]
+    _, cost = comparison_figures(pd.DataFrame(rows))
+    return cost.spec()["layer"][1]["data"]["values"]
+
+
+@pytest.mark.parametrize(
+    "spots",
+    [
+        [(0.2, 0.0)] * NAMED,
+        [(0.2, 1.0), (0.21, 1.1), (0.22, 0.9), (3.0, 1.0)],
+        [(0.1, 5.0), (1.0, 5.0)],
+        [(0.3, 1.0)],
+    ],
+    ids=["all the same", "three close", "far apart", "one"],
+)
+def test_no_name_lies_over_another(spots):
+    points = named(spots)
+    assert sorted(p["arm"] for p in points) == sorted(f"NGD with neighbors {i}" for i in range(len(spots)))
+    costs = [math.log10(p["seconds"]) for p in points]
+    across = max(costs) - min(costs) or 1
+    line = (max(p["high"] for p in points) - min(p["low"] for p in points)) / 19
+    for i, one in enumerate(points):
+        assert math.log10(one["name_x"]) > math.log10(one["seconds"])
+        for other in points[:i]:  # from left to right
+            apart = math.log10(one["name_x"] / other["name_x"]) >= len(other["arm"]) * across / 80
+            assert apart or abs(one["name_y"] - other["name_y"]) > 0.99 * line, (one, other)
+
+
+def test_a_lone_name_stands_beside_its_point():
+    far, near = named([(0.1, 5.0), (1.0, -5.0)])
+    assert abs(far["name_y"] - 5.0) < 0.5 and abs(near["name_y"] + 5.0) < 0.5
