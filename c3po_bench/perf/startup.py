@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from c3po_bench.perf.__main__ import Options
+from c3po_bench.perf import Options
 
 FIRST_ITEM = """
 import sys, time
@@ -64,8 +64,6 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def _feedback() -> tuple[float, float]:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         cold, warm = (_first("feedback_quick", f"feedback.cache_dir={folder}") for _ in range(2))
     return cold, warm
@@ -90,8 +88,6 @@ def _help() -> float:
 
 
 def _first(experiment: str, *more: str) -> float:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.config import Config
 from c3po_bench.contract import CHOICES, ArmRow
 from c3po_bench.errors import UserError
 from c3po_bench.registry import Registry, checked_options, load, options_of
 
 if TYPE_CHECKING:
-    from c3po_bench.config import Config
     from c3po_bench.tasks.taskset import TaskSet
 
 SURROGATES = "c3po_bench.rewiring.surrogates"

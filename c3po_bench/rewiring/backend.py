@@ -6,12 +6,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from c3po_bench.config import Config
 from c3po_bench.contract import Answer, Arm, ArmRow, Cost, Item, MakeTasks, Report
 from c3po_bench.registry import load
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.bank import ReferenceBank
+from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import EMBEDDERS
 from c3po_bench.rewiring.engines import ENGINES
 from c3po_bench.rewiring.kernels import check_kernel
@@ -20,11 +22,7 @@ from c3po_bench.rewiring.pathway import check_method
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
 from c3po_bench.rewiring.tune import Tuning, tune
 from c3po_bench.rewiring.workbench import Workbench
-
-if TYPE_CHECKING:
-    from c3po_bench.config import Config
-    from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
 

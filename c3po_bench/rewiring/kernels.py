@@ -1,6 +1,7 @@
-"""Kernels: a neighbor's weight from its distance or cosine similarity (paper Table 6, which gives no bandwidth).
+"""Kernels: a neighbor's weight from its distance or cosine similarity (paper Table 6).
 
-All take `distance` and `similarity` of unit-length embeddings, [..., k], and a bandwidth broadcastable to them.
+All take `distance` and `similarity` of unit-length embeddings, [..., k], and a bandwidth broadcastable to
+them, for which the paper gives no value.
 """
 
 from __future__ import annotations

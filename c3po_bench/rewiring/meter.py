@@ -41,7 +41,7 @@ class Meter:
 
     @contextmanager
     def exclude(self) -> Iterator[None]:
-        """Leave the seconds of the block out of the open phase and of the clock's: work done once, on nobody's account."""
+        """Leave the block's seconds out of the open phase, and of the clock's: work done once, for all."""
         synchronize()
         start = time.perf_counter()
         yield

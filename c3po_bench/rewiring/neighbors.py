@@ -1,4 +1,4 @@
-"""Neighbors: exact search over the reference bank (a matrix product is fastest up to some hundred thousand)."""
+"""Neighbors: exact search over the bank (a product is fastest up to some hundred thousand references)."""
 
 from __future__ import annotations
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from c3po_bench.contract import TEXT, Answer, ArmRow, Item
 from c3po_bench.rewiring.bank import ReferenceBank, to_tensor
+from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.embedders import QuestionEmbedder
+from c3po_bench.rewiring.engines.base import Engine, State
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.losses import Losses, no_loss
 from c3po_bench.rewiring.meter import Meter
@@ -18,13 +22,6 @@ from c3po_bench.rewiring.neighbors import Neighborhood, item_seed, nearest, rand
 from c3po_bench.rewiring.pathway import Mixer, Mixture, core_experts
 from c3po_bench.rewiring.surrogates import Problem, Solution
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.rewiring.embedders import QuestionEmbedder
-    from c3po_bench.rewiring.engines.base import Engine, State
 
 Solutions = dict[tuple[int, ...], tuple[Solution, float, float]]
 """Solutions that other arms may take over, by the seeds of their queries, with the seconds and FLOPs they took."""

@@ -46,7 +46,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solution:
-    """The new pathways [queries, layers, experts], and the surrogate loss by step [steps, queries] if there is one."""
+    """The new pathways [queries, layers, experts], and the loss by step [steps, queries] if there is one."""
 
     pathway: Tensor
     losses: Tensor | None = None

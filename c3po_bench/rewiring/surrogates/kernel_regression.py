@@ -1,4 +1,4 @@
-"""Kernel regression: the kernel-weighted mean of the neighbors' pathways, mixed with the original (paper eq. 5-7)."""
+"""Kernel regression: the neighbors' kernel-weighted mean pathway, mixed with the original (paper eq. 5-7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighborhood gradient descent: descend the neighbors' loss from the item's original pathway (paper eq. 1 and 3)."""
+"""Neighborhood gradient descent: descend the neighbors' loss from the original pathway (paper eq. 1, 3)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def to_parameters(pathway: Tensor, parameterization: str) -> Tensor:
 
 
 def to_pathway(parameters: Tensor, core: Tensor, original: Tensor, parameterization: str) -> Tensor:
-    """Back to the simplex. Experts outside the core keep their parameters, so the first pathway is the original."""
+    """Back to the simplex; experts outside the core keep theirs, so the first pathway is the original."""
     if parameterization == "logits":
         return parameters.softmax(dim=-1)
     inside = parameters.clamp_min(0.0).masked_fill(~core, 0.0)

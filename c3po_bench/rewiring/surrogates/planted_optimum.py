@@ -1,4 +1,4 @@
-"""The ceiling of the planted testbed: the pathway that was put there, known from the question's topic words."""
+"""The ceiling of the planted testbed: the pathway put there, known from the question's topic words."""
 
 from __future__ import annotations
 

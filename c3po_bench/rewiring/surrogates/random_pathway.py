@@ -9,10 +9,10 @@ from c3po_bench.rewiring.surrogates.ngd import ngd, to_pathway
 
 
 def random_pathway(problem: Problem) -> Solution:
-    """Random log-probability direction within the core experts, scaled in each layer to NGD's Euclidean distance by bisection.
+    """A random direction of log-probabilities within the core, in each layer as far as NGD moved.
 
-    It keeps to the same simplex as NGD (`to_pathway`): on `probabilities` the core's weight and all other
-    experts' stay.
+    The scale is found by bisection. It keeps to the same simplex as NGD (`to_pathway`): on `probabilities`
+    the core's weight and all other experts' stay.
     """
     original, core, kind = problem.original, problem.core, problem.method.parameterization
     descent = problem.descent or ngd(problem)
