@@ -1,7 +1,5 @@
 """Start-up: `--help`, and from launch to the first scored item without the model's own loading."""
 
-from __future__ import annotations
-
 import statistics
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Models, prompts and steps of descent; pieces of work in turn, and the median of several rounds.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Embedders: what turns questions into unit vectors for the neighbor search (paper Table 13)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import nan

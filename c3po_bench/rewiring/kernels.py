@@ -4,8 +4,6 @@ All take `distance` and `similarity` of unit-length embeddings, [..., k], and a 
 them, for which the paper gives no value.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

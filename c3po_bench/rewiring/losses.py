@@ -1,7 +1,5 @@
 """The losses that a pathway is sought by: of the neighbors (paper eq. 3), and of an item's own label (the oracle)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

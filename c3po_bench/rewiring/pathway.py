@@ -4,8 +4,6 @@ A pathway is the routing weights of one token, [critical layers, experts], each 
 section 3).
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

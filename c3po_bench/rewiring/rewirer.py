@@ -1,7 +1,5 @@
 """Answering items under another pathway: find neighbors, find a pathway, score or write the answer with it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ the test: their labels are hidden from NGD and used only to compare settings. On
 descends, controls and oracle included, so that no arm has an advantage.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

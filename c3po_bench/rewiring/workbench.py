@@ -1,7 +1,5 @@
 """The workbench of a rewiring experiment: what its arms share, each part made when it is first needed."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict
 from functools import cached_property

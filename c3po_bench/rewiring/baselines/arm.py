@@ -1,7 +1,5 @@
 """What all baselines have in common: identity, settings, cost, and the references that they may use."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from dataclasses import replace

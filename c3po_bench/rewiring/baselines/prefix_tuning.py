@@ -1,7 +1,5 @@
 """Prefix tuning: trained keys and values before every prompt, in all layers (the paper's prefix row, Table 1)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

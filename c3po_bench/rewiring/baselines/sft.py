@@ -1,7 +1,5 @@
 """Supervised fine-tuning: LoRA on the references (what a reviewer of the paper asked to see beside it)."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Iterator

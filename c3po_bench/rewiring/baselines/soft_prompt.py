@@ -1,7 +1,5 @@
 """Soft prompt: trained embeddings before every prompt, the base frozen (the paper's soft-prompt row, Table 1)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 Seeded, cached beside the results, the shared model left as it was.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import random

@@ -3,8 +3,6 @@
 What soft prompts and prefixes share.
 """
 
-from __future__ import annotations
-
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence

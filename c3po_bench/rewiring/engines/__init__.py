@@ -1,7 +1,5 @@
 """Engines: how the model is run under another pathway. `naive` is the definition; `suffix` must equal it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from c3po_bench.registry import Registry

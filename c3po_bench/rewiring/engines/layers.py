@@ -10,8 +10,6 @@
   softmax(logits) @ W, so it is formed in the forward pass and the logits are let go (`target_log_probs`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Kernel regression: the neighbors' kernel-weighted mean pathway, mixed with the original (paper eq. 5-7)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Mode finding (mean shift): move towards the dense places of pathway space (paper eq. 8-10)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Neighborhood gradient descent: descend the neighbors' loss from the original pathway (paper eq. 1, 3)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

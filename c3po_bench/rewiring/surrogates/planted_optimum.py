@@ -1,7 +1,5 @@
 """The ceiling of the planted testbed: the pathway put there, known from the question's topic words."""
 
-from __future__ import annotations
-
 from c3po_bench.errors import UserError
 from c3po_bench.models.embedded.planted_world import pathway_of
 from c3po_bench.rewiring.surrogates import Problem, Solution

@@ -1,7 +1,5 @@
 """The control for 'any move would do': a random direction, as far from the original pathway as NGD moved."""
 
-from __future__ import annotations
-
 import torch
 
 from c3po_bench.rewiring.surrogates import Problem, Solution

@@ -1,7 +1,5 @@
 """The baseline without references: the original pathway sharpened or flattened by a temperature."""
 
-from __future__ import annotations
-
 from c3po_bench.rewiring.surrogates import Problem, Solution
 
 
