@@ -185,7 +185,7 @@ def test_help_and_a_wrong_word_load_nothing_heavy(word):
 
 
 def test_scoring_feedback_loads_no_trainer():
-    code = "import sys, c3po_bench.feedback.lm; print(sorted({'trl', 'peft'} & sys.modules.keys()))"
+    code = "import sys, c3po_bench.feedback.responder; print(sorted({'trl', 'peft'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"
