@@ -184,7 +184,7 @@ RELEVANT = {
     "experts": "top:4",
     "position": "continuation",
     "final_mixing": "dense",
-    "mass": "preserved",
+    "preserve_total_weight": True,
 }
 
 

@@ -69,7 +69,7 @@ class FeedbackBackend:
         feedbacks = find_feedback(section.pieces, section.library)
         check_arms(list(cfg.arms), section, cfg.arm, len(feedbacks))
         if any(plan_of(name, section, cfg.arm) for name in cfg.arms):
-            share_of(section.train.batch, "feedback.train.batch")
+            share_of(section.train.batch_size, "feedback.train.batch_size")
         GENERATORS.check(section.generator.kind)
         REVISERS.check(section.reviser.kind)
         JUDGES.check(section.judge.kind)

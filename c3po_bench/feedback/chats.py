@@ -67,7 +67,7 @@ class LocalChat:
             max_new_tokens=self.cfg.max_tokens,
             temperature=self.cfg.temperature,
             top_p=self.cfg.top_p,
-            batch=self.context.cfg.answers.batch,
+            batch_size=self.context.cfg.answers.batch_size,
         )
         params = settings(generation) | ({"seed": seed} if self.cfg.temperature > 0 else {})
         keys = [call_key(stage=stage, model=self._identity, messages=c, params=params) for c in conversations]

@@ -89,8 +89,8 @@ class TrainConfig:
     warmup: float = option(0.05, "share of the steps")
     steps: int = option(30, "optimizer steps; 0 = `epochs` passes over the in-scope pairs")
     epochs: float = option(1.0, "passes over the pairs where steps=0 (paper: 1)")
-    batch: int = option(4, "in-scope pairs of one forward")
-    constraint_batch: int = option(
+    batch_size: int = option(4, "in-scope pairs of one forward")
+    constraint_batch_size: int = option(
         4,
         "near-scope and out-of-scope rows of one forward, each; sets need not be equal in size",
     )
@@ -117,7 +117,7 @@ class GenerationConfig:
         least=0,
     )
     top_p: float = option(1.0, "nucleus sampling", above=0, most=1)
-    batch: int = option(16, "rows of one forward", least=1)
+    batch_size: int = option(16, "rows of one forward", least=1)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from c3po_bench.store.files import Journal, read_groups
 from c3po_bench.store.identity import run_id
 from c3po_bench.store.reader import Run, load_experiments
 
-OWN = ("results_dir", "threads", "bank_gb", "log_level", "tracking")
+OWN = ("results_dir", "threads", "reference_cache_gb", "log_level", "tracking")
 """What each shard has of its own: its machine, its disk, its log."""
 
 

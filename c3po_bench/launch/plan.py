@@ -135,7 +135,7 @@ def plan(grid: Grid) -> Plan:
         gpu_seconds=sum(seconds.values()) + references * costs[0].pass_seconds,
         longest_seconds=longest,
         references=references,
-        bank_bytes=min(bank, int(first["bank_gb"] * 2**30)),
+        bank_bytes=min(bank, int(first["reference_cache_gb"] * 2**30)),
         memory_bytes=int(size.parameters * size.bytes_each * 1.1) + (2 << 30),
         basis=costs[-1].basis,
     )

@@ -154,13 +154,13 @@ def _source(cfg: ModelConfig) -> tuple[str, str | None]:
 def _place(model: Any, cfg: ModelConfig) -> None:
     """Experts and device as the config says, or `UserError` where this machine does not have them."""
     try:
-        if cfg.experts != "auto":
-            model.set_experts_implementation(cfg.experts)
+        if cfg.experts_implementation != "auto":
+            model.set_experts_implementation(cfg.experts_implementation)
         model.to(device_of(cfg.device)).eval()
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(
-            f"model.device={cfg.device} or model.experts={cfg.experts} can't be had here: {reason}"
+            f"model.device={cfg.device} or model.experts_implementation={cfg.experts_implementation} can't be had here: {reason}"
         ) from error
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SURROGATES = "c3po_bench.rewiring.surrogates"
 BASELINES = "c3po_bench.rewiring.baselines"
-ROUTING = ("layers", "experts", "position", "final_mixing", "mass")
+ROUTING = ("layers", "experts", "position", "final_mixing", "preserve_total_weight")
 NEAR = (*ROUTING, "k", "kernel", "bandwidth")
 
 CONTROLS: dict[str, dict[str, Any]] = {

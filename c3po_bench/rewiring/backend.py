@@ -175,7 +175,7 @@ def method_settings(
         "parameterization": method.parameterization,
         "mixing": method.mixing,
         "final_mixing": method.final_mixing,
-        "mass": method.mass,
+        "preserve_total_weight": method.preserve_total_weight,
         "optimizer": method.optimizer,
         "lr": method.learning_rate,
         "schedule": method.schedule,

@@ -65,7 +65,7 @@ class Rewirer:
         self.bank, self.embedder, self.seed = bank, embedder, seed
         self.meter = meter or Meter()
         self.solutions: Solutions = {} if solutions is None else solutions
-        self.mixer = Mixer(engine.family, method.mass)
+        self.mixer = Mixer(engine.family, method.preserve_total_weight)
         if bank is not None:
             self.embeddings = to_tensor(bank.embeddings, engine.device)
             self.pathways = to_tensor(bank.pathways[:, engine.critical.tolist()], engine.device)

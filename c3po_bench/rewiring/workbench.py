@@ -52,7 +52,7 @@ class Workbench:
         engine = load_engine(self.cfg.engine, self.loaded.model, self.layers, self.cfg.method.position)
         if self.cfg.engine == "suffix":
             key = content_hash([self.model_hash, self.cfg.model.dtype, min(self.layers), VERSION], 16)
-            most = int(self.cfg.bank_gb * 2**30)
+            most = int(self.cfg.reference_cache_gb * 2**30)
             engine.store = StateStore(Path(self.cfg.results_dir) / "bank" / f"states-{key}", most)
         return engine
 

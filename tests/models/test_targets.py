@@ -111,7 +111,7 @@ def arm_of(family: str, name: str, folder: Path, **lora: Any) -> FeedbackArm:
     cfg = config(folder / family, folder, [name])
     cfg.feedback.pieces = cfg.feedback.pieces[: 2 if name.endswith("_mix") else 1]
     cfg.feedback.lora = replace(cfg.feedback.lora, **lora)
-    cfg.feedback.train = replace(cfg.feedback.train, lr=0.05, sft_lr=0.05, batch=1)
+    cfg.feedback.train = replace(cfg.feedback.train, lr=0.05, sft_lr=0.05, batch_size=1)
     return list(harness.open_backend(cfg).arms())[-1]
 
 
