@@ -160,7 +160,8 @@ def _place(model: Any, cfg: ModelConfig) -> None:
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(
-            f"model.device={cfg.device} or model.experts_implementation={cfg.experts_implementation} can't be had here: {reason}"
+            f"model.device={cfg.device} or model.experts_implementation={cfg.experts_implementation} "
+            f"can't be had here: {reason}"
         ) from error
 
 
