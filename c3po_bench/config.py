@@ -119,6 +119,8 @@ RENAMED = {
     "feedback.answers.batch": "feedback.answers.batch_size",
     "feedback.train.batch": "feedback.train.batch_size",
     "feedback.train.constraint_batch": "feedback.train.constraint_batch_size",
+    "feedback.train.accumulation": "feedback.train.gradient_accumulation_steps",
+    "feedback.train.warmup": "feedback.train.warmup_ratio",
     "sweep=layers": "sweep=layer_table",
 }
 """Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""

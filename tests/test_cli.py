@@ -27,6 +27,8 @@ MENDABLE = {
     "--experiment=quickstart": "write experiment=quickstart",
     "experiment=olmoe_ark": "olmoe_arc",
     "sweep=layers": "sweep=layers is now sweep=layer_table",
+    "feedback.train.warmup=1": "feedback.train.warmup is now feedback.train.warmup_ratio",
+    "feedback.train.accumulation=1": "feedback.train.accumulation is now feedback.train.gradient_accumulation_steps",
     "feedback.train.constraint_batch=1": "feedback.train.constraint_batch is now feedback.train.constraint_batch_size",
     "feedback.train.batch=8": "feedback.train.batch is now feedback.train.batch_size",
     "feedback.answers.batch=8": "feedback.answers.batch is now feedback.answers.batch_size",

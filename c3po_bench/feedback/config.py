@@ -86,7 +86,7 @@ class TrainConfig:
 
     lr: float = option(5e-5, "first learning rate (paper: 5e-5)")
     scheduler: str = option("cosine", "linear, cosine, constant, constant_with_warmup, ... (paper: cosine)")
-    warmup: float = option(0.05, "share of the steps")
+    warmup_ratio: float = option(0.05, "share of the steps")
     steps: int = option(30, "optimizer steps; 0 = `epochs` passes over the in-scope pairs")
     epochs: float = option(1.0, "passes over the pairs where steps=0 (paper: 1)")
     batch_size: int = option(4, "in-scope pairs of one forward")
@@ -94,7 +94,7 @@ class TrainConfig:
         4,
         "near-scope and out-of-scope rows of one forward, each; sets need not be equal in size",
     )
-    accumulation: int = option(1, "forwards of one optimizer step")
+    gradient_accumulation_steps: int = option(1, "forwards of one optimizer step")
     max_length: int = option(512, "tokens of prompt + answer")
     gradient_checkpointing: bool = option(False, "less memory, more time")
     precision: str = option(

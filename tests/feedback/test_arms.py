@@ -306,10 +306,10 @@ def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any]
             for key, value in {
                 "batch_size": 0,
                 "constraint_batch_size": 0,
-                "accumulation": 0,
+                "gradient_accumulation_steps": 0,
                 "steps": -1,
                 "sft_steps": -1,
-                "warmup": -1.0,
+                "warmup_ratio": -1.0,
                 "lr": -1e-3,
                 "eval_every": -1,
                 "max_length": 0,

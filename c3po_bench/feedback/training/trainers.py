@@ -73,9 +73,9 @@ def _arguments(
         "num_train_epochs": train.epochs,
         "learning_rate": lr,
         "per_device_train_batch_size": share_of(batch, "feedback.train.batch_size"),
-        "gradient_accumulation_steps": train.accumulation,
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
         "lr_scheduler_type": train.scheduler,
-        "warmup_steps": train.warmup,
+        "warmup_steps": train.warmup_ratio,
         CHECKPOINTING: train.gradient_checkpointing,
         "use_cpu": device.type == "cpu",
         # a rank may have no constraint row, hence one forward less: forwards must not wait for each other
@@ -269,7 +269,9 @@ def _answer_trainer(
     near = answers_of("near", "train") if recipe.near else []
     out = answers_of("out", "train") if recipe.out else []
     batch = cfg.batch_size * (2 if near or out else 1)
-    steps = cfg.sft_steps or max(1, round(cfg.epochs * len(inside) / (cfg.batch_size * cfg.accumulation)))
+    steps = cfg.sft_steps or max(
+        1, round(cfg.epochs * len(inside) / (cfg.batch_size * cfg.gradient_accumulation_steps))
+    )
     validation = {scope: rows for scope in ("in", *SCOPES) if (rows := answers_of(scope, "validation"))}
     arguments = _arguments(plan, context, folder, cfg.sft_lr, steps, batch, bool(validation))
     set_seed(context.seed)
@@ -277,7 +279,7 @@ def _answer_trainer(
         model=check_adapted(get_peft_model(model, lora_config(model, plan)), plan.cfg.lora),
         args=TrainingArguments(**arguments),
         train_dataset=answer_schedule(
-            inside, near, out, cfg.batch_size, steps * cfg.accumulation, context.seed
+            inside, near, out, cfg.batch_size, steps * cfg.gradient_accumulation_steps, context.seed
         ),
         eval_dataset=validation or None,
         processing_class=context.subject.tokenizer,
