@@ -3,6 +3,8 @@
 Charts carry no colors of their own; the page hands Vega the palette of its light or dark theme.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterable
