@@ -4,8 +4,6 @@ Sections live beside the code that reads them (rewiring/config.py, feedback/conf
 this module puts them together. It imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, field
 from operator import attrgetter

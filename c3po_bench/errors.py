@@ -1,7 +1,5 @@
 """Errors that the user can mend: one line, what is wrong, the nearest valid choice."""
 
-from __future__ import annotations
-
 import difflib
 import errno
 import sys

@@ -151,7 +151,7 @@ def test_an_edited_prompt_is_another_run(experiment, tmp_path):
 def test_an_edited_plugin_is_another_run(experiment, tmp_path, monkeypatch):
     text = """
 from c3po_bench.rewiring.arms import method
-from c3po_bench.rewiring.surrogates import Solution
+from c3po_bench.rewiring.methods import Solution
 
 @method("rolled")
 def rolled(problem):

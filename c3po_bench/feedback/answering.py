@@ -9,8 +9,6 @@ run pads each prompt exactly as an uninterrupted one does. Each row of a batch d
 its own, so what a prompt is answered does not depend on the prompts beside it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

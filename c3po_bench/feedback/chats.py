@@ -4,8 +4,6 @@ A chat is a class with ``complete(stage, conversations) -> list[Reply | None]`` 
 one is one line of `CHATS`.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from functools import cached_property

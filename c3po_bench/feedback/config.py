@@ -5,8 +5,6 @@ section 5 and appendix B) where the paper gives one, except for the sizes, which
 can do on two cores; the paper's sizes are in ``conf/feedback/paper.yaml``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from c3po_bench.options import option

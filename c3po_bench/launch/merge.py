@@ -3,8 +3,6 @@
 So a merged run is made by the same code as an unsharded one, and its samples are the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator

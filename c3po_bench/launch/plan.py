@@ -7,8 +7,6 @@ costs one pass, once a sweep. The time of a base pass is that of the store's own
 (`measured`), else 2 x active parameters x tokens at a share of the device's peak (`estimated`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -5,23 +5,22 @@ A pass of `rows` sequences of `tokens` tokens, each of which sees `keys` tokens,
     rows tokens (dense + top_k expert) + rows tokens keys attention + rows keys latent
 
 pairs of numbers and adds them up, which are twice as many FLOPs (`LayerShape` says what the sizes are). A
-gradient towards what entered the layer takes the same products once more, and attention's twice, since queries
-and keys both have one. Padding and masked keys count, for they are computed; experts of weight 0 do not. Left
-out is what is no product of matrices: norms, activations, softmax, positions, under 1% of a pass.
+gradient towards what entered the layer takes the same products once more, and attention's twice, since
+queries and keys both have one. Padding and masked keys count, for they are computed; experts of weight 0 do
+not. What is no product of matrices is left out: norms, activations, softmax, positions, under 1% of a pass.
 
 What a model is not known to do is never guessed: its FLOPs are NaN, which results show as null.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import nan
 from typing import Any
 
 IN_LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.(.+)")
+FIRST_LAYER = re.compile(r"(?:^|\.)layers?\.0$")
 QUERIES = ("q_proj", "q_b_proj", "query")
 ENTRY = ("q_proj", "query", "k_proj", "v_proj", "key", "value", "q_a_proj", "kv_a_proj_with_mqa")
 OUTPUTS = ("o_proj", "attention.output.dense")
@@ -44,8 +43,8 @@ class LayerShape:
     dense: for a token: projections, router, shared experts or a dense MLP.
     expert: for a token and one routed expert.
     top_k: routed experts that a token mixes.
-    attention: for a token and a key that it sees, over all heads: width of the queries plus width of the values.
-    latent: for a key, where keys and values are made from latents in every pass (multi-head latent attention).
+    attention: for a token and a key that it sees: width of all heads' queries plus that of their values.
+    latent: for a key, where keys and values are made from latents in each pass (multi-head latent attention).
     entry: of `dense` the projections of what enters the layer, to queries, keys and values.
     """
 
@@ -73,7 +72,10 @@ class ItemSize:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The layers of a model, and `head`, what its head multiplies for a token. No layers: unknown, all is NaN."""
+    """The layers of a model, and `head`, what its head multiplies for a token.
+
+    Without layers it is unknown: all FLOPs are NaN.
+    """
 
     layers: tuple[LayerShape, ...]
     head: float
@@ -88,7 +90,7 @@ class ModelShape:
         return self._sum(span, layer)
 
     def gradient(self, span: range, rows: int, tokens: int, keys: int, constant_keys: int = 0) -> float:
-        """The gradient of that pass towards what entered it; `constant_keys` of the keys do not depend on it."""
+        """The gradient of that pass towards what entered it; `constant_keys` do not depend on that."""
         again = self._sum(span, lambda shape: rows * tokens * (keys - constant_keys) * shape.attention)
         return self.forward(span, rows, tokens, keys) + again
 
@@ -100,30 +102,50 @@ class ModelShape:
         """The head at `tokens` tokens; its gradient costs the same."""
         return 2 * tokens * self.head
 
-    def whole(self, rows: int, tokens: int, keys: int) -> float:
-        """All layers, and the head at every token."""
-        return self.forward(self.span, rows, tokens, keys) + self.logits(rows * tokens)
+    def score(
+        self,
+        span: range,
+        size: Sequence[int],
+        targets: int,
+        overridden: Iterable[int] = (),
+        more: int = 0,
+        lowest: int | None = None,
+        constant_keys: int = 0,
+    ) -> float:
+        """A pass through the layers of `span` and the head, and its gradient if one is taken.
+
+        Args:
+            span: layers.
+            size: rows, tokens and keys.
+            targets: tokens at which the head is asked.
+            overridden: layers in which `more` pairs of a token and an expert are mixed beyond the top-k.
+            more: see there.
+            lowest: the layer down to which a gradient is taken; None where there is none.
+            constant_keys: keys that do not depend on the pass.
+        """
+        cost = self.forward(span, *size) + self.mixing(overridden, more) + self.logits(targets)
+        if lowest is not None:
+            cost += self.gradient(range(lowest, span.stop), *size, constant_keys=constant_keys)
+            cost += self.mixing((i for i in overridden if i >= lowest), more) + self.logits(targets)
+        return cost
 
     def training(self, rows: int, tokens: int, keys: int, reach: float, weights: int) -> float:
-        """A whole pass, its gradient from the head down, and that of trained `weights` that meet every token.
+        """A whole pass, its gradient, and that of trained `weights` that meet every token.
 
-        `reach` is how far down the gradient goes: 3 is through layer 3, 3.5 the same less the projections of what
-        enters it.
+        `reach` is how far down the gradient goes: 3 is through layer 3, 3.5 the same less the projections of
+        what enters it.
         """
-        lowest = int(reach)
-        entry = self._sum(range(lowest, lowest + (reach > lowest)), lambda shape: rows * tokens * shape.entry)
-        backward = self.gradient(range(lowest, self.span.stop), rows, tokens, keys) - entry
-        return (
-            self.whole(rows, tokens, keys)
-            + backward
-            + self.logits(rows * tokens)
-            + 2 * rows * tokens * weights
-        )
+        lowest, size = int(reach), (rows, tokens, keys)
+        entry = range(lowest, lowest + (reach > lowest))
+        spared = self._sum(entry, lambda shape: rows * tokens * shape.entry)
+        whole = self.score(self.span, size, rows * tokens, lowest=lowest)
+        return whole - spared + 2 * rows * tokens * weights
 
     def rewiring(self, item: ItemSize) -> dict[str, float]:
-        """What an item costs under the engine `suffix`: read once, `steps` times descended, scored once, by phase.
+        """What an item costs under the engine `suffix`, by phase.
 
-        The critical layers are the last ones; neighbors are as long as the item, one answer each is descended.
+        It is read once, descended `steps` times and scored once. The critical layers are the last ones, and
+        the neighbors are as long as the item; of each, one answer is descended.
         """
         prompt, answer, depth = item.prompt, item.answer, len(self.layers)
         branches, first = item.choices * (answer - 1), depth - item.critical
@@ -134,11 +156,10 @@ class ModelShape:
         )
         read = self.forward(range(first), 1, prompt + branches, prompt + branches)
         read += self.forward(above, 1, prompt, prompt)
-        keys = prompt - 1 + answer
-        opened = self.forward(above[:1], 1, answer, keys) + self.mixing(above[:1], item.experts)
-        step = self.forward(reopened, 1, answer, keys) + self.gradient(reopened, 1, answer, keys, prompt - 1)
-        step += 2 * (self.mixing(reopened, more) + self.logits(answer))
-        score = self.forward(above, 1, 1 + branches, prompt + branches) + self.logits(item.choices * answer)
+        size = (1, answer, prompt - 1 + answer)
+        opened = self.forward(above[:1], *size) + self.mixing(above[:1], item.experts)
+        step = self.score(reopened, size, answer, reopened, more, first + 1, prompt - 1)
+        score = self.score(above, (1, 1 + branches, prompt + branches), item.choices * answer)
         return {"read": read, "optimize": item.neighbors * (opened + item.steps * step), "score": score}
 
     @property
@@ -193,12 +214,12 @@ def _layer_of(weights: Mapping[str, tuple[int, ...]], top_k: int | None) -> Laye
 
 
 def trained_part(parameters: Mapping[str, Any], width: int) -> tuple[float, int]:
-    """What `ModelShape.training` must know of the parameters that are trained, by name, in a model of hidden size `width`.
+    """What `ModelShape.training` must know of the trained parameters, by name, of a model `width` wide.
 
     Returns:
-        How far down the gradient goes: to the entry of the first layer for embeddings, into the layer for weights
-        in it or keys and values before it, but only above the layer for its router. And the number of trained
-        weights that meet every token.
+        How far down the gradient goes: to the entry of the first layer for embeddings, into the layer for
+        weights in it or keys and values before it, but only above the layer for its router. And the number of
+        trained weights that meet every token.
     """
     reach: list[float] = []
     weights = 0
@@ -218,27 +239,23 @@ def _ends(module: str, names: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def passes(decoder: Any) -> Iterator[list[tuple[int, int, int]]]:
-    """Sizes (rows, tokens, keys) of the passes of `decoder` within the block, as the methods of `ModelShape` take them.
+def passes(model: Any) -> Iterator[list[tuple[int, int, int]]]:
+    """Sizes (rows, tokens, keys) of the passes of `model` within the block; none of a model without layers.
 
-    For what calls the model by itself, as lm-eval and trainers do: virtual tokens and caches are seen here. None
-    where there is no decoder.
+    For what calls the model by itself, as lm-eval and trainers do: virtual tokens and caches count.
     """
     sizes: list[tuple[int, int, int]] = []
-    if decoder is None:
-        yield sizes
-        return
 
     def note(_module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
-        entering = inputs.get("inputs_embeds")
-        if entering is None:
-            entering = inputs["input_ids"] if "input_ids" in inputs else args[0]
+        rows, tokens = (args[0] if args else inputs["hidden_states"]).shape[:2]
         cache = inputs.get("past_key_values")
-        rows, tokens = entering.shape[:2]
         sizes.append((rows, tokens, tokens + (cache.get_seq_length() if cache is not None else 0)))
 
-    handle = decoder.register_forward_pre_hook(note, with_kwargs=True)
+    named = model.named_modules() if model is not None else ()
+    first = [module for name, module in named if FIRST_LAYER.search(name)][:1]
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in first]
     try:
         yield sizes
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

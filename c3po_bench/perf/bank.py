@@ -3,8 +3,6 @@
 Size and memory as it grows.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -12,28 +10,28 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import Any
 
 from c3po_bench.config import Config
-from c3po_bench.perf.questions import stock_requests, tasks
+from c3po_bench.perf import Options
+from c3po_bench.perf.workload import stock_requests, tasks
 from c3po_bench.rewiring.backend import RewiringBackend
-
-if TYPE_CHECKING:
-    from c3po_bench.perf.__main__ import Options
 
 GROWTH = """
 import json, sys, numpy as np, torch
 from pathlib import Path
 from c3po_bench.rewiring.config import MethodConfig
-from c3po_bench.rewiring.states import Prompt, State
 from c3po_bench.rewiring.neighbors import nearest
-from c3po_bench.rewiring.states import StateStore
+from c3po_bench.rewiring.states import Prompt, State, StateStore
 from c3po_bench.runtime.resources import peak_resident
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 rng = np.random.default_rng(0)
 store = StateStore(folder, 1 << 36)
-embeddings = np.lib.format.open_memmap(folder / "embeddings.npy", mode="w+", dtype=np.float32, shape=(count, 384))
-pathways = np.lib.format.open_memmap(folder / "pathways.npy", mode="w+", dtype=np.float32, shape=(count, 30, 16))
+def array(name, *shape):
+    file = folder / f"{name}.npy"
+    return np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(count, *shape))
+embeddings, pathways = array("embeddings", 384), array("pathways", 30, 16)
 prompts = []
 for start in range(0, count, 100):
     block = rng.standard_normal((min(100, count - start), 384)).astype(np.float32)
@@ -42,8 +40,9 @@ for start in range(0, count, 100):
     for i in range(start, min(start + 100, count)):
         prompt = Prompt(tuple(range(i, i + 33)), ((1, 2, 3, 4, 5),))
         prompts.append(prompt)
-        kept = {"entering": torch.randn(576), "answers": [torch.randn(4, 576)],
-                "keys": [torch.randn(3, 32, 64) for _ in range(5)], "values": [torch.randn(3, 32, 64) for _ in range(5)]}
+        keys, values = ([torch.randn(3, 32, 64) for _ in range(5)] for _ in range(2))
+        kept = {"entering": torch.randn(576), "answers": [torch.randn(4, 576)]}
+        kept |= {"keys": keys, "values": values}
         states.append(State(prompt, torch.randn(30, 16), kept))
     store.put(states)
 bank = torch.from_numpy(np.ascontiguousarray(embeddings))
@@ -65,7 +64,7 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def growth(count: int) -> dict[str, Any]:
-    """Memory and disk of a synthetic bank of smolmoe's dimensions, written and searched in a process of its own."""
+    """Memory and disk of a synthetic bank of smolmoe's sizes, made and searched in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-c", GROWTH, str(count), folder], capture_output=True, text=True, check=True
@@ -99,12 +98,11 @@ def build(options: Options) -> dict[str, Any]:
             ratios.append((end - middle) / (middle - start))
             rates.append(size / (end - middle))
             disk = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
-    ratios.sort()
     return {
         "name": "bank",
         "setting": "build",
-        "ratio": ratios[len(ratios) // 2],
+        "ratio": median(ratios),
         "max_abs_diff": 0.0,
-        "references_per_second": sorted(rates)[len(rates) // 2],
+        "references_per_second": median(rates),
         "disk_bytes_per_reference": disk // max(1, size),
     }

@@ -5,30 +5,27 @@ are kept). Building goes on where it was interrupted, and of several processes t
 builds it.
 """
 
-from __future__ import annotations
-
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from c3po_bench.contract import Item
 from c3po_bench.errors import UserError
-from c3po_bench.rewiring.states import VERSION
+from c3po_bench.rewiring.embedders import Embedder
+from c3po_bench.rewiring.engines.base import Engine, Sizes
+from c3po_bench.rewiring.states import VERSION, Prompt
+from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.store.files import write_json
+from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.duplicates import question_hash
-
-if TYPE_CHECKING:
-    from c3po_bench.contract import Item
-    from c3po_bench.rewiring.embedders import Embedder
-    from c3po_bench.rewiring.engines.base import Engine, Sizes
-    from c3po_bench.rewiring.states import Prompt
-    from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
 
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
 FILES = ("correct", "pathways", "embeddings")
@@ -96,16 +93,11 @@ def build_bank(
         UserError: when no reference is left.
     """
     candidates = [item for item in items if question_hash(item.question) not in test_hashes]
-    leaked = len(items) - len(candidates)
     if not candidates:
         raise UserError(NONE_LEFT)
     questions = [tokenizer(item) for item in candidates]
-    digest = hashlib.sha256()
-    for item in candidates:
-        digest.update(json.dumps([*item.id, item.question, item.requests, item.gold, item.lengths]).encode())
-    key = hashlib.sha256(
-        f"{model_hash}|{digest.hexdigest()}|{embedder.identity}|{VERSION}".encode()
-    ).hexdigest()[:16]
+    content = [[*item.id, item.question, item.requests, item.gold, item.lengths] for item in candidates]
+    key = content_hash([model_hash, embedder.identity, VERSION, content], 16)
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder, f"{key}.lock"):
@@ -120,14 +112,13 @@ def build_bank(
     counts = {
         "references": len(kept),
         "references_read": len(items),
-        "references_leaked": leaked,
+        "references_leaked": len(items) - len(candidates),
         "references_wrong": len(candidates) - len(kept),
     }
     groups: dict[Prompt, tuple[Prompt, ...]] = {}
     for chunk in _chunks(questions, engine.sizes):
-        together = tuple(p for i in chunk for p in questions[i].prompts)
-        for prompt in together:
-            groups.setdefault(prompt, together)
+        together = tuple(prompt for i in chunk for prompt in questions[i].prompts)
+        groups |= {prompt: together for prompt in together if prompt not in groups}
     return ReferenceBank([questions[i] for i in kept], embeddings, pathways, counts, groups)
 
 
@@ -155,46 +146,42 @@ def _build(
     progress: Progress,
 ) -> None:
     """Write embeddings, pathways and correctness, a chunk of similar lengths at a time."""
-    total = len(items)
-    family = engine.family
-    shape = (total, len(family.layers), family.num_experts)
-    state_file = home / "progress.json"
-    done = _done(state_file) if _whole(home, total, "pathways", "correct") else 0
-    pathways = _open(home / "pathways.npy", shape, np.float32, done)
+    total, family = len(items), engine.family
+    done, chunks = _resume(home, total), _chunks(questions, engine.sizes)
+    pathways = _open(home / "pathways.npy", (total, len(family.layers), family.num_experts), np.float32, done)
     correct = _open(home / "correct.npy", (total,), np.bool_, done)
-    begun, chunks = 0, _chunks(questions, engine.sizes)
     tokens = np.cumsum([0, *(sum(p.tokens for p in questions[i].prompts) for chunk in chunks for i in chunk)])
-    for chunk in chunks:
-        begun += len(chunk)
-        if begun <= done:
+    for chunk, end in zip(chunks, accumulate(map(len, chunks)), strict=True):
+        if end <= done:
             continue
-        prompts = [p for i in chunk for p in questions[i].prompts]
-        states = engine.read_new(prompts)
-        offset, rows, where, keep = 0, [], [], []
-        for i in chunk:
-            question = questions[i]
-            where.append((len(rows), offset))
-            rows += [(offset + p, c) for p, c in question.rows]
-            offset += len(question.prompts)
+        states = engine.read_new([prompt for i in chunk for prompt in questions[i].prompts])
+        firsts = [0, *accumulate(len(questions[i].prompts) for i in chunk)]
+        rows = [(first + p, c) for i, first in zip(chunk, firsts, strict=False) for p, c in questions[i].rows]
         scores = engine.batch(states, rows).score(None)[0].cpu()
-        for i, (start, first) in zip(chunk, where, strict=True):
-            question = questions[i]
-            gold = question.item.gold
-            mine = scores[start : start + len(question.rows)] / torch.tensor(items[i].lengths or 1.0)
-            correct[i] = int(mine.argmax()) == gold
-            right = states[first + question.gold_row[0]]
-            pathways[i] = right.original.numpy()
-            keep.append(right)
-        engine.keep(keep)
-        done = begun
+        right = []
+        shares = scores.split([len(questions[i].rows) for i in chunk])
+        for i, first, mine in zip(chunk, firsts, shares, strict=False):
+            correct[i] = int((mine / torch.tensor(items[i].lengths or 1.0)).argmax()) == items[i].gold
+            right.append(states[first + questions[i].gold_row[0]])
+            pathways[i] = right[-1].original.numpy()
+        engine.keep(right)
         pathways.flush()
         correct.flush()
-        _write(state_file, {"done": done})
-        progress("reading references", done, total, float(tokens[done] / tokens[-1]))
+        write_json(home / "progress.json", {"done": end})
+        progress("reading references", end, total, float(tokens[end] / tokens[-1]))
     if not _whole(home, total, "embeddings"):
         np.save(home / "embeddings.tmp.npy", embedder([item.question for item in items]).astype(np.float32))
         os.replace(home / "embeddings.tmp.npy", home / "embeddings.npy")
-    _write(home / "done.json", {"references": total})
+    write_json(home / "done.json", {"references": total})
+
+
+def _resume(home: Path, total: int) -> int:
+    """How many references were read before: 0 where nobody can tell, or where an array is cut short."""
+    try:
+        done = int(json.loads((home / "progress.json").read_text())["done"])
+    except (OSError, ValueError):
+        return 0
+    return done if _whole(home, total, "pathways", "correct") else 0
 
 
 def _whole(home: Path, count: int, *names: str) -> bool:
@@ -205,23 +192,9 @@ def _whole(home: Path, count: int, *names: str) -> bool:
         return False
 
 
-def _done(path: Path) -> int:
-    """How many references were read before; 0 where nobody can tell."""
-    try:
-        return int(json.loads(path.read_text())["done"])
-    except (OSError, ValueError):
-        return 0
-
-
 def _open(path: Path, shape: tuple[int, ...], dtype: Any, done: int) -> Any:
     mode = "r+" if done else "w+"
     return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
-
-
-def _write(path: Path, data: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data))
-    os.replace(temporary, path)
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:

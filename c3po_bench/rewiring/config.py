@@ -3,8 +3,6 @@
 Sources: paper = arXiv 2504.07964; equation numbers are those of its section 3.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from c3po_bench.options import option

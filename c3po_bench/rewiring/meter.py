@@ -1,7 +1,5 @@
 """What each phase of an arm costs: seconds by the clock, FLOPs as the caller says (`models.flops`)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +39,7 @@ class Meter:
 
     @contextmanager
     def exclude(self) -> Iterator[None]:
-        """Leave the seconds of the block out of the open phase and of the clock's: work done once, on nobody's account."""
+        """Leave the block's seconds out of the open phase, and of the clock's: work done once, for all."""
         synchronize()
         start = time.perf_counter()
         yield

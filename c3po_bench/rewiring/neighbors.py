@@ -1,6 +1,4 @@
-"""Neighbors: exact search over the reference bank (a matrix product is fastest up to some hundred thousand)."""
-
-from __future__ import annotations
+"""Neighbors: exact search over the bank (a product is fastest up to some hundred thousand references)."""
 
 import hashlib
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A pathway is the routing weights of one token, [critical layers, experts], each 
 section 3).
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
@@ -59,7 +57,7 @@ def critical_layers(spec: str, moe_layers: list[int]) -> list[int]:
 
 
 def core_experts(original: Tensor, spec: str, top_k: int) -> Tensor:
-    """Which experts may carry weight, boolean [..., layers, experts], by the original pathways of the same shape.
+    """Which experts may carry weight, boolean [..., layers, experts], by the original pathways of that shape.
 
     `spec` is top:N (at least the model's top-k, at most all) or all. The paper uses top:20 of 64.
 
@@ -79,7 +77,7 @@ def core_experts(original: Tensor, spec: str, top_k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Weights and indices that the experts block of each critical layer is given, both [rows, layers, slots]."""
+    """Weights and indices that the experts of each critical layer are given, both [rows, layers, slots]."""
 
     weights: Tensor
     indices: Tensor
@@ -93,7 +91,7 @@ class Mixer:
     preserve_total_weight: bool = False
 
     def __call__(self, pathway: Tensor, original: Tensor, core: Tensor, mixing: str) -> Mixture:
-        """Mix `pathway` [rows, layers, experts] of items whose original pathway was `original`, within `core`.
+        """Mix `pathway` [rows, layers, experts] of items whose pathway was `original`, within `core`.
 
         hard: the model's top-k, re-selected from the pathway. dense: all core experts. straight_through: the
         value of hard with the gradient of dense.

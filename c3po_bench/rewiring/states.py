@@ -1,17 +1,14 @@
 """What reading a prompt leaves behind, and the store that keeps it for reference prompts.
 
-References are read by the model once, then shared by arms, sweep cells and processes. The store is an append-only
-data file of safetensors blobs and an index of JSON lines. Writers take a lock; readers copy what they need, so
-resident memory does not grow with the number of references. What is cut short or damaged counts as not kept.
+References are read by the model once, then shared by arms, sweep cells and processes. The store is an
+append-only data file of safetensors blobs and an index of JSON lines. Writers take a lock; readers copy what
+they need, so resident memory does not grow with the number of references. What is cut short or damaged counts
+as not kept.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +69,6 @@ class StateStore:
         self.data, self.index_file = folder / "states.bin", folder / "index.jsonl"
         self._index: dict[str, tuple[int, int, int]] = {}  # key: offset, size and checksum of a blob
         self._seen = 0
-        self._file: int | None = None
         self._refresh()
 
     def _refresh(self) -> None:
@@ -105,12 +101,12 @@ class StateStore:
         return found
 
     def _blob(self, offset: int, size: int) -> bytearray:
-        blob = bytearray(size)
-        with suppress(FileNotFoundError):
-            if self._file is None:
-                self._file = os.open(self.data, os.O_RDONLY)
-            os.preadv(self._file, [blob], offset)
-        return blob
+        try:
+            with open(self.data, "rb") as file:
+                file.seek(offset)
+                return bytearray(file.read(size))
+        except FileNotFoundError:
+            return bytearray()
 
     def put(self, states: Sequence[State]) -> None:
         """Add states; those that are here already, or find no room or no lock, are left out."""

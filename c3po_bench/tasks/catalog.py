@@ -4,8 +4,6 @@ A known task is read from its one folder; an unknown one is searched for by its 
 YAML files (well under a second), so that a misspelt name is refused at once.
 """
 
-from __future__ import annotations
-
 import logging
 from functools import cache
 from pathlib import Path

@@ -4,8 +4,6 @@ lm-eval's own sampler draws anew for each document from one stream, so a prompt 
 before it.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from itertools import islice

@@ -4,8 +4,6 @@ Local data is laid out as `ROOT/TASK/SPLIT.jsonl` (MMLU: `ROOT/mmlu/SUBJECT/SPLI
 the stock dataset. Rows are read directly, not through the `json` builder of `datasets`: no cache, no network.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import socket

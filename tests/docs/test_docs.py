@@ -76,12 +76,11 @@ def registries():
     from c3po_bench.models.families import FAMILIES
     from c3po_bench.rewiring.arms import ARMS
 
-    families, arms = dict(FAMILIES), list(ARMS)
+    before = [(registry, set(registry)) for registry in (FAMILIES, ARMS)]
     yield
-    FAMILIES.clear()
-    FAMILIES.update(families)
-    for added in set(ARMS) - set(arms):
-        ARMS.remove(added)
+    for registry, names in before:
+        for added in set(registry) - names:
+            registry.remove(added)
 
 
 def runnable() -> list[Any]:

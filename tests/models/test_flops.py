@@ -149,7 +149,7 @@ def test_training(model, arm):
     layers = list(family_of(model).layers)[-2:]
     backend = SimpleNamespace(loaded=SimpleNamespace(model=model), layers=layers, tokenizer=encode)
     ids = torch.arange(5, 37).view(2, 16)
-    with adapters(backend)[arm]().opened(0) as opened, passes(model.get_decoder()) as sizes:
+    with adapters(backend)[arm]().opened(0) as opened, passes(model) as sizes:
 
         def step():
             opened.call(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -8:].sum().backward()
@@ -164,9 +164,9 @@ def test_training(model, arm):
 def test_a_pass_costs_the_same_in_every_implementation_of_experts(implementation):
     model = tiny_model("olmoe").requires_grad_(False)
     model.set_experts_implementation(implementation)
-    ids = torch.arange(5, 29).view(2, 12)
+    ids, shape = torch.arange(5, 29).view(2, 12), shape_of(model)
     found, _ = counted(lambda: model(input_ids=ids, use_cache=False))
-    assert shape_of(model).whole(2, 12, 12) == found
+    assert shape.score(shape.span, (2, 12, 12), 24) == found
 
 
 def test_a_layer_by_hand():
@@ -197,7 +197,7 @@ def test_dense_decoders_and_encoders_are_covered(kind):
 
 def test_passes_see_what_a_cache_holds():
     model = tiny_model("olmoe")
-    with torch.no_grad(), passes(model.get_decoder()) as sizes:
+    with torch.no_grad(), passes(model) as sizes:
         model.generate(torch.arange(5, 10)[None], max_new_tokens=3, do_sample=False, eos_token_id=-1)
     assert sizes == [(1, 5, 5), (1, 1, 6), (1, 1, 7)]
 

@@ -8,7 +8,7 @@ import torch
 
 from c3po_bench.analysis import statistics
 from c3po_bench.models.tiny import tiny_model
-from c3po_bench.perf.suffix import Work
+from c3po_bench.perf.workload import Work
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.products import PackedWeights

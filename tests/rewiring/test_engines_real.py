@@ -14,8 +14,7 @@ import torch
 from c3po_bench.config import Config, ModelConfig
 from c3po_bench.evaluate import run as harness
 from c3po_bench.models.loading import load
-from c3po_bench.perf.questions import questions
-from c3po_bench.perf.suffix import Work
+from c3po_bench.perf.workload import Work, questions
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.states import Prompt

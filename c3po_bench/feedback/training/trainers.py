@@ -1,7 +1,5 @@
 """From plan and data to a ready trainer: rows, LoRA, training arguments."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path

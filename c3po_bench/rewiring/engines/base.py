@@ -1,7 +1,5 @@
 """What both engines offer: read prompts once, then score their continuations under any mixture."""
 
-from __future__ import annotations
-
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -21,7 +19,7 @@ from c3po_bench.rewiring.pathway import Mixture
 from c3po_bench.rewiring.states import Prompt, State, StateStore
 
 STATE_BYTES = 1 << 30
-"""Memory for the states of prompts read before; on a GPU a third of what the model leaves free, if that is more."""
+"""Memory for states of prompts; on a GPU a third of what the model leaves free, if that is more."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +102,14 @@ class Engine(ABC):
     ) -> list[State]:
         """Run the prompts once (no gradient) and keep what scoring needs.
 
-        What was read before is taken from a cache of bounded size, shared by all arms of an experiment. What is
-        read together does not depend on that, since it moves the last digits: a reference is read with its whole
-        group, the other prompts with all of their call.
+        What was read before is taken from a cache of bounded size, shared by all arms of an experiment. What
+        is read together does not depend on that, since it moves the last digits: a reference is read with its
+        whole group, the other prompts with all of their call.
 
         Args:
             prompts: what to read.
-            meter: is charged what reading cost, whoever did it, so that an arm's cost does not depend on the arms
-                before it.
+            meter: is charged what reading cost, whoever did it, so that an arm's cost does not depend on the
+                arms before it.
             keep: for reference prompts: the store on disk is asked too, and given what it lacks.
             groups: what each reference is read together with, as the bank was built.
             exclude: entered while references are read, which is no item's cost.

@@ -1,11 +1,9 @@
 """What goes through the model together: which rows share a pass, and how prompts and answers lie in a row.
 
-Answers share their prompt's tokens, and no token sees another's branch: a tree is `lead` shared tokens followed
-by branches of some tokens each. A row holds one tree or several, so little is lost to padding whatever the
-lengths.
+Answers share their prompt's tokens, and no token sees another's branch: a tree is `lead` shared tokens
+followed by branches of some tokens each. A row holds one tree or several, so little is lost to padding,
+whatever the lengths.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,7 +31,7 @@ def bucket_by_length(sizes: Sequence[int], ratio: float) -> list[list[int]]:
 
 
 def min_cost_buckets(sizes: Sequence[int], group: int) -> list[list[int]]:
-    """Indices in groups, each padded to its largest size, such that padded tokens plus `group` a group are fewest."""
+    """Indices in groups, padded to their largest size, such that tokens plus `group` a group are fewest."""
     counts = sorted(Counter(sizes).items())
     best: list[tuple[int, int]] = [
         (0, 0)
@@ -120,7 +118,10 @@ def pack(rows: Sequence[Sequence[tuple[int, Tree]]], device: torch.device) -> Pa
 
 
 def fill(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices in rows of at most `capacity` tokens (a longer one alone), longest first into the first row with room."""
+    """Indices in rows of at most `capacity` tokens, longest first into the first row with room.
+
+    What is longer has a row for itself.
+    """
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
@@ -134,7 +135,7 @@ def fill(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def with_earlier(packed: Packed, earlier: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Positions [rows, tokens] and distances back [rows, tokens, width + tokens] after `earlier` [rows] tokens.
+    """Positions [rows, tokens] and distances back [rows, tokens, width + tokens] after `earlier` tokens.
 
     `width` is the padded number of earlier keys; those beyond a row's own count are hidden.
     """

@@ -7,8 +7,6 @@ expert: there copying the rows in and out takes the time, and they are copied as
 are those of the model's own `grouped_mm`, by tests.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,12 +20,12 @@ from c3po_bench.rewiring.engines.products import as_out_in, packed, times_weight
 
 NAME = "c3po_bench"
 NARROW = 64
-"""Inner width of an expert up to which a product of its own is so small that all experts at once take no longer."""
+"""Inner width of an expert up to which its products are so small that those of all experts take no longer."""
 
 
 @contextmanager
 def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
-    """Within the block, experts of a model on a CPU that would run `grouped_mm` run `moe_step` or `moe_prefill`."""
+    """Within the block, experts of a model on a CPU run `function` in the place of `grouped_mm`."""
     config = model.config
     if not replaces_experts(model):
         yield
@@ -47,9 +45,9 @@ def replaces_experts(model: Any) -> bool:
 
 
 def moe_step(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """An experts function of transformers' form: hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width].
+    """An experts function of transformers' form, differentiable in `hidden` and `weights`.
 
-    Differentiable in `hidden` and `weights`; the experts' own weights get no gradient.
+    Hidden [tokens, width], indices and weights [tokens, k] -> [tokens, width].
     """
     if needs_stock(module):
         return grouped_mm_experts_forward(module, hidden, indices, weights)
@@ -65,7 +63,7 @@ def moe_step(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> T
 
 
 def asks_most(module: Any, k: int) -> bool:
-    """Whether tokens that mix `k` experts each are mixed faster by asking all experts, side by side in one product.
+    """Whether tokens that mix `k` experts are mixed faster by asking all experts side by side.
 
     Measured with 8 to 200 tokens, forward and backward: 2 to 3.5 times as fast where all 16 narrow experts
     are wanted, 1.5 to 3.3 where half of them are; experts of 256 and more are as fast either way when some
@@ -78,7 +76,10 @@ def asks_most(module: Any, k: int) -> bool:
 
 
 def _mix_all(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """The same by way of all experts, those not wanted at weight 0: nothing to gather, and the product itself adds up."""
+    """The same by way of all experts, those not wanted at weight 0.
+
+    There is nothing to gather, and the product itself adds up.
+    """
     tokens, experts = len(hidden), module.num_experts
     every = weights.new_zeros(tokens, experts).scatter_add(1, indices, weights)
     both = _Joined.apply(hidden, module.gate_up_proj, module.is_transposed, 0)
@@ -89,7 +90,10 @@ def _mix_all(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> T
 
 @torch.no_grad()
 def moe_prefill(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """As `moe_step`, without a gradient and without packed weights: 1.3 to 1.5 times as fast with hundreds of tokens."""
+    """As `moe_step`, without a gradient and without packed weights.
+
+    1.3 to 1.5 times as fast with hundreds of tokens.
+    """
     if needs_stock(module):
         return grouped_mm_experts_forward(module, hidden, indices, weights)
     order, back, counts = _by_expert(indices, module.num_experts)
@@ -128,7 +132,10 @@ def _multiply(pairs: Tensor, weight: Tensor, counts: list[int], transposed: bool
 
 
 class _Gather(torch.autograd.Function):
-    """Hidden [tokens, width] -> [pairs, width], pair i of token `token[i]`; `back` [tokens, k] are each token's pairs."""
+    """Hidden [tokens, width] -> [pairs, width], pair i of token `token[i]`.
+
+    `back` [tokens, k] are each token's pairs.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, token: Tensor, back: Tensor) -> Tensor:
@@ -174,7 +181,7 @@ class _Experts(torch.autograd.Function):
 
 
 class _Joined(torch.autograd.Function):
-    """Rows [n, in] times all experts' weights, side by side along their outputs (axis 0) or inputs (axis 1)."""
+    """Rows [n, in] times all experts' weights, side by side along outputs (axis 0) or inputs (axis 1)."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, transposed: bool, axis: int) -> Tensor:

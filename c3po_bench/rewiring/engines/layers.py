@@ -1,32 +1,28 @@
 """Parts of the decoder as the suffix engine runs them. Same numbers as the model's own, by tests.
 
-- Attention over earlier tokens that are constants: stock attention is given earlier and new keys in one tensor,
-  copies them together at each step, and its backward pass makes gradients for all of them, which nobody reads.
-  Here the two are kept apart (`constant_prefix`).
-- The first critical layer: nothing that enters it depends on the pathway, and its output is linear in the mixing
-  weights. What it gives without routed experts, and each expert's output, are computed once for a batch; a step
-  only mixes them (`FirstLayer`).
+- Attention over earlier tokens that are constants: stock attention is given earlier and new keys in one
+  tensor. It copies them together at each step, and its backward pass makes gradients for all of them, which
+  nobody reads. Here the two are kept apart (`constant_prefix`).
+- The first critical layer: nothing that enters it depends on the pathway, and its output is linear in the
+  mixing weights. What it gives without routed experts, and each expert's output, are computed once for a
+  batch; a step only mixes them (`FirstLayer`).
 - The head, often larger than all critical layers together: its gradient towards the hidden state needs only
   softmax(logits) @ W, so it is formed in the forward pass and the logits are let go (`target_log_probs`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from c3po_bench.models.families import Family
+from c3po_bench.rewiring.engines.base import Engine
 from c3po_bench.rewiring.engines.products import times_constant, times_parameter
 from c3po_bench.rewiring.hook import experts_of, override
 from c3po_bench.rewiring.pathway import Mixture
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.engines.base import Engine
 
 NAME = "c3po_suffix"
 LOGIT_ROWS = 512
@@ -36,7 +32,7 @@ _earlier: list[tuple[dict[int, Tensor], dict[int, Tensor]]] = []
 
 @contextmanager
 def constant_prefix(model: Any, keys: dict[int, Tensor], values: dict[int, Tensor]) -> Iterator[bool]:
-    """Within the block, attention of layer i also sees keys[i], values[i] [rows, kv heads, earlier tokens, width].
+    """Within the block, attention of layer i also sees keys[i], values[i] [rows, kv heads, earlier, width].
 
     Gives False, and changes nothing, where the keys can't stay apart: then the cache must put earlier and new
     together.
@@ -58,12 +54,10 @@ def constant_prefix(model: Any, keys: dict[int, Tensor], values: dict[int, Tenso
 def keys_stay_apart(model: Any) -> bool:
     """Whether earlier and new keys may be given apart.
 
-    Not where the model does not attend by `sdpa` (attention sinks, for one) or caches latents that keys are made
-    from (multi-head latent attention).
+    Not where the model does not attend by `sdpa` (attention sinks, for one) or caches latents that keys are
+    made from (multi-head latent attention).
     """
-    return model.config._attn_implementation in ("sdpa", NAME) and not getattr(
-        model.config, "kv_lora_rank", None
-    )
+    return model.config._attn_implementation == "sdpa" and not getattr(model.config, "kv_lora_rank", None)
 
 
 def attend(
@@ -75,12 +69,10 @@ def attend(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' attention functions.
+    """An attention function of transformers' form.
 
-    Query [rows, heads, tokens, width] -> [rows, tokens, heads, width].
-
-    The mask [rows, 1, tokens, earlier + tokens] is added to the scores; heads that share a key stand
-    together.
+    Query [rows, heads, tokens, width] -> [rows, tokens, heads, width]. The mask [rows, 1, tokens, earlier +
+    tokens] is added to the scores; heads that share a key stand together.
     """
     keys, values = (part[module.layer_idx] for part in _earlier[-1])
     rows, heads, tokens, width = query.shape
@@ -96,7 +88,11 @@ def attend(
 
 
 class FirstLayer:
-    """`rest` [rows, tokens, width] without routed experts at the overridden token, `parts` [rows, experts, width]."""
+    """The first critical layer of a batch, opened.
+
+    rest: [rows, tokens, width], its output without routed experts at the overridden token.
+    parts: [rows, experts, width], each routed expert's output there.
+    """
 
     @torch.no_grad()
     def __init__(self, engine: Engine, run: Callable[[], Tensor], rows: int, tokens: int):
@@ -130,7 +126,7 @@ class FirstLayer:
 
 
 class _TargetLogProbs(torch.autograd.Function):
-    """log p(target) of hidden states [targets, width], float32 [targets], and whether the target is the likeliest."""
+    """See `target_log_probs`."""
 
     @staticmethod
     def forward(
@@ -148,9 +144,8 @@ class _TargetLogProbs(torch.autograd.Function):
             at_target, peak = logits.gather(-1, wanted), logits.amax(dim=-1, keepdim=True)
             odds = logits.sub_(peak).exp_()  # once, for their sum and for the gradient
             total = odds.sum(dim=-1, keepdim=True)
-            chosen.append(
-                (at_target - peak - total.log()).squeeze(-1)
-            )  # log_softmax on a CPU is off by 4e-5 on average
+            # not by log_softmax, which on a CPU is off by 4e-5 on average
+            chosen.append((at_target - peak - total.log()).squeeze(-1))
             if ctx.needs_input_grad[0]:
                 expected = times_parameter(odds.div_(total).to(weight.dtype), weight, transposed=True)
                 gradients.append((weight[wanted.squeeze(-1)] - expected) / divisor)
@@ -177,4 +172,4 @@ def target_log_probs(
         boolean [targets] (all false unless `greedy`).
     """
     weight = model.get_submodule(family.head).weight
-    return _TargetLogProbs.apply(hidden, targets, weight, family.logits_divisor, greedy)  # type: ignore[no-any-return]
+    return _TargetLogProbs.apply(hidden, targets, weight, family.logits_divisor, greedy)

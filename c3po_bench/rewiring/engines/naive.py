@@ -61,32 +61,26 @@ class NaiveBatch(Batch):
         self, mixture: Mixture | None, owner: Tensor | None = None, greedy: bool = True
     ) -> tuple[Tensor, Tensor]:
         """f(x, w): one forward over all rows."""
-        engine, width = self.engine, self.ids.shape[1]
+        engine, (rows, width) = self.engine, self.ids.shape
         inputs = {"input_ids": self.ids, "attention_mask": _mask(self.ids, self.total), "use_cache": False}
+        everywhere = (engine.shape.span, (rows, width, width), rows * width)
         if mixture is None:
             with torch.no_grad():
                 logits = engine.model(**inputs).logits
-            self.flops += engine.shape.whole(self.rows, width, width)
+            self.flops += engine.shape.score(*everywhere)
         else:
             assert owner is not None
             row, offset = self._overridden()
             weights, indices = mixture.weights[owner[row]], mixture.indices[owner[row]]
-            swapped = type(mixture)(weights, indices)
+            swapped = Mixture(weights, indices)
             with override(engine.family, engine.model, engine.layers, row * width + offset, swapped):
                 logits = engine.model(**inputs).logits
-            self._count(len(row) * (weights.shape[-1] - engine.family.top_k), weights.requires_grad)
+            more = len(row) * (weights.shape[-1] - engine.family.top_k)
+            lowest = engine.layers[0] + 1 if weights.requires_grad else None
+            self.flops += engine.shape.score(*everywhere, engine.layers, more, lowest)
         return _continuation_scores(
             logits[self.row_of_target, self.position_of_target], self.targets, self.row_of_target, self.rows
         )
-
-    def _count(self, more: int, gradient: bool) -> None:
-        """FLOPs of one forward that mixes `more` pairs of a token and an expert, and of its gradient down to the mixture."""
-        shape, layers, width = self.engine.shape, self.engine.layers, self.ids.shape[1]
-        self.flops += shape.whole(self.rows, width, width) + shape.mixing(layers, more)
-        if gradient:
-            above = range(layers[0] + 1, shape.span.stop)
-            self.flops += shape.gradient(above, self.rows, width, width) + shape.logits(self.rows * width)
-            self.flops += shape.mixing(layers[1:], more)
 
     def _overridden(self) -> tuple[Tensor, Tensor]:
         """Row and position of every overridden token: the last of the context, or the answer's tokens too."""

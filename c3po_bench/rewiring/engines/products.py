@@ -1,4 +1,4 @@
-"""Products of a few rows with matrices that never change, on a CPU: a layer's weights, or constants of a prompt.
+"""Products of a few rows with matrices that never change, on a CPU: weights, or constants of a prompt.
 
 A CPU's matrix product rearranges a weight at every call, which costs as much as the product itself where few
 rows meet it. So weights are put once into the order in which oneDNN's product reads them (`PackedWeights`):
@@ -27,17 +27,17 @@ MEMORY = 1 << 30
 ROWS = 32
 """Rows that oneDNN's order is made for (measured: as good for 3 and for 400)."""
 FEW_ROWS = 8
-"""Rows up to which W X^T is the faster way with a weight as it is (measured: twice as fast at 3 rows, even at 8)."""
+"""Rows up to which W X^T is faster with a weight as it is (measured: twice as fast at 3 rows, even at 8)."""
 FEW_SUMS = 4
-"""Rows up to which a weighted sum of a constant's rows is the faster product (at 1 and 2 in 0.2 to 0.4 of the time)."""
+"""Rows up to which a weighted sum of a constant's rows is faster (at 1 and 2 in 0.2 to 0.4 of the time)."""
 
 
 @dataclass(frozen=True)
 class PackedWeights:
     """Matrices [out, in] in the order that oneDNN reads, one by one.
 
-    `source` is the parameter that they were made from, and `version` which of its values. It is kept, so that no
-    other tensor takes its place in memory.
+    `source` is the parameter that they were made from, and `version` which of its values. It is kept, so that
+    no other tensor takes its place in memory.
     """
 
     matrices: list[Tensor]
@@ -94,7 +94,7 @@ def packed(parameter: Any, transposed: bool = False, joined: int | None = None) 
         or not torch.backends.mkldnn.is_available()
     ):
         return None
-    known: dict[Any, PackedWeights] = _packed.setdefault(parameter, {})  # pyright: ignore[reportAssignmentType]
+    known: Any = _packed.setdefault(parameter, {})
     key = (transposed, joined)
     if key in known and known[key].made_from(parameter):
         return known[key]
@@ -134,7 +134,7 @@ def times_parameter(rows: Tensor, parameter: Tensor, transposed: bool = False) -
 
 @contextmanager
 def packed_linears(module: Any) -> Iterator[None]:
-    """Within the block, bias-free linear layers inside `module` whose weights are frozen multiply with packed ones."""
+    """Within the block, linear layers in `module` with frozen weights and no bias use packed weights."""
     changed = []
     for layer in module.modules():
         if (
@@ -174,7 +174,7 @@ def times_constant(rows: Tensor, constant: Tensor) -> Tensor:
 
     Differentiable in `rows` alone.
     """
-    return _TimesConstant.apply(rows, constant)  # type: ignore[no-any-return]
+    return _TimesConstant.apply(rows, constant)
 
 
 class _TimesConstant(torch.autograd.Function):
@@ -189,7 +189,7 @@ class _TimesConstant(torch.autograd.Function):
 
 
 def _batched_product(rows: Tensor, constant: Tensor) -> Tensor:
-    """As matrix times vector where what is summed over lies together, as a weighted sum of rows where it does not."""
+    """As matrix times vector where what is summed over lies together, else as a weighted sum of rows."""
     few = rows.shape[-2]
     if few == 1 and constant.mT.is_contiguous():
         return (constant.mT @ rows.mT).mT

@@ -1,4 +1,4 @@
-"""The fast engine: reruns only the overridden token and the answer's tokens, only in the layers that can change.
+"""The fast engine: reruns the overridden token and the answer's tokens, in the layers that can change.
 
 Everything before is constant. Layers below the first critical one never see the override; by causality
 neither do earlier tokens, in any layer. So a prompt is read once, keeping the hidden state that enters the
@@ -9,7 +9,6 @@ head. Equal to `naive`, by tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -112,7 +111,7 @@ class SuffixEngine(Engine):
 
     @torch.no_grad()
     def read_new(self, prompts: list[Prompt]) -> list[State]:
-        """Contexts through all layers, answers through the layers below the first critical one, packed into rows."""
+        """Contexts through all layers, answers through those below the first critical one, in packed rows."""
         trees = [Tree(len(p.context), tuple(len(c) - 1 for c in p.continuations)) for p in prompts]
         rows = fill([tree.size for tree in trees], max(ROW_TOKENS, max(tree.size for tree in trees)))
         states: dict[int, State] = {}
@@ -120,20 +119,17 @@ class SuffixEngine(Engine):
         for group in self._forwards(widths):
             chosen = [i for r in group for i in rows[r]]
             number = {i: n for n, i in enumerate(chosen)}
-            laid = [[(number[i], trees[i]) for i in rows[r]] for r in group]
-            states |= zip(chosen, self._read([prompts[i] for i in chosen], laid), strict=True)
+            packed = [[(number[i], trees[i]) for i in rows[r]] for r in group]
+            states |= zip(chosen, self._read([prompts[i] for i in chosen], packed), strict=True)
         return [states[i] for i in range(len(prompts))]
 
     def _forwards(self, widths: list[int]) -> list[list[int]]:
-        """Which rows go through the model at once.
-
-        Of like width, and no more tokens than are read fastest.
-        """
-        found = []
+        """Rows that go through the model at once: of like width, no more tokens than are read fastest."""
+        forwards = []
         for group in bucket_by_length(widths, self.sizes.read_ratio):
             step = max(1, self.sizes.forward_tokens // widths[group[-1]])
-            found += [group[start : start + step] for start in range(0, len(group), step)]
-        return found
+            forwards += [group[start : start + step] for start in range(0, len(group), step)]
+        return forwards
 
     def _read(self, prompts: list[Prompt], rows: list[list[tuple[int, Tree]]]) -> list[State]:
         """The prompts of some packed rows."""
@@ -185,10 +181,7 @@ class SuffixEngine(Engine):
 
 
 class SuffixBatch(Batch):
-    """Rows of one prompt packed together, in parts of like size.
-
-    Padding would cost more than the extra passes.
-    """
+    """Rows of one prompt packed together, in parts of like size: padding would cost more than more passes."""
 
     def __init__(self, engine: SuffixEngine, states: list[State], rows: list[tuple[int, int]]):
         answers = [states[s].prompt.continuations[c] for s, c in rows]
@@ -222,7 +215,7 @@ class SuffixRows(Batch):
     """A prompt a row: the overridden token and its answers' tokens, over the cached keys and values."""
 
     def __init__(self, engine: SuffixEngine, packs: list[tuple[State, list[int]]]):
-        self.engine, self.rows = engine, len(packs)
+        self.engine = engine
         self.first_layer: FirstLayer | None = None
         self._scored = False
         device = engine.device
@@ -243,6 +236,7 @@ class SuffixRows(Batch):
         span = list(enumerate(range(engine.first, engine.depth)))
         earlier = torch.tensor([k["keys"][0].shape[1] for k in kept], device=device)
         prefix = max(1, int(earlier.max()))
+        self.constant_keys = prefix if keys_stay_apart(engine.model) else 0
         self.keys = {layer: _stack([k["keys"][i] for k in kept], prefix) for i, layer in span}
         self.values = {layer: _stack([k["values"][i] for k in kept], prefix) for i, layer in span}
         self.positions, self.back = with_earlier(packed, earlier, prefix)
@@ -254,11 +248,9 @@ class SuffixRows(Batch):
                 row_of_target += [answer] * len(tokens)
                 targets += tokens
                 answer += 1
-        self.targets, self.flat_of_target = (
-            torch.tensor(targets, device=device),
-            torch.tensor(flat, device=device),
+        self.targets, self.flat_of_target, self.row_of_target = (
+            torch.tensor(numbers, device=device) for numbers in (targets, flat, row_of_target)
         )
-        self.row_of_target = torch.tensor(row_of_target, device=device)
         self.first_answer = torch.tensor([0, *[len(row) for row in answers[:-1]]], device=device).cumsum(0)
 
     def score(
@@ -266,70 +258,50 @@ class SuffixRows(Batch):
     ) -> tuple[Tensor, Tensor]:
         """One pass of the few tokens through the critical layers and the head."""
         engine, span = self.engine, range(self.engine.first, self.engine.depth)
+        size, targets = self.back.shape, len(self.targets)
         if mixture is None:
-            self._count(span)
+            self.flops += engine.shape.score(span, size, targets)
             with torch.no_grad():
                 return self._finish(self._run(self.hidden, span), greedy)
         assert owner is not None
-        tokens = self.hidden.shape[1]
+        rows, tokens = self.hidden.shape[:2]
         last_only = engine.position == "last"
-        at = (
-            torch.arange(self.rows, device=self.hidden.device) * tokens
-            if last_only
-            else self.flat_of_target.unique()
-        )
+        starts = torch.arange(rows, device=self.hidden.device) * tokens
+        at = starts if last_only else self.flat_of_target.unique()
         mine = owner[self.first_answer][at // tokens]
         weights, indices = mixture.weights[mine], mixture.indices[mine]
         hidden, layers, more = self.hidden, engine.layers, len(at) * (weights.shape[-1] - engine.family.top_k)
-        opened = last_only and (self.first_layer is not None or weights.requires_grad or self._scored)
-        if opened:
+        gradient = weights.requires_grad
+        if last_only and (self.first_layer is not None or gradient or self._scored):
             hidden = self._opened().mixed(weights[:, 0], indices[:, 0])
             weights, indices, layers, span = weights[:, 1:], indices[:, 1:], layers[1:], span[1:]
-        self._scored = True
-        self._count(span, layers, more)
-        if weights.requires_grad and opened:
-            self._count_gradient(span, layers, more)
-        elif weights.requires_grad:  # what enters the first critical layer has no gradient
-            self._count_gradient(span[1:], layers[1:], more)
+        elif gradient:
             self._count_weighing(more)
-        with override(engine.family, engine.model, layers, at, type(mixture)(weights, indices)):
+        self._scored = True
+        lowest = engine.first + 1 if gradient else None  # nothing that enters the first layer has one
+        self.flops += engine.shape.score(span, size, targets, layers, more, lowest, self.constant_keys)
+        with override(engine.family, engine.model, layers, at, Mixture(weights, indices)):
             return self._finish(self._run(hidden, span), greedy)
 
     def _opened(self) -> FirstLayer:
         """The first critical layer with its experts apart, computed at the first call."""
         if self.first_layer is None:
             engine, first = self.engine, self.engine.first
-            span = range(first, first + 1)
-            self.first_layer = FirstLayer(
-                engine, lambda: self._run(self.hidden, span), *self.hidden.shape[:2]
-            )
+            span, (rows, tokens) = range(first, first + 1), self.hidden.shape[:2]
+            self.first_layer = FirstLayer(engine, lambda: self._run(self.hidden, span), rows, tokens)
             self.flops += engine.shape.forward(span, *self.back.shape)
-            self.flops += engine.shape.mixing(span, self.rows * engine.family.num_experts)
+            self.flops += engine.shape.mixing(span, rows * engine.family.num_experts)
         return self.first_layer
-
-    def _count(self, span: range, overridden: Sequence[int] = (), more: int = 0) -> None:
-        """FLOPs of one pass through the layers of `span` and the head, with `more` experts in the `overridden` ones."""
-        shape = self.engine.shape
-        self.flops += shape.forward(span, *self.back.shape) + shape.mixing(overridden, more)
-        self.flops += shape.logits(len(self.targets))
-
-    def _count_gradient(self, span: range, overridden: Sequence[int], more: int) -> None:
-        """FLOPs of that pass's gradient down to the first layer of `span`."""
-        engine, prefix = self.engine, self.back.shape[2] - self.back.shape[1]
-        constant = prefix if keys_stay_apart(engine.model) else 0
-        self.flops += engine.shape.gradient(span, *self.back.shape, constant_keys=constant)
-        self.flops += engine.shape.mixing(overridden, more) + engine.shape.logits(len(self.targets))
 
     def _count_weighing(self, more: int) -> None:
         """FLOPs of the gradient of the first layer's mixing weights.
 
-        `moe_step` weighs what enters the experts' last product, a third of their work; stock functions weigh what
-        comes out.
+        `moe_step` weighs what enters the experts' last product, a third of their work; stock functions weigh
+        what comes out.
         """
         engine = self.engine
-        if replaces_experts(engine.model) and not needs_stock(
-            experts_of(engine.family, engine.model, engine.first)
-        ):
+        experts = experts_of(engine.family, engine.model, engine.first)
+        if replaces_experts(engine.model) and not needs_stock(experts):
             pairs = self.hidden.shape[:2].numel() * engine.family.top_k + more
             self.flops += engine.shape.mixing([engine.first], pairs) / 3
 

@@ -6,8 +6,6 @@ Everything is drawn from fixed seeds, so the items are the same on every machine
 only, across all relations: a country whose capital is a reference never has its currency in the test.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import random
