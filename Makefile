@@ -24,9 +24,9 @@ test: $(READY)
 	$(PY) -m pytest
 
 test-all: $(READY)
-	$(PY) -m pytest -m "not slurm and not browser"
-	$(PY) -m pytest -m "browser"
-	$(PY) -m pytest -m "slurm"
+	$(PY) -m pytest -n 0 -m "not slurm and not browser"
+	$(PY) -m pytest -n 0 -m "browser"
+	$(PY) -m pytest -n 0 -m "slurm"
 
 lint: $(READY)
 	$(PY) -m ruff check .

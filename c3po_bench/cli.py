@@ -3,31 +3,25 @@
 Importing this loads no torch: `--cfg job` and a wrong key are answered at once.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from c3po_bench.config import Config, conf_dir, register
 from c3po_bench.errors import INTERRUPTED, OURS, UserError, refuse
 from c3po_bench.explain import explain, hydra_overrides, refuse_extra_keys, status_of, unknown_flag
 from c3po_bench.launch import slurm
+from c3po_bench.launch.callback import FOLDER_VARIABLE, folder_of_this_sweep
 from c3po_bench.launch.cells import watched
-from c3po_bench.launch.folder import FOLDER_VARIABLE, folder_of_this_sweep
 from c3po_bench.runtime import ranks, signals
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from c3po_bench.store.reader import Run
+from c3po_bench.store.reader import Run
 
 register()
 _refused: list[str] = []

@@ -4,8 +4,6 @@ Sections live beside the code that reads them (rewiring/config.py, feedback/conf
 this module puts them together. It imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -42,7 +40,9 @@ class ModelConfig:
     revision: str | None = option(None, "commit or tag of a hub model; pin it")
     dtype: str = option("float32", "float32, bfloat16 or float16")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    experts: str = option("auto", "experts implementation: auto, eager, grouped_mm or batched_mm")
+    experts_implementation: str = option(
+        "auto", "how transformers computes experts: auto, eager, grouped_mm or batched_mm"
+    )
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: str = option("suffix", "suffix (fast) or naive (whole forward passes: the definition)")
     batch_size: int = option(32, "items scored or optimized at once; changes speed, not results", least=1)
-    bank_gb: float = option(
+    reference_cache_gb: float = option(
         8.0,
         "most disk for what the engine keeps of references (keys, values); beyond it they are read again",
         least=0,
@@ -111,7 +111,18 @@ class Config:
 KEYS = dict(keys(Config()))
 """Every key of the schema by its dotted name, sections among them."""
 _BOUNDS = {key: bounds for key, entry in KEYS.items() if (bounds := entry.metadata.get("bounds"))}
-RENAMED = {"sweep=layers": "sweep=layer_table"}
+RENAMED = {
+    "bank_gb": "reference_cache_gb",
+    "model.experts": "model.experts_implementation",
+    "method.mass": "method.preserve_total_weight (false for model, true for preserved)",
+    "sweep=mass": "sweep=total_weight",
+    "feedback.answers.batch": "feedback.answers.batch_size",
+    "feedback.train.batch": "feedback.train.batch_size",
+    "feedback.train.constraint_batch": "feedback.train.constraint_batch_size",
+    "feedback.train.accumulation": "feedback.train.gradient_accumulation_steps",
+    "feedback.train.warmup": "feedback.train.warmup_ratio",
+    "sweep=layers": "sweep=layer_table",
+}
 """Former keys, and former files of a group, with what they are called now: the answer to an override that names one."""
 
 

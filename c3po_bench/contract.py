@@ -55,20 +55,13 @@ class Item:
         return self.requests[: self.n_choices]
 
     def with_context(self, examples: Sequence[str]) -> Item:
-        """The item behind `examples`, each set off by an empty line; for arms that show demonstrations.
-
-        Requests that only a metric asks for stay as they are: they are asked without a context on purpose.
-        """
+        """The item behind `examples`, each set off by an empty line; for arms that show demonstrations."""
 
         def behind(context: str) -> str:
             return "\n\n".join([*examples, context])
 
-        shown = tuple((behind(context), continuation) for context, continuation in self.options)
-        return replace(
-            self,
-            requests=shown + self.requests[self.n_choices :],
-            prompt=behind(self.prompt) if self.kind == TEXT else "",
-        )
+        requests = tuple((behind(context), continuation) for context, continuation in self.requests)
+        return replace(self, requests=requests, prompt=behind(self.prompt) if self.kind == TEXT else "")
 
 
 @dataclass(frozen=True)

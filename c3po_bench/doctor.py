@@ -7,8 +7,6 @@ whatever it finds. With `--get` the embedded model is fetched and built instead,
 nothing is looked at.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

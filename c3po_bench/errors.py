@@ -1,7 +1,5 @@
 """Errors that the user can mend: one line, what is wrong, the nearest valid choice."""
 
-from __future__ import annotations
-
 import difflib
 import errno
 import sys
@@ -23,10 +21,10 @@ def of_the_disk(error: BaseException) -> str | None:
     """The line for an error of the file system that the user can mend; None for any other."""
     if not isinstance(error, OSError) or error.errno not in FULL + IN_THE_WAY:
         return None
-    said = ": ".join(str(part)[:200] for part in (error.filename, error.strerror) if part)
+    what = ": ".join(str(part)[:200] for part in (error.filename, error.strerror) if part)
     if error.errno in FULL:
-        return f"{said}: make room, then run the same command again: it goes on where it stopped"
-    return f"{said}; results_dir and name say what is written where"
+        return f"{what}: make room, then run the same command again: it goes on where it stopped"
+    return f"{what}; results_dir and name say what is written where"
 
 
 RUN_FOLDER = "run folder: "

@@ -1,7 +1,5 @@
 """The words of the command line as Hydra wants them, and one line for what goes wrong with them."""
 
-from __future__ import annotations
-
 import re
 import sys
 import traceback

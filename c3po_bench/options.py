@@ -3,8 +3,6 @@
 Docs, tests and the check of every config read them off the schema.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 W&B runs, tables and dashboard from a store, any number of times.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

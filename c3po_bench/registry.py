@@ -1,10 +1,8 @@
 """Named things that a config chooses from: one helper for backends, arms, kernels, embedders, judges, ..."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from c3po_bench.errors import UserError, unknown
@@ -18,10 +16,11 @@ class Registry(Mapping[str, Any], Generic[T]):
     Args:
         what: what an unknown name is called in the error, such as `method.kernel.name`.
         entries: the entries that the package brings.
+        also: names that a config may have besides, such as `auto`.
     """
 
-    def __init__(self, what: str, entries: Mapping[str, T | str]) -> None:
-        self.what, self._entries = what, dict(entries)
+    def __init__(self, what: str, entries: Mapping[str, T | str], also: Sequence[str] = ()) -> None:
+        self.what, self._entries, self._also = what, dict(entries), also
 
     def __getitem__(self, name: str) -> T:
         """The entry called `name`.
@@ -41,10 +40,10 @@ class Registry(Mapping[str, Any], Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
-    def check(self, name: str, what: str | None = None) -> None:
-        """Refuse an unknown name in one line; `what` names the config key where it is not the registry's own."""
-        if name not in self._entries:
-            raise unknown(what or self.what, name, self._entries)
+    def check(self, name: str) -> None:
+        """Refuse an unknown name in one line, with the nearest known one."""
+        if name not in self._entries and name not in self._also:
+            raise unknown(self.what, name, [*self._also, *self._entries])
 
     def add(self, name: str) -> Callable[[T], T]:
         """A decorator that registers what it decorates as `name`; for plugins."""

@@ -3,8 +3,6 @@
 Sweeps on a cluster, beyond what Hydra offers.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

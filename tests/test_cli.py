@@ -27,6 +27,16 @@ MENDABLE = {
     "--experiment=quickstart": "write experiment=quickstart",
     "experiment=olmoe_ark": "olmoe_arc",
     "sweep=layers": "sweep=layers is now sweep=layer_table",
+    "feedback.train.warmup=1": "feedback.train.warmup is now feedback.train.warmup_ratio",
+    "feedback.train.accumulation=1": "feedback.train.accumulation is now feedback.train.gradient_accumulation_steps",
+    "feedback.train.constraint_batch=1": "feedback.train.constraint_batch is now feedback.train.constraint_batch_size",
+    "feedback.train.batch=8": "feedback.train.batch is now feedback.train.batch_size",
+    "feedback.answers.batch=8": "feedback.answers.batch is now feedback.answers.batch_size",
+    "sweep=mass": "sweep=mass is now sweep=total_weight",
+    "method.preserve_total_weight=x": "not a valid bool",
+    "method.mass=preserved": "method.mass is now method.preserve_total_weight (false for model, true for preserved)",
+    "model.experts=eager": "model.experts is now model.experts_implementation",
+    "bank_gb=4": "bank_gb is now reference_cache_gb",
     "--limit 5": "--limit: write limit=5",
     "--results-dir=x": "write results_dir=x",
     "--lmit": "'limit'",
@@ -97,10 +107,10 @@ def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [("ENOSPC", "make room"), ("EROFS", "results_dir"), ("ENAMETOOLONG", "name")]
+    ("number", "phrase"), [("ENOSPC", "make room"), ("EROFS", "results_dir"), ("ENAMETOOLONG", "name")]
 )
 @pytest.mark.parametrize("entry", ["cli", "sweep"])
-def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_path):
+def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, phrase, tmp_path):
     code = (
         "import errno, os, sys\n"
         "from c3po_bench import cli, sweep\nfrom c3po_bench.evaluate import run as evaluate\n"
@@ -112,9 +122,9 @@ def test_a_disk_that_takes_nothing_more_is_one_line(entry, number, said, tmp_pat
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], (
-        done.stderr
-    )
+    assert (
+        done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and phrase in lines[0]
+    ), done.stderr
 
 
 def test_an_interrupt_while_it_starts_is_one_line():
@@ -146,9 +156,9 @@ def test_a_fault_of_ours_ends_with_its_traceback_and_the_run_to_attach(tmp_path,
         )
 
     assert fails(UserError("no such thing")) == (2, "error: no such thing\n", "")
-    status, said, log = fails(ZeroDivisionError("oops"))
-    assert status == 1 and said.startswith("Traceback") and "ZeroDivisionError: oops" in said
-    assert said.endswith(f"please report it with the traceback above; attach {tmp_path / 'ngd-1'}\n")
+    status, stderr, log = fails(ZeroDivisionError("oops"))
+    assert status == 1 and stderr.startswith("Traceback") and "ZeroDivisionError: oops" in stderr
+    assert stderr.endswith(f"please report it with the traceback above; attach {tmp_path / 'ngd-1'}\n")
     assert "ZeroDivisionError: oops" in log
 
 
@@ -185,7 +195,7 @@ def test_help_and_a_wrong_word_load_nothing_heavy(word):
 
 
 def test_scoring_feedback_loads_no_trainer():
-    code = "import sys, c3po_bench.feedback.lm; print(sorted({'trl', 'peft'} & sys.modules.keys()))"
+    code = "import sys, c3po_bench.feedback.responder; print(sorted({'trl', 'peft'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -18,18 +18,18 @@ def no_network(monkeypatch):
     monkeypatch.setattr(doctor, "_reachable", lambda: False)
 
 
-def by_name(found):
-    return {finding.what: finding for finding in found}
+def by_name(findings):
+    return {finding.what: finding for finding in findings}
 
 
 def test_what_is_missing_comes_with_a_way_to_get_it(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda name: None if name == "trl" else "1.0")
-    found = by_name(doctor.examine())
-    assert found["extra feedback"].state == "missing"
-    assert "trl" in found["extra feedback"].detail
-    assert found["extra feedback"].remedy == "pip install 'c3po-bench[feedback]'"
-    assert found["extra report"].state == "ok"
-    assert all(f.remedy for f in found.values() if f.state == "missing")
+    findings = by_name(doctor.examine())
+    assert findings["extra feedback"].state == "missing"
+    assert "trl" in findings["extra feedback"].detail
+    assert findings["extra feedback"].remedy == "pip install 'c3po-bench[feedback]'"
+    assert findings["extra report"].state == "ok"
+    assert all(f.remedy for f in findings.values() if f.state == "missing")
 
 
 def test_core_is_named_first(monkeypatch):

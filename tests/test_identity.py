@@ -149,7 +149,7 @@ def test_an_edited_prompt_is_another_run(experiment, tmp_path):
 def test_an_edited_plugin_is_another_run(experiment, tmp_path, monkeypatch):
     text = """
 from c3po_bench.rewiring.arms import method
-from c3po_bench.rewiring.surrogates import Solution
+from c3po_bench.rewiring.methods import Solution
 
 @method("rolled")
 def rolled(problem):
@@ -184,7 +184,7 @@ RELEVANT = {
     "experts": "top:4",
     "position": "continuation",
     "final_mixing": "dense",
-    "mass": "preserved",
+    "preserve_total_weight": True,
 }
 
 

@@ -1,7 +1,5 @@
 """The ablation table of any sweep: one typed row a run, task and metric, and the gaps of its grid marked."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from contextlib import suppress

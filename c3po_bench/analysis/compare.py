@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis import statistics
-from c3po_bench.analysis.arms import arm_of, columns_of
-from c3po_bench.analysis.pairing import Partners, check_comparable, prompt_differs, run_labels
+from c3po_bench.analysis.arms import arm_of, columns_of, prompt_differs
+from c3po_bench.analysis.pairing import Partners, check_comparable, run_labels
 from c3po_bench.analysis.scores import MIN_CLUSTERS, Scores, load_scores
 from c3po_bench.errors import UserError
 from c3po_bench.store.reader import Run

@@ -1,7 +1,5 @@
 """What is measured beside accuracy: feedback by scope, the share of a planted gap, agreement over seeds."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Sequence

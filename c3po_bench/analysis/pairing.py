@@ -1,14 +1,12 @@
 """Which two runs may be compared, item by item, or in words why not; and what each run is called."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from c3po_bench.analysis.arms import BASE, arm_of
+from c3po_bench.analysis.arms import BASE, arm_of, prompt_differs
 from c3po_bench.analysis.scores import Scores
 from c3po_bench.errors import UserError
 from c3po_bench.store.reader import Run
@@ -133,11 +131,6 @@ def check_comparable(run: Run, base: Run, scores: Scores, others: Scores) -> Non
         return
     if reason := next(_reasons(run, base, scores, others), ""):
         raise UserError(f"run {run.run_id} cannot be compared with {base.run_id}: {reason}")
-
-
-def prompt_differs(run: Run) -> bool:
-    """Whether the run declares that its prompts are not the base's by nature (in-context feedback)."""
-    return bool(run.result["settings"].get("prompt_differs"))
 
 
 def _reasons(run: Run, base: Run, scores: Scores, others: Scores) -> Iterator[str]:

@@ -4,8 +4,6 @@ A sweep has millions of rows, most of whose bytes are neighbors and pathways, wh
 that it refuses, because NaN is no JSON, are read with the standard library.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ Scores are arrays ``[items]``, either 0/1 (right or wrong) or real-valued; a `cl
 names what items share (a passage, a feedback), which are then resampled together.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

@@ -6,8 +6,6 @@ A study keeps of each run its result, its provenance and what statistics need of
 question or answer; the tables beside them are computed from exactly that, and `check` computes them again.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import re

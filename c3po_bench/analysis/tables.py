@@ -1,7 +1,5 @@
 """What the console shows: the comparison, feedback by scope, a planted gap, a sweep, a line for each arm."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Callable, Sequence

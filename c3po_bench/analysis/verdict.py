@@ -1,7 +1,5 @@
 """What a comparison says, in plain sentences: for the top of the report and of the console's table."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@
 ones from the journal, has the arm answer the rest in fixed chunks, and hands the numbers back.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -241,8 +241,8 @@ def template_identity(session: FeedbackSession) -> dict[str, Any]:
     """
     subject = session.context.subject
     ids, stops = prompt_ids(subject.tokenizer, "?"), stop_ids(subject.tokenizer, subject.model)
-    told = subject.tokenizer.decode(ids)
-    same = stops == [subject.tokenizer.eos_token_id] and list(subject.tokenizer(told).input_ids) == ids
+    text = subject.tokenizer.decode(ids)
+    same = stops == [subject.tokenizer.eos_token_id] and list(subject.tokenizer(text).input_ids) == ids
     return {} if same else {"asked": [ids, stops]}
 
 

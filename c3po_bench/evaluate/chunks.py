@@ -6,8 +6,6 @@ the shard or on the number of processes: a resumed, sharded or distributed run s
 and its samples are the same bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """run(cfg): score every arm of an experiment on the same items, write the runs down, publish."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 from collections.abc import Mapping, Sequence

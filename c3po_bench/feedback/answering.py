@@ -9,8 +9,6 @@ run pads each prompt exactly as an uninterrupted one does. Each row of a batch d
 its own, so what a prompt is answered does not depend on the prompts beside it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -149,7 +147,7 @@ def answer_all(
     finished one.
     """
     answers: list[Answer | None] = list(known) if known is not None else [None] * len(prompts)
-    for batch in batches(prompts, cfg.batch):
+    for batch in batches(prompts, cfg.batch_size):
         if all(answers[i] is not None for i in batch):
             continue
         fresh = answer_batch(model, tokenizer, [prompts[i] for i in batch], cfg, seed)
@@ -163,7 +161,7 @@ def answer_all(
 
 def settings(cfg: GenerationConfig) -> dict[str, Any]:
     """What of `cfg` decides an answer: everything but the batches; and how a sampled one is drawn."""
-    return {k: v for k, v in asdict(cfg).items() if k != "batch"} | (
+    return {k: v for k, v in asdict(cfg).items() if k != "batch_size"} | (
         {"draws": "by row"} if cfg.temperature > 0 else {}
     )
 

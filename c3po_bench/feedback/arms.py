@@ -5,8 +5,6 @@ trained on all pieces at once) or ``_mix`` (the pieces' adapters, concatenated).
 line of `PROMPT_VARIANTS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.config import Config
 from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Phase, Report
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.feedback import judges
 from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.answering import settings
@@ -34,14 +35,12 @@ from c3po_bench.feedback.sentences import find_feedback
 from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.training.adapters import adapter_folder, resolved, train_adapter, training_record
 from c3po_bench.feedback.training.distributed import share_of
-from c3po_bench.feedback.training.recipes import check_values
+from c3po_bench.feedback.training.recipes import Plan, check_values
 from c3po_bench.runtime.resources import peak_resident
 from c3po_bench.store.identity import content_hash
 
 if TYPE_CHECKING:
-    from c3po_bench.config import Config
     from c3po_bench.feedback.responder import Responder
-    from c3po_bench.feedback.training.recipes import Plan
     from c3po_bench.tasks.taskset import TaskSet
 
 
@@ -70,14 +69,10 @@ class FeedbackBackend:
         feedbacks = find_feedback(section.pieces, section.library)
         check_arms(list(cfg.arms), section, cfg.arm, len(feedbacks))
         if any(plan_of(name, section, cfg.arm) for name in cfg.arms):
-            share_of(section.train.batch, "feedback.train.batch")
-        for what, name, choices in (
-            ("feedback.generator.kind", section.generator.kind, GENERATORS),
-            ("feedback.reviser.kind", section.reviser.kind, ["auto", *REVISERS]),
-            ("feedback.judge.kind", section.judge.kind, ["auto", *JUDGES]),
-        ):
-            if name not in choices:
-                raise unknown(what, name, choices)
+            share_of(section.train.batch_size, "feedback.train.batch_size")
+        GENERATORS.check(section.generator.kind)
+        REVISERS.check(section.reviser.kind)
+        JUDGES.check(section.judge.kind)
 
     def arms(self, names: Sequence[str] | None = None) -> Iterator[FeedbackArm]:
         """Base first, then the others in the order given."""

@@ -1,7 +1,5 @@
 """Calls to models, and the cache of finished calls: what was answered once is never paid for again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -4,8 +4,6 @@ A chat is a class with ``complete(stage, conversations) -> list[Reply | None]`` 
 one is one line of `CHATS`.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from functools import cached_property
@@ -69,7 +67,7 @@ class LocalChat:
             max_new_tokens=self.cfg.max_tokens,
             temperature=self.cfg.temperature,
             top_p=self.cfg.top_p,
-            batch=self.context.cfg.answers.batch,
+            batch_size=self.context.cfg.answers.batch_size,
         )
         params = settings(generation) | ({"seed": seed} if self.cfg.temperature > 0 else {})
         keys = [call_key(stage=stage, model=self._identity, messages=c, params=params) for c in conversations]

@@ -5,8 +5,6 @@ section 5 and appendix B) where the paper gives one, except for the sizes, which
 can do on two cores; the paper's sizes are in ``conf/feedback/paper.yaml``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from c3po_bench.options import option
@@ -88,15 +86,15 @@ class TrainConfig:
 
     lr: float = option(5e-5, "first learning rate (paper: 5e-5)")
     scheduler: str = option("cosine", "linear, cosine, constant, constant_with_warmup, ... (paper: cosine)")
-    warmup: float = option(0.05, "share of the steps")
+    warmup_ratio: float = option(0.05, "share of the steps")
     steps: int = option(30, "optimizer steps; 0 = `epochs` passes over the in-scope pairs")
     epochs: float = option(1.0, "passes over the pairs where steps=0 (paper: 1)")
-    batch: int = option(4, "in-scope pairs of one forward")
-    constraint_batch: int = option(
+    batch_size: int = option(4, "in-scope pairs of one forward")
+    constraint_batch_size: int = option(
         4,
         "near-scope and out-of-scope rows of one forward, each; sets need not be equal in size",
     )
-    accumulation: int = option(1, "forwards of one optimizer step")
+    gradient_accumulation_steps: int = option(1, "forwards of one optimizer step")
     max_length: int = option(512, "tokens of prompt + answer")
     gradient_checkpointing: bool = option(False, "less memory, more time")
     precision: str = option(
@@ -119,7 +117,7 @@ class GenerationConfig:
         least=0,
     )
     top_p: float = option(1.0, "nucleus sampling", above=0, most=1)
-    batch: int = option(16, "rows of one forward", least=1)
+    batch_size: int = option(16, "rows of one forward", least=1)
 
 
 @dataclass

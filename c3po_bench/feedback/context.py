@@ -1,7 +1,5 @@
 """What the stages of a synthesis share: the model being tuned, caches of finished calls, counts of gaps."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping

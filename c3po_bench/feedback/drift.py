@@ -5,8 +5,6 @@ x', y_<t)), in nats. x' is the prompt as the policy sees it (with the feedback, 
 unchanged; rules cannot see it.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ The revised answer keeps the words of the baseline wherever the rule lets it, so
 the effect and by nothing else. A new edit is one function and one line of `EDITS`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ will not pass (wrong key, unknown model) ends the run with one line; a call refu
 others (too long, filtered) is a gap, too.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -83,8 +81,8 @@ class EndpointChat:
         self, missing: Mapping[str, Conversation], params: dict[str, Any], cache: CallCache
     ) -> list[str]:
         """Make the calls and cache their replies; returns why some have none."""
-        key, turn = _key(self.cfg.api_key_env), asyncio.Semaphore(self.cfg.concurrency)
-        if not key:
+        api_key, turn = _key(self.cfg.api_key_env), asyncio.Semaphore(self.cfg.concurrency)
+        if not api_key:
             params = {**params, "extra_headers": {"Authorization": openai.Omit()}}
 
         async def ask(key: str, conversation: Conversation) -> str | None:
@@ -92,7 +90,7 @@ class EndpointChat:
                 return await self._ask(client, {**params, "messages": conversation}, cache, key)
 
         async with openai.AsyncOpenAI(
-            api_key=key or "none",  # the library wants one; no header carries it then
+            api_key=api_key or "none",  # the library wants one; no header carries it then
             base_url=self.cfg.base_url,
             timeout=self.cfg.timeout,
             max_retries=self.cfg.retries,

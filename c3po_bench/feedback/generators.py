@@ -4,8 +4,6 @@ A generator is a class with `categories` and `prompts` (see `Generator`). A new 
 `GENERATORS`.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 import re
@@ -16,11 +14,12 @@ from typing import Protocol
 
 import yaml
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.feedback.calls import Conversation, Reply, ask, text_after
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.sentences import Feedback, expand, scene_of
+from c3po_bench.registry import Registry
 
 log = logging.getLogger(__name__)
 FINAL = "FINAL LIST:"  # a list of items follows
@@ -161,19 +160,15 @@ def _unquoted(item: str) -> str:
     return item
 
 
-GENERATORS: dict[str, Callable[[SynthesisContext], Generator]] = {
-    "template": TemplateGenerator,
-    "openai": ChatGenerator,
-    "transformers": ChatGenerator,
-}
+GENERATORS: Registry[Callable[[SynthesisContext], Generator]] = Registry(
+    "feedback.generator.kind",
+    {"template": TemplateGenerator, "openai": ChatGenerator, "transformers": ChatGenerator},
+)
 
 
 def open_generator(context: SynthesisContext) -> Generator:
     """The generator that ``feedback.generator.kind`` names."""
-    kind = context.cfg.generator.kind
-    if kind not in GENERATORS:
-        raise unknown("feedback.generator.kind", kind, GENERATORS)
-    return GENERATORS[kind](context)
+    return GENERATORS[context.cfg.generator.kind](context)
 
 
 @cache

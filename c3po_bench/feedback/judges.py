@@ -4,18 +4,17 @@ A judge scores pairs (prompt, response, baseline response) in [-1, 1]: h of the 
 response, -1 only the baseline, 0 both or neither), g for models. A new judge is one line of `JUDGES`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.feedback.calls import Conversation, ask
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.sentences import Feedback
+from c3po_bench.registry import Registry
 
 SCORE = "SCORE:"  # the judge's number follows
 _MARKER = re.compile(r"(?<![^\W_])score[\s*_`]*:[\s*_`\"(\[]*(?=[-+]?\d)", re.IGNORECASE)
@@ -140,7 +139,9 @@ def parse_score(text: str | None) -> int | None:
     return int(whole[1]) if whole else None
 
 
-JUDGES: dict[str, Callable[[SynthesisContext], Judge]] = {"rule": RuleJudge, "openai": EndpointJudge}
+JUDGES: Registry[Callable[[SynthesisContext], Judge]] = Registry(
+    "feedback.judge.kind", {"rule": RuleJudge, "openai": EndpointJudge}, also=("auto",)
+)
 
 
 def judge_name(kind: str, feedback: Feedback) -> str:
@@ -150,6 +151,4 @@ def judge_name(kind: str, feedback: Feedback) -> str:
 
 def open_judge(name: str, context: SynthesisContext) -> Judge:
     """The judge called `name`."""
-    if name not in JUDGES:
-        raise unknown("feedback.judge.kind", name, ["auto", *JUDGES])
     return JUDGES[name](context)

@@ -1,7 +1,5 @@
 """S_in, S_near, S_out, S_overall, and what rules miss: degeneration, and likeness to the base answer."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from statistics import fmean

@@ -6,8 +6,6 @@ position. Ours has the reference log-probabilities of the pairs precomputed, one
 sets, and logits at answer tokens only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import tempfile

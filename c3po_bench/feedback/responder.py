@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from c3po_bench import contract
 from c3po_bench.contract import Item
@@ -19,7 +19,9 @@ from c3po_bench.feedback.measures import compared
 from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.synthesis import FeedbackDataset
 from c3po_bench.feedback.training.rows import Row
-from c3po_bench.models.stock import StockScorer
+
+if TYPE_CHECKING:
+    from c3po_bench.models.stock import StockScorer
 
 
 class Responder:
@@ -55,6 +57,8 @@ class Responder:
 
     @cached_property
     def _stock(self) -> StockScorer:
+        from c3po_bench.models.stock import StockScorer  # slow to import, and needed by stock tasks alone
+
         return StockScorer(self.model, self.context.subject.tokenizer, self.batch_size)
 
     def answer(self, items: Sequence[Item]) -> list[contract.Answer]:

@@ -4,17 +4,16 @@ A reviser is a class with ``revise(feedback, drafts) -> list[(text, finished) | 
 of `REVISERS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.feedback.calls import Conversation, ask, text_after
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.edits import apply_edits
 from c3po_bench.feedback.sentences import Feedback
+from c3po_bench.registry import Registry
 
 REVISED = "REVISED ANSWER:"  # the revised answer follows
 
@@ -87,10 +86,9 @@ def ask_revision(feedback: Feedback, prompt: str, answer: str) -> Conversation:
     )
 
 
-REVISERS: dict[str, Callable[[SynthesisContext], Reviser]] = {
-    "rules": RuleReviser,
-    "critique": CritiqueReviser,
-}
+REVISERS: Registry[Callable[[SynthesisContext], Reviser]] = Registry(
+    "feedback.reviser.kind", {"rules": RuleReviser, "critique": CritiqueReviser}, also=("auto",)
+)
 
 
 def open_reviser(feedback: Feedback, context: SynthesisContext) -> Reviser:
@@ -98,8 +96,6 @@ def open_reviser(feedback: Feedback, context: SynthesisContext) -> Reviser:
     kind = context.cfg.reviser.kind
     if kind == "auto":
         kind = "rules" if feedback.edits else "critique"
-    if kind not in REVISERS:
-        raise unknown("feedback.reviser.kind", kind, ["auto", *REVISERS])
     if kind == "rules" and not feedback.edits:
         raise UserError(f"feedback piece {feedback.id!r} has no rewriter: set feedback.reviser.kind=critique")
     return REVISERS[kind](context)

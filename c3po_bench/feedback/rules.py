@@ -4,14 +4,13 @@ The twelve names are those of the RLVF paper's code (arXiv 2402.10893), done wit
 lengths and seeded language detection. A new kind is one line of `KINDS`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from c3po_bench.errors import UserError
+from c3po_bench.registry import Registry
 
 MIN_LETTERS = 20  # below this many letters no detection of a language can be trusted
 UNSPACED_WEIGHT = 4  # a Chinese, Japanese, Korean or Thai character says as much as some letters
@@ -204,19 +203,26 @@ def detect_language(text: str) -> str | None:
         return None
 
 
-KINDS: dict[str, Kind] = {
-    "length": Kind(lambda text, bounds: bounds["min"] <= len(text.strip()) <= bounds["max"], _bounds),
-    "contains_any_string": Kind(lambda text, needles: any(contains(text, n) for n in needles), _text_list),
-    "contains_all_strings": Kind(lambda text, needles: all(contains(text, n) for n in needles), _text_list),
-    "contains_none_strings": Kind(
-        lambda text, needles: not any(contains(text, n) for n in needles), _text_list
-    ),
-    "contains_phone_number": Kind(has_phone_number, _phone_value),
-    "ends_with": Kind(ends_with, text_value),
-    "ends_with_cleaned": Kind(ends_with_cleaned, _cleanable),
-    "starts_with": Kind(starts_with, text_value),
-    "doesnt_start_with": Kind(lambda text, prefix: not starts_with(text, prefix), text_value),
-    "regex_search": Kind(matches, _pattern),
-    "regex_search_false": Kind(lambda text, pattern: not matches(text, pattern), _pattern),
-    "is_language": Kind(lambda text, code: detect_language(text) == code, _language),
-}
+KINDS: Registry[Kind] = Registry(
+    "metric kind",
+    {
+        "length": Kind(lambda text, bounds: bounds["min"] <= len(text.strip()) <= bounds["max"], _bounds),
+        "contains_any_string": Kind(
+            lambda text, needles: any(contains(text, n) for n in needles), _text_list
+        ),
+        "contains_all_strings": Kind(
+            lambda text, needles: all(contains(text, n) for n in needles), _text_list
+        ),
+        "contains_none_strings": Kind(
+            lambda text, needles: not any(contains(text, n) for n in needles), _text_list
+        ),
+        "contains_phone_number": Kind(has_phone_number, _phone_value),
+        "ends_with": Kind(ends_with, text_value),
+        "ends_with_cleaned": Kind(ends_with_cleaned, _cleanable),
+        "starts_with": Kind(starts_with, text_value),
+        "doesnt_start_with": Kind(lambda text, prefix: not starts_with(text, prefix), text_value),
+        "regex_search": Kind(matches, _pattern),
+        "regex_search_false": Kind(lambda text, pattern: not matches(text, pattern), _pattern),
+        "is_language": Kind(lambda text, code: detect_language(text) == code, _language),
+    },
+)

@@ -8,8 +8,6 @@ prompts inside the domain (``in``) and for related ones outside it (``near``). `
 other ``{slot}`` comes from the piece, or from the scene's own `slots`, and may have several values.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

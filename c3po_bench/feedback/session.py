@@ -1,13 +1,12 @@
 """What an experiment's feedback arms and tasks share: pieces, data, judges. Each is made when it is first needed."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from c3po_bench.config import Config
 from c3po_bench.errors import UserError
 from c3po_bench.feedback import synthesis, tasks
 from c3po_bench.feedback.answering import Answer
@@ -18,12 +17,9 @@ from c3po_bench.feedback.judges import Case, Judge, judge_name, open_judge
 from c3po_bench.feedback.revisers import open_reviser
 from c3po_bench.feedback.sentences import Feedback, find_feedback
 from c3po_bench.feedback.synthesis import FeedbackDataset
+from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.models.targets import find_targets
 from c3po_bench.runtime.locks import exclusive_lock
-
-if TYPE_CHECKING:
-    from c3po_bench.config import Config
-    from c3po_bench.feedback.training.recipes import Plan
 
 
 class FeedbackSession:

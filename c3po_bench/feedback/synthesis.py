@@ -7,8 +7,6 @@ prompts, the answers of the model being tuned, and revised answers for the promp
 counted and left out.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -5,8 +5,6 @@ A document is a synthesized test prompt. What an answer to it is worth is judged
 that everywhere a larger number means more of the feedback's effect.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Named in conf/config.yaml under `hydra.callbacks`. Hydra turns a callback's exce
 refusal leaves through `SystemExit`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from pathlib import Path
@@ -17,9 +15,11 @@ from omegaconf import DictConfig
 
 from c3po_bench.errors import UserError, refuse
 from c3po_bench.launch import slurm
-from c3po_bench.launch.folder import FOLDER_VARIABLE, freeze
+from c3po_bench.launch.folder import SweepFolder, freeze
 from c3po_bench.launch.grid import expand, is_grid
 
+FOLDER_VARIABLE = "C3PO_SWEEP_FOLDER"
+"""Names the folder to the jobs of a sweep, wherever they run: there they write down how they are."""
 PLUGINS = {
     "hydra_submitit_launcher": "hydra-submitit-launcher",
     "hydra_joblib_launcher": "hydra-joblib-launcher",
@@ -57,3 +57,9 @@ def check_launcher(target: str) -> None:
         slurm.require_cluster()
         if not slurm.has_accounting():
             slurm.let_submitit_ask_the_queue()
+
+
+def folder_of_this_sweep() -> SweepFolder | None:
+    """The folder of the sweep that this process is, or is a cell of."""
+    path = os.environ.get(FOLDER_VARIABLE)
+    return SweepFolder(Path(path)) if path else None

@@ -4,8 +4,6 @@ Cells run one after another in one process, so that model, tasks and bank are lo
 read from the sweep's folder and, where there is one, Slurm's queue; no accounting is needed.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -7,8 +7,6 @@ RESULTS_DIR/sweep/NAME-HASH/
   job-1.sh        the array job, ready to be sent again; groups-1.json its cells; logs/ its output
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
@@ -32,8 +30,6 @@ from c3po_bench.store.files import parsed, write_json
 from c3po_bench.store.provenance import git_commit, now
 
 SCHEMA_VERSION = 1
-FOLDER_VARIABLE = "C3PO_SWEEP_FOLDER"
-"""Names the folder to the jobs of a sweep, wherever they run: there they write down how they are."""
 
 
 class SweepFolder:
@@ -204,9 +200,3 @@ def find_sweeps(where: str | Path) -> list[SweepFolder]:
     if not folders:
         raise UserError(f"{where} holds no sweep: give the results_dir of one, or a folder in its sweep/")
     return sorted(folders, key=lambda folder: folder.record["created"])
-
-
-def folder_of_this_sweep() -> SweepFolder | None:
-    """The folder of the sweep that this process is, or is a cell of."""
-    path = os.environ.get(FOLDER_VARIABLE)
-    return SweepFolder(Path(path)) if path else None

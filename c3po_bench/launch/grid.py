@@ -1,7 +1,5 @@
 """From a sweep's overrides to its cells: the same grid, in the same order, as Hydra's basic sweeper makes."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

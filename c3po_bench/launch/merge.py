@@ -3,8 +3,6 @@
 So a merged run is made by the same code as an unsharded one, and its samples are the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,7 +18,7 @@ from c3po_bench.store.files import Journal, read_groups
 from c3po_bench.store.identity import run_id
 from c3po_bench.store.reader import Run, load_experiments
 
-OWN = ("results_dir", "threads", "bank_gb", "log_level", "tracking")
+OWN = ("results_dir", "threads", "reference_cache_gb", "log_level", "tracking")
 """What each shard has of its own: its machine, its disk, its log."""
 
 

@@ -7,8 +7,6 @@ costs one pass, once a sweep. The time of a base pass is that of the store's own
 (`measured`), else its FLOPs (`models.flops`) at a share of the device's peak (`estimated`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +163,7 @@ def plan(grid: Grid) -> Plan:
         gpu_seconds=sum(seconds.values()) + references * costs[0].pass_seconds,
         longest_seconds=longest,
         references=references,
-        bank_bytes=min(bank, int(first["bank_gb"] * 2**30)),
+        bank_bytes=min(bank, int(first["reference_cache_gb"] * 2**30)),
         memory_bytes=int(size.parameters * size.bytes_each * 1.1) + (2 << 30),
         basis=costs[-1].basis,
     )

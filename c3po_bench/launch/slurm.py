@@ -3,8 +3,6 @@
 Needs no accounting (`sacct`).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

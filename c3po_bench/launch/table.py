@@ -1,7 +1,5 @@
 """A sweep as one table: a row for each run, with settings that vary, accuracy and difference to base."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Models: where they are kept, how they are loaded, and what the program must know of each family."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 A checkpoint is made once, whole or not at all, with its hashes beside it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -13,8 +13,6 @@ The rest (softmax over all experts, top-k with or without renormalisation, rotar
 same.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

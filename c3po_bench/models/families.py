@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from c3po_bench.errors import UserError
+from c3po_bench.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,24 +65,27 @@ class Family:
         return decoder.embed_tokens(ids) * getattr(decoder, "embedding_multiplier", 1.0)
 
 
-FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for family in (
-        Family("olmoe"),
-        Family("qwen2_moe"),
-        Family("qwen3_moe"),
-        Family("mixtral", renormalises=True, window_key="sliding_window"),
-        Family("gpt_oss", router="mlp.router", renormalises=True),
-        Family(
-            "granitemoe",
-            router="block_sparse_moe.router",
-            renormalises=True,
-            logits_divisor_key="logits_scaling",
-            since="5.21",
-        ),
-        Family("deepseek_v2", renormalises=False, scale_key="routed_scaling_factor", since="5.13"),
-    )
-}
+FAMILIES: Registry[Family] = Registry(
+    "model_type",
+    {
+        family.model_type: family
+        for family in (
+            Family("olmoe"),
+            Family("qwen2_moe"),
+            Family("qwen3_moe"),
+            Family("mixtral", renormalises=True, window_key="sliding_window"),
+            Family("gpt_oss", router="mlp.router", renormalises=True),
+            Family(
+                "granitemoe",
+                router="block_sparse_moe.router",
+                renormalises=True,
+                logits_divisor_key="logits_scaling",
+                since="5.21",
+            ),
+            Family("deepseek_v2", renormalises=False, scale_key="routed_scaling_factor", since="5.13"),
+        )
+    },
+)
 """Families by `config.model_type`. DeepSeekMoE-16B is loaded as `qwen2_moe`: see `models.deepseek`."""
 
 

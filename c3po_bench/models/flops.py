@@ -12,8 +12,6 @@ not. What is no product of matrices is left out: norms, activations, softmax, po
 What a model is not known to do is never guessed: its FLOPs are NaN, which results show as null.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -8,20 +8,18 @@ import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.models import deepseek
 from c3po_bench.models.cache import folder_hash
 from c3po_bench.models.embedded import planted, smollm, smolmoe
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
-
-if TYPE_CHECKING:
-    from c3po_bench.config import ModelConfig
 
 log = logging.getLogger(__name__)
 EMBEDDED = {"smolmoe": smolmoe.checkpoint, "smollm": smollm.checkpoint, "planted": planted.checkpoint}
@@ -156,13 +154,14 @@ def _source(cfg: ModelConfig) -> tuple[str, str | None]:
 def _place(model: Any, cfg: ModelConfig) -> None:
     """Experts and device as the config says, or `UserError` where this machine does not have them."""
     try:
-        if cfg.experts != "auto":
-            model.set_experts_implementation(cfg.experts)
+        if cfg.experts_implementation != "auto":
+            model.set_experts_implementation(cfg.experts_implementation)
         model.to(device_of(cfg.device)).eval()
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(
-            f"model.device={cfg.device} or model.experts={cfg.experts} can't be had here: {reason}"
+            f"model.device={cfg.device} or model.experts_implementation={cfg.experts_implementation} "
+            f"can't be had here: {reason}"
         ) from error
 
 

@@ -3,8 +3,6 @@
 For arms that change the model and nothing else. The only place that turns items back into lm-eval's requests.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from typing import Any

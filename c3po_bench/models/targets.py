@@ -6,8 +6,6 @@ parameters, which PEFT adapts by name. It also takes some layers for the experts
 and would adapt the fused ones in their place: the weights of such layers are named as parameters, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol

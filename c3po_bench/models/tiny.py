@@ -1,7 +1,5 @@
 """Tiny random models of every family and a character tokenizer: whole experiments without a download."""
 
-from __future__ import annotations
-
 import string
 from typing import Any
 

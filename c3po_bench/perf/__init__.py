@@ -3,8 +3,6 @@
 `python -m c3po_bench.perf NAME [--json]`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

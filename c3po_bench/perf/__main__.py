@@ -1,7 +1,5 @@
 """`python -m c3po_bench.perf NAME [--json] [--rounds N] [--data DIR] [--device NAME] [--quick]`."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import json

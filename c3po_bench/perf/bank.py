@@ -3,8 +3,6 @@
 Size and memory as it grows.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

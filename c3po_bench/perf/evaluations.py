@@ -1,7 +1,5 @@
 """Whole evaluations against stock lm-eval `hf`, on the same requests of the same loaded model."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any

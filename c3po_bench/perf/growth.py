@@ -3,8 +3,6 @@
 FLOPs of the engine's passes (`ratio` is these over the closed formula), and seconds of one run here.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace

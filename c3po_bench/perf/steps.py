@@ -4,8 +4,6 @@ An item's cost is its share of one optimization step, forward and backward over 
 are alike, and both engines' results are equal.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Iterator

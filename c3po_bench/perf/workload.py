@@ -3,8 +3,6 @@
 Models, prompts and steps of descent; pieces of work in turn, and the median of several rounds.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,10 +20,10 @@ from c3po_bench.contract import Item
 from c3po_bench.models.loading import load
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.meter import synchronize
+from c3po_bench.rewiring.methods import Queries
+from c3po_bench.rewiring.methods.ngd import ngd
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 from c3po_bench.rewiring.states import Prompt
-from c3po_bench.rewiring.surrogates import Problem
-from c3po_bench.rewiring.surrogates.ngd import ngd
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
 from c3po_bench.tasks.taskset import TaskSet
 
@@ -156,4 +154,4 @@ class Work:
     def solve(self, steps: int) -> Any:
         """The whole optimization."""
         method = MethodConfig(steps=steps)
-        return ngd(Problem(self.original, self.core, None, self.original[:0], self.loss, method, []))
+        return ngd(Queries(self.original, self.core, None, self.original[:0], self.loss, method, []))

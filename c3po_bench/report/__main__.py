@@ -1,7 +1,5 @@
 """`python -m c3po_bench.report RESULTS_DIR [--output DIR]`: the HTML report of a store."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

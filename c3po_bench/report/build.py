@@ -1,7 +1,5 @@
 """From a store to report.html, figures and tables; of a large store, which runs stand side by side."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ as JSON with ``<``, ``>`` and ``&`` escaped, or packed (gzip, base64). A content
 two scripts of the page by their hash, nothing else, and no connection at all.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

@@ -5,8 +5,6 @@ is reached: in scope the answer follows the feedback, near and out of scope it d
 shares of items. What the corners near and out show is one minus the size of the score.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The table of rewiring arms: one row a method. A control is a method with one of its inputs replaced.
 
-A method is a function from queries to pathways (`rewiring/surrogates/`). Its row says what it needs; `with_controls`
+A method is a function from queries to pathways (`rewiring/methods/`). Its row says what it needs; `with_controls`
 makes the rows of its controls. A plugin declares row and function together with the decorator `method`.
 """
 
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from c3po_bench.config import Config
 from c3po_bench.contract import CHOICES, ArmRow
 from c3po_bench.errors import UserError
 from c3po_bench.registry import Registry, checked_options, load, options_of
 
 if TYPE_CHECKING:
-    from c3po_bench.config import Config
     from c3po_bench.tasks.taskset import TaskSet
 
-SURROGATES = "c3po_bench.rewiring.surrogates"
+METHODS = "c3po_bench.rewiring.methods"
 BASELINES = "c3po_bench.rewiring.baselines"
-ROUTING = ("layers", "experts", "position", "final_mixing", "mass")
+ROUTING = ("layers", "experts", "position", "final_mixing", "preserve_total_weight")
 NEAR = (*ROUTING, "k", "kernel", "bandwidth")
 
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -65,10 +65,10 @@ RANGES = {
 def solver(
     name: str, title: str, about: str, *, file: str = "", role: str = "method", **fields: Any
 ) -> ArmRow:
-    """The row of an arm that rewires by the function `name` of `rewiring/surrogates/FILE.py`."""
+    """The row of an arm that rewires by the function `name` of `rewiring/methods/FILE.py`."""
     fields = {"references": "retrieved", "uses_learning_rate": True, **fields}
     return ArmRow(
-        name, title, role, about, factory=f"{SURROGATES}.{file or name}:{name}", builds="solver", **fields
+        name, title, role, about, factory=f"{METHODS}.{file or name}:{name}", builds="solver", **fields
     )
 
 

@@ -6,14 +6,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from c3po_bench.config import Config
 from c3po_bench.contract import Answer, Arm, ArmRow, Cost, Item, MakeTasks, Report
-from c3po_bench.errors import unknown
 from c3po_bench.registry import load
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.bank import ReferenceBank
-from c3po_bench.rewiring.embedders import check_embedder
+from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.embedders import EMBEDDERS
 from c3po_bench.rewiring.engines import ENGINES
 from c3po_bench.rewiring.kernels import check_kernel
 from c3po_bench.rewiring.meter import Meter
@@ -21,11 +22,7 @@ from c3po_bench.rewiring.pathway import check_method
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
 from c3po_bench.rewiring.tune import Tuning, tune
 from c3po_bench.rewiring.workbench import Workbench
-
-if TYPE_CHECKING:
-    from c3po_bench.config import Config
-    from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +46,10 @@ class RewiringBackend(Workbench):
     @staticmethod
     def check(cfg: Config) -> None:
         """Refuse unknown arms, options and choices."""
-        if cfg.engine not in ENGINES:
-            raise unknown("engine", cfg.engine, ENGINES)
+        ENGINES.check(cfg.engine)
         check_method(cfg.method)
         check_kernel(cfg.method.kernel)
-        check_embedder(cfg.embedder)
+        EMBEDDERS.check(cfg.embedder.name)
         arms.check_arms(cfg)
 
     def arms(self) -> Iterator[Arm]:
@@ -179,7 +175,7 @@ def method_settings(
         "parameterization": method.parameterization,
         "mixing": method.mixing,
         "final_mixing": method.final_mixing,
-        "mass": method.mass,
+        "preserve_total_weight": method.preserve_total_weight,
         "optimizer": method.optimizer,
         "lr": method.learning_rate,
         "schedule": method.schedule,

@@ -5,8 +5,6 @@ are kept). Building goes on where it was interrupted, and of several processes t
 builds it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Sequence

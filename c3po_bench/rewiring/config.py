@@ -3,8 +3,6 @@
 Sources: paper = arXiv 2504.07964; equation numbers are those of its section 3.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from c3po_bench.options import option
@@ -73,10 +71,10 @@ class MethodConfig:
         "hard",
         "experts mixed when the answer is scored: hard (top-k, as the model) or dense (all core experts)",
     )
-    mass: str = option(
-        "model",
-        "total weight of the selected experts: model (what the pathway gives) or preserved (the original's, "
-        "undoing flattening)",
+    preserve_total_weight: bool = option(
+        False,
+        "give the selected experts the total weight that they had before, which averaged pathways flatten; "
+        "else what the pathway gives",
     )
     optimizer: str = option("sgd", "sgd (paper eq. 1) or adam (code of the predecessor R2-T2)")
     learning_rate: float = option(

@@ -1,7 +1,5 @@
 """Embedders: what turns questions into unit vectors for the neighbor search (paper Table 13)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import nan
@@ -12,9 +10,10 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.models.cache import folder_hash
 from c3po_bench.models.flops import UNKNOWN, ModelShape, passes, shape_of
+from c3po_bench.registry import Registry
 from c3po_bench.rewiring.config import EmbedderConfig
 from c3po_bench.rewiring.engines.batching import pad_right
 from c3po_bench.rewiring.meter import Meter
@@ -154,20 +153,12 @@ def sentence_transformers(cfg: EmbedderConfig, loaded: Any) -> Embedder:
     return _SentenceTransformers(cfg.model, cfg.batch_size)
 
 
-EMBEDDERS: dict[str, Callable[[EmbedderConfig, Any], Embedder]] = {
-    "minilm": minilm,
-    "hidden_states": hidden_states,
-    "sentence_transformers": sentence_transformers,
-}
-
-
-def check_embedder(cfg: EmbedderConfig) -> None:
-    """`UserError` for an unknown name."""
-    if cfg.name not in EMBEDDERS:
-        raise unknown("embedder", cfg.name, EMBEDDERS)
+EMBEDDERS: Registry[Callable[[EmbedderConfig, Any], Embedder]] = Registry(
+    "embedder",
+    {"minilm": minilm, "hidden_states": hidden_states, "sentence_transformers": sentence_transformers},
+)
 
 
 def load_embedder(cfg: EmbedderConfig, loaded: Any) -> Embedder:
     """The embedder that `cfg` names; `loaded` is the evaluated model."""
-    check_embedder(cfg)
     return EMBEDDERS[cfg.name](cfg, loaded)

@@ -6,8 +6,6 @@ the override may mix any number of experts at no cost for the other tokens, unde
 implementation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

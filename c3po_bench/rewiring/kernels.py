@@ -4,15 +4,14 @@ All take `distance` and `similarity` of unit-length embeddings, [..., k], and a 
 them, for which the paper gives no value.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
+from c3po_bench.registry import Registry
 from c3po_bench.rewiring.config import KernelConfig
 
 TINY = 1e-12
@@ -50,9 +49,10 @@ def matern52(distance: Tensor, similarity: Tensor, bandwidth: Tensor, degree: in
     return (1 + r + r**2 / 3) * torch.exp(-r)
 
 
-KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
-    kernel.__name__: kernel for kernel in (gaussian, linear, polynomial, matern12, matern32, matern52)
-}
+KERNELS: Registry[Callable[[Tensor, Tensor, Tensor, int], Tensor]] = Registry(
+    "method.kernel.name",
+    {kernel.__name__: kernel for kernel in (gaussian, linear, polynomial, matern12, matern32, matern52)},
+)
 
 
 def check_kernel(cfg: KernelConfig) -> None:
@@ -61,8 +61,7 @@ def check_kernel(cfg: KernelConfig) -> None:
     Raises:
         UserError: in one line.
     """
-    if cfg.name not in KERNELS:
-        raise unknown("method.kernel.name", cfg.name, KERNELS)
+    KERNELS.check(cfg.name)
     try:
         fits = cfg.bandwidth == "median" or 0 < float(cfg.bandwidth) < math.inf
     except ValueError:

@@ -1,24 +1,18 @@
 """The losses that a pathway is sought by: of the neighbors (paper eq. 3), and of an item's own label (the oracle)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from c3po_bench.rewiring.bank import ReferenceBank
+from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.engines.base import Batch, Engine, State
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.neighbors import Neighborhood, item_seed
 from c3po_bench.rewiring.pathway import Mixer, Mixture
 from c3po_bench.rewiring.tokens import TokenizedItem
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.rewiring.engines.base import Batch, Engine, State
 
 Loss = Callable[["Tensor"], "Tensor"]
 """Pathways [queries, layers, experts] -> loss [queries], differentiable."""

@@ -1,7 +1,5 @@
 """What each phase of an arm costs: seconds by the clock, FLOPs as the caller says (`models.flops`)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

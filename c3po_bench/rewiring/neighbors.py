@@ -1,7 +1,5 @@
 """Neighbors: exact search over the bank (a product is fastest up to some hundred thousand references)."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A pathway is the routing weights of one token, [critical layers, experts], each 
 section 3).
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
@@ -87,10 +85,10 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Mixer:
-    """Turns pathways into mixtures under one set of choices (`method.mixing`, `method.mass`)."""
+    """Turns pathways into mixtures under one set of choices (`method.mixing`, `method.preserve_total_weight`)."""
 
     family: Family
-    mass: str = "model"
+    preserve_total_weight: bool = False
 
     def __call__(self, pathway: Tensor, original: Tensor, core: Tensor, mixing: str) -> Mixture:
         """Mix `pathway` [rows, layers, experts] of items whose pathway was `original`, within `core`.
@@ -107,7 +105,7 @@ class Mixer:
                 hard, chosen = mix(self.family, pathway, candidates=core)
                 value = hard.new_zeros(pathway.shape).scatter(-1, chosen, hard).gather(-1, indices)
                 weights = weights + (value - weights).detach()
-        if self.mass == "preserved":
+        if self.preserve_total_weight:
             before = mix(self.family, original)[0].sum(-1, keepdim=True)
             weights = weights * before / weights.sum(-1, keepdim=True).clamp_min(1e-9)
         return Mixture(weights, indices)
@@ -126,7 +124,6 @@ def check_method(method: MethodConfig) -> None:
         "parameterization": ("logits", "probabilities"),
         "mixing": ("hard", "dense", "straight_through"),
         "final_mixing": ("hard", "dense"),
-        "mass": ("model", "preserved"),
         "optimizer": ("sgd", "adam"),
         "schedule": ("cosine", "fixed", "step"),
         "loss": ("nll", "choice"),

@@ -1,30 +1,25 @@
 """Answering items under another pathway: find neighbors, find a pathway, score or write the answer with it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from c3po_bench.contract import TEXT, Answer, ArmRow, Item
 from c3po_bench.rewiring.bank import ReferenceBank, to_tensor
+from c3po_bench.rewiring.config import MethodConfig
+from c3po_bench.rewiring.embedders import QuestionEmbedder
+from c3po_bench.rewiring.engines.base import Engine, State
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.losses import Losses, no_loss
 from c3po_bench.rewiring.meter import Meter
+from c3po_bench.rewiring.methods import Queries, Solution
 from c3po_bench.rewiring.neighbors import Neighborhood, item_seed, nearest, random_draw
 from c3po_bench.rewiring.pathway import Mixer, Mixture, core_experts
-from c3po_bench.rewiring.surrogates import Problem, Solution
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.rewiring.embedders import QuestionEmbedder
-    from c3po_bench.rewiring.engines.base import Engine, State
 
 Solutions = dict[tuple[int, ...], tuple[Solution, float, float]]
 """Solutions that other arms may take over, by the seeds of their queries, with the seconds and FLOPs they took."""
@@ -35,7 +30,7 @@ class Rewiring:
     """One way of rewiring: an arm's row, and its solver with the arm's options bound."""
 
     row: ArmRow
-    solve: Callable[[Problem], Solution]
+    solve: Callable[[Queries], Solution]
 
 
 class Rewirer:
@@ -70,7 +65,7 @@ class Rewirer:
         self.bank, self.embedder, self.seed = bank, embedder, seed
         self.meter = meter or Meter()
         self.solutions: Solutions = {} if solutions is None else solutions
-        self.mixer = Mixer(engine.family, method.mass)
+        self.mixer = Mixer(engine.family, method.preserve_total_weight)
         if bank is not None:
             self.embeddings = to_tensor(bank.embeddings, engine.device)
             self.pathways = to_tensor(bank.pathways[:, engine.critical.tolist()], engine.device)
@@ -140,38 +135,38 @@ class Rewirer:
             return None, [{} for _ in items]
         own = self.engine.original_pathways(states)
         core = core_experts(own, self.method.experts, self.engine.family.top_k)
-        problem, near = self._problem(items, states, first, own, core)
-        solution = self._solve(problem)
+        queries, near = self._queries(items, states, first, own, core)
+        solution = self._solve(queries)
         mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
         return mixture, self._details(len(items), first, own, solution, near)
 
-    def _solve(self, problem: Problem) -> Solution:
+    def _solve(self, queries: Queries) -> Solution:
         """The arm's solution: made of another arm's for the same queries where it builds on one and has it."""
         assert self.rewiring is not None
-        row, solve, meter, key = self.rewiring.row, self.rewiring.solve, self.meter, tuple(problem.seeds)
+        row, solve, meter, key = self.rewiring.row, self.rewiring.solve, self.meter, tuple(queries.seeds)
         if row.solution == "reuse" and key in self.solutions:
             descent, seconds, flops = self.solutions[key]
             meter.add_cached_cost("optimize", seconds, flops)
             start = time.perf_counter()
-            solution = solve(replace(problem, descent=descent))
+            solution = solve(replace(queries, descent=descent))
             meter.add("optimize", time.perf_counter() - start, 0)
             return solution
         before = meter.spent("optimize")
         with meter.phase("optimize"):
-            solution = solve(problem)
+            solution = solve(queries)
         if row.solution == "store":
             seconds, flops = (now - then for now, then in zip(meter.spent("optimize"), before, strict=True))
             self.solutions[key] = (solution, seconds, flops)
         return solution
 
-    def _problem(
+    def _queries(
         self,
         items: Sequence[TokenizedItem],
         states: list[State],
         first: list[int],
         own: Tensor,
         core: Tensor,
-    ) -> tuple[Problem, Neighborhood | None]:
+    ) -> tuple[Queries, Neighborhood | None]:
         """Everything the solver may see, one query for each prompt."""
         assert self.rewiring is not None
         row, method = self.rewiring.row, self.method
@@ -194,7 +189,7 @@ class Rewirer:
             loss = losses.of_items(items, states, first)
         bank = self.pathways if self.bank is not None else own[:0]
         texts = [items[i].item.question for i in owner]
-        return Problem(own, core, near, bank, loss, method, seeds, texts, list(self.engine.layers)), near
+        return Queries(own, core, near, bank, loss, method, seeds, texts, list(self.engine.layers)), near
 
     def _details(
         self,

@@ -6,8 +6,6 @@ they need, so resident memory does not grow with the number of references. What 
 as not kept.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Sequence

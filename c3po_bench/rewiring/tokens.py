@@ -1,7 +1,5 @@
 """Items in tokens: the one conversion from what a task asks to what an engine reads."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

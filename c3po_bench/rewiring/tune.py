@@ -6,8 +6,6 @@ the test: their labels are hidden from NGD and used only to compare settings. On
 descends, controls and oracle included, so that no arm has an advantage.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -15,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,18 +21,16 @@ from c3po_bench.errors import UserError
 from c3po_bench.registry import load
 from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.rewiring.bank import ReferenceBank
+from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import embedder_identity
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
+from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.duplicates import question_hash
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.config import MethodConfig
-    from c3po_bench.rewiring.workbench import Workbench
 
 log = logging.getLogger(__name__)
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)

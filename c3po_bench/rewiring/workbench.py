@@ -1,13 +1,12 @@
 """The workbench of a rewiring experiment: what its arms share, each part made when it is first needed."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from c3po_bench.config import Config
 from c3po_bench.contract import Item
 from c3po_bench.models.families import family_of
 from c3po_bench.models.loading import load as load_model
@@ -22,10 +21,7 @@ from c3po_bench.runtime.console import Progress
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.duplicates import question_hash
 from c3po_bench.tasks.references import reference_items
-
-if TYPE_CHECKING:
-    from c3po_bench.config import Config
-    from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +52,7 @@ class Workbench:
         engine = load_engine(self.cfg.engine, self.loaded.model, self.layers, self.cfg.method.position)
         if self.cfg.engine == "suffix":
             key = content_hash([self.model_hash, self.cfg.model.dtype, min(self.layers), VERSION], 16)
-            most = int(self.cfg.bank_gb * 2**30)
+            most = int(self.cfg.reference_cache_gb * 2**30)
             engine.store = StateStore(Path(self.cfg.results_dir) / "bank" / f"states-{key}", most)
         return engine
 

@@ -1,7 +1,5 @@
 """The console: progress with rate and remaining time, quiet lines where there is no terminal."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

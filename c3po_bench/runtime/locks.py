@@ -1,7 +1,5 @@
 """One process at a time in a run folder, also over a shared file system."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Each scores its share of the chunks into a journal of its own in the run folder;
 They meet in the folder alone, so any shared file system will do.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Memory and threads of this process: how freed memory is kept, and who else wants the same cores."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import os

@@ -6,8 +6,6 @@ Slurm sends SIGUSR2 before a time limit (we ask it to, and requeue the job ourse
 is preempted, requeued or cancelled (Slurm knows which, so we only leave).
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType

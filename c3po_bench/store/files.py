@@ -3,13 +3,11 @@
 Whole files appear atomically. What is appended to a journal counts once it is complete.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -117,22 +115,21 @@ class Journal:
     def __init__(self, path: Path, valid: Callable[[Any], bool] | None = None) -> None:
         self.path, self.grouped = path, valid is None
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = read_groups(path) if valid is None else _valid_rows(path, valid)
+        with _exclusively(path, "rb") if path.exists() else nullcontext():  # nobody appends meanwhile
+            rows = read_groups(path) if valid is None else _valid_rows(path, valid)
+            if self.grouped and path.exists():
+                with open(path, "rb") as file:
+                    whole = sum(map(len, islice(file, len(rows))))
+                if path.stat().st_size > whole:
+                    os.truncate(path, whole)
         self.rows: dict[str, Any] = {row["key"]: row for row in rows}
-        if self.grouped and path.exists():
-            with open(path, "rb") as file:
-                whole = sum(map(len, islice(file, len(rows))))
-            if path.stat().st_size > whole:
-                os.truncate(path, whole)
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows, each with its `key`; they are on disk when this returns."""
         group = list(rows)
         if self.grouped and len(group) > 1:
             group[0] = {**group[0], "of": len(group)}
-        with open(self.path, "ab") as file:
-            with suppress(OSError):  # without locks each process has a file of its own, or one runs at a time
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with _exclusively(self.path, "ab") as file:
             if self.grouped:
                 drop_torn_line(self.path)
             elif _is_torn(self.path):  # it may lack nothing but its end
@@ -141,6 +138,15 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.rows |= {row["key"]: row for row in group}
+
+
+@contextmanager
+def _exclusively(path: Path, mode: str) -> Iterator[Any]:
+    """The open file, which no other process has so meanwhile; where there are no locks, one process runs at a time."""
+    with open(path, mode) as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
 
 
 def _valid_rows(path: Path, valid: Callable[[Any], bool]) -> list[Any]:

@@ -1,7 +1,5 @@
 """Content addresses: a run is named by the part of the config that can change its numbers."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """Where numbers come from: code, libraries, hardware, command."""
 
-from __future__ import annotations
-
 import datetime
 import os
 import platform

@@ -1,7 +1,5 @@
 """Reading a store: everything downstream (analysis, report, W&B) starts here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

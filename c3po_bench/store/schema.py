@@ -1,7 +1,5 @@
 """The documented, versioned schema of a run's files. Changing a meaning raises `SCHEMA_VERSION`."""
 
-from __future__ import annotations
-
 from typing import Any, NotRequired, TypedDict
 
 SCHEMA_VERSION = 1

@@ -4,16 +4,16 @@ A known task is read from its one folder; an unknown one is searched for by its 
 YAML files (well under a second), so that a misspelt name is refused at once.
 """
 
-from __future__ import annotations
-
-import importlib.util
 import logging
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from c3po_bench import errors
+import lm_eval
+from lm_eval.tasks._index import Kind, TaskIndex
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from c3po_bench.errors import UserError, unknown
 
 OWN = Path(__file__).parent
 
@@ -66,21 +66,14 @@ def known_names() -> list[str]:
     return sorted([*OWN_TASKS, *STOCK_FOLDERS])
 
 
-@cache
 def stock_root() -> Path:
-    """lm-eval's own tasks folder, found without importing lm-eval."""
-    spec = importlib.util.find_spec("lm_eval")
-    if spec is None or spec.origin is None:
-        raise errors.UserError("lm_eval is not installed: pip install lm_eval==0.4.13")
-    return Path(spec.origin).parent / "tasks"
+    """lm-eval's own tasks folder."""
+    return Path(lm_eval.__file__).parent / "tasks"
 
 
 @cache
-def _stock_yamls() -> tuple[Path, ...]:
-    found: list[Path] = []
-    for folder, _, files in os.walk(stock_root()):
-        found += [Path(folder, file) for file in files if file.endswith(".yaml")]
-    return tuple(sorted(found))
+def _stock_yamls() -> list[Path]:
+    return sorted(stock_root().rglob("*.yaml"))
 
 
 def folder_of(name: str) -> Path | None:
@@ -102,36 +95,36 @@ class Catalog:
         self._index: dict[str, Any] = {}
 
     def _read(self, folder: Path) -> None:
-        from lm_eval.tasks._index import TaskIndex
-
         if folder not in self.folders:
             self.folders.append(folder)
             self._index = {**TaskIndex.build([folder]), **self._index}
 
     def _search(self, name: str) -> None:
         """Read the folder of the first YAML file that defines `name`, if there is one."""
-        from lm_eval.tasks._index import TaskIndex
-
-        wanted = name.encode()
         for path in _stock_yamls():
-            if wanted not in path.read_bytes():
+            if name.encode() not in path.read_bytes():
                 continue
-            entry = None
             try:
                 entry = TaskIndex.entry_from_path(path)
             except Exception as error:  # a broken stock file must not stop the search
                 logging.getLogger(__name__).debug("skipped %s: %s", path, error)
+                continue
             if entry and entry.name == name:
-                self._read(path.parent)
-                return
+                return self._read(path.parent)
 
     def _entry(self, name: str) -> Any:
+        """lm-eval's index entry of a task, group, tag or YAML file."""
+        if name.endswith((".yaml", ".yml")):
+            if (entry := TaskIndex.entry_from_path(Path(name))) is None:
+                raise UserError(f"no task file {name!r}: give a YAML file with a `task:` or `group:` key")
+            self._read(Path(name).expanduser().resolve().parent)
+            return entry
         if name not in self._index and (folder := folder_of(name)) is not None:
             self._read(folder)
         if name not in self._index:
             self._search(name)
         if name not in self._index:
-            raise errors.unknown("task", name, [*known_names(), *self._index])
+            raise unknown("task", name, [*known_names(), *self._index])
         return self._index[name]
 
     def expand(self, name: str, overrides: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
@@ -139,31 +132,17 @@ class Catalog:
 
         Raises `UserError` with the nearest names when there is no such task.
         """
-        from lm_eval.tasks._index import Kind
-        from lm_eval.tasks._yaml_loader import load_yaml
-
-        entry = self._entry_of_file(name) if name.endswith((".yaml", ".yml")) else self._entry(name)
+        entry, overrides = self._entry(name), overrides or {}
         if entry.kind is Kind.TAG:
             leaves: dict[str, dict[str, Any]] = {}
             for member in sorted(entry.tags):
                 leaves |= self.expand(member, overrides)
             return leaves
         config = load_yaml(entry.yaml_path, resolve_func=True)
-        if entry.kind is not Kind.GROUP:
-            config = {**config, **(overrides or {})}
-            for key in ("tag", "group", "task_list"):
-                config.pop(key, None)
-            return {config["task"]: {**config, "task": config["task"]}}
-        return self._expand_group(config, overrides or {})
-
-    def _entry_of_file(self, path: str) -> Any:
-        from lm_eval.tasks._index import TaskIndex
-
-        entry = TaskIndex.entry_from_path(Path(path))
-        if entry is None:
-            raise errors.UserError(f"no task file {path!r}: give a YAML file with a `task:` or `group:` key")
-        self._read(Path(path).expanduser().resolve().parent)
-        return entry
+        if entry.kind is Kind.GROUP:
+            return self._expand_group(config, overrides)
+        config |= overrides
+        return {config["task"]: {k: v for k, v in config.items() if k not in ("tag", "group", "task_list")}}
 
     def _expand_group(self, group: dict[str, Any], overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Members of a group; its own task settings yield to the caller's, as lm-eval merges them."""

@@ -1,7 +1,5 @@
 """Copies of a question: what makes two questions the same, whatever their case, spacing and punctuation."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 

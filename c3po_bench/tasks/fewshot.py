@@ -1,13 +1,12 @@
 """Few-shot examples that are the same for every question of a task, whatever the order, shard or limit.
 
 lm-eval's own sampler draws anew for each document from one stream, so a prompt depends on how many were built
-before it. Imports lm-eval: loaded only when examples are asked for.
+before it.
 """
-
-from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from lm_eval.api.samplers import ContextSampler
@@ -32,12 +31,8 @@ class FixedShots(ContextSampler):
         pool = df or self.df
         if self._order is None or len(self._order) != len(pool):
             self._order = random.Random(self.seed).sample(range(len(pool)), len(pool))
-        shots: list[dict[str, Any]] = []
-        for index in self._order:
-            if len(shots) == n:
-                break
-            if eval_doc is None or pool[index] != eval_doc:
-                shots.append(pool[index])
+        others = (pool[index] for index in self._order if eval_doc is None or pool[index] != eval_doc)
+        shots = list(islice(others, n))
         if len(shots) < n:
             raise UserError(f"scoring.num_fewshot={n}: this task has only {len(shots)} examples to show")
         return shots

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from lm_eval import utils as lm_eval_utils
+
 from c3po_bench.errors import UserError
 
 # Tasks whose stock prompt is not the question: an index (WinoGrande), a long support text or fixed examples
@@ -33,9 +35,7 @@ def render(template: Any, doc: Mapping[str, Any]) -> Any:
         return template
     if template in doc:
         return doc[template]
-    from lm_eval.utils import apply_template
-
-    return apply_template(template, dict(doc))
+    return lm_eval_utils.apply_template(template, dict(doc))
 
 
 def compile_once() -> None:
@@ -43,16 +43,14 @@ def compile_once() -> None:
 
     It compiles them anew for each rendering, some milliseconds an item.
     """
-    from lm_eval import utils
-
-    jinja: Any = utils.env
+    jinja: Any = lm_eval_utils.env
     if not hasattr(jinja.from_string, "cache_info"):
         jinja.from_string = lru_cache(1024)(jinja.from_string)
 
 
 def _texts(doc: Mapping[str, Any]) -> Any:
-    given = doc.get("choices")
-    return given.get("text") if isinstance(given, Mapping) else given
+    choices = doc.get("choices")
+    return choices.get("text") if isinstance(choices, Mapping) else choices
 
 
 @dataclass(frozen=True)
@@ -126,14 +124,13 @@ class Fields:
 
     def golds(self, doc: Mapping[str, Any]) -> list[int]:
         """Indices of the right choices in stock order; all but a few tasks have one."""
-        told = self.text if self.several_inputs(doc) else self.target
-        gold, field = render(told, doc), isinstance(told, str) and told in doc
+        template = self.text if self.several_inputs(doc) else self.target
+        gold, field = render(template, doc), isinstance(template, str) and template in doc
         if isinstance(gold, str) and gold.startswith("["):
             gold = ast.literal_eval(gold)
         several = gold if isinstance(gold, list) else [gold]
         choices = self.choices(doc)
-        # as in lm-eval: digits that a template gives are a place, a field's text is a choice even if it is a
-        # number
+        # as in lm-eval: digits that a template gives are a place, a field's text is a choice even if it is a number
         return [
             choices.index(g) if isinstance(g, str) and (field or not g.strip().isdigit()) else int(g)
             for g in several

@@ -4,8 +4,6 @@ Local data is laid out as `ROOT/TASK/SPLIT.jsonl` (MMLU: `ROOT/mmlu/SUBJECT/SPLI
 the stock dataset. Rows are read directly, not through the `json` builder of `datasets`: no cache, no network.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import socket
@@ -16,6 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+import datasets
+from datasets import config as datasets_config
+from huggingface_hub import constants as hub
 
 from c3po_bench.errors import UserError, nearest
 
@@ -31,10 +33,9 @@ def check_root(root: str | Path) -> Path:
     path = Path(root).expanduser()
     if path.is_dir():
         return path
-    parent = path.parent
-    siblings = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
     close = nearest(path.name, siblings, 1)
-    hint = f"did you mean {str(parent / close[0])!r}?" if close else "data.root=null reads from the hub"
+    hint = f"did you mean {str(path.parent / close[0])!r}?" if close else "data.root=null reads from the hub"
     raise UserError(f"data.root: there is no folder {str(root)!r}; {hint}")
 
 
@@ -62,23 +63,18 @@ def localize(task: str, config: dict[str, Any], root: Path) -> tuple[dict[str, A
     """
     folder = root / folder_name(task)
     if not has_local(task, root):
-        folders = [p.name for p in root.iterdir() if p.is_dir()]
+        folders = sorted(path.name for path in root.iterdir() if path.is_dir())
         close = nearest(task, folders, 1)
-        hint = (
-            f"the nearest is {close[0]!r}"
-            if close
-            else f"it has {', '.join(sorted(folders)[:12]) or 'nothing'}"
-        )
+        hint = f"the nearest is {close[0]!r}" if close else f"it has {', '.join(folders[:12]) or 'nothing'}"
         raise UserError(
             f"data.root={root}: no folder {folder_name(task)!r} with data of task {task!r}; {hint}"
         )
     evaluated = config.get("test_split") or config.get("validation_split")
     files: dict[str, Path] = {}
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = {"custom_dataset": partial(read_splits, files), "dataset_kwargs": None}
     notes: list[str] = []
     for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
-        split = config.get(key)
-        if split is None:
+        if (split := config.get(key)) is None:
             continue
         path = folder / f"{split}.jsonl"
         if not path.is_file() and (task, split) in STAND_INS:
@@ -87,21 +83,18 @@ def localize(task: str, config: dict[str, Any], root: Path) -> tuple[dict[str, A
             notes.append(f"{task}: {what}")
         if path.is_file():
             files[split] = path
-        elif split == evaluated:
-            present = ", ".join(sorted(p.name for p in folder.glob("*.jsonl")))
+        elif split != evaluated:
+            overrides[key] = None
+        else:
+            present = ", ".join(sorted(file.name for file in folder.glob("*.jsonl")))
             raise UserError(
                 f"data.root: {folder} lacks {path.name}, which task {task!r} evaluates; it has {present}"
             )
-        else:
-            overrides[key] = None
-    overrides |= {"custom_dataset": partial(read_splits, files), "dataset_kwargs": None}
     return overrides, notes
 
 
 def read_splits(files: dict[str, Path], **_: Any) -> dict[str, Any]:
     """Read JSON lines into a `datasets.Dataset` for each split."""
-    from datasets import Dataset
-
     splits = {}
     for split, path in files.items():
         with path.open(encoding="utf-8") as lines:
@@ -110,7 +103,7 @@ def read_splits(files: dict[str, Path], **_: Any) -> dict[str, Any]:
             ]
         if not rows:
             raise UserError(f"{path} holds no rows")
-        splits[split] = Dataset.from_list(rows)
+        splits[split] = datasets.Dataset.from_list(rows)
     return splits
 
 
@@ -126,15 +119,12 @@ def _row(line: str, where: str) -> dict[str, Any]:
 
 def from_hub(task: str, config: dict[str, Any]) -> dict[str, Any]:
     """The config overrides that make a failing download a one-line `UserError`."""
-    kwargs = dict(config.get("dataset_kwargs") or {})
-    kwargs.pop("trust_remote_code", None)
+    kwargs = {k: v for k, v in (config.get("dataset_kwargs") or {}).items() if k != "trust_remote_code"}
     source = partial(_download, task, str(config.get("dataset_path")), config.get("dataset_name"), kwargs)
     return {"custom_dataset": source, "dataset_kwargs": None}
 
 
 def _download(task: str, path: str, name: str | None, kwargs: dict[str, Any], **_: Any) -> Any:
-    import datasets
-
     try:
         with _without_retries():
             return datasets.load_dataset(path=path, name=name, **kwargs)
@@ -150,18 +140,15 @@ def _download(task: str, path: str, name: str | None, kwargs: dict[str, Any], **
 @contextmanager
 def _without_retries() -> Iterator[None]:
     """Use the cache alone when the hub cannot be reached, instead of half a minute of retries."""
-    from datasets import config
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or getproxies() or _reachable(constants.ENDPOINT):
+    if hub.HF_HUB_OFFLINE or getproxies() or _reachable(hub.ENDPOINT):
         yield
         return
-    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    before = hub.HF_HUB_OFFLINE, datasets_config.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = datasets_config.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
+        hub.HF_HUB_OFFLINE, datasets_config.HF_HUB_OFFLINE = before
 
 
 @cache

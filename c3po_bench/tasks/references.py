@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from c3po_bench.contract import Item
 from c3po_bench.errors import UserError
 from c3po_bench.tasks.local_data import check_root, has_local
+from c3po_bench.tasks.taskset import TaskSet
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
-
-    from c3po_bench.tasks.taskset import TaskSet
 
 BIGBENCH = (
     "general_knowledge",
@@ -91,7 +90,7 @@ def reference_items(
     notes: list[str] = []
     taken: set[tuple[str, int]] = set()
     for name, share in shares(names, limit).items():
-        used, said = tasks_of(name, root)
+        used, substitutes = tasks_of(name, root)
         tasks = TaskSet(
             used,
             data_root=root,
@@ -102,7 +101,7 @@ def reference_items(
         )
         drawn, more = _draw(name, tasks, share, off_limits, taken)
         items += drawn
-        notes += said + more
+        notes += substitutes + more
     return items, list(dict.fromkeys(notes))
 
 

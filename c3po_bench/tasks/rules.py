@@ -9,8 +9,6 @@ A rule is a set of config overrides, so `lm_eval.simple_evaluate` does the scori
 and CommonsenseQA are lettered already: there `cloze` (stock) and `letters` are the same.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -259,9 +259,8 @@ class TaskSet:
                 arguments = [request.args for request in self._requests(task, doc_id, doc)]
                 self._checked_golds(task, doc)
                 item = self.item((name, doc_id), doc, CHOICES, arguments)
-                items.append(
-                    replace(item, requests=item.options)
-                )  # a metric's further requests teach nothing
+                # a metric's further requests teach nothing
+                items.append(replace(item, requests=item.options))
         return items
 
 

@@ -1,7 +1,5 @@
 """Weights & Biases as a view of the store: published at the end of a run, or at any later time."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

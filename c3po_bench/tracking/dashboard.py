@@ -3,8 +3,6 @@
 A workspace and a report of a store, savable online, readable as JSON anywhere.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr

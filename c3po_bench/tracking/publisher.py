@@ -1,7 +1,5 @@
 """Publishes a store to W&B: a run an arm, one analysis run with the cross-run tables, and the dashboard."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

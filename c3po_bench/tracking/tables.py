@@ -3,8 +3,6 @@
 Every cell is text or a number, never markup.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

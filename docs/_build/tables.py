@@ -103,7 +103,7 @@ def surrogate_text() -> str:
         module = first_line(inspect.getmodule(function)).rstrip(".")
         body, _, rest = (inspect.getdoc(function) or "").partition("Args:")
         arguments = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", rest, re.M)
-        items = "\n".join(f"- `{key}`: {cell(text)}" for key, text in arguments if key != "problem")
+        items = "\n".join(f"- `{key}`: {cell(text)}" for key, text in arguments if key != "queries")
         found.append(f"**`{row.name}`**: {module}. {cell(body)}\n\n{items}".rstrip())
     return "\n\n".join(found)
 

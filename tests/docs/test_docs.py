@@ -35,24 +35,24 @@ def name(page: Path) -> str:
 
 def blocks(page: Path, *languages: str) -> list[re.Match[str]]:
     """Fenced blocks of a page; those under `<!-- not run: why -->` are left out."""
-    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    matches = BLOCK.finditer(page.read_text(encoding="utf-8"))
     return [
-        b for b in found if b["language"] in languages and not (b["mark"] or "").startswith("<!-- not run")
+        b for b in matches if b["language"] in languages and not (b["mark"] or "").startswith("<!-- not run")
     ]
 
 
 def commands() -> list[tuple[str, str]]:
     """(page, command) of every `python -m c3po_bench...` line in a fenced block."""
-    found = []
+    listed = []
     for page in PAGES:
         for block in blocks(page, "", "bash", "text", "console", "sh"):
             lines = block["body"].replace("\\\n", " ").splitlines()
-            found += [
+            listed += [
                 (name(page), line.strip())
                 for line in lines
                 if re.match(r"(\S+/)?python -m c3po_bench", line.strip())
             ]
-    return found
+    return listed
 
 
 def words(command: str) -> list[str]:
@@ -74,22 +74,21 @@ def registries():
     from c3po_bench.models.families import FAMILIES
     from c3po_bench.rewiring.arms import ARMS
 
-    families, arms = dict(FAMILIES), list(ARMS)
+    before = [(registry, set(registry)) for registry in (FAMILIES, ARMS)]
     yield
-    FAMILIES.clear()
-    FAMILIES.update(families)
-    for added in set(ARMS) - set(arms):
-        ARMS.remove(added)
+    for registry, names in before:
+        for added in set(registry) - names:
+            registry.remove(added)
 
 
 def runnable() -> list[Any]:
     """Pages with Python; those that build a checkpoint are slow."""
-    found = []
+    pages = []
     for page in PAGES:
         code = "".join(block["body"] for block in blocks(page, "python"))
         slow = pytest.mark.slow if "checkpoint(" in code else ()
-        found += [pytest.param(page, marks=slow)] if code else []
-    return found
+        pages += [pytest.param(page, marks=slow)] if code else []
+    return pages
 
 
 @pytest.mark.parametrize("page", runnable(), ids=name)

@@ -30,7 +30,7 @@ def test_answers_do_not_depend_on_their_batch(tiny: Path, temperature: float):
         AutoTokenizer.from_pretrained(tiny),
     )
     prompts = [prompt_ids(tokenizer, "a" * n) for n in (1, 9, 4, 15)]
-    cfg = GenerationConfig(max_new_tokens=6, batch=2, temperature=temperature)
+    cfg = GenerationConfig(max_new_tokens=6, batch_size=2, temperature=temperature)
     told: dict[int, str] = {}
     answers = answer_all(
         model, tokenizer, prompts, cfg, done=lambda found: told.update({i: a.text for i, a in found.items()})

@@ -46,9 +46,11 @@ def config(tiny: Path, folder: Path, arms: list[str], **changes: Any) -> Config:
         n_in=12,
         n_near=8,
         n_out=8,
-        answers=GenerationConfig(max_new_tokens=8, batch=8),
+        answers=GenerationConfig(max_new_tokens=8, batch_size=8),
         lora=LoraConfig(rank=2, alpha=4),
-        train=TrainConfig(steps=2, sft_steps=2, batch=2, constraint_batch=2, lr=1e-3, precision="float32"),
+        train=TrainConfig(
+            steps=2, sft_steps=2, batch_size=2, constraint_batch_size=2, lr=1e-3, precision="float32"
+        ),
     )
     values: dict[str, Any] = {"tasks": ["feedback"], "feedback": feedback, "arms": arms}
     cfg = Config(
@@ -110,7 +112,7 @@ def test_base_says_what_the_bare_model_says_and_tuning_drifts(runs: dict[str, An
     base = [row for row in runs["base"].samples() if "scope" in row]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
     prompts = [prompt_ids(tokenizer, row["prompt"]) for row in base]
-    answers = answer_all(model, tokenizer, prompts, GenerationConfig(max_new_tokens=8, batch=4))
+    answers = answer_all(model, tokenizer, prompts, GenerationConfig(max_new_tokens=8, batch_size=4))
     for arm in runs:
         told = [row["baseline_response"] for row in runs[arm].samples() if "scope" in row]
         assert told == [answer.text for answer in answers], arm
@@ -271,7 +273,7 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
         (["c3po_no_near"], {"c3po_no_near": {"lambda_near": 0.5}}, "lambda_near would change nothing"),
         (["c3po"], {"c3po": {"sft_steps": 5}}, "sft_steps would change nothing"),
         (["c3po"], {"c3po": {"epochs": 2.0}}, "epochs would change nothing"),
-        (["dpo"], {"dpo": {"constraint_batch": 5}}, "constraint_batch would change nothing"),
+        (["dpo"], {"dpo": {"constraint_batch_size": 5}}, "constraint_batch_size would change nothing"),
         (["scd"], {"scd": {"beta": 0.5}}, "beta would change nothing"),
         (["c3po"], {"c3po": {"beta": "abc"}}, "arm.c3po.beta=abc: must be a number"),
         (["c3po"], {"c3po": {"beta": True}}, "arm.c3po.beta=True: must be a number"),
@@ -285,7 +287,7 @@ def test_running_again_changes_nothing(runs: dict[str, Any], tiny: Path):
             r"arm.c3po.loss_type=ipo: must be a list of names, such as \[ipo\]",
         ),
         (["c3po"], {"c3po": {"loss_type": [1]}}, r"arm.c3po.loss_type=\[1\]: must be names"),
-        (["c3po"], {"c3po": {"constraint_batch": 0}}, "constraint_batch=0"),
+        (["c3po"], {"c3po": {"constraint_batch_size": 0}}, "constraint_batch_size=0"),
     ],
 )
 def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any], said: str):
@@ -302,12 +304,12 @@ def test_wrong_arms_are_refused_at_once(arms: list[str], options: dict[str, Any]
         *(
             ({"train": TrainConfig(**{key: value})}, f"feedback.train.{key}={value}.*at least")
             for key, value in {
-                "batch": 0,
-                "constraint_batch": 0,
-                "accumulation": 0,
+                "batch_size": 0,
+                "constraint_batch_size": 0,
+                "gradient_accumulation_steps": 0,
                 "steps": -1,
                 "sft_steps": -1,
-                "warmup": -1.0,
+                "warmup_ratio": -1.0,
                 "lr": -1e-3,
                 "eval_every": -1,
                 "max_length": 0,
@@ -333,7 +335,7 @@ def test_values_that_no_training_can_use_are_refused(changes: dict[str, Any], sa
         ("n_categories", -1, "at least 1"),
         ("answers.temperature", -1.0, "at least 0"),
         ("answers.top_p", 0.0, "above 0 and at most 1"),
-        ("answers.batch", 0, "at least 1"),
+        ("answers.batch_size", 0, "at least 1"),
         ("answers.max_new_tokens", 0, "at least 1"),
         ("generator.concurrency", 0, "at least 1"),
         ("judge.chat.timeout", 0.0, "above 0"),
@@ -385,7 +387,7 @@ def test_options_that_change_something_are_taken():
         "c3po": {"constraint": "kl", "steps": 0, "epochs": 2.0},
         "c3po_from_sft": {"sft_lr": 1e-3, "sft_steps": 0, "epochs": 2.0},
         "scd": {"sft_steps": 0, "epochs": 2.0, "rank": 4},
-        "c3po_no_near": {"lambda_out": 0.5, "constraint_batch": 2},
+        "c3po_no_near": {"lambda_out": 0.5, "constraint_batch_size": 2},
     }.items():
         check_arms([arm], FeedbackConfig(), {arm: options}, n_feedbacks=1)
         assert (
@@ -443,7 +445,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
             "feedback.n_out=16",
             "feedback.train.steps=24",
             "feedback.train.precision=float32",
-            "feedback.answers.batch=4",
+            "feedback.answers.batch_size=4",
         ]
         root = Path(__file__).resolve().parents[2]
         return subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -30,9 +30,9 @@ def config(model: Path, folder: Path, arms: list[str]) -> Config:
         n_in=6,
         n_near=6,
         n_out=6,
-        answers=GenerationConfig(max_new_tokens=4, batch=8),
+        answers=GenerationConfig(max_new_tokens=4, batch_size=8),
         lora=LoraConfig(rank=2, alpha=4, targets=["q_proj", "v_proj"]),
-        train=TrainConfig(steps=3, batch=2, constraint_batch=2, lr=1e-2, precision="float32"),
+        train=TrainConfig(steps=3, batch_size=2, constraint_batch_size=2, lr=1e-2, precision="float32"),
     )
     cfg = Config(
         name="both",

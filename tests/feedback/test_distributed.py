@@ -46,8 +46,8 @@ def run(tiny: Path, folder: Path, processes: int) -> None:
         "feedback.train.steps=4",
         "feedback.train.sft_steps=4",
         "feedback.train.precision=float32",
-        "feedback.train.constraint_batch=1",
-        "feedback.answers.batch=4",
+        "feedback.train.constraint_batch_size=1",
+        "feedback.answers.batch_size=4",
         "feedback.train.lr=1e-3",
     ]
     done = subprocess.run(
@@ -95,7 +95,7 @@ def test_two_processes_train_the_adapter_of_one(tiny: Path, tmp_path: Path):
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch):
-    assert share_of(4, "feedback.train.batch") == 4
+    assert share_of(4, "feedback.train.batch_size") == 4
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="multiple"):
-        share_of(4, "feedback.train.batch")
+        share_of(4, "feedback.train.batch_size")

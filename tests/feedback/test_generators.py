@@ -133,10 +133,12 @@ def test_a_new_generator_and_judge_are_one_table_line(tmp_path: Path, monkeypatc
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     mine = importlib.import_module("mine_feedback")
-    monkeypatch.setitem(generators.GENERATORS, "mine", mine.Mine)
-    monkeypatch.setitem(judges.JUDGES, "lengths", mine.Lengths)
+    generators.GENERATORS.add("mine")(mine.Mine)
+    judges.JUDGES.add("lengths")(mine.Lengths)
     context = make_context(tmp_path, generator=ChatConfig(kind="mine"), n_in=4, n_near=4, n_out=4)
     assert {e.prompt for e in write_prompts(PIECE, context) if e.scope == "in"} == {
         f"in {i}" for i in range(4)
     }
     assert open_judge("lengths", context).scores([Case(PIECE, "p", "long", "x")]) == [1.0]
+    generators.GENERATORS.remove("mine")
+    judges.JUDGES.remove("lengths")

@@ -57,7 +57,9 @@ def test_an_adapter_does_not_outlive_its_experiment(tiny: Path, tmp_path: Path, 
 
 def test_a_model_is_loaded_without_the_adapter_that_was_left_on_it(tiny: Path, tmp_path: Path):
     new_process()
-    experiment(tiny, tmp_path, ["base", "c3po"], ["all-linear"], 12)
+    cfg = config(tiny, tmp_path, ["base", "c3po"])
+    *_, arm = harness.open_backend(cfg).arms()
+    arm.prepare()
     (loaded,) = loading._loaded.values()
     assert any("lora_" in name for name, _ in loaded.model.named_modules())
     assert loading.load(config(tiny, tmp_path, []).model) is loaded

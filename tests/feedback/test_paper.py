@@ -24,9 +24,19 @@ def test_the_published_setting(override: str):
         "nll",
     )
     assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (64, 128, 0.05, ["all-linear"])
-    assert (train.lr, train.sft_lr, train.scheduler, train.warmup) == (5e-5, 5e-5, "cosine", 0.05)
+    assert (train.lr, train.sft_lr, train.scheduler, train.warmup_ratio) == (5e-5, 5e-5, "cosine", 0.05)
     assert (train.steps, train.sft_steps, train.epochs) == (0, 0, 1.0)
-    assert (train.batch, train.constraint_batch, train.accumulation, train.max_length) == (1, 1, 16, 2048)
+    assert (
+        train.batch_size,
+        train.constraint_batch_size,
+        train.gradient_accumulation_steps,
+        train.max_length,
+    ) == (
+        1,
+        1,
+        16,
+        2048,
+    )
     for chat in (feedback.generator, feedback.reviser.writer, feedback.answers):
         assert (chat.temperature, chat.top_p) == (0.7, 0.7)
     limits = (

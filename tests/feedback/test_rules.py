@@ -92,8 +92,11 @@ def test_values_that_could_never_tell_are_refused(kind, value):
         KINDS[kind].validate(value)
 
 
-def test_a_new_metric_kind_is_one_table_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(KINDS, "palindrome", Kind(lambda text, _: text == text[::-1], lambda value: value))
+def test_a_new_metric_kind_is_one_table_line():
     record = {"id": "x", "content": "a", "domain": "b", "effect": "c", "rules": [{"palindrome": True}]}
-    piece = parse_feedback(record)
-    assert piece.holds("abba") and not piece.holds("abc")
+    KINDS.add("palindrome")(Kind(lambda text, _: text == text[::-1], lambda value: value))
+    try:
+        piece = parse_feedback(record)
+        assert piece.holds("abba") and not piece.holds("abc")
+    finally:
+        KINDS.remove("palindrome")

@@ -51,6 +51,7 @@ def test_the_answers_of_an_arm_are_judged_together_and_once(tmp_path: Path):
     arm = FeedbackArm(SimpleNamespace(cfg=cfg, session=session), "base")  # type: ignore[arg-type]
     rows = [
         {
+            "task": "in_scope",
             "feedback_id": "ahoy_greeting",
             "scope": "in" if i < 3 else "out",
             "category": "c",

@@ -42,13 +42,13 @@ TRAIN = TrainConfig(
     lr=3e-4,
     steps=5,
     epochs=2.0,
-    batch=3,
-    constraint_batch=2,
-    accumulation=2,
+    batch_size=3,
+    constraint_batch_size=2,
+    gradient_accumulation_steps=2,
     sft_lr=7e-4,
     sft_steps=0,
     scheduler="cosine",
-    warmup=0.25,
+    warmup_ratio=0.25,
     max_length=96,
     precision="float32",
     eval_every=4,
@@ -129,7 +129,7 @@ def test_every_number_of_a_plan_reaches_its_trainer(context: SynthesisContext, t
 
 def test_passes_over_the_pairs_become_steps(context: SynthesisContext, tmp_path: Path):
     """Three pairs in batches of one, two a step: five passes are eight steps, and the rows are laid out for all of them."""
-    trainer, _ = make(context, "dpo", tmp_path / "scratch", steps=0, epochs=5.0, batch=1)
+    trainer, _ = make(context, "dpo", tmp_path / "scratch", steps=0, epochs=5.0, batch_size=1)
     assert trainer.args.max_steps == 8 and len(trainer.train_dataset) == 16
 
 

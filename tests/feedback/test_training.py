@@ -67,7 +67,7 @@ def test_rows_without_a_token_to_train_on_are_left_out_and_counted(tiny: Path):
 @pytest.mark.parametrize("arm", ["dpo", "scd"])
 def test_nothing_left_to_train_on_is_said_in_one_line(tiny: Path, tmp_path: Path, arm: str):
     with pytest.raises(UserError, match="max_length=4"):
-        arms_of(small(tiny, tmp_path, [arm], max_length=4))[-1].lm()
+        arms_of(small(tiny, tmp_path, [arm], max_length=4))[-1].prepare()
 
 
 def test_gaps_are_told_of_the_arm_that_has_them(tiny: Path, tmp_path: Path):
@@ -82,7 +82,7 @@ def test_gaps_are_told_of_the_arm_that_has_them(tiny: Path, tmp_path: Path):
             arm.records.clear()
             arm.prepare()
             assert arm.report().counts.get("unchanged_revisions", 0) == count, arm.row.name
-            assert ("unchanged_revisions: 1" in arm.report()["notes"]) == bool(count)
+            assert ("unchanged_revisions: 1" in arm.report().notes) == bool(count)
         dpo.session.judged["unparsed_judgements"] += 1  # while this arm is judged
         dpo.session.context.count("unparsed_judgements")
         assert arm.report().counts["unparsed_judgements"] == 1
@@ -97,7 +97,7 @@ def test_validation_is_in_the_result_by_scope_and_step(
         small(tiny, tmp_path, [arm], steps=5, sft_steps=5, eval_every=every, lr=0.05, sft_lr=0.05)
     )[-1]
     tuned.prepare()
-    curves = tuned.report()["curves"]
+    curves = tuned.report().curves
     assert curves["validation_step"] == steps
     for name in (term, term.replace("near", "out")):
         values = curves[f"validation_{name}"]

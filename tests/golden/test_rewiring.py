@@ -16,11 +16,11 @@ from c3po_bench.rewiring.config import KernelConfig, MethodConfig
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.kernels import kernel_weights
+from c3po_bench.rewiring.methods import Queries
+from c3po_bench.rewiring.methods.kernel_regression import kernel_regression
 from c3po_bench.rewiring.neighbors import Neighborhood
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 from c3po_bench.rewiring.states import Prompt
-from c3po_bench.rewiring.surrogates import Problem
-from c3po_bench.rewiring.surrogates.kernel_regression import kernel_regression
 
 FOLDER = (
     Path(os.environ.get("C3PO_GOLDEN_DIR", Path(__file__).parents[2] / ".." / "shared" / "golden"))
@@ -52,7 +52,7 @@ def official_pathway(engine, case) -> tuple[torch.Tensor, torch.Tensor]:
     weights = kernel_weights(method.kernel, similarity, torch.ones_like(similarity, dtype=torch.bool))
     index = torch.arange(len(references))[None]
     own = engine.original_pathways(test)
-    problem = Problem(
+    queries = Queries(
         own,
         core_experts(own, method.experts, engine.family.top_k),
         Neighborhood(index, similarity, weights, torch.zeros(1)),
@@ -61,7 +61,7 @@ def official_pathway(engine, case) -> tuple[torch.Tensor, torch.Tensor]:
         method,
         [0],
     )
-    return kernel_regression(problem, search="fixed", alpha=0.0).pathway, own
+    return kernel_regression(queries, search="fixed", alpha=0.0).pathway, own
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))

@@ -52,9 +52,14 @@ def test_shards_belong_together_whatever_their_machine_and_logging(tmp_path):
         config = {"shard": f"{share}/2", "results_dir": str(tmp_path), "seed": 0, **more}
         write_json(path, {"name": "x", "config": config, "runs": [], "command": "c3po", "created": ""})
 
-    write(1, threads=4, log_level="info", bank_gb=8.0, tracking={"mode": "offline"})
+    write(1, threads=4, log_level="info", reference_cache_gb=8.0, tracking={"mode": "offline"})
     write(
-        2, threads=8, log_level="debug", bank_gb=1.0, tracking={"mode": "disabled"}, results_dir="elsewhere"
+        2,
+        threads=8,
+        log_level="debug",
+        reference_cache_gb=1.0,
+        tracking={"mode": "disabled"},
+        results_dir="elsewhere",
     )
     (shards,) = sets_of_shards(tmp_path)
     assert sorted(shards) == [1, 2]

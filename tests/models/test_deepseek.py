@@ -152,11 +152,11 @@ def test_small_files_hold_the_same_weights(original, monkeypatch, tmp_path):
     split = deepseek.convert(original)
 
     def read(folder: Path) -> dict[str, torch.Tensor]:
-        found = {}
+        weights_read = {}
         for path in folder.glob("*.safetensors"):
             with safe_open(path, framework="pt") as tensors:
-                found |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        return found
+                weights_read |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        return weights_read
 
     assert len(list(split.glob("*.safetensors"))) > 2
     assert len(list(whole.glob("*.safetensors"))) == 1

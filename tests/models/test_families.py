@@ -93,8 +93,8 @@ def test_what_the_head_says_is_what_the_model_says(tiny):
     family, targets = family_of(tiny), IDS.flatten()
     hidden = family.decoder_of(tiny)(IDS).last_hidden_state.flatten(0, 1)
     logits = tiny(IDS).logits.flatten(0, 1)
-    found, hits = target_log_probs(family, tiny, hidden, targets, greedy=True)
-    torch.testing.assert_close(found, logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1))
+    log_probs, hits = target_log_probs(family, tiny, hidden, targets, greedy=True)
+    torch.testing.assert_close(log_probs, logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1))
     assert hits.equal(logits.argmax(-1) == targets)
     likeliest = logits.argmax(-1)
     assert target_log_probs(family, tiny, hidden, likeliest, greedy=True)[1].all()
@@ -143,8 +143,8 @@ def test_an_override_is_the_hand_written_mixture_and_its_gradient_the_finite_dif
     # shared experts add a term that routing doesn't touch: compare against a pathway's difference to another
     other = pathway.detach().roll(3, dims=-1)
     got = routed(pathway) - routed(other)
-    wanted = by_hand(tiny, family, pathway, inner[0], layer) - by_hand(tiny, family, other, inner[0], layer)
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+    expected = by_hand(tiny, family, pathway, inner[0], layer) - by_hand(tiny, family, other, inner[0], layer)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
     probe = torch.randn_like(got)
     (gradient,) = torch.autograd.grad((routed(pathway) * probe).sum(), pathway)

@@ -55,11 +55,11 @@ def test_a_model_writes_by_its_own_probabilities(folder, caplog):
     """Penalties of a generation config hold in `generate` alone, and make answers under one rule into two."""
     before = hash_of(folder)
     path = folder / "generation_config.json"
-    asked = {**json.loads(path.read_text()), "eos_token_id": [1, 5], "top_p": 0.8, "do_sample": True}
-    path.write_text(json.dumps(asked))
+    settings = {**json.loads(path.read_text()), "eos_token_id": [1, 5], "top_p": 0.8, "do_sample": True}
+    path.write_text(json.dumps(settings))
     sampled = hash_of(folder)
     assert sampled != before and "left out" not in caplog.text
-    path.write_text(json.dumps({**asked, "repetition_penalty": 1.05, "min_length": 4, "num_beams": 1}))
+    path.write_text(json.dumps({**settings, "repetition_penalty": 1.05, "min_length": 4, "num_beams": 1}))
     hash_of(folder)
     (loaded,) = loading._loaded.values()
     kept = loaded.model.generation_config
@@ -93,7 +93,7 @@ def _no_tokenizer(folder):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (_cut, "can't be loaded from a local folder"),
         (lambda folder: (folder / "config.json").write_text("{"), "can't be loaded from a local folder"),
@@ -103,10 +103,10 @@ def _no_tokenizer(folder):
         (_no_tokenizer, "has no tokenizer"),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_refused(harm, said, folder):
+def test_a_folder_that_is_no_whole_model_is_refused(harm, message, folder):
     """Not filled in at random, nor read by a tokenizer that knows no word."""
     harm(folder)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         loading.load(ModelConfig(name="m", kind="hf", path=str(folder)))
     assert "\n" not in str(caught.value)
 
@@ -120,6 +120,6 @@ def test_a_tiny_model_has_the_dtype_that_is_asked_for():
     configs = [
         ModelConfig(name="tiny", kind="tiny", path="olmoe", dtype=dtype) for dtype in ("float32", "bfloat16")
     ]
-    found = [loading.load(cfg) for cfg in configs]
-    assert [next(one.model.parameters()).dtype for one in found] == [torch.float32, torch.bfloat16]
-    assert found[0].hash != found[1].hash, "their references' pathways are not the same"
+    models = [loading.load(cfg) for cfg in configs]
+    assert [next(one.model.parameters()).dtype for one in models] == [torch.float32, torch.bfloat16]
+    assert models[0].hash != models[1].hash, "their references' pathways are not the same"

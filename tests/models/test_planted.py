@@ -192,8 +192,8 @@ def test_training_from_scratch_plants_the_pathways():
     sampler = Sampler(torch.Generator().manual_seed(1))
     batch = sampler.batch(256, shots=0)
     domain = sampler.below(len(DOMAINS), 256)
-    logits, said = forward(model, batch.tokens, sampler.planted[domain])
+    logits, router_logits = forward(model, batch.tokens, sampler.planted[domain])
     assert (logits.argmax(-1) == sampler.code[domain, batch.argument]).float().mean() > 0.98
-    wrong = 0.5 * (said.softmax(-1) - sampler.planted[batch.domain]).abs().sum(-1).mean(-1)
+    wrong = 0.5 * (router_logits.softmax(-1) - sampler.planted[batch.domain]).abs().sum(-1).mean(-1)
     assert wrong[~batch.rare].mean() < 0.1
     assert wrong[batch.rare].mean() > 0.3

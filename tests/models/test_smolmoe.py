@@ -183,17 +183,17 @@ def test_built_once_by_many_and_again_when_damaged(monkeypatch, tmp_path):
         builds.append(folder)
         (folder / "weights").write_bytes(b"1234")
 
-    found: list[Path] = []
+    folders: list[Path] = []
     askers = [
-        threading.Thread(target=lambda: found.append(cache.build_once("thing", {"version": "1"}, make)))
+        threading.Thread(target=lambda: folders.append(cache.build_once("thing", {"version": "1"}, make)))
         for _ in range(6)
     ]
     for asker in askers:
         asker.start()
     for asker in askers:
         asker.join()
-    assert len(builds) == 1 and len(set(found)) == 1 and not orphan.exists()
-    folder = found[0]
+    assert len(builds) == 1 and len(set(folders)) == 1 and not orphan.exists()
+    folder = folders[0]
     (folder / "weights").write_bytes(b"4321")
     assert cache.is_intact(folder) and not cache.is_intact(folder, full=True)
     (folder / "weights").write_bytes(b"12")
@@ -217,9 +217,9 @@ def planted_strength(tokens: int = 400, count: int = 4, size: int = 6, shared: i
 
 def test_clustering_finds_the_neurons_that_work_together():
     strength, order, active = planted_strength()
-    found = smolmoe_split.first(strength, 8, 4, seed=0)
-    assert sorted(order[found.shared].tolist()) == list(range(8))
-    groups = {frozenset(((order[group] - 8) // 6).tolist()) for group in found.experts}
+    partition = smolmoe_split.first(strength, 8, 4, seed=0)
+    assert sorted(order[partition.shared].tolist()) == list(range(8))
+    groups = {frozenset(((order[group] - 8) // 6).tolist()) for group in partition.experts}
     assert groups == {frozenset({group}) for group in range(4)}
 
 

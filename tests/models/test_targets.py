@@ -111,7 +111,7 @@ def arm_of(family: str, name: str, folder: Path, **lora: Any) -> FeedbackArm:
     cfg = config(folder / family, folder, [name])
     cfg.feedback.pieces = cfg.feedback.pieces[: 2 if name.endswith("_mix") else 1]
     cfg.feedback.lora = replace(cfg.feedback.lora, **lora)
-    cfg.feedback.train = replace(cfg.feedback.train, lr=0.05, sft_lr=0.05, batch=1)
+    cfg.feedback.train = replace(cfg.feedback.train, lr=0.05, sft_lr=0.05, batch_size=1)
     return list(harness.open_backend(cfg).arms())[-1]
 
 
@@ -136,19 +136,19 @@ def test_what_was_trained_is_recorded_saved_loaded_and_merged(
     weights = {name: p for name, p in model.named_parameters() if part in name and ".lora_B" in name}
     assert weights and all(p.abs().sum() > 0 for p in weights.values())
     with torch.inference_mode():
-        told = model(IDS).logits
+        logits = model(IDS).logits
         folder = adapter_folder(tuned.plan, tuned.session.datasets, tuned.session.context)  # type: ignore[arg-type]
         alone = peft.PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(tmp_path / family), str(folder)
         )
-        torch.testing.assert_close(alone.eval()(IDS).logits, told, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone.eval()(IDS).logits, logits, atol=1e-5, rtol=1e-4)
         assert folder == adapter_folder(tuned.plan, tuned.session.datasets, tuned.session.context)  # type: ignore[arg-type]
         merged = AutoModelForCausalLM.from_pretrained(str(merged_model(tuned, tuned.cfg.model).path)).eval()
-        torch.testing.assert_close(merged(IDS).logits, told, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(merged(IDS).logits, logits, atol=1e-4, rtol=1e-3)
 
 
 def test_what_cannot_be_is_said_before_any_prompt_is_written(tmp_path: Path):
-    for arm, lora, said in (("c3po", {"targets": ["foo"]}, "'foo'"), ("c3po_mix", {}, "can't mix")):
-        with pytest.raises(UserError, match=said):
+    for arm, lora, message in (("c3po", {"targets": ["foo"]}, "'foo'"), ("c3po_mix", {}, "can't mix")):
+        with pytest.raises(UserError, match=message):
             arm_of("deepseek_v2", arm, tmp_path, **lora).prepare()
     assert not list(tmp_path.glob("cache/ledgers/*"))

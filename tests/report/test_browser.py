@@ -46,15 +46,15 @@ def context(request, chromium) -> Iterator[Any]:
     """A context without network; fails its test on any console error or request that leaves the file."""
     size, scheme = request.param.split("-")
     width, height = SIZES[size]
-    found = chromium.new_context(
+    browser = chromium.new_context(
         viewport={"width": width, "height": height},
         color_scheme=scheme,
         offline=True,
         reduced_motion="reduce",
     )
-    found.set_default_timeout(20_000)
-    yield found
-    found.close()
+    browser.set_default_timeout(20_000)
+    yield browser
+    browser.close()
 
 
 def opened(context: Any, path: Path) -> tuple[Any, list[str]]:
@@ -70,8 +70,8 @@ def opened(context: Any, path: Path) -> tuple[Any, list[str]]:
 
 
 def violations(page: Any) -> list[str]:
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{v['id']}: {v['nodes'][0]['html'][:160]}" for v in found if v["impact"] in SERIOUS]
+    results = axe.Axe().run(page).response["violations"]
+    return [f"{v['id']}: {v['nodes'][0]['html'][:160]}" for v in results if v["impact"] in SERIOUS]
 
 
 def draw_all(page: Any) -> None:
@@ -121,12 +121,12 @@ def test_comparison_sorts_both_ways_and_filters(context, reports):
     values = "rows => rows.map(r => Number(r.cells[3].dataset.value))"
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "descending"
-    found = rows.evaluate_all(values)
-    assert found == sorted(found, reverse=True)
+    accuracies = rows.evaluate_all(values)
+    assert accuracies == sorted(accuracies, reverse=True)
     header.locator("button").focus()
     page.keyboard.press("Enter")
     assert header.get_attribute("aria-sort") == "ascending"
-    assert rows.evaluate_all(values) == sorted(found)
+    assert rows.evaluate_all(values) == sorted(accuracies)
     page.select_option("#comparison-task", "arc_easy")
     assert set(rows.evaluate_all("rows => rows.map(r => r.dataset.task)")) == {"arc_easy"}
     page.select_option("#comparison-task", "")
@@ -189,8 +189,10 @@ def test_ablation_switches_figures_sorts_and_turns_pages(context, reports):
         "Enter"
     )  # drawing a chart moves the button
     column = table.locator("thead th").all_inner_texts().index("accuracy %")
-    found = [float(row.locator("th, td").nth(column).inner_text()) for row in table.locator("tbody tr").all()]
-    assert len(found) == 25 and found == sorted(found, reverse=True)
+    accuracies = [
+        float(row.locator("th, td").nth(column).inner_text()) for row in table.locator("tbody tr").all()
+    ]
+    assert len(accuracies) == 25 and accuracies == sorted(accuracies, reverse=True)
     table.locator("button", has_text="Next").click()
     assert "Page 2 of" in table.inner_text()
     assert trouble == []

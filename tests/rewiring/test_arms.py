@@ -9,7 +9,7 @@ from c3po_bench.evaluate import run as harness
 from c3po_bench.evaluate.chunks import Chunks, make_chunks
 from c3po_bench.evaluate.run import run
 from c3po_bench.rewiring import arms
-from c3po_bench.rewiring.surrogates.ngd import ngd
+from c3po_bench.rewiring.methods.ngd import ngd
 from c3po_bench.tasks.taskset import TaskSet
 
 REWIRINGS = [
@@ -190,7 +190,7 @@ def test_a_random_pathway_after_ngd_is_the_one_alone_at_the_same_cost(experiment
         calls.append(len(problem.original))
         return ngd(problem)
 
-    monkeypatch.setattr("c3po_bench.rewiring.surrogates.random_pathway.ngd", counted)
+    monkeypatch.setattr("c3po_bench.rewiring.methods.random_pathway.ngd", counted)
     alone = run(experiment(arms=["random_pathway"], results_dir=f"{experiment().results_dir}-alone"))[-1]
     assert sum(calls) == 4
     after = run(experiment(arms=["ngd", "random_pathway"]))[-1]

@@ -16,6 +16,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.evaluate.run import run
 from c3po_bench.rewiring import tune as tune_module
 from c3po_bench.rewiring.backend import RewiringBackend
+from c3po_bench.rewiring.meter import Meter
 
 
 def lls(run):
@@ -120,7 +121,9 @@ def test_a_settings_loss_is_the_mean_cross_entropy_of_the_right_choices(monkeypa
     )
     pairs = (("c", "a"), ("c", "b"))
     right, wrong = (
-        tune_module._loss(backend, None, None, [reference(i, str(i), pairs, golds[i]) for i in range(3)])
+        tune_module._loss(
+            backend, None, None, [reference(i, str(i), pairs, g) for i, g in enumerate(golds)], Meter()
+        )
         for golds in ([0, 1, 1], [1, 0, 0])
     )
     gaps = [1.0, 2.0, 3.0]  # between the right choice's log-likelihood and the other's

@@ -13,11 +13,11 @@ from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 
 MIXES = [
-    ("model", "hard"),
-    ("model", "dense"),
-    ("model", "straight_through"),
-    ("preserved", "dense"),
-    ("preserved", "hard"),
+    (False, "hard"),
+    (False, "dense"),
+    (False, "straight_through"),
+    (True, "dense"),
+    (True, "hard"),
 ]
 
 
@@ -56,7 +56,7 @@ def test_original_pathways_are_the_routers(models, kind):
 @pytest.mark.parametrize("position", ["last", "continuation"])
 @pytest.mark.parametrize("layers", ["last", "mixed", "all"])
 def test_engines_agree_under_override(models, kind, position, layers):
-    """Scores and gradients, hard, dense and straight-through, mass as it is or preserved."""
+    """Scores and gradients, hard, dense and straight-through, total weight as it is or preserved."""
     model, prompts = models(kind), make_prompts(5, seed=1)
     routed = list(family_of(model).layers)
     chosen = {"last": routed[-2:], "mixed": [routed[0], routed[-1]], "all": routed}[layers]
@@ -66,11 +66,11 @@ def test_engines_agree_under_override(models, kind, position, layers):
     batches = [(e, e.batch(e.read(prompts), rows)) for e in (naive, suffix)]
     own = naive.original_pathways(naive.read(prompts))
     core = core_experts(own, "top:6", naive.family.top_k)
-    for mass, mixing in MIXES:
+    for preserve, mixing in MIXES:
         found = []
         for engine, batch in batches:
             pathway = random_pathways(own).requires_grad_()
-            mixture = Mixer(engine.family, mass)(pathway, own, core, mixing)
+            mixture = Mixer(engine.family, preserve)(pathway, own, core, mixing)
             scores, _ = batch.score(mixture, owner)
             (gradient,) = torch.autograd.grad(scores.sum(), pathway)
             found.append((scores.detach(), gradient))

@@ -17,9 +17,9 @@ from c3po_bench.rewiring.arms import check_tasks
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.hook import override
+from c3po_bench.rewiring.methods import Solution
 from c3po_bench.rewiring.pathway import Mixture
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
-from c3po_bench.rewiring.surrogates import Solution
 from c3po_bench.rewiring.tokens import Tokenizer
 
 PROMPT = "Question: what is it?\nAnswer:"

@@ -49,7 +49,7 @@ def test_reading_references_is_no_items_cost(experiment, tmp_path, engine):
     assert alone == pytest.approx(cost("beside", arms=["ngd", "ngd_random_neighbors"]), rel=1e-6)
     cost("sweep", arms=["ngd"], method__layers="last:3")
     assert alone == pytest.approx(cost("sweep", arms=["ngd_random_neighbors"]), rel=1e-6)
-    kept_nowhere = cost("nowhere", arms=["ngd_random_neighbors"], bank_gb=0.0)
+    kept_nowhere = cost("nowhere", arms=["ngd_random_neighbors"], reference_cache_gb=0.0)
     assert alone == pytest.approx(kept_nowhere, rel=1e-6)
 
 

@@ -22,8 +22,8 @@ def plugged(experiment, monkeypatch):
     """An experiment that names the plugin; the registry is as before afterwards."""
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
     before = list(ARMS)
-    sys.modules.pop("plugin_surrogate", None)
-    yield lambda **changes: experiment(plugins=["plugin_surrogate"], **changes)
+    sys.modules.pop("plugin_method", None)
+    yield lambda **changes: experiment(plugins=["plugin_method"], **changes)
     for added in set(ARMS) - set(before):
         ARMS.remove(added)
 

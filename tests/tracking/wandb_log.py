@@ -39,17 +39,17 @@ class OfflineRun:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (path,) = folder.glob("*.wandb")
-        found = list(records(path))
-        self.run = next(r.run for r in found if r.HasField("run"))
+        written = list(records(path))
+        self.run = next(r.run for r in written if r.HasField("run"))
         self.history = [
             {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in r.history.item}
-            for r in found
+            for r in written
             if r.HasField("history")
         ]
-        updates = [item for r in found if r.HasField("summary") for item in r.summary.update]
+        updates = [item for r in written if r.HasField("summary") for item in r.summary.update]
         self.summary = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in updates}
-        self.artifacts = [r.artifact for r in found if r.HasField("artifact")]
-        self.finished = any(r.HasField("exit") for r in found)
+        self.artifacts = [r.artifact for r in written if r.HasField("artifact")]
+        self.finished = any(r.HasField("exit") for r in written)
 
     def logged(self, name: str) -> list[Any]:
         """Every value logged under `name`, in order."""
@@ -67,9 +67,9 @@ class OfflineRun:
 
 def offline_runs(results_dir: Path) -> dict[str, OfflineRun]:
     """The offline runs beside a store by id; fails where two folders carry one id."""
-    found: dict[str, OfflineRun] = {}
+    runs: dict[str, OfflineRun] = {}
     for folder in sorted((results_dir / "wandb").glob("offline-run-*")):
         run = OfflineRun(folder)
-        assert run.run.run_id not in found, f"{run.run.run_id} was published twice"
-        found[run.run.run_id] = run
-    return found
+        assert run.run.run_id not in runs, f"{run.run.run_id} was published twice"
+        runs[run.run.run_id] = run
+    return runs

@@ -1,7 +1,5 @@
 """Adapters: trained once for each (model, data, plan), kept in the cache, resumed exactly after a kill."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """One training over the ranks of a run (torchrun, accelerate, srun): they enter, decide, leave together."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -11,8 +11,6 @@ Supervised context distillation (SCD and SCD + Negatives, section 5) is the mean
 revised answers, with the model's own answers elsewhere as negatives.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Sequence

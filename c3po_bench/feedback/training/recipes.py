@@ -51,13 +51,13 @@ LEAST = {
     "lora.rank": 1,
     "train.lr": 0,
     "train.sft_lr": 0,
-    "train.warmup": 0,
+    "train.warmup_ratio": 0,
     "train.steps": 0,
     "train.sft_steps": 0,
     "train.eval_every": 0,
-    "train.batch": 1,
-    "train.constraint_batch": 1,
-    "train.accumulation": 1,
+    "train.batch_size": 1,
+    "train.constraint_batch_size": 1,
+    "train.gradient_accumulation_steps": 1,
     "train.max_length": 1,
 }
 _ABOVE = ("beta", "lora.alpha", "train.epochs")
@@ -109,9 +109,9 @@ _TRAIN = (
     "lr",
     "steps",
     "epochs",
-    "batch",
-    "constraint_batch",
-    "accumulation",
+    "batch_size",
+    "constraint_batch_size",
+    "gradient_accumulation_steps",
     "sft_lr",
     "sft_steps",
     "precision",
@@ -166,13 +166,13 @@ class Plan:
             "targets": ",".join(lora["targets"]),
             "routers_trained": lora["routers"],
             "experts_trained": lora["experts"],
-            "batch": cfg.train.batch,
-            "accumulation": cfg.train.accumulation,
+            "batch_size": cfg.train.batch_size,
+            "gradient_accumulation_steps": cfg.train.gradient_accumulation_steps,
             "scheduler": cfg.train.scheduler,
-            "warmup": cfg.train.warmup,
+            "warmup_ratio": cfg.train.warmup_ratio,
             "max_length": cfg.train.max_length,
             "precision": cfg.train.precision,
-            "constraint_batch": cfg.train.constraint_batch,
+            "constraint_batch_size": cfg.train.constraint_batch_size,
         }
         if cfg.lora.dropout:
             common["eval_every"] = cfg.train.eval_every  # an evaluation draws random numbers, too
@@ -235,14 +235,14 @@ def _unread(plan: Plan) -> set[str]:
     """The options that change nothing about a plan."""
     recipe, train = plan.recipe, plan.cfg.train
     if recipe.objective == "answers":
-        return {*_TOP, "lr", "steps", "constraint_batch"} | ({"epochs"} if train.sft_steps else set())
+        return {*_TOP, "lr", "steps", "constraint_batch_size"} | ({"epochs"} if train.sft_steps else set())
     kept = recipe.near or recipe.out
     unread = {
         "loss_type": recipe.loss_type is not None,
         "constraint": recipe.constraint is not None or not kept,
         "lambda_near": not recipe.near,
         "lambda_out": not recipe.out,
-        "constraint_batch": not kept,
+        "constraint_batch_size": not kept,
         "sft_lr": recipe.start is None,
         "sft_steps": recipe.start is None,
         "epochs": train.steps and (recipe.start is None or train.sft_steps),

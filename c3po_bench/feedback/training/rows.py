@@ -8,8 +8,6 @@ GPU but is several times slower than plain logits on a CPU, so `PlainHead` offer
 logits at the labelled positions. Nothing here needs TRL, which is slow to import, for scoring needs it, too.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """From plan and data to a ready trainer: rows, LoRA, training arguments."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,10 +72,10 @@ def _arguments(
         "max_steps": steps or -1,
         "num_train_epochs": train.epochs,
         "learning_rate": lr,
-        "per_device_train_batch_size": share_of(batch, "feedback.train.batch"),
-        "gradient_accumulation_steps": train.accumulation,
+        "per_device_train_batch_size": share_of(batch, "feedback.train.batch_size"),
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
         "lr_scheduler_type": train.scheduler,
-        "warmup_steps": train.warmup,
+        "warmup_steps": train.warmup_ratio,
         CHECKPOINTING: train.gradient_checkpointing,
         "use_cpu": device.type == "cpu",
         # a rank may have no constraint row, hence one forward less: forwards must not wait for each other
@@ -86,7 +84,7 @@ def _arguments(
         "bf16": precision(train.precision, device.type) == "bfloat16",
         "eval_strategy": "steps" if every else "no",
         "eval_steps": every or None,
-        "per_device_eval_batch_size": train.batch,
+        "per_device_eval_batch_size": train.batch_size,
         "optim": "adamw_torch",
         "weight_decay": 0.0,
         "logging_steps": 1,
@@ -208,16 +206,18 @@ def _pair_trainer(
         )
     keep = {(scope, split): answers_of(scope, split) for scope in SCOPES for split in ("train", "validation")}
     args = ConstrainedDPOConfig(
-        **_arguments(plan, context, folder, cfg.train.lr, cfg.train.steps, cfg.train.batch, bool(validation)),
+        **_arguments(
+            plan, context, folder, cfg.train.lr, cfg.train.steps, cfg.train.batch_size, bool(validation)
+        ),
         beta=cfg.beta,
         loss_type=plan.loss_type,
         lambda_near=plan.lambda_near,
         lambda_out=plan.lambda_out,
         constraint=plan.constraint,
-        constraint_batch_size=cfg.train.constraint_batch,
+        constraint_batch_size=cfg.train.constraint_batch_size,
         plain_head=device.type == "cpu",
         precompute_ref_log_probs=True,
-        precompute_ref_batch_size=4 * cfg.train.batch,
+        precompute_ref_batch_size=4 * cfg.train.batch_size,
         max_length=cfg.train.max_length,
         disable_dropout=False,  # TRL's default; what is asked happens in every arm
     )
@@ -268,15 +268,19 @@ def _answer_trainer(
         raise UserError(f"every in-scope prompt fills feedback.train.max_length={cfg.max_length}: raise it")
     near = answers_of("near", "train") if recipe.near else []
     out = answers_of("out", "train") if recipe.out else []
-    batch = cfg.batch * (2 if near or out else 1)
-    steps = cfg.sft_steps or max(1, round(cfg.epochs * len(inside) / (cfg.batch * cfg.accumulation)))
+    batch = cfg.batch_size * (2 if near or out else 1)
+    steps = cfg.sft_steps or max(
+        1, round(cfg.epochs * len(inside) / (cfg.batch_size * cfg.gradient_accumulation_steps))
+    )
     validation = {scope: rows for scope in ("in", *SCOPES) if (rows := answers_of(scope, "validation"))}
     arguments = _arguments(plan, context, folder, cfg.sft_lr, steps, batch, bool(validation))
     set_seed(context.seed)
     trainer = AnswerTrainer(
         model=check_adapted(get_peft_model(model, lora_config(model, plan)), plan.cfg.lora),
         args=TrainingArguments(**arguments),
-        train_dataset=answer_schedule(inside, near, out, cfg.batch, steps * cfg.accumulation, context.seed),
+        train_dataset=answer_schedule(
+            inside, near, out, cfg.batch_size, steps * cfg.gradient_accumulation_steps, context.seed
+        ),
         eval_dataset=validation or None,
         processing_class=context.subject.tokenizer,
         max_length=cfg.max_length,

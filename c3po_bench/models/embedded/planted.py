@@ -3,8 +3,6 @@
 What was planted, and in which questions, is in `planted_world`; `models.makers.planted` trained the shipped weights.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from safetensors.torch import load_file

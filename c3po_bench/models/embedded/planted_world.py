@@ -13,8 +13,6 @@ four at random, and a pathway drawn at random does no better: controls have noth
 Plain Python: analysis may import it.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

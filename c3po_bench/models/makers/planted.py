@@ -15,8 +15,6 @@ In half of the steps other questions with their answers stand before the questio
 harm.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import sys

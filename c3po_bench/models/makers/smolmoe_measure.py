@@ -8,8 +8,6 @@ figure: were it as good, routing would not matter). 5 to 25 minutes on one core.
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportTypedDictNotRequiredAccess=false
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -6,8 +6,6 @@ quarter of an hour on one core. The result depends on the sampled text and so on
 what ships is one run.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -6,8 +6,6 @@ what the model made of them.
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,12 +1,10 @@
 """What all baselines have in common: identity, settings, cost, and the references that they may use."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +15,8 @@ from c3po_bench.rewiring.bank import to_tensor
 from c3po_bench.rewiring.config import KernelConfig
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.neighbors import nearest
+from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.tasks.duplicates import question_hash
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.workbench import Workbench
 
 CHUNK = 1024
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from c3po_bench.contract import Answer, ArmRow, Item
 from c3po_bench.rewiring.baselines.arm import BaselineArm, Retriever
 from c3po_bench.rewiring.rewirer import Rewirer
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.rewiring.workbench import Workbench
 
 
 def icl(backend: Workbench, row: ArmRow, *, shots: int = 5) -> IclArm:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from c3po_bench.contract import Answer, ArmRow, Item, Report
 from c3po_bench.rewiring.baselines.arm import BaselineArm, Retriever
 from c3po_bench.rewiring.neighbors import item_seed
+from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.tasks.duplicates import normalize
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.workbench import Workbench
 
 FLOOR = 1e-6  # for the guess: it decides ties, and where nobody votes
 

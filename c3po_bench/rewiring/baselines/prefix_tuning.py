@@ -1,8 +1,6 @@
 """Prefix tuning: trained keys and values before every prompt, in all layers (the paper's prefix row, Table 1)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -11,9 +9,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.training import TrainedArm
 from c3po_bench.rewiring.baselines.virtual_tokens import VirtualTokens
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.rewiring.workbench import Workbench
 
 
 def prefix_tuning(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,9 +19,7 @@ from c3po_bench.rewiring.baselines.training import (
     swapped,
 )
 from c3po_bench.rewiring.meter import Meter
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.rewiring.workbench import Workbench
 
 
 def router_tuning(

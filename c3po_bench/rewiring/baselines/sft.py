@@ -1,12 +1,10 @@
 """Supervised fine-tuning: LoRA on the references (what a reviewer of the paper asked to see beside it)."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,10 +12,8 @@ from c3po_bench.contract import ArmRow
 from c3po_bench.models.targets import AllLinear, check_adapted, find_targets
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.training import Answering, Opened, TrainedArm, Weights, engine_answering
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.meter import Meter
-    from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.rewiring.meter import Meter
+from c3po_bench.rewiring.workbench import Workbench
 
 OUTSIDE = AllLinear()
 

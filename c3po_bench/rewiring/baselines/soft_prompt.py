@@ -1,8 +1,6 @@
 """Soft prompt: trained embeddings before every prompt, the base frozen (the paper's soft-prompt row, Table 1)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -10,9 +8,7 @@ from c3po_bench.contract import ArmRow
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.training import TrainedArm
 from c3po_bench.rewiring.baselines.virtual_tokens import VirtualTokens
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.rewiring.workbench import Workbench
 
 
 def soft_prompt(

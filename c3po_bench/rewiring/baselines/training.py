@@ -3,8 +3,6 @@
 Seeded, cached beside the results, the shared model left as it was.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import random
@@ -13,10 +11,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from c3po_bench.contract import Answer, ArmRow, Cost, Item, Phase, Report
 from c3po_bench.models.flops import passes, shape_of, trained_part
@@ -26,15 +25,11 @@ from c3po_bench.rewiring.engines.batching import pad_right
 from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Rewirer
 from c3po_bench.rewiring.tokens import TokenizedItem
+from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from c3po_bench.rewiring.workbench import Workbench
 
 log = logging.getLogger(__name__)
 HELD_OUT = 32

@@ -3,13 +3,11 @@
 What soft prompts and prefixes share.
 """
 
-from __future__ import annotations
-
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,10 +17,8 @@ from c3po_bench.models.stock import StockScorer
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.sft import trainable
 from c3po_bench.rewiring.baselines.training import Answering, Opened, Weights
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.meter import Meter
-    from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.rewiring.meter import Meter
+from c3po_bench.rewiring.workbench import Workbench
 
 START = "Answer the question correctly, using what you know about the world. "
 

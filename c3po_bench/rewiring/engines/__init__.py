@@ -1,15 +1,13 @@
 """Engines: how the model is run under another pathway. `naive` is the definition; `suffix` must equal it."""
 
-from __future__ import annotations
-
 from typing import Any
 
-from c3po_bench.errors import unknown
+from c3po_bench.registry import Registry
 from c3po_bench.rewiring.engines.base import Engine
 from c3po_bench.rewiring.engines.naive import NaiveEngine
 from c3po_bench.rewiring.engines.suffix import SuffixEngine
 
-ENGINES: dict[str, type[Engine]] = {"naive": NaiveEngine, "suffix": SuffixEngine}
+ENGINES: Registry[type[Engine]] = Registry("engine", {"naive": NaiveEngine, "suffix": SuffixEngine})
 
 
 def load_engine(name: str, model: Any, layers: list[int], position: str = "last") -> Engine:
@@ -18,6 +16,4 @@ def load_engine(name: str, model: Any, layers: list[int], position: str = "last"
     Raises:
         UserError: for an unknown name.
     """
-    if name not in ENGINES:
-        raise unknown("engine", name, ENGINES)
     return ENGINES[name](model, layers, position)

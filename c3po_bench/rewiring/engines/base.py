@@ -1,7 +1,5 @@
 """What both engines offer: read prompts once, then score their continuations under any mixture."""
 
-from __future__ import annotations
-
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict

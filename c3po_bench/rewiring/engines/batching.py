@@ -5,8 +5,6 @@ followed by branches of some tokens each. A row holds one tree or several, so li
 whatever the lengths.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

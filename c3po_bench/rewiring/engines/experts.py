@@ -7,8 +7,6 @@ expert: there copying the rows in and out takes the time, and they are copied as
 are those of the model's own `grouped_mm`, by tests.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -10,23 +10,19 @@
   softmax(logits) @ W, so it is formed in the forward pass and the logits are let go (`target_log_probs`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from c3po_bench.models.families import Family
+from c3po_bench.rewiring.engines.base import Engine
 from c3po_bench.rewiring.engines.products import times_constant, times_parameter
 from c3po_bench.rewiring.hook import experts_of, override
 from c3po_bench.rewiring.pathway import Mixture
-
-if TYPE_CHECKING:
-    from c3po_bench.rewiring.engines.base import Engine
 
 NAME = "c3po_suffix"
 LOGIT_ROWS = 512

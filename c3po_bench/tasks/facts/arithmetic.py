@@ -1,7 +1,5 @@
 """The relations of `facts` that need no table: small sums, sequences, Roman numerals and unit conversions."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 

@@ -6,8 +6,6 @@ Everything is drawn from fixed seeds, so the items are the same on every machine
 only, across all relations: a country whose capital is a reference never has its currency in the test.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import random
@@ -16,6 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from datasets import Dataset
+from datasets.table import InMemoryTable
 
 from c3po_bench.tasks.facts import arithmetic
 
@@ -69,28 +70,21 @@ def _add_s(word: str) -> str:
     return word[:-1] + "ies" if re.search(r"[^aeiou]y$", word) else word + "s"
 
 
+def _add_ed(word: str) -> str:
+    if word.endswith("e"):
+        return word + "d"
+    return word[:-1] + "ied" if re.search(r"[^aeiou]y$", word) else word + "ed"
+
+
 def _misformed(table: Table, word: str, answer: str, banned: frozenset[str], rng: random.Random) -> list[str]:
     """Three wrong forms of `word` itself: no plural, or no past tense, that anybody uses."""
     if table.options == "plural":
-        forms = [
-            word,
-            word + "s",
-            word + "es",
-            word[:-1] + "ies",
-            word[:-1] + "ves",
-            word + "en",
-            answer + "es",
-        ]
+        endings = (word + "s", word + "es", word[:-1] + "ies", word[:-1] + "ves", word + "en", answer + "es")
+        forms = {word, *endings}
     else:
-        ed = (
-            word + "d"
-            if word.endswith("e")
-            else (word[:-1] + "ied" if re.search(r"[^aeiou]y$", word) else word + "ed")
-        )
         present = "has" if word == "have" else _add_s(word)
-        forms = [word, ed, present, answer + ("d" if answer.endswith("e") else "ed"), word + "t"]
-    options = sorted(set(forms) - {answer} - banned)
-    return rng.sample(options, 3)
+        forms = {word, _add_ed(word), present, answer + ("d" if answer.endswith("e") else "ed"), word + "t"}
+    return rng.sample(sorted(forms - {answer} - banned), 3)
 
 
 def _table_docs(table: Table) -> list[dict[str, Any]]:
@@ -164,15 +158,9 @@ def build() -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 def load(relation: str, **_: Any) -> dict[str, Any]:
     """The splits of one relation as `datasets.Dataset`s: the `custom_dataset` of the task YAMLs."""
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
-
-    splits = build()[
-        relation
-    ].items()  # named fingerprints: making one up takes ten times as long as all the rest
-    return {
+    return {  # named fingerprints: making one up takes ten times as long as all the rest
         name: Dataset(InMemoryTable.from_pylist(rows), fingerprint=f"{relation}-{name}")
-        for name, rows in splits
+        for name, rows in build()[relation].items()
     }
 
 

@@ -1,14 +1,12 @@
 """Neighborhood gradient descent: descend the neighbors' loss from the original pathway (paper eq. 1, 3)."""
 
-from __future__ import annotations
-
 import math
 
 import torch
 from torch import Tensor
 
 from c3po_bench.rewiring.config import MethodConfig
-from c3po_bench.rewiring.surrogates import Problem, Solution
+from c3po_bench.rewiring.methods import Queries, Solution
 
 
 def learning_rate(method: MethodConfig, step: int) -> float:
@@ -36,26 +34,26 @@ def to_pathway(parameters: Tensor, core: Tensor, original: Tensor, parameterizat
     return torch.where(core, inside, original)
 
 
-def ngd(problem: Problem) -> Solution:
+def ngd(queries: Queries) -> Solution:
     """Descend: w <- w - lambda grad L(w), for `method.steps` steps.
 
     Queries don't interact (elementwise optimizers).
     """
-    method, core = problem.method, problem.core
-    parameters = to_parameters(problem.original, method.parameterization).requires_grad_()
+    method, core = queries.method, queries.core
+    parameters = to_parameters(queries.original, method.parameterization).requires_grad_()
     kind = torch.optim.Adam if method.optimizer == "adam" else torch.optim.SGD
     optimizer = kind([parameters], lr=method.learning_rate)
     losses = []
     for step in range(method.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(method, step)
-        loss = problem.loss(to_pathway(parameters, core, problem.original, method.parameterization))
+        loss = queries.loss(to_pathway(parameters, core, queries.original, method.parameterization))
         losses.append(loss.detach())
         (gradient,) = torch.autograd.grad(loss.sum(), parameters)
         parameters.grad = gradient.masked_fill(~core, 0.0)
         optimizer.step()
         if method.parameterization == "probabilities":
-            parameters.data = to_pathway(parameters.data, core, problem.original, method.parameterization)
+            parameters.data = to_pathway(parameters.data, core, queries.original, method.parameterization)
     with torch.no_grad():
-        pathway = to_pathway(parameters, core, problem.original, method.parameterization)
+        pathway = to_pathway(parameters, core, queries.original, method.parameterization)
     return Solution(pathway, torch.stack(losses) if losses else None)

@@ -1,25 +1,23 @@
 """The control for 'any move would do': a random direction, as far from the original pathway as NGD moved."""
 
-from __future__ import annotations
-
 import torch
 
-from c3po_bench.rewiring.surrogates import Problem, Solution
-from c3po_bench.rewiring.surrogates.ngd import ngd, to_pathway
+from c3po_bench.rewiring.methods import Queries, Solution
+from c3po_bench.rewiring.methods.ngd import ngd, to_pathway
 
 
-def random_pathway(problem: Problem) -> Solution:
+def random_pathway(queries: Queries) -> Solution:
     """A random direction of log-probabilities within the core, in each layer as far as NGD moved.
 
     The scale is found by bisection. It keeps to the same simplex as NGD (`to_pathway`): on `probabilities`
     the core's weight and all other experts' stay.
     """
-    original, core, kind = problem.original, problem.core, problem.method.parameterization
-    descent = problem.descent or ngd(problem)
+    original, core, kind = queries.original, queries.core, queries.method.parameterization
+    descent = queries.descent or ngd(queries)
     moved = (descent.pathway - original).norm(dim=-1)
     logits = original.clamp_min(1e-9).log()
     directions = [
-        torch.randn(logits.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in problem.seeds
+        torch.randn(logits.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in queries.seeds
     ]
     direction = torch.stack(directions).to(logits).masked_fill(~core, 0.0)
 

@@ -1,24 +1,22 @@
 """Kernel regression: the neighbors' kernel-weighted mean pathway, mixed with the original (paper eq. 5-7)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
 
 from c3po_bench.errors import unknown
-from c3po_bench.rewiring.surrogates import Problem, Solution
+from c3po_bench.rewiring.methods import Queries, Solution
 
 SEARCHES = ("grid", "binary", "fixed")
 
 
 def kernel_regression(
-    problem: Problem, *, search: str = "grid", alpha: float = 0.0, points: int = 11
+    queries: Queries, *, search: str = "grid", alpha: float = 0.0, points: int = 11
 ) -> Solution:
     """Mix: w <- a w + (1 - a) sum_i K_i w_i / sum_i K_i, with a minimizing the neighbors' loss.
 
     Args:
-        problem: see `Problem`.
+        queries: see `Queries`.
         search: grid (`points` values of a in [0, 1]), binary (golden section, `points` evaluations; the
             paper's predecessor searches so) or fixed (a = `alpha`; 0 with all experts and a linear kernel is
             what the paper's released code does).
@@ -30,32 +28,32 @@ def kernel_regression(
     """
     if search not in SEARCHES:
         raise unknown("arm.kernel_regression.search", search, SEARCHES)
-    near = problem.neighborhood
+    near = queries.neighborhood
     assert near is not None
     total = near.weights.sum(-1)
     weights = near.weights / total.clamp_min(1e-12)[:, None]
-    mean = torch.einsum("qk,qkle->qle", weights, problem.references[near.index])
-    mean = torch.where((total > 0)[:, None, None], mean, problem.original)
+    mean = torch.einsum("qk,qkle->qle", weights, queries.references[near.index])
+    mean = torch.where((total > 0)[:, None, None], mean, queries.original)
 
     def at(a: torch.Tensor) -> torch.Tensor:
         share = a[:, None, None]
-        return share * problem.original + (1 - share) * mean
+        return share * queries.original + (1 - share) * mean
 
-    zero = problem.original.new_zeros(len(problem.original))
+    zero = queries.original.new_zeros(len(queries.original))
     if search == "fixed":
         return Solution(at(zero + alpha))
     with torch.no_grad():
         if search == "grid":
             # from the original pathway on; ties stay near it
             tried = [zero + 1 - i / max(1, points - 1) for i in range(points)]
-            losses = torch.stack([problem.loss(at(a)) for a in tried])
+            losses = torch.stack([queries.loss(at(a)) for a in tried])
             best = torch.stack(tried).gather(0, losses.argmin(0, keepdim=True))[0]
             return Solution(at(best), losses.cummin(0).values)
-        return _golden_section(problem, at, zero, points)
+        return _golden_section(queries, at, zero, points)
 
 
 def _golden_section(
-    problem: Problem, at: Callable[[torch.Tensor], torch.Tensor], zero: torch.Tensor, points: int
+    queries: Queries, at: Callable[[torch.Tensor], torch.Tensor], zero: torch.Tensor, points: int
 ) -> Solution:
     """Minimize over a in [0, 1], each query by itself.
 
@@ -67,7 +65,7 @@ def _golden_section(
 
     def value(a: torch.Tensor) -> torch.Tensor:
         tried.append(a)
-        losses.append(problem.loss(at(a)))
+        losses.append(queries.loss(at(a)))
         return losses[-1]
 
     value(high)  # the original pathway first: ties stay there

@@ -1,6 +1,6 @@
 """Methods of rewiring: what stands in for the unknown label (paper section 3), one file each.
 
-A method is a function `f(problem: Problem, *, option=default, ...) -> Solution`; its keyword options are its
+A method is a function `f(queries: Queries, *, option=default, ...) -> Solution`; its keyword options are its
 config (`arm.NAME.option`). Adding one is a file of this folder and a row of `rewiring.arms`, or, outside the
 package, a function decorated with `rewiring.arms.method` in a module named in `plugins`.
 """
@@ -17,7 +17,7 @@ from c3po_bench.rewiring.neighbors import Neighborhood
 
 
 @dataclass(frozen=True)
-class Problem:
+class Queries:
     """What a surrogate is given: `queries` test prompts at once, each independent of the others.
 
     original: the model's own pathways [queries, layers, experts].
@@ -29,7 +29,7 @@ class Problem:
     seeds: one per query, for anything drawn.
     texts: the question of each query.
     layers: the critical decoder layers.
-    descent: what NGD found on this very problem, where an arm before this one has solved it.
+    descent: what NGD found for these very queries, where an arm before this one has solved it.
     """
 
     original: Tensor
