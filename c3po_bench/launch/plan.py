@@ -4,7 +4,7 @@ From what was measured, in stores where there is one, else from FLOPs.
 
 The model: an item costs a base pass; an arm's item costs so many passes over the question on top; a reference
 costs one pass, once a sweep. The time of a base pass is that of the store's own base run if the store has one
-(`measured`), else 2 x active parameters x tokens at a share of the device's peak (`estimated`).
+(`measured`), else its FLOPs (`models.flops`) at a share of the device's peak (`estimated`).
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Any
 
 from c3po_bench.contract import ArmRow
 from c3po_bench.launch.grid import Grid
+from c3po_bench.models.flops import LayerShape, ModelShape
 from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.identity import content_hash
@@ -40,23 +41,49 @@ ON_CPU = ("smolmoe", "smollm", "planted", "tiny")
 START_SECONDS = 60.0  # to import, load a 7B model and its tasks
 
 
+def shape(
+    *,
+    layers: int,
+    width: int,
+    keys: int,
+    experts: int,
+    top_k: int,
+    inner: int,
+    vocabulary: int,
+    shared: int = 0,
+) -> ModelShape:
+    """The shape of a Mixture-of-Experts decoder from what its config says.
+
+    `keys` is the width of all keys, `inner` that of one routed expert, `shared` that of the shared ones.
+    """
+    dense = 2 * width * (width + keys) + width * experts + 3 * width * shared
+    layer = LayerShape(dense, 3 * width * inner, top_k, 2 * width)
+    return ModelShape((layer,) * layers, width * vocabulary)
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """What a plan must know of a model. `kv_bytes` are those of one token in all critical layers (last 5)."""
 
     parameters: float
-    active: float
+    shape: ModelShape
     bytes_each: int
     kv_bytes: int
 
 
+OLMOE = shape(layers=16, width=2048, keys=2048, experts=64, top_k=8, inner=1024, vocabulary=50304)
+DEEPSEEK_MOE = shape(
+    layers=28, width=2048, keys=2048, experts=64, top_k=6, inner=1408, vocabulary=102400, shared=2816
+)
+SMOLMOE = shape(layers=30, width=576, keys=192, experts=16, top_k=8, inner=48, vocabulary=49152, shared=768)
 SIZES = {
-    "olmoe": ModelSize(6.9e9, 1.3e9, 2, 5 * 8192),
-    "olmoe_instruct": ModelSize(6.9e9, 1.3e9, 2, 5 * 8192),
-    "deepseek_moe": ModelSize(16.4e9, 2.8e9, 2, 5 * 8192),
-    "smolmoe": ModelSize(0.135e9, 0.1e9, 4, 5 * 3072),
+    "olmoe": ModelSize(6.9e9, OLMOE, 2, 5 * 8192),
+    "olmoe_instruct": ModelSize(6.9e9, OLMOE, 2, 5 * 8192),
+    "deepseek_moe": ModelSize(16.4e9, DEEPSEEK_MOE, 2, 5 * 8192),
+    "smolmoe": ModelSize(0.135e9, SMOLMOE, 4, 5 * 3072),
 }
 UNKNOWN_SIZE = SIZES["olmoe"]
+CHOICES = 4  # tokens of an item at which the head is asked, at least
 
 
 @dataclass(frozen=True)
@@ -83,7 +110,8 @@ def cell_cost(config: dict[str, Any], measured: dict[str, float]) -> CellCost:
         seconds, basis = measured[model], "measured in this store"
     else:
         tokens = [TOKENS.get(task, UNKNOWN_TOKENS) for task in config["tasks"]] or [UNKNOWN_TOKENS]
-        flops = 2 * SIZES.get(model, UNKNOWN_SIZE).active * sum(tokens) / len(tokens)
+        model_shape, mean = SIZES.get(model, UNKNOWN_SIZE).shape, round(sum(tokens) / len(tokens))
+        flops = model_shape.forward(model_shape.span, 1, mean, mean) + model_shape.logits(CHOICES)
         seconds, basis = flops / DEVICE_FLOPS, "estimated for one A100/H100-class GPU"
         if model in ON_CPU:
             seconds, basis = flops / CORE_FLOPS, "estimated for one CPU core"

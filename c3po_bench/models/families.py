@@ -151,7 +151,7 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Weights and experts that the family's block would use if its router had said `pathway`.
 
-    Given the router's own pathway it gives the router's own answer. Differentiable in `pathway` for a fixed
+    Given the original pathway it gives the router's own answer. Differentiable in `pathway` for a fixed
     choice of experts.
 
     Args:

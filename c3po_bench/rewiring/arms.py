@@ -161,7 +161,7 @@ def _rows() -> Iterator[ArmRow]:
     yield solver(
         "routing_temperature",
         "routing temperature",
-        "own routing, sharpened",
+        "original routing, sharpened",
         role="baseline",
         references="none",
         reads=ROUTING,

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from c3po_bench.runtime.locks import exclusive_lock
-from c3po_bench.store.files import drop_torn_line, read_jsonl
+from c3po_bench.store.files import Journal
 from c3po_bench.store.identity import content_hash
 
 VERSION = 4  # of states and banks: raise when reading changes its numbers, even in the last digits
@@ -67,73 +67,59 @@ class StateStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.most_bytes = folder, most_bytes
         self.data, self.index_file = folder / "states.bin", folder / "index.jsonl"
-        self._index: dict[str, tuple[int, int, int]] = {}  # key: offset, size and checksum of a blob
-        self._seen = 0
+        self._size_seen = -1
         self._refresh()
 
     def _refresh(self) -> None:
         """Take in what other processes have added."""
         size = self.index_file.stat().st_size if self.index_file.exists() else 0
-        if size != self._seen:
-            rows = (r for r in read_jsonl(self.index_file) if "crc" in r)
-            self._index = {r["key"]: (r["offset"], r["size"], r["crc"]) for r in rows}
-            self._seen = size
+        if size != self._size_seen:
+            self._index = Journal(self.index_file, valid=lambda row: "crc" in row)
+            self._size_seen = size
 
     def __contains__(self, prompt: Prompt) -> bool:
-        return key_of(prompt) in self._index
+        return key_of(prompt) in self._index.rows
 
     def get(self, prompts: Sequence[Prompt], device: torch.device = CPU) -> dict[Prompt, State]:
         """The states of those of the prompts that are here; what was kept of them on `device`."""
-        found = {}
         if any(prompt not in self for prompt in prompts):
             self._refresh()
+        states = {}
         for prompt in prompts:
-            place = self._index.get(key_of(prompt))
-            if place is None:
-                continue
-            offset, size, crc = place
-            blob = self._blob(offset, size)
-            if zlib.crc32(blob) != crc:
-                del self._index[key_of(prompt)]
-                continue
-            kept = _unpack(blob, device)
-            found[prompt] = State(prompt, kept.pop("own").cpu(), kept)
-        return found
+            if place := self._index.rows.get(key_of(prompt)):
+                if (blob := self._read(place["offset"], place["size"])) and zlib.crc32(blob) == place["crc"]:
+                    kept = _unpack(blob, device)
+                    states[prompt] = State(prompt, kept.pop("own").cpu(), kept)
+                else:
+                    del self._index.rows[key_of(prompt)]
+        return states
 
-    def _blob(self, offset: int, size: int) -> bytearray:
-        try:
-            with open(self.data, "rb") as file:
-                file.seek(offset)
-                return bytearray(file.read(size))
-        except FileNotFoundError:
-            return bytearray()
+    def _read(self, offset: int, size: int) -> bytearray | None:
+        if not self.data.exists():
+            return None
+        with open(self.data, "rb") as file:
+            file.seek(offset)
+            return bytearray(file.read(size))
 
     def put(self, states: Sequence[State]) -> None:
         """Add states; those that are here already, or find no room or no lock, are left out."""
-        new = [state for state in states if state.prompt not in self]
-        if not new:
+        if all(state.prompt in self for state in states):
             return
         with exclusive_lock(self.folder, "lock") as held:
             if not held:  # places in the data file are told from its size
                 return
             self._refresh()
-            lines = []
+            places: dict[str, dict[str, Any]] = {}
+            new = {key_of(state.prompt): state for state in states if state.prompt not in self}
             with open(self.data, "ab") as file:
-                for state in new:
-                    blob = _pack(state)
-                    offset = file.tell()
-                    if state.prompt in self or offset + len(blob) > self.most_bytes:
-                        continue
-                    file.write(blob)
-                    key, crc = key_of(state.prompt), zlib.crc32(blob)
-                    self._index[key] = (offset, len(blob), crc)
-                    line = {"offset": offset, "size": len(blob), "crc": crc, "key": key}
-                    lines.append(json.dumps(line) + "\n")
-                file.flush()
-            drop_torn_line(self.index_file)
-            with open(self.index_file, "a", encoding="utf-8") as file:
-                file.writelines(lines)
-            self._seen = self.index_file.stat().st_size
+                for key, state in new.items():
+                    blob, offset = _pack(state), file.tell()
+                    if offset + len(blob) <= self.most_bytes:
+                        file.write(blob)
+                        crc = zlib.crc32(blob)
+                        places[key] = {"key": key, "offset": offset, "size": len(blob), "crc": crc}
+            self._index.append(places.values())
+            self._size_seen = self.index_file.stat().st_size
 
 
 def key_of(prompt: Prompt) -> str:

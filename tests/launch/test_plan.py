@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from c3po_bench.launch.grid import compose_grid
-from c3po_bench.launch.plan import cell_cost, plan
+from c3po_bench.launch.plan import cell_cost, plan, shape
+from c3po_bench.models.flops import shape_of
+from c3po_bench.models.tiny import tiny_model
 from tests import store_factory as factory
 
 SWEEP = ["+sweep=layer_table", "model=olmoe", "tasks=[arc_easy]", "limit=null"]
@@ -33,3 +35,10 @@ def test_what_the_store_has_measured_is_taken_for_a_pass(tmp_path):
     factory.write_run(tmp_path, "base", rows, seconds=20.0, model="olmoe")
     total = plan(compose_grid([*SWEEP, f"results_dir={tmp_path}"]))
     assert total.basis == "measured in this store" and total.gpu_seconds > 2 * total.items
+
+
+def test_the_shape_of_a_known_model_is_that_of_its_weights():
+    sizes = {"layers": 5, "width": 32, "keys": 16, "experts": 8, "top_k": 2, "inner": 32, "vocabulary": 99}
+    span, size = range(5), (2, 5, 7)
+    assert shape(**sizes).forward(span, *size) == shape_of(tiny_model("olmoe")).forward(span, *size)
+    assert shape(**sizes).logits(3) == shape_of(tiny_model("olmoe")).logits(3)

@@ -57,7 +57,7 @@ def test_the_table_finds_layers_and_numbers(tiny):
     assert family.top_k == tiny.config.num_experts_per_tok
 
 
-def test_the_own_pathway_changes_nothing(tiny):
+def test_the_original_pathway_changes_nothing(tiny):
     base = tiny(IDS).logits
     same = rerouted(tiny, family_of(tiny), lambda _, pathway: pathway)
     assert (same - base).abs().max() < 1e-5

@@ -109,7 +109,7 @@ def test_engines_agree_on_what_a_config_may_ask_for(kind, changes):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_own_pathway_changes_nothing(models, kind):
+def test_the_original_pathway_changes_nothing(models, kind):
     """The identity override: scores are the base model's."""
     prompts = make_prompts(4, seed=2)
     for engine in both_engines(models(kind), position="last"):

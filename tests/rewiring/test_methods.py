@@ -155,13 +155,13 @@ def golden_points(queries: Queries, golden: float) -> list[float]:
     return points
 
 
-def test_alpha_stays_at_the_own_pathway_where_it_does_not_matter():
+def test_alpha_stays_at_the_original_pathway_where_it_does_not_matter():
     queries = replace(make_queries(), loss=lambda w: w.sum((1, 2)) * 0)
     for search in ("grid", "binary"):
         torch.testing.assert_close(kernel_regression(queries, search=search).pathway, queries.original)
 
 
-def test_kernel_regression_without_neighbors_keeps_the_own_pathway():
+def test_kernel_regression_without_neighbors_keeps_the_original_pathway():
     queries = make_queries()
     near = queries.neighborhood
     empty = replace(queries, neighborhood=replace(near, weights=near.weights * 0))
@@ -245,7 +245,7 @@ def test_ngd_moves_core_experts_only(parameterization):
 
 
 @pytest.mark.parametrize("parameterization", ["logits", "probabilities"])
-def test_parameters_stand_for_the_own_pathway_at_first(parameterization):
+def test_parameters_stand_for_the_original_pathway_at_first(parameterization):
     queries = make_queries(experts="top:3")
     parameters = to_parameters(queries.original, parameterization)
     torch.testing.assert_close(

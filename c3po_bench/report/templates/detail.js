@@ -21,7 +21,7 @@ const itemDetail = ({ item, task, scope, kind, arm, base }) => {
   if (found.losses && found.losses.length > 1) {
     const loss = (arm.tries ? "Best loss" : "Loss") + (found.neighbors && found.neighbors.length ? " on the neighbors" : "");
     const by = arm.tries ? "try" : "step";
-    parts.push(el("h4", {}, arm.tries ? `${loss} by shares tried of the own pathway` : `${loss} by step`), lossCurve(found.losses, loss, by));
+    parts.push(el("h4", {}, arm.tries ? `${loss} by shares tried of the original pathway` : `${loss} by step`), lossCurve(found.losses, loss, by));
   }
   if (found.pathway_before && found.pathway_after) {
     const change = typeof found.pathway_change === "number" ? ` (moved by ${found.pathway_change.toFixed(2)})` : "";

@@ -20,7 +20,7 @@ from c3po_bench.rewiring.neighbors import Neighborhood
 class Queries:
     """What a surrogate is given: `queries` test prompts at once, each independent of the others.
 
-    original: the model's own pathways [queries, layers, experts].
+    original: the model's own pathways, without rewiring, [queries, layers, experts].
     core: which experts may carry weight, boolean, same shape.
     neighborhood: neighbors of each query; None where the arm has none.
     references: pathways of the whole bank [references, layers, experts].
