@@ -54,7 +54,7 @@ def test_gradients_are_the_same(data_root):
     """In double precision all of them; in single, where two experts all but tie for a place, a batch's make-up decides."""
     loaded = load(ModelConfig())
     asked = questions(loaded, 32, data_root)
-    prompts = [Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.gold or 0],)) for q in asked]
+    prompts = [Prompt(q.prompts[0].context, (q.prompts[0].continuations[q.item.gold or 0],)) for q in asked]
     for dtype in (torch.float32, torch.float64):
         model = copy.deepcopy(loaded.model).to(dtype)
         model.set_experts_implementation("eager")  # the grouped product knows no double precision
@@ -76,7 +76,7 @@ def test_descents_end_alike_in_double_precision(data_root):
     model.set_experts_implementation("eager")
     asked = questions(loaded, 4 * DESCENTS, data_root)
     whole = [q.prompts[0] for q in asked]
-    right = [Prompt(p.context, (p.continuations[q.gold or 0],)) for p, q in zip(whole, asked, strict=True)]
+    right = [Prompt(p.context, (p.continuations[q.item.gold or 0],)) for p, q in zip(whole, asked, strict=True)]
     depth, found = len(model.model.layers), []
     rows = [(i, c) for i, p in enumerate(whole[:DESCENTS]) for c in range(len(p.continuations))]
     for name in ("naive", "suffix"):
