@@ -38,6 +38,7 @@ class ArmAdapter(LM):
         progress: called with (what, done, total) as items finish.
         chunks: which items the arm answers at once.
         doc_ids: the items of each task that are asked, where these are not all: lm-eval numbers those anew.
+        prepare: makes the arm ready; called before anything is asked of it, and without effect from the second time on.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class ArmAdapter(LM):
         progress: Progress,
         chunks: Chunks,
         doc_ids: dict[str, list[int]] | None,
+        prepare: Callable[[], None],
     ):
         super().__init__()
         self.arm, self.tasks, self.journal, self.progress = arm, tasks, journal, progress
         self.places, self.doc_ids = chunks.numbers(), doc_ids
         self.keys: dict[tuple[str, int], list[str]] = {}
-        self._prepared = False
+        self.prepare = prepare
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """The log-likelihood of each continuation, and whether it is what greedy decoding writes."""
@@ -104,12 +106,6 @@ class ArmAdapter(LM):
         """The items in the chunks that they are answered in, whatever else is asked or done before."""
         ordered = sorted(items, key=lambda item: self.places[item.id])
         return [list(chunk) for _, chunk in groupby(ordered, key=lambda item: self.places[item.id][0])]
-
-    def prepare(self) -> None:
-        """Have the arm make itself ready, once."""
-        if not self._prepared:
-            self.arm.prepare()
-            self._prepared = True
 
     def _answer_chunk(self, kind: str, items: list[Item], keys: dict[tuple[str, int], str]) -> None:
         """Have the arm answer, and write the answers down together."""
@@ -162,7 +158,7 @@ def score(
     limit: int | None,
     doc_ids: dict[str, list[int]] | None,
     seed: int,
-    together: bool = False,
+    prepare: Callable[[], None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Score one arm on all tasks.
 
@@ -175,14 +171,12 @@ def score(
         limit: first N items of each task.
         doc_ids: instead, the items of each task (for shards).
         seed: for lm-eval's few-shot sampler.
-        together: whether other ranks prepare the arm with this one, which then happens in any case.
+        prepare: see `ArmAdapter`.
 
     Returns:
         Sample rows (`store.schema.Sample`), and totals: {"phases", "seconds"}.
     """
-    adapter = ArmAdapter(arm, tasks, journal, progress, chunks, doc_ids)
-    if together:
-        adapter.prepare()
+    adapter = ArmAdapter(arm, tasks, journal, progress, chunks, doc_ids, prepare)
     if doc_ids == {}:  # a rank without a share
         return [], {}
     evaluate: Any = lm_eval.simple_evaluate

@@ -4,7 +4,7 @@ import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -207,9 +207,11 @@ def score_arm(
     def scored(numbers: Sequence[int] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         doc_ids = None if numbers is None else chunks.doc_ids(numbers)
         settings = {"chunks": chunks, "limit": cfg.limit, "doc_ids": doc_ids, "seed": cfg.seed}
-        return score(arm, tasks, journal, Progress(), **settings, together=ranks.world() > 1)
+        return score(arm, tasks, journal, Progress(), **settings, prepare=prepare)
 
+    prepare = cache(arm.prepare)
     if ranks.world() > 1:
+        prepare()  # all ranks together, also one without a share: they train as a group
         rows = scored(chunks.share(ranks.rank(), ranks.world(), chosen))
         ranks.finish_share(folder)
         if ranks.rank() > 0:

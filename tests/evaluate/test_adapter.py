@@ -96,7 +96,7 @@ def scored(tmp_path):
         tasks = TaskSet([str(tmp_path / "made.yaml")], rule=rule)
         chunks = make_chunks(tasks, 4, None)
         journal = Journal(tmp_path / "journal.jsonl")
-        settings = {"chunks": chunks, "limit": None, "doc_ids": None, "seed": 0}
+        settings = {"chunks": chunks, "limit": None, "doc_ids": None, "seed": 0, "prepare": lambda: None}
         return score(arm or ParrotArm(), tasks, journal, lambda *_: None, **settings)[0]  # pyright: ignore[reportArgumentType]
 
     return run

@@ -76,7 +76,9 @@ def test_descents_end_alike_in_double_precision(data_root):
     model.set_experts_implementation("eager")
     asked = questions(loaded, 4 * DESCENTS, data_root)
     whole = [q.prompts[0] for q in asked]
-    right = [Prompt(p.context, (p.continuations[q.item.gold or 0],)) for p, q in zip(whole, asked, strict=True)]
+    right = [
+        Prompt(p.context, (p.continuations[q.item.gold or 0],)) for p, q in zip(whole, asked, strict=True)
+    ]
     depth, found = len(model.model.layers), []
     rows = [(i, c) for i, p in enumerate(whole[:DESCENTS]) for c in range(len(p.continuations))]
     for name in ("naive", "suffix"):
