@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.contract import Arm, Backend
-from c3po_bench.evaluate.run import open_backend, run_arm, shared_identity
+from c3po_bench.evaluate.run import adopt, open_backend, run_arm, shared_identity
 from c3po_bench.feedback.arms import ARMS as FEEDBACK_ARMS
 from c3po_bench.rewiring.arms import ARMS as REWIRING_ARMS
+from c3po_bench.store.files import Journal
 from tests.evaluate.conftest import config
 
 REWIRED = [name for name in REWIRING_ARMS if name not in ("base", "planted_optimum")]
@@ -107,3 +108,13 @@ def test_rewiring_after_tuning_leaves_both_models_bit_equal(moe: Path, tmp_path:
                 merged = logits(AutoModelForCausalLM.from_pretrained(tuned.path).eval())
                 assert not torch.equal(merged, bare), "nothing was tuned"
             assert torch.equal(logits(tuned.model), merged), arm.row.name
+
+
+def test_a_torn_group_of_another_rank_is_not_adopted(tmp_path: Path):
+    theirs = Journal(tmp_path / "journal-1.jsonl")
+    theirs.append([{"key": "whole"}])
+    theirs.append([{"key": name} for name in "abcd"])
+    theirs.path.write_text("".join(theirs.path.read_text().splitlines(keepends=True)[:3]))
+    ours = Journal(tmp_path / "journal.jsonl")
+    adopt(ours, tmp_path)
+    assert set(ours.rows) == {"whole"}

@@ -9,11 +9,8 @@ import socket
 import pytest
 
 from c3po_bench.errors import UserError
-from c3po_bench.evaluate.chunks import Chunks
-from c3po_bench.evaluate.run import adopt
 from c3po_bench.launch.merge import merge_shards, sets_of_shards
-from c3po_bench.runtime.ranks import parse_shard
-from c3po_bench.store.files import Journal, write_json
+from c3po_bench.store.files import write_json
 from tests.launch.conftest import CELL
 
 
@@ -101,27 +98,3 @@ def test_torchrun_gives_the_same_bytes(bench, whole, tmp_path):
     )
     assert samples(store) == samples(whole)
     assert list(store.glob("runs/*/journal-1.jsonl"))
-
-
-def test_shares_are_disjoint_and_complete():
-    chunks = Chunks([[("t", i)] for i in range(7)])
-    shares = [chunks.share(i, 3) for i in range(3)]
-    assert sorted(n for share in shares for n in share) == list(range(7))
-    assert chunks.doc_ids(shares[0]) == {"t": [0, 3, 6]}
-    assert sorted(chunks.share(0, 2, shares[0]) + chunks.share(1, 2, shares[0])) == shares[0]
-
-
-@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0"])
-def test_a_shard_that_cannot_be_read_says_how_to_write_it(text):
-    with pytest.raises(UserError, match="shard=1/4"):
-        parse_shard(text)
-
-
-def test_a_torn_group_of_another_rank_is_not_adopted(tmp_path):
-    theirs = Journal(tmp_path / "journal-1.jsonl")
-    theirs.append([{"key": "whole"}])
-    theirs.append([{"key": name} for name in "abcd"])
-    theirs.path.write_text("".join(theirs.path.read_text().splitlines(keepends=True)[:3]))
-    ours = Journal(tmp_path / "journal.jsonl")
-    adopt(ours, tmp_path)
-    assert set(ours.rows) == {"whole"}
