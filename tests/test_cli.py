@@ -255,11 +255,12 @@ def test_with_and_without_a_plus_one_sweep_is_frozen():
 
 
 @pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
-def test_a_sweep_runs_without_a_plus_here_and_in_submitted_jobs(c3po, tiny, tmp_path, launcher):
+def test_a_sweep_runs_without_a_plus_here_and_in_submitted_jobs(c3po, warm, tiny, tmp_path, launcher):
     """Its cells are those that `+sweep=NAME +experiment=NAME` freezes, and their jobs read the same words again."""
     arguments = [*tiny, "limit=1", "arms=[base]", "method.neighbors.k=1,2", f"results_dir={tmp_path}"]
     words = ["sweep=neighbors", *(word.removeprefix("+") for word in arguments)]
-    done = c3po("-m", *words, f"hydra/launcher={launcher}", "log_level=error")
+    command = warm if launcher == "basic" else c3po
+    done = command("-m", *words, f"hydra/launcher={launcher}", "log_level=error")
     assert done.returncode == 0, done.stderr
     (sweep,) = find_sweeps(tmp_path)
     frozen = compose_grid([*hydra_overrides(words), "log_level=error"])
