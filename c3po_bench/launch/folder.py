@@ -154,9 +154,8 @@ def freeze(grid: Grid) -> SweepFolder:
     Raises:
         UserError: if the store can't be written to.
     """
-    path = (
-        Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
-    )  # scripts are sent again from anywhere
+    # scripts are sent again from anywhere
+    path = Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
     folder = SweepFolder(path)
     if (path / "sweep.json").exists():
         return folder
