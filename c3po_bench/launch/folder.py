@@ -28,8 +28,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.launch.grid import Grid
 from c3po_bench.store.files import parsed, write_json
 from c3po_bench.store.provenance import git_commit, now
-
-SCHEMA_VERSION = 1
+from c3po_bench.store.schema import SCHEMA_VERSION
 
 
 class SweepFolder:
