@@ -13,10 +13,10 @@ from c3po_bench.contract import Answer, ArmRow, Cost, Item, Report
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.bank import to_tensor
 from c3po_bench.rewiring.config import KernelConfig
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.neighbors import nearest
 from c3po_bench.rewiring.workbench import Workbench
-from c3po_bench.tasks.duplicates import question_hash
+from c3po_bench.runtime.meter import Meter
+from c3po_bench.tasks.duplicates import near_duplicates, question_hash
 
 CHUNK = 1024
 
@@ -91,7 +91,7 @@ class TrainingSet:
         asked = list(dict.fromkeys(backend.test_questions))
         hashes = backend.test_hashes
         distinct = [item for item in items if question_hash(item.question) not in hashes]
-        near = self._nearest(distinct, asked) > backend.cfg.method.neighbors.max_similarity
+        near = near_duplicates(self._nearest(distinct, asked), backend.cfg.method.neighbors.max_similarity)
         kept = [item for item, copy in zip(distinct, near, strict=True) if not copy]
         self.counts = {
             "references": len(kept),
