@@ -6,7 +6,7 @@ import importlib.util
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Phase, Report
@@ -30,6 +30,7 @@ from c3po_bench.feedback.calls import call_key
 from c3po_bench.feedback.generators import GENERATORS
 from c3po_bench.feedback.judges import JUDGES, judge_name
 from c3po_bench.feedback.measures import extra_metrics
+from c3po_bench.feedback.responder import Responder
 from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.sentences import find_feedback
 from c3po_bench.feedback.session import FeedbackSession
@@ -38,10 +39,7 @@ from c3po_bench.feedback.training.distributed import share_of
 from c3po_bench.feedback.training.recipes import Plan, check_values
 from c3po_bench.runtime.resources import peak_resident
 from c3po_bench.store.identity import content_hash
-
-if TYPE_CHECKING:
-    from c3po_bench.feedback.responder import Responder
-    from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tasks.taskset import TaskSet
 
 
 class FeedbackBackend:
@@ -148,8 +146,6 @@ class FeedbackArm:
 
     def prepare(self) -> None:
         """Train the adapters that are not in the cache, and put them on the model."""
-        from c3po_bench.feedback.responder import Responder  # comes with torch, which checking needs not
-
         self._judged_before = Counter(self.session.judged)
         if self.plan is not None or self.variant.stored == "revised":
             datasets = self.session.datasets

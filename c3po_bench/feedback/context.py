@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.feedback.calls import CallCache, is_reply
+from c3po_bench.feedback.calls import CallCache, Reply
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.models import cache_dir, loading
 
@@ -100,14 +100,20 @@ class SynthesisContext:
         self.cfg, self.subject, self.seed = cfg, subject, seed
         self.folder = Path(cfg.cache_dir).expanduser() if cfg.cache_dir else cache_dir() / "feedback"
         self.counts: Counter[str] = Counter()
-        self.written: dict[str, list[Any]] = {}  # the prompts of each piece, with their splits
+        self._written: dict[str, list[Any]] = {}
         self._caches: dict[str, CallCache] = {}
 
-    def call_cache(self, stage: str, valid: Callable[[Any], bool] = is_reply) -> CallCache:
-        """The finished calls of a stage, opened once; they are replies unless `valid` says what they are."""
+    def call_cache(self, stage: str, record: type = Reply) -> CallCache:
+        """The finished calls of a stage, opened once; they are replies unless `record` says what they are."""
         if stage not in self._caches:  # the folder has its first name: calls in it have been paid for
-            self._caches[stage] = CallCache(self.folder / "ledgers" / f"{stage}.jsonl", valid)
+            self._caches[stage] = CallCache(self.folder / "ledgers" / f"{stage}.jsonl", record)
         return self._caches[stage]
+
+    def once(self, key: str, write: Callable[[], list[Any]]) -> list[Any]:
+        """What `write` writes, the first time that it is asked for under this key."""
+        if key not in self._written:
+            self._written[key] = write()
+        return list(self._written[key])
 
     def reopen(self) -> None:
         """Read the call caches anew when they are next asked for: another process has added to them."""

@@ -166,11 +166,6 @@ GENERATORS: Registry[Callable[[SynthesisContext], Generator]] = Registry(
 )
 
 
-def open_generator(context: SynthesisContext) -> Generator:
-    """The generator that ``feedback.generator.kind`` names."""
-    return GENERATORS[context.cfg.generator.kind](context)
-
-
 @cache
 def general_set() -> tuple[str, ...]:
     """The embedded general prompts, in their written order, without duplicates."""

@@ -52,13 +52,10 @@ def _measure(widths: tuple[int, int], scratch: str, options: Any) -> dict[str, A
     for i, weight in enumerate(weights):  # away from the start, where every margin is 0
         torch.nn.init.normal_(weight, std=0.01, generator=torch.Generator().manual_seed(i))
 
-    def ours() -> Any:
-        return trainer.compute_loss(trainer.model, dict(batch))
-
-    def official() -> Any:
-        return official_loss(trainer.model, batch)
-
-    steps: dict[str, Callable[[], Any]] = {"ours": ours, "official": official}
+    steps: dict[str, Callable[[], Any]] = {
+        "ours": lambda: trainer.compute_loss(trainer.model, dict(batch)),
+        "official": lambda: official_loss(trainer.model, batch),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     values: dict[str, float] = {}
     gradients: dict[str, list[Any]] = {}
@@ -109,7 +106,6 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
         for _ in range(PAIRS)
     ]
     kept = {scope: [Row(ids(prompt), ids(answer)) for _ in range(KEPT)] for scope in ("near", "out")}
-    checkpointing: dict[str, Any] = {CHECKPOINTING: False}
     args = ConstrainedDPOConfig(
         output_dir=scratch,
         beta=BETA,
@@ -124,7 +120,7 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
-        **checkpointing,
+        **{CHECKPOINTING: False},
     )
     return ConstrainedDPOTrainer(
         model=LlamaForCausalLM(config),

@@ -75,7 +75,7 @@ class FeedbackSession:
             self.check_chats()
             return self.tests
 
-        group = tasks.task_configs(load, self.cfg.feedback, list(tasks.SCOPE_OF))
+        group = {name: tasks.task_config(name, load, self.cfg.feedback) for name in tasks.SCOPE_OF}
         return {tasks.GROUP: group, **{name: {name: config} for name, config in group.items()}}
 
     def _plans(self) -> dict[str, Plan]:

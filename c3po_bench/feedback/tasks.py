@@ -74,14 +74,10 @@ def _not_judged_yet(_doc: dict[str, Any], _results: list[str]) -> dict[str, floa
     return {METRIC: 0.0}
 
 
-def task_configs(
-    load: Callable[[], Sequence[FeedbackDataset]], cfg: FeedbackConfig, names: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """lm-eval configs of the named tasks. The prompts (`load`) are written when a task is first loaded."""
-    return {name: _config(name, load, cfg) for name in names}
-
-
-def _config(name: str, load: Callable[[], Sequence[FeedbackDataset]], cfg: FeedbackConfig) -> dict[str, Any]:
+def task_config(
+    name: str, load: Callable[[], Sequence[FeedbackDataset]], cfg: FeedbackConfig
+) -> dict[str, Any]:
+    """lm-eval's config of a task. The prompts (`load`) are written when it is first loaded."""
     scope, examples = SCOPE_OF[name], []
 
     def dataset(**_: Any) -> dict[str, Any]:
