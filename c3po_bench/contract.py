@@ -176,6 +176,7 @@ class Arm(Protocol):
     """One way of answering.
 
     State never crosses items: what an item is answered depends on no other item, on no order and on no limit.
+    An arm that is derived from this class need not say what it does not do.
     """
 
     row: ArmRow
@@ -197,8 +198,8 @@ class Arm(Protocol):
         ...
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-        """Once, on the merged rows of all ranks and shards: the rows, and more metrics by task."""
-        ...
+        """Once, on the merged rows of all ranks and shards: the rows, and more metrics by task: none."""
+        return rows, {}
 
     def cost(self) -> Cost:
         """What it has cost in this process so far."""
@@ -210,7 +211,6 @@ class Arm(Protocol):
 
     def close(self) -> None:
         """Give the shared model back: from then on its logits are bit for bit the base model's."""
-        ...
 
 
 MakeTasks = Callable[[Mapping[str, dict[str, dict[str, Any]]] | None], Any]

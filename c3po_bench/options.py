@@ -50,7 +50,7 @@ def check_number(
 
 
 def check_bounds(section: Any, prefix: str = "") -> None:
-    """`UserError` for a number of a config's `section`, or of those nested in it, that is out of its bounds."""
+    """`UserError` for a number of a config's `section`, nested ones included, that is out of its bounds."""
     for key, entry in keys(section):
         if bounds := entry.metadata.get("bounds"):
             check_number(f"{prefix}{key}", attrgetter(key)(section), **bounds)

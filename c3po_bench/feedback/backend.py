@@ -11,8 +11,6 @@ from typing import Any
 from c3po_bench.config import Config
 from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Phase, Report
 from c3po_bench.errors import UserError
-from c3po_bench.feedback import judges
-from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.answering import settings
 from c3po_bench.feedback.arms import (
     ARMS,
@@ -28,12 +26,13 @@ from c3po_bench.feedback.arms import (
 )
 from c3po_bench.feedback.calls import call_key
 from c3po_bench.feedback.generators import GENERATORS
-from c3po_bench.feedback.judges import JUDGES, judge_name
+from c3po_bench.feedback.judges import JUDGES, ask_judge, judge_name
 from c3po_bench.feedback.measures import extra_metrics
 from c3po_bench.feedback.responder import Responder
 from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.sentences import find_feedback
 from c3po_bench.feedback.session import FeedbackSession
+from c3po_bench.feedback.tasks import SCOPE_OF
 from c3po_bench.feedback.training.adapters import adapter_folder, resolved, train_adapter, training_record
 from c3po_bench.feedback.training.distributed import share_of
 from c3po_bench.feedback.training.recipes import Plan, check_values
@@ -99,7 +98,7 @@ class FeedbackArm:
     @property
     def asks_feedback(self) -> bool:
         """Whether one of the tasks is about feedback."""
-        return any(task in feedback_tasks.SCOPE_OF for task in self.backend.tasks.configs)
+        return any(task in SCOPE_OF for task in self.backend.tasks.configs)
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change this arm's numbers beside model, data and tasks."""
@@ -126,7 +125,7 @@ class FeedbackArm:
         """What decides a judge model's judgements: who it is, how it draws, and what it is asked."""
         chat = self.cfg.feedback.judge.chat
         fields = ("kind", "model", "base_url", "temperature", "top_p", "max_tokens")
-        instructions = [judges.ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
+        instructions = [ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
         return {name: getattr(chat, name) for name in fields} | {"asked": call_key(asked=instructions)}
 
     def settings(self) -> dict[str, Any]:
@@ -221,7 +220,7 @@ class FeedbackArm:
                 curves[name] = [sum(step) / len(step) for step in zip(*lines, strict=False)]
         notes = [f"{name}: {value:+.3f}" for name, value in self.session.judge_report().items()]
         notes += [f"{name}: {n}" for name, n in sorted(gaps.items())]
-        unprompted = [task for task in self.backend.tasks.configs if task not in feedback_tasks.SCOPE_OF]
+        unprompted = [task for task in self.backend.tasks.configs if task not in SCOPE_OF]
         if unprompted and self.variant.wrap is not None:  # stock tasks are no chats
             notes.append(
                 f"{self.row.name} answers {', '.join(unprompted)} without the feedback in the prompt: these scores are the "

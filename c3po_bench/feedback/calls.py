@@ -53,8 +53,8 @@ class Reply(NamedTuple):
 class CallCache(Journal):
     """A file of ``{"key", "value"}`` rows, one a finished call.
 
-    It survives SIGKILL and several processes at once. A row that is damaged, or whose value has not the fields
-    of `record`, is a call that was not made.
+    It survives SIGKILL and several processes at once. A row that is damaged, or whose value has not the
+    fields of `record`, is a call that was not made.
     """
 
     def __init__(self, path: Path, record: type = Reply) -> None:
@@ -73,9 +73,6 @@ class CallCache(Journal):
 
     def __getitem__(self, key: str) -> Any:
         return self.rows[key]["value"]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def reply(self, key: str) -> Reply | None:
         """The reply to a call, or None where it was not made."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from c3po_bench.feedback.rules import text_value
+from c3po_bench.feedback.rules import Kind
 
 
 @dataclass(frozen=True)
@@ -133,24 +133,16 @@ def _direction(value: Any) -> str:
     return value
 
 
-@dataclass(frozen=True)
-class EditKind:
-    """One way of editing an answer: `apply(text, value)`, with a value that `validate` let pass."""
-
-    apply: Callable[[str, Any], str]
-    validate: Callable[[Any], Any] = text_value
-
-
-EDITS: dict[str, EditKind] = {
-    "opening": EditKind(_opening),  # instead of the greeting (and subject line), on a line of its own
-    "closing": EditKind(_closing),  # instead of the sign-off
-    "prepend": EditKind(lambda text, value: value + text.lstrip()),
-    "append": EditKind(_append),
-    "replace": EditKind(_replace, _pair),
-    "sentences": EditKind(_keep_sentences, _number),  # how many to keep
-    "characters": EditKind(_characters, _number),  # at most
-    "bullets": EditKind(_bullets),  # the marker
-    "case": EditKind(lambda text, value: text.lower() if value == "lower" else text.upper(), _direction),
+EDITS: dict[str, Kind] = {
+    "opening": Kind(_opening),  # instead of the greeting (and subject line), on a line of its own
+    "closing": Kind(_closing),  # instead of the sign-off
+    "prepend": Kind(lambda text, value: value + text.lstrip()),
+    "append": Kind(_append),
+    "replace": Kind(_replace, _pair),
+    "sentences": Kind(_keep_sentences, _number),  # how many to keep
+    "characters": Kind(_characters, _number),  # at most
+    "bullets": Kind(_bullets),  # the marker
+    "case": Kind(lambda text, value: text.lower() if value == "lower" else text.upper(), _direction),
 }
 ADDING = ("closing", "append")  # edits that put something behind a cut answer's last whole sentence
 CUTTING = ("sentences", "characters")  # edits that leave the beginning of an answer

@@ -38,8 +38,7 @@ def run(options: Any) -> Iterator[dict[str, Any]]:
 
     The headline comes last.
     """
-    names = ["short answers"] if options.quick else list(WIDTHS)
-    for name in reversed(names):
+    for name in ["short answers"] if options.quick else reversed(WIDTHS):
         with tempfile.TemporaryDirectory(prefix="c3po-step-") as scratch:
             yield {"name": "feedback_step", "setting": name, **_measure(WIDTHS[name], scratch, options)}
 
@@ -106,6 +105,7 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
         for _ in range(PAIRS)
     ]
     kept = {scope: [Row(ids(prompt), ids(answer)) for _ in range(KEPT)] for scope in ("near", "out")}
+    checkpointing: dict[str, Any] = {CHECKPOINTING: False}
     args = ConstrainedDPOConfig(
         output_dir=scratch,
         beta=BETA,
@@ -120,7 +120,7 @@ def _trainer(widths: tuple[int, int], scratch: str, small: bool) -> Any:
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
-        **{CHECKPOINTING: False},
+        **checkpointing,
     )
     return ConstrainedDPOTrainer(
         model=LlamaForCausalLM(config),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from more_itertools import map_reduce
 
 from c3po_bench import contract
 from c3po_bench.contract import Item
@@ -19,9 +20,6 @@ from c3po_bench.feedback.measures import compared
 from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.synthesis import FeedbackDataset
 from c3po_bench.feedback.training.rows import Row
-
-if TYPE_CHECKING:
-    from c3po_bench.models.stock import StockScorer
 
 
 class Responder:
@@ -56,7 +54,8 @@ class Responder:
         self.batch_size = batch_size
 
     @cached_property
-    def _stock(self) -> StockScorer:
+    def _stock(self) -> Any:
+        """A `StockScorer` of the model."""
         from c3po_bench.models.stock import StockScorer  # slow to import, and needed by stock tasks alone
 
         return StockScorer(self.model, self.context.subject.tokenizer, self.batch_size)
@@ -64,9 +63,7 @@ class Responder:
     def answer(self, items: Sequence[Item]) -> list[contract.Answer]:
         """The answers to one chunk, in order."""
         answers: dict[tuple[str, int], contract.Answer] = {}
-        groups: dict[str | None, list[Item]] = defaultdict(list)
-        for item in items:
-            groups[item.metadata.get("feedback")].append(item)
+        groups = map_reduce(items, lambda item: item.metadata.get("feedback"))
         answers |= self._answer_stock(groups.pop(None, []))
         with self._timed(BASELINES):
             prompts = [item.prompt for group in groups.values() for item in group]
@@ -174,9 +171,7 @@ class Responder:
     def _answer_stock(self, items: list[Item]) -> dict[tuple[str, int], contract.Answer]:
         """By lm-eval's own scoring, each item with one adapter chosen by its key."""
         names = sorted(set(self.adapters.values()))
-        groups: dict[int, list[Item]] = defaultdict(list)
-        for item in items:
-            groups[int(item.key[:8], 16) % len(names) if names else -1].append(item)
+        groups = map_reduce(items, lambda item: int(item.key[:8], 16) % len(names) if names else -1)
         answers = {}
         for turn, group in groups.items():
             with self._active(names[turn] if names else None):

@@ -66,8 +66,9 @@ class Feedback:
         """Whether an answer satisfies every rule (an answer without a word never does)."""
         if not self.rules:
             raise ValueError(f"feedback {self.id!r} has no rules")
-        follows = (KINDS[rule.kind].check(text, rule.value) for rule in self.rules)
-        return any(c.isalnum() for c in text) and all(follows)
+        return any(c.isalnum() for c in text) and all(
+            KINDS[rule.kind].apply(text, rule.value) for rule in self.rules
+        )
 
     def digest(self) -> str:
         """A hash of everything but id and provenance: the identity that caches are keyed by."""

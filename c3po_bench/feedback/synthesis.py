@@ -104,7 +104,7 @@ def _agree(feedbacks: Sequence[Feedback], context: SynthesisContext) -> list[lis
     agreed = []
     for feedback, examples in zip(feedbacks, drafts, strict=True):
         kept = [e for e in examples if e.scope == "in" or e.prompt not in inside]
-        context.count("duplicate_prompts", len(examples) - len(kept))
+        context.counts["duplicate_prompts"] += len(examples) - len(kept)
         agreed.append([replace(e, split=splits.setdefault(e.prompt, e.split)) for e in kept])
         _check_tested(feedback, agreed[-1])
     return agreed
@@ -129,7 +129,7 @@ def _write(feedback: Feedback, context: SynthesisContext) -> list[Example]:
     near = generator.prompts(feedback, "near", _shares(categories, cfg.n_near))
     in_scope = {prompt for prompts in inside.values() for prompt in prompts}
     kept = {c: [p for p in prompts if p not in in_scope] for c, prompts in near.items()}
-    context.count("duplicate_prompts", sum(map(len, near.values())) - sum(map(len, kept.values())))
+    context.counts["duplicate_prompts"] += sum(map(len, near.values())) - sum(map(len, kept.values()))
     general = general_prompts(cfg.out_of_scope, cfg.n_out, context.seed)
     examples = []
     for scope, by_category in (("in", inside), ("near", kept), ("out", {"general": general})):
@@ -174,7 +174,7 @@ def _split(scope: str, by_category: dict[str, list[str]], context: SynthesisCont
     known: set[str] = set()
     for category, prompts in by_category.items():
         order = sorted(set(prompts) - known)  # a prompt belongs to its first category, so to one split
-        context.count("duplicate_prompts", len(prompts) - len(order))
+        context.counts["duplicate_prompts"] += len(prompts) - len(order)
         known |= set(order)
         random.Random(f"split/{context.seed}/{scope}/{category}").shuffle(order)
         seen += len(order)
@@ -244,9 +244,9 @@ def revise(feedback: Feedback, examples: Sequence[Example], context: SynthesisCo
         inside, open_reviser(feedback, context).revise(feedback, drafts), strict=True
     ):
         if result is None:
-            context.count("missing_revisions")
+            context.counts["missing_revisions"] += 1
         elif context.cfg.reviser.filter and feedback.checkable and not feedback.holds(result[0]):
-            context.count("filtered_revisions")
+            context.counts["filtered_revisions"] += 1
         else:
             revised[i] = replace(example, revised=result[0], revised_finished=result[1])
     if not any(e.revised is not None and e.split == "train" for e in revised):

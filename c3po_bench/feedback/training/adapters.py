@@ -59,9 +59,8 @@ def train_adapter(plan: Plan, datasets: Sequence[FeedbackDataset], context: Synt
     train together; any other process waits and finds the adapter done.
     """
     folder = adapter_folder(plan, datasets, context)
-    group, start = RankGroup(context.subject.model.device.type), None
-    if plan.start:
-        start = train_adapter(plan.start, datasets, context)
+    group = RankGroup(context.subject.model.device.type)
+    start = train_adapter(plan.start, datasets, context) if plan.start else None
     with group.exclusive_lock(folder):
         if group.broadcast(lambda: not (folder / DONE).exists()):
             _train(plan, datasets, context, folder, start, group)

@@ -207,11 +207,10 @@ def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None 
     )
     check_values(changed)
     plan = Plan(name, RECIPES[name], changed)
-    for key in values:
-        if key in _unread(plan):
-            raise UserError(
-                f"arm {name}: option {key} would change nothing: the arm fixes it or does not read it"
-            )
+    if unread := sorted(values.keys() & _unread(plan)):
+        raise UserError(
+            f"arm {name}: option {unread[0]} would change nothing: the arm fixes it or does not read it"
+        )
     return plan
 
 
@@ -273,9 +272,8 @@ def check_types(arm: str, options: Mapping[str, Any]) -> None:
 
 
 def _is(value: Any, kind: type) -> bool:
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric if kind is float else isinstance(value, kind) and (numeric or kind is not int)
 
 
 def precision(name: str, device: str) -> str:
@@ -284,7 +282,9 @@ def precision(name: str, device: str) -> str:
 
     if name != "auto":
         return name
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    able = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    able = (
+        torch.cuda.is_bf16_supported()
+        if device == "cuda"
+        else device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    )
     return "bfloat16" if able else "float32"
