@@ -176,7 +176,7 @@ class Arm(Protocol):
     """One way of answering.
 
     State never crosses items: what an item is answered depends on no other item, on no order and on no limit.
-    An arm that is derived from this class need not say what it does not do.
+    An arm that derives from this class has a `finish` that adds nothing and a `close` that gives nothing back.
     """
 
     row: ArmRow
@@ -198,7 +198,7 @@ class Arm(Protocol):
         ...
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-        """Once, on the merged rows of all ranks and shards: the rows, and more metrics by task: none."""
+        """Once, on the merged rows of all ranks and shards: the rows, and further metrics by task."""
         return rows, {}
 
     def cost(self) -> Cost:
