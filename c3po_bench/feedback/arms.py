@@ -20,7 +20,6 @@ from c3po_bench.registry import Registry
 JOINT, MIX = "_joint", "_mix"
 UNPARSED = "unparsed_reasoning"
 """In the rows of answers that are scored with their reasoning, for want of a marker."""
-BASELINES = "baselines"
 """The phase in which the base model's answers are written, which all arms share and none is charged for."""
 ANSWER = "ANSWER:"  # the answer of the chain-of-thought arm follows
 

@@ -29,8 +29,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.launch.grid import Grid
 from c3po_bench.store.files import parsed, write_json
 from c3po_bench.store.provenance import git_commit, now
-
-SCHEMA_VERSION = 1
+from c3po_bench.store.schema import SCHEMA_VERSION
 
 
 class SweepFolder:
@@ -156,9 +155,8 @@ def freeze(grid: Grid) -> SweepFolder:
     Raises:
         UserError: if the store can't be written to.
     """
-    path = (
-        Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
-    )  # scripts are sent again from anywhere
+    # scripts are sent again from anywhere
+    path = Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
     folder = SweepFolder(path)
     if (path / "sweep.json").exists():
         return folder

@@ -36,9 +36,8 @@ ITEMS = {
 }
 PARTS = {"facts": 24, "mmlu": 57}  # tasks of which `limit` takes as many items each
 UNKNOWN_TOKENS, UNKNOWN_ITEMS, ALL_REFERENCES = 60, 1000, 34000
-DEVICE_FLOPS = (
-    0.05 * 400e12
-)  # a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
+# a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
+DEVICE_FLOPS = 0.05 * 400e12
 CORE_FLOPS = 60e9  # one CPU core in float32; the embedded models are meant for it
 ON_CPU = ("smolmoe", "smollm", "planted", "tiny")
 START_SECONDS = 60.0  # to import, load a 7B model and its tasks

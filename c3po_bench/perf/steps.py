@@ -26,8 +26,8 @@ from c3po_bench.perf.workload import (
 )
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.hook import experts_of
-from c3po_bench.rewiring.meter import synchronize
 from c3po_bench.rewiring.states import Prompt
+from c3po_bench.runtime.meter import synchronize
 
 SMOLMOE_BATCHES = (1, 4, 16, 32)
 OLMOE = "olmoe, 7B in bfloat16"

@@ -18,12 +18,12 @@ from c3po_bench.config import ModelConfig
 from c3po_bench.contract import Item
 from c3po_bench.models.loading import load
 from c3po_bench.rewiring.config import MethodConfig
-from c3po_bench.rewiring.meter import synchronize
 from c3po_bench.rewiring.methods import Queries
 from c3po_bench.rewiring.methods.ngd import ngd
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 from c3po_bench.rewiring.states import Prompt
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
+from c3po_bench.runtime.meter import synchronize
 from c3po_bench.tasks.taskset import TaskSet
 
 NEIGHBORS = 3

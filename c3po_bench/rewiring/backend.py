@@ -17,11 +17,11 @@ from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import EMBEDDERS
 from c3po_bench.rewiring.engines import ENGINES
 from c3po_bench.rewiring.kernels import check_kernel
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.pathway import check_method
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
 from c3po_bench.rewiring.tune import Tuning, tune
 from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.runtime.meter import Meter
 from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)

@@ -45,9 +45,8 @@ class ReferenceBank:
     embeddings: np.ndarray
     pathways: np.ndarray
     counts: dict[str, int]
-    groups: dict[Prompt, tuple[Prompt, ...]] = field(
-        default_factory=dict
-    )  # what each prompt is read together with
+    # what each prompt is read together with
+    groups: dict[Prompt, tuple[Prompt, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)

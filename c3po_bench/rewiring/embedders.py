@@ -12,11 +12,11 @@ from transformers import AutoModel, AutoTokenizer
 
 from c3po_bench.errors import UserError
 from c3po_bench.models.cache import folder_hash
-from c3po_bench.models.flops import UNKNOWN, ModelShape, passes, shape_of
+from c3po_bench.models.flops import UNKNOWN, ModelShape, counting, shape_of
 from c3po_bench.registry import Registry
 from c3po_bench.rewiring.config import EmbedderConfig
 from c3po_bench.rewiring.engines.batching import pad_right
-from c3po_bench.rewiring.meter import Meter
+from c3po_bench.runtime.meter import Meter
 
 
 class Embedder(Protocol):
@@ -51,10 +51,9 @@ class QuestionEmbedder:
             meter.add_cached_cost("embed", seconds, flops)
             return vectors
         before = meter.spent("embed")
-        with meter.phase("embed"), passes(self.embedder.transformer) as sizes:
+        with meter.phase("embed"), counting(self.embedder.transformer, self.shape) as passes:
             vectors = self.embedder(list(texts))
-            flops = sum(self.shape.forward(self.shape.span, *size) for size in sizes)
-            meter.count("embed", flops if sizes else nan)
+            meter.count("embed", sum(passes) if passes else nan)
         seconds, flops = (now - then for now, then in zip(meter.spent("embed"), before, strict=True))
         self._known[key] = (vectors, seconds, flops)
         return vectors

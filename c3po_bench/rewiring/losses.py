@@ -9,10 +9,10 @@ from torch import Tensor
 from c3po_bench.rewiring.bank import ReferenceBank
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines.base import Engine, State
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.neighbors import Neighborhood, item_seed
 from c3po_bench.rewiring.pathway import Mixer
 from c3po_bench.rewiring.tokens import TokenizedItem
+from c3po_bench.runtime.meter import Meter
 
 Loss = Callable[["Tensor"], "Tensor"]
 """Pathways [queries, layers, experts] -> loss [queries], differentiable."""

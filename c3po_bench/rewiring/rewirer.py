@@ -15,11 +15,11 @@ from c3po_bench.rewiring.embedders import QuestionEmbedder
 from c3po_bench.rewiring.engines.base import Engine, State
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.losses import Losses, no_loss
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.methods import Queries, Solution
 from c3po_bench.rewiring.neighbors import Neighborhood, item_seed, nearest, random_draw
 from c3po_bench.rewiring.pathway import Mixer, Mixture, core_experts
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
+from c3po_bench.runtime.meter import Meter
 
 Solutions = dict[tuple[int, ...], tuple[Solution, float, float]]
 """Solutions that other arms may take over, by the seeds of their queries, with the seconds and FLOPs they took."""

@@ -22,11 +22,11 @@ from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.rewiring.bank import ReferenceBank
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import embedder_identity
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
 from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.duplicates import question_hash

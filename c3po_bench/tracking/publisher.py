@@ -35,9 +35,8 @@ ANALYSIS = "analysis-"
 class Published:
     """What one call did."""
 
-    runs: list[str] = field(
-        default_factory=list
-    )  # ids published now: new, or with another result or comparison
+    # ids published now: new, or with another result or comparison
+    runs: list[str] = field(default_factory=list)
     skipped: int = 0  # published before, unchanged
     analysis: str | None = None
     urls: list[str] = field(default_factory=list)

@@ -253,9 +253,8 @@ def test_the_most_voted_choice_wins_whatever_its_length_and_the_weights(backend,
         ranked = [s / n for s, n in zip(scores, lengths, strict=True)]
         assert max(range(3), key=ranked.__getitem__) == 1
     assert found.details["votes"] == [0, 0.6, 0.4]
-    further = replace(
-        item, requests=item.requests * 2
-    )  # mutual information asks each option without its context, too
+    # mutual information asks each option without its context, too
+    further = replace(item, requests=item.requests * 2)
     (again,) = arm.answer([further])
     assert again.scores[:3] == found.scores and again.details == found.details and len(again.scores) == 6
 

@@ -7,6 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.synthesis import FeedbackDataset
 from c3po_bench.feedback.training.distributed import RankGroup
 from c3po_bench.feedback.training.recipes import Plan, precision
+from c3po_bench.models.flops import counting, shape_of, trained_part
 from c3po_bench.models.targets import find_targets
 from c3po_bench.store.files import write_json
 
@@ -90,15 +92,20 @@ def _train(
         trainer, counts, left_out = make_trainer(plan, datasets, context, model, checkpoints, start)
         show_progress(trainer, f"training {plan.name}")
         last = _last_checkpoint(checkpoints)
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
-        history = trainer.state.log_history
-        if trainer.eval_dataset is not None and trainer.state.global_step not in _evaluated(history):
-            trainer.evaluate()
+        trained = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+        part = trained_part(trained, model.config.hidden_size)
+        with counting(trainer.model, shape_of(trainer.model), part) as passes:
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+            history = trainer.state.log_history
+            if trainer.eval_dataset is not None and trainer.state.global_step not in _evaluated(history):
+                trainer.evaluate()
+        flops = group.total(sum(passes))
         if group.is_main_process:
             trainer.model.save_pretrained(str(folder), selected_adapters=["default"])
         trainer.model.unload()
     record = {
         "seconds": round(time.perf_counter() - began, 2),
+        "flops": None if isnan(flops) else round(flops),
         "resumed_from": last.name if last else None,
         "loss": _curves(history, ["loss"]).get("loss", []),
         "terms": _curves(history, TERMS),

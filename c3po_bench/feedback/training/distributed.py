@@ -19,10 +19,10 @@ class RankGroup:
         self.is_main_process, self.several = ranks.rank() == 0, ranks.world() > 1
         if self.several:
             from accelerate import PartialState  # slow to import, and needed by several ranks alone
-            from accelerate.utils import broadcast_object_list
+            from accelerate.utils import broadcast_object_list, gather_object
 
             self._state: Any = PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
-            self._broadcast = broadcast_object_list
+            self._broadcast, self._gather = broadcast_object_list, gather_object
 
     def exclusive_lock(self, folder: Path) -> AbstractContextManager[object]:
         """Hold `folder` against other runs; the main process does so for all."""
@@ -34,6 +34,10 @@ class RankGroup:
             return decide()
         (decision,) = self._broadcast([decide() if self.is_main_process else None])
         return bool(decision)
+
+    def total(self, value: float) -> float:
+        """The sum of what each rank gives."""
+        return sum(self._gather([value])) if self.several else value
 
     def wait(self) -> None:
         """Until every rank is here."""

@@ -56,10 +56,9 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """`objective` is ``pairs`` (a preference loss) or ``answers`` (likelihood of the revised answers.
+    """A way of training.
 
-    Distillation).
-
+    `objective` is ``pairs`` (a preference loss) or ``answers`` (the likelihood of the revised answers: distillation).
     `near`, `out`: whether the model's own answers there are trained on too. `start`: the recipe whose adapter
     it goes on from.
     """

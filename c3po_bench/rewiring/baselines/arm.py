@@ -12,9 +12,9 @@ from c3po_bench.contract import Arm, ArmRow, Cost, Item, Report
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.bank import to_tensor
 from c3po_bench.rewiring.config import KernelConfig
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.neighbors import Neighborhood, nearest
 from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.runtime.meter import Meter
 from c3po_bench.tasks.duplicates import question_hash
 
 CHUNK = 1024

@@ -18,8 +18,8 @@ from c3po_bench.rewiring.baselines.training import (
     engine_answering,
     swapped,
 )
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.runtime.meter import Meter
 
 
 def router_tuning(

@@ -11,8 +11,8 @@ from c3po_bench.contract import ArmRow
 from c3po_bench.models.targets import AllLinear, check_adapted, find_targets
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.training import Answering, Opened, TrainedArm, Weights, engine_answering
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.runtime.meter import Meter
 
 OUTSIDE = AllLinear()
 
@@ -55,9 +55,8 @@ class Lora:
     def inserted(self, weights: Weights | None = None, seed: int = 0) -> Iterator[Any]:
         """The PEFT model, within the block; the base model's modules are back in place afterwards."""
         peft = peft_package("sft")
-        targets = find_targets(
-            self.model, OUTSIDE
-        )  # PEFT's own "all-linear" also takes routers and fused experts of OLMoE
+        # PEFT's own "all-linear" also takes routers and fused experts of OLMoE
+        targets = find_targets(self.model, OUTSIDE)
         config = peft.LoraConfig(
             r=self.rank,
             lora_alpha=2 * self.rank,

@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from c3po_bench.contract import Answer, ArmRow, Cost, Item, Phase, Report
-from c3po_bench.models.flops import passes, shape_of, trained_part
+from c3po_bench.models.flops import counting, shape_of, trained_part
 from c3po_bench.rewiring.baselines.arm import BaselineArm, training_set
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.batching import pad_right
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Rewirer
 from c3po_bench.rewiring.tokens import TokenizedItem
 from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
 
@@ -142,12 +142,12 @@ class TrainedArm(BaselineArm):
             for step, chunk in enumerate(batches(seen, options["batch_size"], options["steps"], seed)):
                 for group in optimizer.param_groups:
                     group["lr"] = options["learning_rate"] * (1 - step / options["steps"])
-                with self.meter.phase("train"), passes(base) as sizes:
+                with self.meter.phase("train"), counting(base, shape, trained) as flops:
                     optimizer.zero_grad()
                     loss = question_losses(model, chunk).mean()
                     loss.backward()
                     optimizer.step()
-                    self.meter.count("train", sum(shape.training(*size, *trained) for size in sizes))
+                    self.meter.count("train", sum(flops))
                 losses.append(loss.item())
                 progress(f"{self.row.name}: training", step + 1, options["steps"])
             after = mean_loss(model, held_out, options["batch_size"])
