@@ -176,7 +176,7 @@ class Arm(Protocol):
     """One way of answering.
 
     State never crosses items: what an item is answered depends on no other item, on no order and on no limit.
-    An arm that derives from this class has a `finish` that adds nothing and a `close` that gives nothing back.
+    An arm that derives from this class has a `finish` that adds nothing and a `close` that does nothing.
     """
 
     row: ArmRow

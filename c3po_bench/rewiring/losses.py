@@ -90,7 +90,7 @@ class Losses:
         query_of: Tensor,
         weight: Tensor,
     ) -> Loss:
-        """The weighted sum, by query, of terms: each is the loss of one labelled prompt on account of one query.
+        """The weighted sum, by query, of terms: each is the loss of one labelled prompt, for one query.
 
         Args:
             states: of the prompts.
