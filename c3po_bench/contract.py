@@ -166,6 +166,10 @@ class ArmRow:
     uses_learning_rate: bool = False
     passes: float = 1.2
 
+    def visible(self, item: Item) -> Item:
+        """What the arm may see of an evaluated item: all but its label, unless the row declares that it reads labels."""
+        return item if self.reads_labels else replace(item, gold=None)
+
     def record(self) -> dict[str, Any]:
         """What a run keeps of the row: all that analysis and report know of an arm."""
         names = ("name", "title", "role", "control_of", "change", "not_due_to", "place", "losses_over")

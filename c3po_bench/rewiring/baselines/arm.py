@@ -15,7 +15,7 @@ from c3po_bench.rewiring.config import KernelConfig
 from c3po_bench.rewiring.neighbors import Neighborhood, nearest
 from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.meter import Meter
-from c3po_bench.tasks.duplicates import question_hash
+from c3po_bench.tasks.duplicates import near_duplicates, question_hash
 
 CHUNK = 1024
 
@@ -71,7 +71,7 @@ def training_set(backend: Workbench) -> tuple[list[Item], dict[str, int]]:
     """
     items, _ = backend.reference_items
     distinct = [item for item in items if question_hash(item.question) not in backend.test_hashes]
-    near = _likeness(backend, distinct) > backend.cfg.method.neighbors.max_similarity
+    near = near_duplicates(_likeness(backend, distinct), backend.cfg.method.neighbors.max_similarity)
     kept = [item for item, copy in zip(distinct, near, strict=True) if not copy]
     if not kept:
         raise UserError(
