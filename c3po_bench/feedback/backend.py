@@ -6,13 +6,11 @@ import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import nan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report
 from c3po_bench.errors import UserError
-from c3po_bench.feedback import judges
-from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.answering import settings
 from c3po_bench.feedback.arms import (
     ARMS,
@@ -27,20 +25,19 @@ from c3po_bench.feedback.arms import (
 )
 from c3po_bench.feedback.calls import call_key
 from c3po_bench.feedback.generators import GENERATORS
-from c3po_bench.feedback.judges import JUDGES, judge_name
+from c3po_bench.feedback.judges import JUDGES, ask_judge, judge_name
 from c3po_bench.feedback.measures import extra_metrics
+from c3po_bench.feedback.responder import Responder
 from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.sentences import find_feedback
 from c3po_bench.feedback.session import FeedbackSession
+from c3po_bench.feedback.tasks import SCOPE_OF
 from c3po_bench.feedback.training.adapters import adapter_folder, resolved, train_adapter, training_record
 from c3po_bench.feedback.training.distributed import share_of
 from c3po_bench.feedback.training.recipes import Plan, check_values
 from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.identity import content_hash
-
-if TYPE_CHECKING:
-    from c3po_bench.feedback.responder import Responder
-    from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tasks.taskset import TaskSet
 
 
 class FeedbackBackend:
@@ -100,7 +97,7 @@ class FeedbackArm:
     @property
     def asks_feedback(self) -> bool:
         """Whether one of the tasks is about feedback."""
-        return any(task in feedback_tasks.SCOPE_OF for task in self.backend.tasks.configs)
+        return any(task in SCOPE_OF for task in self.backend.tasks.configs)
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change this arm's numbers beside model, data and tasks."""
@@ -127,7 +124,7 @@ class FeedbackArm:
         """What decides a judge model's judgements: who it is, how it draws, and what it is asked."""
         chat = self.cfg.feedback.judge.chat
         fields = ("kind", "model", "base_url", "temperature", "top_p", "max_tokens")
-        instructions = [judges.ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
+        instructions = [ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
         return {name: getattr(chat, name) for name in fields} | {"asked": call_key(asked=instructions)}
 
     def settings(self) -> dict[str, Any]:
@@ -147,8 +144,6 @@ class FeedbackArm:
 
     def prepare(self) -> None:
         """Train the adapters that are not in the cache, and put them on the model."""
-        from c3po_bench.feedback.responder import Responder  # comes with torch, which checking needs not
-
         self._judged_before = Counter(self.session.judged)
         if self.plan is not None or self.variant.stored == "revised":
             datasets = self.session.datasets
@@ -219,7 +214,7 @@ class FeedbackArm:
                 curves[name] = [sum(step) / len(step) for step in zip(*lines, strict=False)]
         notes = [f"{name}: {value:+.3f}" for name, value in self.session.judge_report().items()]
         notes += [f"{name}: {n}" for name, n in sorted(gaps.items())]
-        unprompted = [task for task in self.backend.tasks.configs if task not in feedback_tasks.SCOPE_OF]
+        unprompted = [task for task in self.backend.tasks.configs if task not in SCOPE_OF]
         if unprompted and self.variant.wrap is not None:  # stock tasks are no chats
             notes.append(
                 f"{self.row.name} answers {', '.join(unprompted)} without the feedback in the prompt: these scores are the "

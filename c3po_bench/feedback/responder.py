@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from more_itertools import map_reduce
 
 from c3po_bench import contract
 from c3po_bench.contract import Item
@@ -20,9 +21,6 @@ from c3po_bench.feedback.synthesis import FeedbackDataset
 from c3po_bench.feedback.training.rows import Row
 from c3po_bench.models.flops import counting, shape_of
 from c3po_bench.runtime.meter import Meter
-
-if TYPE_CHECKING:
-    from c3po_bench.models.stock import StockScorer
 
 
 class Responder:
@@ -57,7 +55,8 @@ class Responder:
         self.batch_size = batch_size
 
     @cached_property
-    def _stock(self) -> StockScorer:
+    def _stock(self) -> Any:
+        """A `StockScorer` of the model."""
         from c3po_bench.models.stock import StockScorer  # slow to import, and needed by stock tasks alone
 
         return StockScorer(self.model, self.context.subject.tokenizer, self.batch_size)
@@ -65,9 +64,7 @@ class Responder:
     def answer(self, items: Sequence[Item]) -> list[contract.Answer]:
         """The answers to one chunk, in order."""
         answers: dict[tuple[str, int], contract.Answer] = {}
-        groups: dict[str | None, list[Item]] = defaultdict(list)
-        for item in items:
-            groups[item.metadata.get("feedback")].append(item)
+        groups = map_reduce(items, lambda item: item.metadata.get("feedback"))
         answers |= self._answer_stock(groups.pop(None, []))
         with self.meter.exclude():
             prompts = [item.prompt for group in groups.values() for item in group]
@@ -169,9 +166,7 @@ class Responder:
     def _answer_stock(self, items: list[Item]) -> dict[tuple[str, int], contract.Answer]:
         """By lm-eval's own scoring, each item with one adapter chosen by its key."""
         names = sorted(set(self.adapters.values()))
-        groups: dict[int, list[Item]] = defaultdict(list)
-        for item in items:
-            groups[int(item.key[:8], 16) % len(names) if names else -1].append(item)
+        groups = map_reduce(items, lambda item: int(item.key[:8], 16) % len(names) if names else -1)
         answers = {}
         for turn, group in groups.items():
             with self.meter.phase("score"), self._active(names[turn] if names else None, "score"):

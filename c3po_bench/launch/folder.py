@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from more_itertools import chunked, map_reduce
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -72,11 +73,12 @@ class SweepFolder:
 
     def groups(self, cells: Sequence[int], size: int) -> list[list[int]]:
         """Cells in groups of at most `size` that share a model, so that one process loads it once."""
-        by_model: dict[str, list[int]] = {}
-        for cell in cells:
-            model = "" if size == 1 else next((o for o in self.cells[cell] if o.startswith("model=")), "")
-            by_model.setdefault(model, []).append(cell)
-        return [same[i : i + size] for same in by_model.values() for i in range(0, len(same), size)]
+        if size == 1:
+            return [[cell] for cell in cells]
+        by_model = map_reduce(
+            cells, lambda cell: next((o for o in self.cells[cell] if o.startswith("model=")), "")
+        )
+        return [group for same in by_model.values() for group in chunked(same, size)]
 
     def config(self, cell: int) -> Config:
         """The frozen config of a cell, typed and checked against the schema of the code at hand.

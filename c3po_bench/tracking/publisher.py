@@ -150,8 +150,9 @@ class _Publisher:
             sentences = verdict_sentences(compared, compare_controls(self.runs, refused={}))
             varied = axes(ablation)
             if due:
-                frames = {"comparison": compared, "ablation": ablation}
-                self._publish_analysis(analysis_id, frames, " ".join(sentences), varied)
+                self._publish_analysis(
+                    analysis_id, {"comparison": compared, "ablation": ablation}, " ".join(sentences), varied
+                )
                 self.done.analysis = analysis_id
             for run in changed:  # in their row alone, and last: one more run changes Holm's p of many
                 self._publish_run(run, only_row=self.online)

@@ -1,8 +1,7 @@
 """One training over the ranks of a run (torchrun, accelerate, srun): they enter, decide, leave together."""
 
-import contextlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ class RankGroup:
 
     def exclusive_lock(self, folder: Path) -> AbstractContextManager[object]:
         """Hold `folder` against other runs; the main process does so for all."""
-        return locks.exclusive_lock(folder) if self.is_main_process else contextlib.nullcontext()
+        return locks.exclusive_lock(folder) if self.is_main_process else nullcontext()
 
     def broadcast(self, decide: Callable[[], bool]) -> bool:
         """What the main process decides."""

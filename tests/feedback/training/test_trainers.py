@@ -206,7 +206,7 @@ def test_an_adapter_is_known_by_its_plan_data_model_and_seed(
     known.add(adapter_folder(plan, [replace(made[0], examples=EXAMPLES[1:])], context))
     context.seed = 12
     known.add(adapter_folder(plan, made, context))
-    context.seed, context.subject._load().hash = 11, "another model"
+    context.seed, context.subject._loaded.hash = 11, "another model"
     known.add(adapter_folder(plan, made, context))
     assert len(known) == 5 and {path.parent for path in known} == {tmp_path / "adapters"}
 
