@@ -14,8 +14,8 @@ from c3po_bench.cli import to_config
 from c3po_bench.config import KEYS, Config, conf_dir
 from c3po_bench.errors import UserError
 from c3po_bench.explain import hydra_overrides
-from c3po_bench.launch.folder import find_sweeps
 from c3po_bench.launch.grid import compose_grid
+from c3po_bench.launch.sweep_folder import find_sweeps
 from c3po_bench.runtime.console import log_to
 
 MENDABLE = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from c3po_bench.launch.folder import SweepFolder, freeze
 from c3po_bench.launch.grid import compose_grid
+from c3po_bench.launch.sweep_folder import SweepFolder, freeze
 
 GRID = ["+sweep=neighbors", "model=tiny", "method.neighbors.k=1,2", "embedder=minilm,hidden_states"]
 CELL = [

@@ -15,9 +15,9 @@ from tokenizers.processors import TemplateProcessing
 
 from c3po_bench.config import BackendConfig
 from c3po_bench.errors import UserError
-from c3po_bench.evaluate import both
 from c3po_bench.evaluate import run as harness
-from c3po_bench.evaluate.both import BothBackend, divide
+from c3po_bench.evaluate import tuned_then_rewired
+from c3po_bench.evaluate.tuned_then_rewired import BothBackend, divide
 from c3po_bench.models.tiny import CHARACTERS, tiny_model, tiny_tokenizer
 from tests.evaluate.conftest import config
 
@@ -98,8 +98,8 @@ def test_two_processes_do_not_merge_into_one_folder_at_once(
         held.append(folder)
         yield
 
-    monkeypatch.setattr(both, "exclusive_lock", other_process_first)
-    path = both.merged_model(chain.tuned, cfg.model).path
+    monkeypatch.setattr(tuned_then_rewired, "exclusive_lock", other_process_first)
+    path = tuned_then_rewired.merged_model(chain.tuned, cfg.model).path
     assert [str(folder) for folder in held] == [path] and [p.name for p in held[0].iterdir()] == [
         "merged.json"
     ]
