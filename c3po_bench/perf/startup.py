@@ -18,6 +18,7 @@ with rare_collections():  # as the command imports them
     import transformers, torch
     before = time.time()
     import transformers.modeling_utils  # the classes of models: part of loading one, wherever a file imports them
+    from transformers import AutoModelForCausalLM
     loading = time.time() - before
     import c3po_bench.models.loading as loading_module
 plain = loading_module._load
