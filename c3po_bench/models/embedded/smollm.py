@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-import gguf
 import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
@@ -143,6 +142,8 @@ def _read_once() -> Iterator[None]:
     By itself it reads the file three times, for configuration, tensors and tokenizer, and makes the table at every
     module: more than half of the seconds that converting takes.
     """
+    import gguf  # needed once, to build the checkpoint: whoever has it need not wait
+
     with (
         patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)),
         patch.object(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)),
