@@ -12,6 +12,25 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def quick(tiny: Path, folder: Path, *more: str) -> list[str]:
+    """Words of a small `feedback_quick` on the random model, whose results and cache are in `folder`."""
+    return [
+        "c3po_bench",
+        "+experiment=feedback_quick",
+        "model=hf",
+        f"model.path={tiny}",
+        "model.device=cpu",
+        f"results_dir={folder}/out",
+        f"feedback.cache_dir={folder}/cache",
+        "tracking.mode=disabled",
+        "batch_size=4",
+        *(f"feedback.n_{scope}=16" for scope in ("in", "near", "out")),
+        "feedback.train.precision=float32",
+        "feedback.answers.batch_size=4",
+        *more,
+    ]
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder with what the official trainer computed."""

@@ -33,6 +33,7 @@ from c3po_bench.feedback.responder import Responder
 from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.training.recipes import SCHEDULERS, check_values, make_plan
 from c3po_bench.store.schema import Sample
+from tests.feedback.conftest import quick
 
 ARMS = ["base", "in_context", "in_context_cot", "dpo", "c3po_kl", "c3po_from_sft", "revised"]
 SEVERAL = ["dpo_mix", "c3po_joint"]
@@ -431,27 +432,11 @@ def test_s_metrics_are_the_papers():
 @pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
     def start(folder: Path) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable,
-            "-m",
-            "c3po_bench",
-            "+experiment=feedback_quick",
-            "model=hf",
-            f"model.path={tiny}",
-            "arms=[c3po]",
-            f"results_dir={folder}/out",
-            f"feedback.cache_dir={folder}/cache",
-            "tracking.mode=disabled",
-            "batch_size=4",
-            "feedback.n_in=16",
-            "feedback.n_near=16",
-            "feedback.n_out=16",
-            "feedback.train.steps=24",
-            "feedback.train.precision=float32",
-            "feedback.answers.batch_size=4",
-        ]
+        words = quick(tiny, folder, "arms=[c3po]", "feedback.train.steps=24")
         root = Path(__file__).resolve().parents[2]
-        return subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return subprocess.Popen(
+            [sys.executable, "-m", *words], cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
 
     assert start(tmp_path / "whole").wait() == 0
     folder = tmp_path / "killed"

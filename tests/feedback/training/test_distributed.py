@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.training.distributed import share_of
+from tests.feedback.conftest import quick
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -26,30 +27,10 @@ def run(tiny: Path, folder: Path, processes: int) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
-    command = [
-        sys.executable,
-        *(torchrun if processes > 1 else []),
-        "-m",
-        "c3po_bench",
-        "+experiment=feedback_quick",
-        "model=hf",
-        f"model.path={tiny}",
-        "model.device=cpu",
-        "arms=[scd_negatives,dpo,c3po,c3po_kl]",
-        f"results_dir={folder}/out",
-        f"feedback.cache_dir={folder}/cache",
-        "tracking.mode=disabled",
-        "batch_size=4",
-        "feedback.n_in=16",
-        "feedback.n_near=16",
-        "feedback.n_out=16",
-        "feedback.train.steps=4",
-        "feedback.train.sft_steps=4",
-        "feedback.train.precision=float32",
-        "feedback.train.constraint_batch_size=1",
-        "feedback.answers.batch_size=4",
-        "feedback.train.lr=1e-3",
-    ]
+    steps = ("feedback.train.steps=4", "feedback.train.sft_steps=4", "feedback.train.lr=1e-3")
+    arms = ("arms=[scd_negatives,dpo,c3po,c3po_kl]", "feedback.train.constraint_batch_size=1")
+    words = quick(tiny, folder, *arms, *steps)
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", *words]
     done = subprocess.run(
         command,
         cwd=ROOT,
