@@ -7,16 +7,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from c3po_bench.analysis import statistics
-from c3po_bench.analysis.compare import (
-    COLUMNS,
-    CONTROL_COLUMNS,
-    POOLED,
-    compare,
-    compare_controls,
-    typed,
-)
+from c3po_bench.analysis import power, statistics
+from c3po_bench.analysis.compare import compare, compare_controls
+from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, POOLED, typed
 from c3po_bench.errors import UserError
 from c3po_bench.store.reader import Run
 from tests import store_factory as factory
@@ -76,6 +71,7 @@ def test_holm_runs_over_arms_and_tasks(frame):
     assert len(tests) == 10
     smallest = tests.loc[tests["p"].idxmin()]
     assert smallest["p_holm"] == pytest.approx(min(1.0, 10 * smallest["p"]))
+    assert set(tests["tests"]) == {10} and (tests["p_max_t"] <= tests["p_holm"] + 0.02).all()
     assert (tests["p_holm"] >= tests["p"]).all()
 
 
@@ -191,28 +187,32 @@ def test_right_or_wrong_has_wilsons_interval_and_tangos(tmp_path):
     assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(
         statistics.tango(fixed, broken, 120)
     )
-    assert row["p"] == row["p_mcnemar"] == pytest.approx(float(statistics.mcnemar(fixed, broken)))
-    assert row["mde"] == pytest.approx(statistics.smallest_gain(ARM - BASE, 120, binary=True))
+    assert row["p"] == pytest.approx(float(statistics.mid_p(fixed, broken)))
+    assert row["p_mcnemar"] == pytest.approx(float(statistics.mcnemar(fixed, broken)))
+    assert row["mde"] == pytest.approx(power.smallest_gain(ARM - BASE, 120, binary=True))
+    assert (row["over"], row["groups"]) == ("items", 120)
+    assert row["p_same"] == pytest.approx(statistics.same_p(ARM - BASE, 0.01)) and row["margin"] == 0.01
 
 
-def test_graded_scores_have_bootstrap_intervals(tmp_path):
+def test_graded_scores_have_t_intervals(tmp_path):
     arm, base = ARM * 0.5 + np.arange(120) / 400, BASE * 0.5
     row = row_of(tmp_path, arm, base)
-    own = statistics.bootstrap(arm, draws=500, seed=3)
-    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(own)
-    gap = statistics.paired_bootstrap(arm, base, draws=500, seed=3)
-    assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(gap)
+    own, gap = (stats.ttest_1samp(values, 0).confidence_interval() for values in (arm, arm - base))
+    assert (row["low"], row["high"]) == pytest.approx((own.low, own.high))
+    assert (row["diff_low"], row["diff_high"]) == pytest.approx((gap.low, gap.high))
+    assert row["difference"] == pytest.approx((arm - base).mean())
     assert row["p"] == statistics.sign_flip(arm - base, draws=500, seed=3)
 
 
 def test_items_of_a_passage_are_drawn_together_for_the_arm_alone_too(tmp_path):
     row = row_of(tmp_path, ARM, BASE, PASSAGES)
+    assert (row["over"], row["groups"]) == ("clusters", 30)
     own = statistics.bootstrap(ARM, draws=500, seed=3, clusters=PASSAGES)
-    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(own, abs=0.02)
+    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(tuple(own), abs=0.03)
     plain = statistics.wilson(ARM.sum(), 120)
     assert row["high"] - row["low"] > 1.5 * (plain.high - plain.low)
     shares = statistics.cluster_means(ARM - BASE, PASSAGES)
-    assert row["mde"] == pytest.approx(statistics.smallest_gain(shares, 120, binary=True))
+    assert row["mde"] == pytest.approx(power.smallest_gain(shares, 120, binary=True, clustered=True))
 
 
 @pytest.mark.parametrize(("passages", "test"), [(9, "mcnemar"), (10, "sign-flip")])
