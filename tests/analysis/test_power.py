@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from c3po_bench import power as command
 from c3po_bench.analysis import power, statistics
+from tests import store_factory as factory
 from tests.analysis.test_statistics import correlated
 
 
@@ -127,3 +131,55 @@ def test_a_difference_above_the_smallest_gain_is_always_called(tests):
                     assert statistics.mid_p(fixed, broken) < alpha, (items, fixed, broken)
                     assert statistics.tango(fixed, broken, items).low > 0
                     break  # more fixed ones are called the more
+
+
+def last(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_command_says_power_items_and_gain(capsys):
+    assert command.main(["--discordance", "0.1", "--items", "200", "--gain", "0.02", "--json"]) == 0
+    found = last(capsys)
+    assert found["items_needed"] == power.items_needed(0.02, 0.1)
+    assert found["power"] == pytest.approx(power.power_of(200, 0.02, 0.1))
+    assert found["detectable_gain"] == pytest.approx(0.060469314, abs=1e-7)
+
+
+def test_the_discordance_of_a_store(tmp_path, capsys):
+    base = np.array([0, 1] * 50)
+    arm = base.copy()
+    arm[:10] = 1 - arm[:10]
+    factory.store(tmp_path, base=base, ngd=arm)
+    assert command.main(["--store", str(tmp_path), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "ngd: 10 of 100 items change (10.0%)" in out
+    assert json.loads(out.splitlines()[-1])["discordance"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give --discordance, or --store"),
+        (["--discordance", "0"], "a share of items above 0"),
+        (["--discordance", "0.04"], "at most the discordance, 0.04"),
+        (["--discordance", "0.1", "--items", "0"], "at least 1 item"),
+        (["--store", "nowhere"], "holds no results"),
+    ],
+)
+def test_impossible_numbers_end_in_one_line(words, message, capsys):
+    assert command.main(words) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_too_few_items_for_any_gain(capsys):
+    assert command.main(["--discordance", "0.1", "--items", "20", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "no gain" in out and json.loads(out.splitlines()[-1])["detectable_gain"] is None
+
+
+def test_simulated_power_is_that_of_the_formula(rng):
+    """A true gain of 5 points where a tenth of 400 items changes."""
+    fixed, broken, _ = rng.multinomial(400, [0.075, 0.025, 0.9], 4000).T
+    shown = (statistics.mid_p(fixed, broken) < 0.05) & (fixed > broken)
+    assert shown.mean() == pytest.approx(power.power_of(400, 0.05, 0.1), abs=0.02)
