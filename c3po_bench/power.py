@@ -21,9 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         "of the test in use (McNemar's mid-p at 5%%, one comparison, independent items).",
     )
     parser.add_argument("--discordance", type=float, help="share of items whose correctness changes, 0 to 1")
-    parser.add_argument(
-        "--store", help="measure the discordance in this store's comparisons with base instead"
-    )
+    parser.add_argument("--store", help="measure the discordance in this store's comparisons with base")
     parser.add_argument("--items", type=int, default=400, help="that both arms answer (default: 400)")
     parser.add_argument(
         "--gain", type=float, default=0.05, help="true difference of accuracies (default: 0.05)"
@@ -37,13 +35,14 @@ def main(argv: list[str] | None = None) -> int:
 def _show(arguments: argparse.Namespace) -> None:
     write = sys.stdout.write
     discordance = arguments.discordance
-    if (discordance is None) == (arguments.store is None):
-        raise UserError("give --discordance, or --store DIR to measure it, and not both")
+    if discordance is None and arguments.store is None:
+        raise UserError("give --discordance, or --store DIR to measure it")
     if arguments.store:
         changes = measured(arguments.store)
         for label, (changed, items) in changes.items():
             write(f"{label}: {changed:,} of {items:,} items change ({changed / items:.1%})\n")
-        discordance = sum(c for c, _ in changes.values()) / sum(n for _, n in changes.values())
+        if discordance is None:
+            discordance = sum(c for c, _ in changes.values()) / sum(n for _, n in changes.values())
     gain, items, wanted = arguments.gain, arguments.items, arguments.power
     if not 0 < discordance <= 1:
         raise UserError(f"discordance {discordance:g}: a share of items above 0, at most 1, is expected")
