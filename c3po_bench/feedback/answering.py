@@ -79,16 +79,6 @@ class Answer:
     finished: bool
     tokens: int
 
-    def record(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return asdict(self)
-
-
-def is_answer(value: Any) -> bool:
-    """Whether a cached value is the record of an answer."""
-    kinds = {"text": str, "finished": bool, "tokens": int}
-    return isinstance(value, dict) and {key: type(part) for key, part in value.items()} == kinds
-
 
 def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     """Indices of the prompts, batched by length (longest first)."""

@@ -181,6 +181,5 @@ def report(folder: SweepFolder, cells: list[CellStatus]) -> str:
     for cell in cells:
         if cell.status != "done":
             point = " ".join(text for text in cell.overrides if text not in shared)
-            reason = f"  {cell.reason}" if cell.reason else ""
-            lines.append(f"  {cell.cell:4d} {cell.status:8s} {point}{reason}")
+            lines.append(f"  {cell.cell:4d} {cell.status:8s} {point}  {cell.reason}".rstrip())
     return "\n".join(lines)

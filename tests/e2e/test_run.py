@@ -93,9 +93,8 @@ def test_batch_size_limit_and_order_change_nothing(finished, c3po, tiny, tmp_pat
     assert done.returncode == 0, done.stderr
     few = answers(tmp_path)
     whole = {arm: [row for row in rows if row[1] < 2] for arm, rows in answers(folder).items()}
-    same(
-        whole, few, tolerance=2e-3
-    )  # another batch moves the sixth digit; a near-tie between experts amplifies that
+    # another batch moves the sixth digit; a near-tie between experts amplifies that
+    same(whole, few, tolerance=2e-3)
 
 
 def test_the_naive_engine_gives_the_same(finished, c3po, tiny, tmp_path):

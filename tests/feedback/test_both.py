@@ -227,9 +227,8 @@ def test_written_answers_of_stock_tasks_stand_beside_feedback(backend: str, moe:
     answers = [
         [row["prediction"] for row in run.samples() if row["task"] == "written"] for run in harness.run(cfg)
     ]
-    assert answers[0] == answers[1] and all(
-        answers[0]
-    )  # its own pathway; a sentence that stock prompts do not have
+    # its own pathway; a sentence that stock prompts do not have
+    assert answers[0] == answers[1] and all(answers[0])
 
 
 def test_arms_that_put_something_before_the_prompt_take_ids_too(moe: Path, tmp_path: Path):
