@@ -15,6 +15,7 @@ from c3po_bench.analysis.ablation import axes, shown
 from c3po_bench.analysis.arms import display_name
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, records
+from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
 from c3po_bench.store.reader import Run
@@ -40,6 +41,8 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
         console.print(gap_table(share_recovered(runs, distance)))
     if any(frame["scope"]):
         console.print(feedback_table(runs))
+        if len(judges := judge_measures(runs, newest_labels(results_dir))):
+            console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
     console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
     console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
@@ -160,6 +163,31 @@ def _measure(row: dict[str, Any] | None) -> str:
     digits = 3 if row["measure"] == "drift" else 2
     text = f"{row['mean']:.{digits}f}"
     return f"{text} {measure_interval(row)}".strip() if row["measure"] in ("score", "drift") else text
+
+
+def judge_table(frame: pd.DataFrame) -> Table:
+    """What is known of a model that judged: its errors against rules, and shares and means corrected for them."""
+    caption = (
+        "judged: share that follows or leaks; corrected for sensitivity and specificity against rules (Rogan and Gladen); "
+        "by people: mean of all answers by those that people scored (PPI++); 95%"
+    )
+    numbers = ("n", "judged", "sensitivity", "specificity", "corrected", "by people")
+    table = _table(["arm", "scope"], numbers, title="the judge", caption=caption)
+    for row in records(frame):
+        texts = [
+            display_name(row),
+            SCOPES.get(row["scope"], row["scope"]),
+            str(row["n"]),
+            f"{row['judged']:.2f}",
+        ]
+        texts += [_number(row[name], "{:.2f}") for name in ("sensitivity", "specificity")]
+        for name in ("corrected", "estimate"):
+            interval = (
+                f" [{row[name + '_low']:.2f}, {row[name + '_high']:.2f}]" if known(row[name + "_low"]) else ""
+            )
+            texts.append(_number(row[name], "{:.2f}") + interval)
+        table.add_row(*map(Text, texts))
+    return table
 
 
 def gap_table(frame: pd.DataFrame) -> Table:

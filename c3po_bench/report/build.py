@@ -18,6 +18,7 @@ from c3po_bench.analysis.ablation import ablation_table, axes, write_table
 from c3po_bench.analysis.arms import BASE, METHODS, display_name
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.seeds import seed_agreement
 from c3po_bench.analysis.tables import feedback_note
@@ -32,7 +33,7 @@ MOST_RUNS = (
     24  # shown side by side, and whose configuration the page carries; of larger stores the best of each arm
 )
 BEST = 3
-TABLES = ("comparison", "ablation", "controls", "seeds", "feedback")
+TABLES = ("comparison", "ablation", "controls", "seeds", "feedback", "judges")
 FIGURES = ("effects", "cost", "heat_*", "curve_*")
 PRINT = {
     "background": "white",
@@ -75,6 +76,9 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         "seeds": seed_agreement(runs),
         "feedback": feedback_measures(runs, pieces=True) if any(compared["scope"]) else pd.DataFrame(),
     }
+    frames["judges"] = (
+        judge_measures(runs, newest_labels(results_dir)) if any(compared["scope"]) else pd.DataFrame()
+    )
     write_tables(output / "tables", frames)
     selection = select(runs, compared)
     rows = selection.rows
@@ -104,6 +108,8 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         seed_columns=tables.SEED_COLUMNS,
         seed_rows=tables.seed_rows(frames["seeds"]),
         feedback_note=feedback_note(records(measured)) if len(measured) else "",
+        judge_columns=tables.JUDGE_COLUMNS,
+        judge_rows=tables.judge_rows(frames["judges"]),
         feedback_columns=tables.FEEDBACK_COLUMNS,
         feedback_rows=tables.feedback_rows(measured),
         rings=[tables.outline(dict.fromkeys(tables.CORNERS, share)) for share in (1 / 3, 2 / 3, 1)],

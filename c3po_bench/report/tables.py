@@ -61,6 +61,9 @@ COLUMNS = _columns(
 FEEDBACK_COLUMNS = _columns(
     ["Arm", "Scope"], ["S", "Drift", "Similarity", "Repetition", "Broken endings", "Length ratio"]
 )
+JUDGE_COLUMNS = _columns(
+    ["Arm", "Scope"], ["n", "Judged", "Sensitivity", "Specificity", "Corrected", "By people"]
+)
 SEED_COLUMNS = _columns(
     ["Arm", "Task"],
     [
@@ -168,6 +171,28 @@ def feedback_rows(measured: pd.DataFrame) -> list[Row]:
 def _measure(row: dict[str, Any]) -> Cell:
     digits = 3 if row["measure"] == "drift" else 2
     return Cell(f"{row['mean']:.{digits}f}", row["mean"], measure_interval(row))
+
+
+def judge_rows(judges: pd.DataFrame) -> list[Row]:
+    """The rows of `judge_measures`."""
+    rows = []
+    for row in records(judges):
+        cells = [
+            Cell(display_name(row), display_name(row)),
+            Cell(SCOPES.get(row["scope"], row["scope"]), row["scope"]),
+        ]
+        cells += [Cell(str(row["n"]), row["n"])]
+        cells += [
+            _share(row, name) for name in ("judged", "sensitivity", "specificity", "corrected", "estimate")
+        ]
+        rows.append(Row(row["scope"], row["role"], cells))
+    return rows
+
+
+def _share(row: dict[str, Any], name: str) -> Cell:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    interval = f"[{low:.2f}, {high:.2f}]" if known(low) else ""
+    return Cell(f"{row[name]:.2f}", row[name], interval) if known(row[name]) else Cell("")
 
 
 def seed_rows(seeds: pd.DataFrame) -> list[Row]:
