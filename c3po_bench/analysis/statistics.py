@@ -81,17 +81,22 @@ def mid_p(fixed: ArrayLike, broken: ArrayLike) -> Floats:
     return np.where(f == b, 1.0, np.minimum(p, 1.0))
 
 
-def wilson(successes: float, n: int) -> Interval:
-    """Wilson's score interval (1927) of a share of `n`; sound near 0 and 1 and for small `n`."""
+def _quantile(level: float, df: int | None) -> float:
+    """Standard errors to each side of an interval: normal, or of t where `df` is given."""
+    return float(ndtri(0.5 + level / 2) if df is None else stdtrit(df, 0.5 + level / 2))
+
+
+def wilson(successes: float, n: float, df: int | None = None) -> Interval:
+    """Wilson's score interval (1927) of a share of `n`; sound near 0 and 1 and for small `n`. `df`: by t, not normal."""
     if n <= 0:
         return NOTHING
-    share = successes / n
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * np.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    share, z = successes / n, _quantile(LEVEL, df)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
 
 
-def tango_score(fixed: int, broken: int, n: int, difference: float) -> float:
+def tango_score(fixed: float, broken: float, n: float, difference: float) -> float:
     """The score statistic, standard normal, of the paired difference of two shares being `difference` (Tango 1998)."""
     b = (2 * n - fixed + broken) * difference - fixed - broken
     root = math.sqrt(max(0.0, b * b + 8 * n * broken * difference * (1 - difference)))
@@ -101,14 +106,15 @@ def tango_score(fixed: int, broken: int, n: int, difference: float) -> float:
 
 
 @lru_cache(maxsize=4096)  # a sweep asks for the same few counts thousands of times
-def tango(fixed: int, broken: int, n: int, level: float = LEVEL) -> Interval:
+def tango(fixed: float, broken: float, n: float, level: float = LEVEL, df: int | None = None) -> Interval:
     """Tango's score interval (1998) of the difference of two paired shares, of which `n` items are the same.
 
     The differences that a score test does not reject; sound where few items change, or none.
+    `df`: by t, not normal.
     """
     if n <= 0:
         return NOTHING
-    value, z = (fixed - broken) / n, float(ndtri(0.5 + level / 2))
+    value, z = (fixed - broken) / n, _quantile(level, df)
 
     def bound(outside: float) -> float:
         inside = value
@@ -170,41 +176,58 @@ def t_test(values: ArrayLike, clusters: ArrayLike | None = None, *, above: float
     return 2 * float(stdtr(df, -abs(mean) / se)) if above is None else float(stdtr(df, (above - mean) / se))
 
 
+class Counts(NamedTuple):
+    """How many of how many items are 1 and -1; for clusters of so many independent items as say as much, with df of t."""
+
+    up: float
+    down: float
+    n: float
+    df: int | None
+
+
+def counts_of(scores: ArrayLike, clusters: ArrayLike | None = None) -> Counts:
+    """The counts of -1/0/1 scores; of clusters, divided by the design effect.
+
+    That is the variance of the mean over clusters by that over items, at least 1 (Korn and Graubard 1998). Scores
+    that are all alike have none to tell it by: each cluster then counts as one item.
+    """
+    v = np.asarray(scores, dtype=np.float64)
+    n, up, down = float(len(v)), float((v > 0).mean()), float((v < 0).mean())
+    if clusters is None:
+        return Counts(round(up * n), round(down * n), n, None)
+    _, se, df = standard_error(v, clusters)
+    n /= max(1.0, se * se * n / float(v.var())) if v.var() > 0 else n / (df + 1)
+    return Counts(up * n, down * n, n, df if v.var() > 0 else None)
+
+
 def score_interval(values: ArrayLike, clusters: ArrayLike | None = None, *, signed: bool = False) -> Interval:
     """Mean of scores with the 95% interval that suits them.
 
-    Independent 0/1 scores have Wilson's, -1/0/1 scores Tango's, as have 0/1 scores that could be -1 (`signed`);
-    others, and what comes in clusters, t over items or clusters. Where all scores of clusters are one of -1, 0
-    and 1, each cluster counts as one item; where others do not vary there are no bounds.
+    0/1 scores have Wilson's, -1/0/1 scores Tango's, as have 0/1 scores that could be -1 (`signed`); where they come
+    in clusters, of the `counts_of` these and by t. Others have t intervals over items or clusters, and no bounds
+    where they do not vary.
     """
     v = np.asarray(values, dtype=np.float64)
     if not len(v):
         return NOTHING
-    ternary, alike = is_ternary(v), bool(np.ptp(v) == 0)
-    if ternary and (clusters is None or alike):
-        n = len(v) if clusters is None else len(np.unique(np.asarray(clusters)))
-        up, down = round(n * float((v > 0).mean())), round(n * float((v < 0).mean()))
-        return tango(up, down, n) if signed or down else wilson(up, n)
-    value, low, high = t_interval(v, clusters)
-    if not ternary:
-        return Interval(value, low, high)
-    least = -1.0 if signed or v.min() < 0 else 0.0
-    return Interval(value, float(np.maximum(low, least)), float(np.minimum(high, 1.0)))
+    if not is_ternary(v):
+        return t_interval(v, clusters)
+    up, down, n, df = counts_of(v, clusters)
+    return tango(up, down, n, df=df) if signed or down else wilson(up, n, df)
 
 
 def same_p(differences: ArrayLike, margin: float, clusters: ArrayLike | None = None) -> float:
     """The p of two one-sided tests (TOST) that the mean difference lies within `margin` of 0 on both sides.
 
-    The larger p of the two: score tests (Tango's) of -1/0/1 differences, t tests of others and of clusters. Below
-    0.05 where the 90% interval lies within the margin. NaN over no items, and of others without variance.
+    The larger p of the two: score tests (Tango's) of -1/0/1 differences, t tests of others. Below 0.05 where the
+    90% interval lies within the margin. NaN over no items, and of others without variance.
     """
     d = np.asarray(differences, dtype=np.float64)
-    if is_ternary(d) and len(d) and (clusters is None or not d.any()):
-        n = len(d) if clusters is None else len(np.unique(np.asarray(clusters)))
-        up, down = int((d > 0).sum()), int((d < 0).sum())
-        below, above = (tango_score(up, down, n, bound) for bound in (-margin, margin))
-        return float(max(ndtr(-below), ndtr(above)))
-    return max(t_test(d, clusters, above=-margin), t_test(-d, clusters, above=-margin))
+    if not len(d) or not is_ternary(d):
+        return max(t_test(d, clusters, above=-margin), t_test(-d, clusters, above=-margin))
+    up, down, n, df = counts_of(d, clusters)
+    below, above = (tango_score(up, down, n, bound) for bound in (-margin, margin))
+    return float(max(ndtr(-below), ndtr(above)) if df is None else max(stdtr(df, -below), stdtr(df, above)))
 
 
 def crossed_variance(table: ArrayLike) -> float:
