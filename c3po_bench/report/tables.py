@@ -143,7 +143,7 @@ def marks(compared: pd.DataFrame) -> str:
         notes.append("§: over groups of items that share a source, by t.")
     if any(map(direction, records(compared))):
         notes.append(
-            "Green and red: the interval excludes 0, and p is below 0.05 after Holm's correction for the "
+            "Green and red: the interval excludes 0 and p is below 0.05 after Holm's correction for the "
             "number of tests."
         )
     if any(compared["prompt_differs"]):
