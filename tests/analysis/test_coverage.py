@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from c3po_bench.analysis import power, statistics
 from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, typed
@@ -31,10 +32,13 @@ def held(counts: np.ndarray, truth: float, interval: Callable[..., statistics.In
 
 
 def right_or_wrong(draws: int, rng: np.random.Generator) -> Iterator[tuple[tuple, float]]:
+    """Every whole percent, by enumeration."""
     for n in ITEMS:
-        for rate in RATES:
-            counts = rng.binomial(n, rate, draws)[:, None]
-            yield (n, rate), held(counts, rate, lambda k, n=n: statistics.wilson(k, n))
+        counts = np.arange(n + 1)
+        bounds = np.array([statistics.wilson(int(k), n) for k in counts])
+        for rate in np.arange(1, 51) / 100:
+            inside = (bounds[:, 1] <= rate) & (rate <= bounds[:, 2])
+            yield (n, float(rate)), float(stats.binom.pmf(counts, n, rate) @ inside)
 
 
 def ternary(draws: int, rng: np.random.Generator) -> Iterator[tuple[tuple, float]]:
