@@ -1,6 +1,7 @@
 """What the stages of a synthesis share: the model being tuned, caches of finished calls, counts of gaps."""
 
 import contextlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -74,9 +75,11 @@ class Subject:
         self.release()
         loaded = self._loaded
         (first, folder), *others = adapters.items()
-        loaded.adapted = PeftModel.from_pretrained(bare(loaded.model), str(folder), adapter_name=first)
-        for name, folder in others:
-            loaded.adapted.load_adapter(str(folder), adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT's calls into transformers
+            loaded.adapted = PeftModel.from_pretrained(bare(loaded.model), str(folder), adapter_name=first)
+            for name, folder in others:
+                loaded.adapted.load_adapter(str(folder), adapter_name=name)
         return loaded.adapted.eval()
 
     def unadapted(self) -> contextlib.AbstractContextManager[Any]:

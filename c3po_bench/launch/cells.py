@@ -20,8 +20,8 @@ from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
-from c3po_bench.launch.folder import SweepFolder
 from c3po_bench.launch.slurm import queue
+from c3po_bench.launch.sweep_folder import SweepFolder
 from c3po_bench.runtime import ranks
 from c3po_bench.store.reader import Run
 

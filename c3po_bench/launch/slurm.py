@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from c3po_bench.errors import UserError
-from c3po_bench.launch.folder import SweepFolder, job_id
+from c3po_bench.launch.sweep_folder import SweepFolder, job_id
 from c3po_bench.store.files import write_text
 
 SIGNAL_SECONDS = 120

@@ -8,7 +8,7 @@ from rich.console import Console
 from c3po_bench.analysis.ablation import ablation_table, write_table
 from c3po_bench.analysis.tables import sweep_table
 from c3po_bench.launch.cells import statuses
-from c3po_bench.launch.folder import SweepFolder
+from c3po_bench.launch.sweep_folder import SweepFolder
 from c3po_bench.store.reader import Run
 
 

@@ -276,7 +276,7 @@ def counting(
     named = model.named_modules() if model is not None else ()
     first = [module for name, module in named if FIRST_LAYER.search(name)][:1]
     handles = [module.register_forward_pre_hook(at_layer, with_kwargs=True) for module in first]
-    if first and (head := model.get_output_embeddings()) is not None:
+    if model is not None and first and (head := model.get_output_embeddings()) is not None:
         handles.append(head.register_forward_pre_hook(at_head))
     try:
         yield flops

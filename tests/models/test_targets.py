@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate import run as harness
-from c3po_bench.evaluate.both import merged_model
+from c3po_bench.evaluate.tuned_then_rewired import merged_model
 from c3po_bench.feedback.backend import FeedbackArm
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig
 from c3po_bench.feedback.training.adapters import adapter_folder

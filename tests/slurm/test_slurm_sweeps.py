@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from c3po_bench.analysis.ablation import ablation_table
-from c3po_bench.launch.folder import find_sweeps
+from c3po_bench.launch.sweep_folder import find_sweeps
 from c3po_bench.launch.table import runs_of
 from tests.slurm.conftest import CELL, GRID, SLURM
 

@@ -13,7 +13,7 @@ import torch
 
 from c3po_bench.contract import Answer, Item
 from c3po_bench.models.flops import counting, shape_of
-from c3po_bench.models.stock import StockScorer
+from c3po_bench.models.stock_scoring import StockScorer
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.sft import trainable
 from c3po_bench.rewiring.baselines.training import Answering, Opened, Weights

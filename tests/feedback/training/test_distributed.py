@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.training.distributed import share_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(tiny: Path, folder: Path, processes: int) -> None:
