@@ -140,7 +140,7 @@ def _sweep(runs: list[dict[str, Any]]) -> str:
             f"chance; shrunken to the mean of all it is {_plus(left)} points."
         )
     if all(known(row["even"]) and known(row["odd"]) for row in runs):
-        picked = max(runs, key=lambda row: row["even"])
+        picked = min(runs, key=lambda row: (-row["even"], row["label"]))  # ties: not by the other half
         rest = f"{_plus(picked['odd'])} points {bracket(picked['odd_low'], picked['odd_high'])}"
         sentence += f" Chosen on half of the items, {_settings(picked)} shows {rest} on the other half."
     return sentence
