@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     """Compare and show; 2 where the user can mend what is missing, or where no task may be compared."""
     parser = argparse.ArgumentParser(
         prog="python -m c3po_bench.compare",
-        description="Compare two runs or logs item by item; differences are A - B. Logs of lm-evaluation-harness, "
-        "Inspect, lighteval and Every Eval Ever are read, and our own runs and stores.",
+        description="Compare two runs or logs item by item; differences are A - B. Logs of "
+        "lm-evaluation-harness, Inspect, lighteval and Every Eval Ever are read, and our runs and stores.",
     )
     parser.add_argument(
         "a", metavar="A[:ARM]", help="a run, a store with the name of an arm, a log or its folder"

@@ -1,4 +1,4 @@
-"""`python -m c3po_bench.power --discordance 0.10 [--items 400] [--gain 0.05]`: what so many items can show."""
+"""`python -m c3po_bench.power --discordance D [--items N] [--gain G]`: what so many items can show."""
 
 import argparse
 import json
@@ -14,11 +14,11 @@ from c3po_bench.store.reader import load_runs
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print power, the items that a gain needs, and the gain that the items find; 2 for impossible numbers."""
+    """Print power, the items that a gain needs, and the gain that items find; 2 for impossible numbers."""
     parser = argparse.ArgumentParser(
         prog="python -m c3po_bench.power",
-        description="How many items a gain of accuracy needs, and what a number of items can show, by the exact power "
-        "of the test in use (McNemar's mid-p at 5%%, one comparison, independent items).",
+        description="How many items a gain of accuracy needs, and what a number of items can show, by the "
+        "exact power of the test in use (McNemar's mid-p at 5%%, one comparison, independent items).",
     )
     parser.add_argument("--discordance", type=float, help="share of items whose correctness changes, 0 to 1")
     parser.add_argument("--store", help="measure the discordance in this store's comparisons with base")
@@ -34,15 +34,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _show(arguments: argparse.Namespace) -> None:
     write = sys.stdout.write
-    discordance = arguments.discordance
-    if discordance is None and arguments.store is None:
+    discordance, changes = arguments.discordance, measured(arguments.store) if arguments.store else {}
+    for label, (changed, items) in changes.items():
+        write(f"{label}: {changed:,} of {items:,} items change ({changed / items:.1%})\n")
+    if discordance is None and not changes:
         raise UserError("give --discordance, or --store DIR to measure it")
-    if arguments.store:
-        changes = measured(arguments.store)
-        for label, (changed, items) in changes.items():
-            write(f"{label}: {changed:,} of {items:,} items change ({changed / items:.1%})\n")
-        if discordance is None:
-            discordance = sum(c for c, _ in changes.values()) / sum(n for _, n in changes.values())
+    if discordance is None:
+        discordance = sum(c for c, _ in changes.values()) / sum(n for _, n in changes.values())
     gain, items, wanted = arguments.gain, arguments.items, arguments.power
     if not 0 < discordance <= 1:
         raise UserError(f"discordance {discordance:g}: a share of items above 0, at most 1, is expected")
@@ -63,10 +61,10 @@ def _show(arguments: argparse.Namespace) -> None:
     least = found["detectable_gain"]
     shown = "no gain" if math.isnan(least) else f"gains from {least * 100:.1f} points on"
     write(
-        f"Where {discordance:.1%} of items change, {items:,} items find a gain of {gain * 100:g} points with a power of "
-        f"{found['power']:.2f}, and with {wanted:g} {shown}; {gain * 100:g} points need {found['items_needed']:,} items "
-        f"for {wanted:g}.\nExact power of McNemar's mid-p test at 5%, for one comparison of independent items: "
-        "correction for several tests and items that share a source need more.\n"
+        f"Where {discordance:.1%} of items change, {items:,} items find a gain of {gain * 100:g} points with "
+        f"a power of {found['power']:.2f}, and with {wanted:g} {shown}; {gain * 100:g} points need "
+        f"{found['items_needed']:,} items for {wanted:g}.\nExact power of McNemar's mid-p test at 5%, for "
+        "one comparison of independent items: correction for several tests and items that share a source need more.\n"
     )
     if arguments.json:
         write(json.dumps(found | {"detectable_gain": None if math.isnan(least) else least}) + "\n")

@@ -41,9 +41,9 @@ def compare(
     Each run has a row for each of its tasks and one for each benchmark of many tasks (facts, MMLU). With
     several benchmarks it also has a row over all items and one for the mean of benchmarks. Intervals are 95%.
     Holm's correction runs over all (run, benchmark) tests, over the runs for the row of all items, and over
-    the tasks within benchmarks on their own; step-down max-T over those of one base, times the number of bases.
-    A run whose ``settings.prompt_differs`` is true may have other prompts than its base (in-context feedback);
-    the column of that name marks it.
+    the tasks within benchmarks on their own; step-down max-T over those of one base, times the number of
+    bases. A run whose ``settings.prompt_differs`` is true may have other prompts than its base (in-context
+    feedback); the column of that name marks it.
 
     Args:
         runs: of one store.
@@ -94,9 +94,9 @@ def compare_controls(
     """Compare every run with each of its controls, as `compare` does with its base.
 
     There is a row for each benchmark and summary. Holm's correction runs over all (run, control, benchmark)
-    tests, and over (run, control) for the row of all items. `p_half` is of the contrast c - a / 2 against 0, one
-    sided, of the gains of control and arm over base: below 0.05 the control has more than half of the arm's gain.
-    Raises UserError where items differ; with `refused` (a dict) its reason is put there instead.
+    tests, and over (run, control) for the row of all items. `p_half` is of the contrast c - a / 2 against 0,
+    one sided, of the gains of control and arm over base: below 0.05 the control has more than half of the
+    arm's gain. Raises UserError where items differ; with `refused` (a dict) its reason is put there instead.
     """
     partners, labels = Partners(runs), run_labels(runs)
     rows: list[dict[str, Any]] = []
@@ -154,7 +154,7 @@ class Draws(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Scores of one run and of its base (None: it has none), each ``[items]``, and what else is known of items."""
+    """Scores of one run and of its base (None: it has none), each ``[items]``, and what else items have."""
 
     own: np.ndarray
     base: np.ndarray | None

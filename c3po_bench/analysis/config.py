@@ -1,4 +1,4 @@
-"""What is fixed before a comparison is looked at: dataclasses only, so that composing a config loads no scipy."""
+"""What is fixed before a comparison is looked at: dataclasses only, so that a config loads no scipy."""
 
 from dataclasses import dataclass
 

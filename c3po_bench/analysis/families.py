@@ -1,4 +1,4 @@
-"""Many tests at once: correction for their number, joint sign flips, and what the best of a sweep is worth."""
+"""Many tests at once: correction for their number, joint sign flips, what the best of a sweep is worth."""
 
 import math
 
@@ -15,8 +15,8 @@ WORK = 2e10  # multiplications that joint flips may take; of a larger family few
 def holm(p: ArrayLike, first: int | None = None) -> Floats:
     """Holm's step-down adjusted p-values (1979) of a family of tests; NaN stays NaN and is not counted.
 
-    With `first`, the place of a test that was named beforehand, that one keeps its p, and the others, corrected
-    among themselves, cannot be below it: they are tested only where it holds (a fixed sequence).
+    With `first`, the place of a test that was named beforehand, that one keeps its p, and the others,
+    corrected among themselves, cannot be below it: they are tested only where it holds (a fixed sequence).
     """
     raw = np.asarray(p, dtype=np.float64)
     if first is not None and not np.isnan(raw[first]):
@@ -32,10 +32,10 @@ def holm(p: ArrayLike, first: int | None = None) -> Floats:
 
 
 def max_t(differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """Step-down max-T adjusted p of tests that share their items, by joint sign flips (Westfall and Young 1993).
+    """Step-down max-T p of tests that share their items, by joint sign flips (Westfall and Young 1993).
 
-    Args:
-        differences: ``[tests, items]`` (or sums of clusters); 0 where a test lacks the item. A flip turns an item
+    Args: differences: ``[tests, items]`` (or sums of clusters); 0 where a test lacks the item. A flip turns
+        an item
             in all tests at once, so that arms which move together are not corrected as if they did not.
         draws: flips; all, where they are no more.
         seed: of the flips.
@@ -68,8 +68,8 @@ def max_t(differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> Float
 def expected_excess(cells: int) -> float:
     """How many standard errors the best of so many equal, independent cells is above their truth on average.
 
-    E max of `cells` standard normals, the integral of 1 - Phi^k - (1 - Phi)^k over positive x. Cells that share
-    items correlate, so that it bounds the excess from above.
+    E max of `cells` standard normals, the integral of 1 - Phi^k - (1 - Phi)^k over positive x. Cells that
+    share items correlate, so that it bounds the excess from above.
     """
     return float(quad(lambda x: 1 - ndtr(x) ** cells - ndtr(-x) ** cells, 0, math.inf)[0])
 

@@ -40,11 +40,11 @@ COLUMNS = {
     "tests": "Int64",  # in the family that p_holm corrects for
     "fixed": "Int64",
     "broken": "Int64",
-    "mde": "float64",  # the difference these items find with 80% power after correction for the number of tests
+    "mde": "float64",  # what these items find with 80% power after correction for the number of tests
     "margin": "float64",  # within which two arms count as the same
     "p_same": "float64",  # of two one-sided tests that the difference lies within the margin
     "p_same_holm": "float64",
-    "even": "float64",  # difference on items of even hash, where an arm ran under several settings: to choose one by
+    "even": "float64",  # of an arm with several settings: difference on items of even hash, to choose by
     "odd": "float64",  # on the others, with its interval: to report of what was chosen
     "odd_low": "float64",
     "odd_high": "float64",

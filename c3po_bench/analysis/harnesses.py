@@ -1,7 +1,7 @@
 """Readers of item-wise logs: lm-evaluation-harness, Inspect, lighteval, Every Eval Ever, and our own runs.
 
-Each makes of a file's rows what comparing needs: which item, what it asks and expects, under which prompt, and its
-score under each metric.
+Each makes of a file's rows what comparing needs: which item, what it asks and expects, under which prompt,
+and its score under each metric.
 """
 
 import re
@@ -41,7 +41,8 @@ ZSTANDARD = 93  # its compression in zip files, which the standard library does 
 def load_runs(path: str | Path) -> list[Any]:
     """The runs of one of our stores, as `store.reader.Run`; of any other log the `Log` of each task.
 
-    `path` may be a store, a run's folder, a folder of logs or one log. Raises UserError where nothing can be read.
+    `path` may be a store, a run's folder, a folder of logs or one log. Raises UserError where nothing can be
+    read.
     """
     return reader.load_runs(path) if (Path(path) / "runs").is_dir() else read_logs(path)
 
@@ -87,7 +88,7 @@ def _run_of(store: Path, arm: str) -> Run:
 
 
 def _files(path: Path) -> list[Path]:
-    """The log files of a folder; of several of one task in one folder the newest, by the date in their names."""
+    """The log files of a folder; of several of one task in one folder the newest by name."""
     if path.is_file():
         return [path]
     newest: dict[tuple[Path, str], Path] = {}
@@ -151,7 +152,7 @@ def _lm_eval(path: Path) -> Iterable[Log]:
             named = task if name == "none" else f"{task}, {name}"
             logs[name] = Log(str(path), "lm-eval", "document", model, named, facts, dict(higher))
         given = [list(map(str, own.values())) for own in row.get("arguments", {}).values()]
-        doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
+        doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
         question = next((doc[key] for key in QUESTION_FIELDS if isinstance(doc.get(key), str)), None)
         choices = [own[1] for own in given if len(own) > 1] if row.get("resps") else []
         answer = row.get("filtered_resps") or [""]
@@ -317,13 +318,13 @@ def _sidecar(path: Path, data: dict[str, Any]) -> Path:
     rows = path.parent / Path(name).name
     if not rows.exists():
         raise UserError(
-            f"{path}: {rows.name}, its rows, is not beside it; aggregates alone cannot be compared item by item"
+            f"{path}: {rows.name}, its rows, is not beside it; aggregates have no items to compare"
         )
     return rows
 
 
 def _every_eval_ever(path: Path) -> Iterable[Log]:
-    """Instance records of schema 0.2 and 0.3, with the aggregate record beside them; a log for each evaluation."""
+    """Instance records of schema 0.2 and 0.3, with the aggregate record beside them; a log an evaluation."""
     beside = path.with_name(path.name.replace("_samples.jsonl", ".json"))
     whole = object_of(beside.read_bytes(), str(beside)) if beside != path and beside.exists() else {}
     configs = {
@@ -369,7 +370,7 @@ def _every_eval_ever(path: Path) -> Iterable[Log]:
 
 
 def logs_of_run(run: Run) -> list[Log]:
-    """The logs of one of our runs: its tasks, each under its headline metric (`acc`; of feedback the score)."""
+    """The logs of one of our runs: its tasks, under their headline metric (`acc`; of feedback the score)."""
     result = run.result
     facts = {
         "harness version": run.provenance["code_version"],

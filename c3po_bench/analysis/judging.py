@@ -1,8 +1,8 @@
 """How far a judge errs, and what its scores say once that is allowed for.
 
-A model that judges answers makes two kinds of mistake: it misses answers that follow the feedback, and it sees
-followers where there are none. Against rules, which most pieces of feedback have, both rates can be counted; against
-human labels of a part of the answers, the mean of all can be estimated without a bias.
+A model that judges answers makes two kinds of mistake: it misses answers that follow the feedback, and it
+sees followers where there are none. Against rules, which most pieces of feedback have, both rates can be
+counted; against human labels of a part of the answers, the mean of all can be estimated without a bias.
 """
 
 import math
@@ -45,11 +45,12 @@ class Rate(NamedTuple):
 
 
 def rogan_gladen(share: float, n: int, sensitivity: Rate, specificity: Rate) -> Interval:
-    """The true share behind a judged one, (p + q0 - 1) / (q0 + q1 - 1), with its 95% interval (Rogan and Gladen 1978).
+    """The true share behind a judged one, (p + q0 - 1) / (q0 + q1 - 1), with its 95% interval.
 
-    The interval is that of Lee et al. (arXiv 2511.21140): p with z^2 / 2 successes of z^2 cases added, the judge's rates
-    with one success of two, and a shift for the curvature. `share` of `n` answers is judged to follow; q1 is the
-    judge's sensitivity, q0 its specificity. Nothing is known where q0 + q1 <= 1: the judge is no better than chance.
+    Rogan and Gladen (1978). The interval is that of Lee et al. (arXiv 2511.21140): p with z^2 / 2 successes
+    of z^2 cases added, the judge's rates with one success of two, and a shift for the curvature. `share` of
+    `n` answers is judged to follow; q1 is the judge's sensitivity, q0 its specificity. Nothing is known where
+    q0 + q1 <= 1: the judge is no better than chance.
     """
     (q1, m1), (q0, m0) = sensitivity, specificity
     if not n or not m0 or not m1 or q0 + q1 <= 1:
@@ -73,8 +74,9 @@ def prediction_powered(
 ) -> Interval:
     """The mean of labels, with the help of a judge's scores on more answers, and its 95% interval (PPI++).
 
-    lambda mean(f_u) + mean(y - lambda f), unbiased however the judge errs (Angelopoulos, Duchi and Zrnic, arXiv
-    2311.01453). `tuned`: the lambda of least variance, cov(y, f) / ((1 + n / N) var f), within [0, 1]; else 1.
+    lambda mean(f_u) + mean(y - lambda f), unbiased however the judge errs (Angelopoulos, Duchi and Zrnic,
+    arXiv 2311.01453). `tuned`: the lambda of least variance, cov(y, f) / ((1 + n / N) var f), within [0, 1];
+    else 1.
 
     Args:
         labels: y, true scores of n answers.
@@ -101,7 +103,7 @@ Labels = dict[tuple[str, str, str], float]
 
 
 def read_labels(path: str | Path | None) -> Labels:
-    """People's scores of answers: JSON lines with `feedback_id`, `prompt`, `response` and `score`, from -1 to 1.
+    """People's scores of answers: JSON lines of `feedback_id`, `prompt`, `response` and `score`, -1 to 1.
 
     Raises:
         UserError: for a file that is not there, or a row that lacks one of these or has another score.
@@ -133,8 +135,8 @@ def judge_measures(runs: Sequence[Run], labels: Labels | None = None) -> pd.Data
 
     `judged` is the share of answers that the judge says follow the feedback (in scope) or leak (elsewhere);
     `sensitivity` and `specificity` are counted against the rules on `calibrated` answers of this run over all
-    scopes, as a judge may err differently on each arm; `corrected` is the share behind the judged one (Rogan and
-    Gladen) and `estimate` the mean score by `labelled` answers and the judge together (PPI++).
+    scopes, as a judge may err differently on each arm; `corrected` is the share behind the judged one (Rogan
+    and Gladen) and `estimate` the mean score by `labelled` answers and the judge together (PPI++).
     """
     names, table = run_labels(runs), []
     for run in runs:

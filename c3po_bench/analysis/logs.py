@@ -35,16 +35,11 @@ class Row(NamedTuple):
 class Log:
     """One model's scores on one task, item by item.
 
-    Attributes:
-        source: the file or folder.
-        harness: which program wrote it.
-        family: logs of one family name the same item by the same `Row.content`.
-        model: as the log calls it.
-        task: its name; with a filter where the harness has several.
-        facts: what else must agree for two logs to be alike: shots, template, decoding, versions. None: not said.
-        higher: by metric, whether more is better; None where the log does not say.
-        rows: items.
-        scores: by metric, one score an item; NaN where there is none.
+    Attributes: source: the file or folder. harness: which program wrote it. family: logs of one family name
+        the same item by the same `Row.content`. model: as the log calls it. task: its name; with a filter
+        where the harness has several. facts: what else must agree for two logs to be alike: shots, template,
+        decoding, versions. None: not said. higher: by metric, whether more is better; None where the log does
+        not say. rows: items. scores: by metric, one score an item; NaN where there is none.
     """
 
     source: str
@@ -89,7 +84,10 @@ def object_of(data: bytes, where: str) -> dict[str, Any]:
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a JSON-lines file with their numbers. Raises UserError for an empty file or a row that is no object."""
+    """The rows of a JSON-lines file with their numbers.
+
+    Raises UserError for an empty file or a row that is no object.
+    """
     number = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):

@@ -11,7 +11,7 @@ import numpy as np
 from c3po_bench.analysis import statistics
 from c3po_bench.analysis.families import holm
 from c3po_bench.analysis.harnesses import logs_of_run, read_logs
-from c3po_bench.analysis.logs import Log
+from c3po_bench.analysis.logs import Log, Row
 from c3po_bench.analysis.scores import many_clusters
 from c3po_bench.analysis.verdict import direction, points, within
 from c3po_bench.errors import UserError, unknown
@@ -23,7 +23,7 @@ FLIPS = 2000  # draws of sign flips
 
 
 class Match(NamedTuple):
-    """Which rows of two logs are the same items, whether they may be compared, and why not or with what doubt."""
+    """Which rows of two logs are the same items; whether they may be compared, why not, with what doubt."""
 
     own: np.ndarray  # places in the first log
     other: np.ndarray  # and in the second
@@ -43,11 +43,10 @@ def compare_runs(
         metric: by default the first that both have.
         margin: of sameness.
 
-    Returns:
-        for each task `task`, `metric`, `a`, `b`, `n` (shared items), `n_a`, `n_b`, `mean_a`, `mean_b`,
-        `difference`, `interval` (95%; None where nothing varies), `over`, `p_value`, `p_holm` (over the tasks),
-        `test`, `fixed` and `broken` (items that a does better and worse), `flips` (their names), `comparable`
-        (yes, with warnings or refused), `reasons`, `verdict` (a sentence).
+    Returns: for each task `task`, `metric`, `a`, `b`, `n` (shared items), `n_a`, `n_b`, `mean_a`, `mean_b`,
+        `difference`, `interval` (95%; None where nothing varies), `over`, `p_value`, `p_holm` (over the
+        tasks), `test`, `fixed` and `broken` (items that a does better and worse), `flips` (their names),
+        `comparable` (yes, with warnings or refused), `reasons`, `verdict` (a sentence).
 
     Raises:
         UserError: where nothing can be read, or no task is in both.
@@ -89,7 +88,7 @@ def _pairs(ours: Sequence[Log], theirs: Sequence[Log], task: str | None) -> list
                 raise unknown("task", task, [*first, *second])
         first, second = ({task: own[task]} if task in own else own for own in (first, second))
     if len(first) == len(second) == 1:
-        return [(*first.values(), *second.values())]
+        return [(next(iter(first.values())), next(iter(second.values())))]
     if not (shared := [name for name in first if name in second]):
         raise UserError(f"no task is in both: {', '.join(first)} against {', '.join(second)}")
     return [(first[name], second[name]) for name in shared]
@@ -109,8 +108,8 @@ def _metric(own: Log, other: Log, metric: str | None) -> tuple[str, str]:
 def match(own: Log, other: Log, metric: str, theirs: str) -> Match:
     """Join two logs by what their items ask, and say whether scores under these metrics may be compared.
 
-    Logs of one family are joined by their own identity of items, else, and where that fails, by the normalized
-    text of the question; repeated items by their order.
+    Logs of one family are joined by their own identity of items, else, and where that fails, by the
+    normalized text of the question; repeated items by their order.
     """
     by_content = _joined([row.content for row in own.rows], [row.content for row in other.rows])
     by_question = _joined([row.question for row in own.rows], [row.question for row in other.rows])
@@ -131,7 +130,8 @@ def match(own: Log, other: Log, metric: str, theirs: str) -> Match:
     elif None not in higher and higher[0] != higher[1]:
         refusal = f"{metric}: more is better in one, worse in the other"
     elif gold:
-        refusal = f"the expected answer differs on {len(gold):,} of {len(pairs):,} items, first {own.task}/{gold[0]}"
+        differing = f"{len(gold):,} of {len(pairs):,} items, first {own.task}/{gold[0]}"
+        refusal = f"the expected answer differs on {differing}"
     elif len(places) < enough:
         refusal = f"{len(places):,} items are shared of {len(own.rows):,} and {len(other.rows):,}, under 95%"
     if higher == (None, None) and ALIKE.get(metric, metric) != "accuracy":
@@ -197,66 +197,52 @@ def _compared(own: Log, other: Log, metric: str | None, margin: float) -> dict[s
     if row["a"] == row["b"]:
         row |= {"a": own.source, "b": other.source}
     row |= {"n": len(matched.own), "n_a": len(own.rows), "n_b": len(other.rows)}
-    empty = (
-        "mean_a",
-        "mean_b",
-        "difference",
-        "interval",
-        "over",
-        "p_value",
-        "p_holm",
-        "test",
-        "fixed",
-        "broken",
-    )
-    row |= dict.fromkeys(empty) | {"flips": {}, "higher": True, "shares": True, "p_same": math.nan}
+    empty = "mean_a mean_b difference interval over p_value p_holm test fixed broken"
+    row |= dict.fromkeys(empty.split()) | {"flips": {}, "higher": True, "shares": True, "p_same": math.nan}
     if matched.refusal:
         return row | {
             "comparable": "refused",
             "reasons": [matched.refusal],
             "verdict": f"refused: {matched.refusal}",
         }
-    x, y = own.scores[name][matched.own], other.scores[theirs][matched.other]
+    warned = "with warnings" if matched.warnings else "yes"
+    row |= {"comparable": warned, "reasons": matched.warnings}
+    higher = own.higher.get(name) is not False and other.higher.get(theirs) is not False
+    scores = own.scores[name][matched.own], other.scores[theirs][matched.other]
+    return row | {"higher": higher} | _statistics([own.rows[i] for i in matched.own], *scores, higher, margin)
+
+
+def _statistics(rows: list[Row], x: np.ndarray, y: np.ndarray, higher: bool, margin: float) -> dict[str, Any]:
+    """The paired statistics of scores ``[items]`` of two logs; more is better if `higher`."""
     scored = ~np.isnan(x - y)
-    rows = [own.rows[place] for place in matched.own[scored]]
+    x, y, rows = x[scored], y[scored], [row for row, known in zip(rows, scored, strict=True) if known]
     clusters = None
-    if any(one.cluster is not None for one in rows):
-        clusters = np.array(
-            [str(i) if one.cluster is None else f"={one.cluster}" for i, one in enumerate(rows)]
-        )
-    x, y, clusters = x[scored], y[scored], many_clusters(clusters)
-    gap, higher = x - y, own.higher.get(name) is not False and other.higher.get(theirs) is not False
+    if any(row.cluster is not None for row in rows):
+        named = [str(i) if row.cluster is None else f"={row.cluster}" for i, row in enumerate(rows)]
+        clusters = many_clusters(np.array(named))
+    gap = x - y
     value, low, high = statistics.score_interval(gap, clusters, signed=True)
     better = gap if higher else -gap
     paired = clusters is None and statistics.is_ternary(gap)
-    up, down = int((better > 0).sum()), int((better < 0).sum())
-    p = (
-        float(statistics.mid_p(up, down))
-        if paired
-        else statistics.sign_flip(gap, draws=FLIPS, clusters=clusters)
-    )
-    changed = np.flatnonzero(better)
-    flips = {
-        way: [rows[i].item for i in changed if (better[i] > 0) == (way == "fixed")]
-        for way in ("fixed", "broken")
-    }
-    return row | {
+    up, down = np.flatnonzero(better > 0), np.flatnonzero(better < 0)
+    if paired:
+        p = float(statistics.mid_p(len(up), len(down)))
+    else:
+        p = statistics.sign_flip(gap, draws=FLIPS, clusters=clusters)
+    return {
         "n": len(gap),
-        "mean_a": float(x.mean()),
-        "mean_b": float(y.mean()),
+        "mean_a": float(x.mean()) if len(x) else math.nan,
+        "mean_b": float(y.mean()) if len(y) else math.nan,
         "difference": value,
         "interval": None if math.isnan(low) else [low, high],
         "over": "items" if clusters is None else "clusters",
         "p_value": p,
         "test": "mcnemar" if paired else "sign-flip",
-        "fixed": up,
-        "broken": down,
-        "flips": flips,
-        "higher": higher,
-        "shares": bool(np.isin(np.sign(x), (0, 1)).all() and max(x.max(), y.max()) <= 1 and y.min() >= 0),
+        "fixed": len(up),
+        "broken": len(down),
+        "flips": {"fixed": [rows[i].item for i in up], "broken": [rows[i].item for i in down]},
+        "shares": bool(len(x) and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1),
         "p_same": statistics.same_p(gap, margin, clusters),
-        "comparable": "with warnings" if matched.warnings else "yes",
-        "reasons": matched.warnings,
     }
 
 

@@ -50,12 +50,13 @@ def feedback_measures(
     row of scope `overall` has S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 (RLVF, section 5). Other
     measures are means over prompts.
 
-    Intervals are 95%, over `over`: prompts, or, where there are ten feedbacks or more, feedbacks (t). Scores that
-    rules gave, all -1, 0 or 1, have score intervals over prompts (Tango's in scope and of differences, Wilson's of
-    |score|), S_overall MOVER's of the three; judged scores and other measures t. Bounds are NaN where nothing
-    varies; of judged scores `varies` is then false, and bounds are by the rule of three: at most 3 of n further
-    prompts would be scored otherwise, and these by any score. p is mid-p where a difference is of rules, else of sign flips;
-    Holm's correction runs over arms and scopes, measure by measure, and over the rows of single feedbacks apart.
+    Intervals are 95%, over `over`: prompts, or, where there are ten feedbacks or more, feedbacks (t). Scores
+    that rules gave, all -1, 0 or 1, have score intervals over prompts (Tango's in scope and of differences,
+    Wilson's of |score|), S_overall MOVER's of the three; judged scores and other measures t. Bounds are NaN
+    where nothing varies; of judged scores `varies` is then false, and bounds are by the rule of three: at
+    most 3 of n further prompts would be scored otherwise, and these by any score. p is mid-p where a
+    difference is of rules, else of sign flips; Holm's correction runs over arms and scopes, measure by
+    measure, and over the rows of single feedbacks apart.
 
     Args:
         runs: of one store.
@@ -189,7 +190,7 @@ def _columns(names: tuple[str, str, str], interval: statistics.Interval) -> dict
 
 
 def _over(prompts: Prompts) -> str:
-    """What an interval generalizes over: feedbacks where there are enough, else further prompts for these ones."""
+    """What an interval generalizes over: feedbacks where there are enough, else prompts for these ones."""
     return "feedbacks" if len(np.unique(prompts.whose)) >= MIN_CLUSTERS else "prompts"
 
 

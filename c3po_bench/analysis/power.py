@@ -1,8 +1,8 @@
-"""What a number of items can show: exact power of the test in use, items for a gain, the gain that items find."""
+"""What a number of items can show: exact power of the test in use, items for a gain, gain that is found."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,7 +25,7 @@ def discordant_sd(discordant: float, effect: float = 0.0) -> float:
 
 
 def fewest_changes(alpha: float = ALPHA) -> int:
-    """How many items must change, all one way, before the mid-p, then 2^-items, is below `alpha`: 5 for 0.05."""
+    """How many items must change, all one way, for a mid-p, then 2^-items, below `alpha`: 5 for 0.05."""
     return math.floor(-math.log2(alpha)) + 1
 
 
@@ -34,8 +34,8 @@ def minimum_detectable_effect(
 ) -> float:
     """The smallest mean difference that `n` paired items find with 80% power; normal, with `df` by t.
 
-    `sd` is the standard deviation of item-wise differences, `null_sd` what the test takes it for where there is
-    no difference (by default the same; of right-or-wrong scores the root of the share that changes).
+    `sd` is the standard deviation of item-wise differences, `null_sd` what the test takes it for where there
+    is no difference (by default the same; of right-or-wrong scores the root of the share that changes).
     """
     if n <= 0:
         return math.nan
@@ -49,8 +49,8 @@ def smallest_gain(
     """The smallest difference that a test of these differences at `alpha` can be hoped to find.
 
     `shares` are the differences of items or of clusters (`clustered`), `items` is the number of items, and
-    `binary` says whether scores are right or wrong. NaN where nothing says: with fewer right-or-wrong items than
-    the test needs, or with real values that did not change.
+    `binary` says whether scores are right or wrong. NaN where nothing says: with fewer right-or-wrong items
+    than the test needs, or with real values that did not change.
     """
     return gain_for(spread_of(shares), items, binary=binary, alpha=alpha, clustered=clustered)
 
@@ -86,14 +86,17 @@ def gain_for(
 
 
 def required_items(effect: float, sd: float) -> int:
-    """How many paired items find `effect` with 80% power; normal approximation. ValueError for a zero effect."""
+    """How many paired items find `effect` with 80% power; normal approximation.
+
+    ValueError for a zero effect.
+    """
     if effect == 0:
         raise ValueError("no sample is large enough to find an effect of zero")
     return math.ceil((minimum_detectable_effect(sd, 1) / abs(effect)) ** 2)
 
 
 def connor_items(gain: float, discordance: float, power: float = POWER) -> float:
-    """Connor's number of pairs (1987) for McNemar's test: (z_a sqrt(psi) + z_b sqrt(psi - gain^2))^2 / gain^2."""
+    """Connor's number of pairs (1987): (z_a sqrt(psi) + z_b sqrt(psi - gain^2))^2 / gain^2."""
     z = float(ndtri(1 - ALPHA / 2)), float(ndtri(power))
     reach = z[0] * math.sqrt(discordance) + z[1] * math.sqrt(max(0.0, discordance - gain * gain))
     return (reach / gain) ** 2
@@ -108,8 +111,8 @@ def power_of(
 ) -> float:
     """The probability that `test` (mid-p or exact McNemar) calls a true `gain` on so many items.
 
-    Exact: the number of changed items is Bin(items, discordance), and of these Bin(., (1 + gain / discordance) / 2)
-    are fixed. A loss that is called by chance is no success.
+    Exact: the number of changed items is Bin(items, discordance), and of these Bin(., (1 + gain /
+    discordance) / 2) are fixed. A loss that is called by chance is no success.
 
     Args:
         items: how many both arms answer.
@@ -118,7 +121,7 @@ def power_of(
         test: p of counts of fixed and broken items.
         alpha: its level.
     """
-    counts = binom(items, discordance)
+    counts: Any = binom(items, discordance)
     changed = np.arange(int(counts.ppf(NEGLIGIBLE)), int(counts.isf(NEGLIGIBLE)) + 1)
     needed = _fewest_fixed(changed, test, alpha)
     up = (1 + gain / discordance) / 2
@@ -159,7 +162,7 @@ def detectable_gain(
     test: Callable[[ArrayLike, ArrayLike], Floats] = mid_p,
     alpha: float = ALPHA,
 ) -> float:
-    """The smallest true gain that `items` find with this power; NaN where even all changes being gains are too few."""
+    """The smallest true gain that `items` find with this power; NaN where no gain is."""
     if power_of(items, discordance, discordance, test, alpha) < power:
         return math.nan
     low, high = 0.0, discordance

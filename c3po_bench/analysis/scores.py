@@ -29,7 +29,7 @@ MIN_CLUSTERS = 10  # with fewer, resampling them says more about their number th
 
 
 def many_clusters(clusters: np.ndarray | None) -> np.ndarray | None:
-    """The clusters of items, where some items share one and there are enough of them to generalize over; else None."""
+    """The clusters of items, where some share one and there are enough to generalize over; else None."""
     if clusters is None or not MIN_CLUSTERS <= len(np.unique(clusters)) < len(clusters):
         return None
     return clusters

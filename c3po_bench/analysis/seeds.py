@@ -35,10 +35,11 @@ def seed_agreement(runs: Sequence[Run]) -> pd.DataFrame:
     which two seeds give the same prediction, averaged over pairs of seeds; `unanimous` is the share on which
     all do. Only items that every seed answered are counted.
 
-    `difference` is to base, each seed's run to its own base over these items; `diff_low`, `diff_high` and p are of
-    t with seeds - 1 degrees over the seeds' differences and generalize over training seeds, for these items.
-    `both_low` and `both_high` generalize over items and seeds, which are crossed (see
-    `statistics.crossed_variance`), with the degrees of the rarer. Two seeds have no interval: t would be 12.7.
+    `difference` is to base, each seed's run to its own base over these items; `diff_low`, `diff_high` and p
+    are of t with seeds - 1 degrees over the seeds' differences and generalize over training seeds, for these
+    items. `both_low` and `both_high` generalize over items and seeds, which are crossed (see
+    `statistics.crossed_variance`), with the degrees of the rarer. Two seeds have no interval: t would be
+    12.7.
 
     Runs are repetitions where their identities differ only in the seed and what it draws. Where one of their
     seeds ran twice something else differs, and they are left out, with a warning. A run whose rows `compare`
@@ -114,7 +115,7 @@ def _base(run: Run, partners: Partners) -> Run | None:
 
 
 def over_seeds(gaps: np.ndarray) -> dict[str, float]:
-    """The mean of differences ``[items, seeds]`` with its interval over seeds, and that over items and seeds."""
+    """Mean of differences ``[items, seeds]`` with its interval over seeds, and that over items and seeds."""
     items, seeds = gaps.shape
     by_seed = gaps.mean(axis=0)
     if seeds < 3:

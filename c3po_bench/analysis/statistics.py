@@ -1,10 +1,10 @@
 """Statistics of two arms answering the same items: intervals and tests of one comparison, in numpy and scipy.
 
-Two scores of one item are correlated, so every difference here is taken item by item first:
-``Var(a - b) = Var(a) + Var(b) - 2 Cov(a, b)``, and the covariance is most of what a benchmark has.
-Scores are arrays ``[items]``: 0/1 (right or wrong), -1/0/1 (what only one of two answers does), or real-valued.
-A `clusters` array ``[items]`` names what items share (a passage, a feedback); the interval then generalizes over
-such groups. Many tests at once are in `families`, what a number of items can show in `power`.
+Two scores of one item are correlated, so every difference here is taken item by item first: ``Var(a - b) =
+Var(a) + Var(b) - 2 Cov(a, b)``, and the covariance is most of what a benchmark has. Scores are arrays
+``[items]``: 0/1 (right or wrong), -1/0/1 (what only one of two answers does), or real-valued. A `clusters`
+array ``[items]`` names what items share (a passage, a feedback); the interval then generalizes over such
+groups. Many tests at once are in `families`, what a number of items can show in `power`.
 """
 
 import math
@@ -48,7 +48,7 @@ def is_binary(*scores: ArrayLike) -> bool:
 
 
 def is_ternary(*scores: ArrayLike) -> bool:
-    """Whether all scores are -1, 0 or 1, as differences of 0/1 scores are, so that Tango's interval applies."""
+    """Whether all scores are -1, 0 or 1, as differences of 0/1 scores are: Tango's interval applies."""
     return all(np.isin(s, (-1, 0, 1)).all() for s in scores)
 
 
@@ -71,9 +71,9 @@ def mcnemar(fixed: ArrayLike, broken: ArrayLike) -> Floats:
 def mid_p(fixed: ArrayLike, broken: ArrayLike) -> Floats:
     """Two-sided McNemar mid-p: the exact p, with half of the probability of what was observed.
 
-    With m = min(fixed, broken) and X ~ Bin(fixed + broken, 1/2) it is 2 P(X <= m) - P(X = m). It keeps the level
-    and has nearly the power of the exact unconditional test (Fagerland, Lydersen and Laake 2013). Takes counts or
-    arrays of counts of one shape, returns p of that shape; 1 where nothing changed.
+    With m = min(fixed, broken) and X ~ Bin(fixed + broken, 1/2) it is 2 P(X <= m) - P(X = m). It keeps the
+    level and has nearly the power of the exact unconditional test (Fagerland, Lydersen and Laake 2013). Takes
+    counts or arrays of counts of one shape, returns p of that shape; 1 where nothing changed.
     """
     f, b = np.asarray(fixed, dtype=np.int64), np.asarray(broken, dtype=np.int64)
     fewer = np.minimum(f, b).astype(float)
@@ -87,7 +87,10 @@ def _quantile(level: float, df: int | None) -> float:
 
 
 def wilson(successes: float, n: float, df: int | None = None) -> Interval:
-    """Wilson's score interval (1927) of a share of `n`; sound near 0 and 1 and for small `n`. `df`: by t, not normal."""
+    """Wilson's score interval (1927) of a share of `n`; sound near 0 and 1 and for small `n`.
+
+    `df`: by t, not normal.
+    """
     if n <= 0:
         return NOTHING
     share, z = successes / n, _quantile(LEVEL, df)
@@ -97,7 +100,7 @@ def wilson(successes: float, n: float, df: int | None = None) -> Interval:
 
 
 def tango_score(fixed: float, broken: float, n: float, difference: float) -> float:
-    """The score statistic, standard normal, of the paired difference of two shares being `difference` (Tango 1998)."""
+    """The score statistic, standard normal, of two paired shares differing by `difference` (Tango 1998)."""
     b = (2 * n - fixed + broken) * difference - fixed - broken
     root = math.sqrt(max(0.0, b * b + 8 * n * broken * difference * (1 - difference)))
     # the variance at the likeliest shares that differ so
@@ -149,8 +152,8 @@ def standard_error(values: ArrayLike, clusters: ArrayLike | None = None) -> tupl
     """Mean, its standard error, and the degrees of freedom of a t for it: items, or clusters, less one.
 
     SE^2 = G / (G - 1) * sum_c (sum_{i in c} (s_i - mean))^2 / n^2 over G clusters (each item one without
-    `clusters`): Miller (arXiv 2411.00640) with the factor of small samples that statsmodels applies. NaN where
-    there are fewer than two clusters.
+    `clusters`): Miller (arXiv 2411.00640) with the factor of small samples that statsmodels applies. NaN
+    where there are fewer than two clusters.
     """
     sums, sizes = cluster_sums(values, clusters)
     groups, n = len(sums), sizes.sum()
@@ -169,7 +172,7 @@ def t_interval(values: ArrayLike, clusters: ArrayLike | None = None, level: floa
 
 
 def t_test(values: ArrayLike, clusters: ArrayLike | None = None, *, above: float | None = None) -> float:
-    """Two-sided p of the mean being 0, or one-sided p of its not being above `above`; NaN without variance."""
+    """Two-sided p of a mean of 0, or one-sided p of one not above `above`, by t; NaN without variance."""
     mean, se, df = standard_error(values, clusters)
     if not se > 0:
         return math.nan
@@ -177,7 +180,7 @@ def t_test(values: ArrayLike, clusters: ArrayLike | None = None, *, above: float
 
 
 class Counts(NamedTuple):
-    """How many of how many items are 1 and -1; for clusters of so many independent items as say as much, with df of t."""
+    """How many of how many items are 1 and -1; of clusters, of independent items that say as much, and df."""
 
     up: float
     down: float
@@ -188,8 +191,8 @@ class Counts(NamedTuple):
 def counts_of(scores: ArrayLike, clusters: ArrayLike | None = None) -> Counts:
     """The counts of -1/0/1 scores; of clusters, divided by the design effect.
 
-    That is the variance of the mean over clusters by that over items, at least 1 (Korn and Graubard 1998). Scores
-    that are all alike have none to tell it by: each cluster then counts as one item.
+    That is the variance of the mean over clusters by that over items, at least 1 (Korn and Graubard 1998).
+    Scores that are all alike have none to tell it by: each cluster then counts as one item.
     """
     v = np.asarray(scores, dtype=np.float64)
     n, up, down = float(len(v)), float((v > 0).mean()), float((v < 0).mean())
@@ -203,9 +206,9 @@ def counts_of(scores: ArrayLike, clusters: ArrayLike | None = None) -> Counts:
 def score_interval(values: ArrayLike, clusters: ArrayLike | None = None, *, signed: bool = False) -> Interval:
     """Mean of scores with the 95% interval that suits them.
 
-    0/1 scores have Wilson's, -1/0/1 scores Tango's, as have 0/1 scores that could be -1 (`signed`); where they come
-    in clusters, of the `counts_of` these and by t. Others have t intervals over items or clusters, and no bounds
-    where they do not vary.
+    0/1 scores have Wilson's, -1/0/1 scores Tango's, as have 0/1 scores that could be -1 (`signed`); where
+    they come in clusters, of the `counts_of` these and by t. Others have t intervals over items or clusters,
+    and no bounds where they do not vary.
     """
     v = np.asarray(values, dtype=np.float64)
     if not len(v):
@@ -219,8 +222,8 @@ def score_interval(values: ArrayLike, clusters: ArrayLike | None = None, *, sign
 def same_p(differences: ArrayLike, margin: float, clusters: ArrayLike | None = None) -> float:
     """The p of two one-sided tests (TOST) that the mean difference lies within `margin` of 0 on both sides.
 
-    The larger p of the two: score tests (Tango's) of -1/0/1 differences, t tests of others. Below 0.05 where the
-    90% interval lies within the margin. NaN over no items, and of others without variance.
+    The larger p of the two: score tests (Tango's) of -1/0/1 differences, t tests of others. Below 0.05 where
+    the 90% interval lies within the margin. NaN over no items, and of others without variance.
     """
     d = np.asarray(differences, dtype=np.float64)
     if not len(d) or not is_ternary(d):
@@ -231,11 +234,12 @@ def same_p(differences: ArrayLike, margin: float, clusters: ArrayLike | None = N
 
 
 def crossed_variance(table: ArrayLike) -> float:
-    """Variance of the mean of ``[items, seeds]`` where both are drawn: (MS_items + MS_seeds - MS_rest) / (I S).
+    """Variance of the mean of ``[items, seeds]`` where both are drawn.
 
-    Items and seeds are crossed, not nested: every seed answers every item. The estimate from the mean squares of
-    the balanced table is unbiased (Cameron, Gelbach and Miller's two-way variance is its form for large tables);
-    where it is smaller than the larger of the two one-way variances, that is returned.
+    It is (MS_items + MS_seeds - MS_rest) / (I S). Items and seeds are crossed, not nested: every seed answers
+    every item. The estimate from the mean squares of the balanced table is unbiased (Cameron, Gelbach and
+    Miller's two-way variance is its form for large tables); where it is smaller than the larger of the two
+    one-way variances, that is returned.
     """
     x = np.asarray(table, dtype=np.float64)
     items, seeds = x.shape
@@ -334,7 +338,7 @@ def mean_interval(parts: Sequence[Interval]) -> Interval:
 
 
 def overall_interval(within: Interval, near: Interval, out: Interval, one: float = 1.0) -> Interval:
-    """S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 with the interval that those of its parts make (MOVER).
+    """S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 with the interval of its parts' (MOVER).
 
     With `one` = 0 it is the difference of two. The three are over different prompts, so independent.
     """
@@ -367,7 +371,7 @@ def sign_flip(
 
 
 def sign_draws(units: int, draws: int, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """Flips of `units` in parts of ``[flips, units]``, 1 kept and 0 flipped: all where they are at most `draws`."""
+    """Flips of `units` in parts of ``[flips, units]``, 0 flipped and 1 not: all, where at most `draws`."""
     if 2 ** min(units, 64) <= draws:
         yield (np.arange(2**units)[:, None] >> np.arange(units) & 1).astype(np.uint8)
         return

@@ -166,9 +166,10 @@ def _measure(row: dict[str, Any] | None) -> str:
 
 
 def judge_table(frame: pd.DataFrame) -> Table:
-    """What is known of a model that judged: its errors against rules, and shares and means corrected for them."""
+    """What is known of a model that judged: its errors against rules, and what corrects for them."""
     caption = (
-        "judged: share that follows or leaks; corrected for sensitivity and specificity against rules (Rogan and Gladen); "
+        "judged: share that follows or leaks; corrected for sensitivity and specificity against rules "
+        "(Rogan and Gladen); "
         "by people: mean of all answers by those that people scored (PPI++); 95%"
     )
     numbers = ("n", "judged", "sensitivity", "specificity", "corrected", "by people")

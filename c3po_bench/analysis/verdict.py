@@ -46,8 +46,8 @@ def amount(value: float, digits: int = 2) -> str:
 def direction(row: dict[str, Any]) -> int:
     """1 where a difference is shown to be above 0, -1 below, 0 where neither.
 
-    Interval, p and p corrected for the number of tests must agree, so all be there. Whatever is called a gain or
-    a loss, in sentences, stars and colors, is called so by this.
+    Interval, p and p corrected for the number of tests must agree, so all be there. Whatever is called a gain
+    or a loss, in sentences, stars and colors, is called so by this.
     """
     if not (row["p"] < ALPHA and row["p_holm"] < ALPHA):
         return 0
@@ -128,17 +128,16 @@ def _sweep(runs: list[dict[str, Any]]) -> str:
     shown, cells, best = [direction(row) for row in runs], len(runs), runs[0]
     sentence = (
         f"{best['title']} under {cells:,} settings: {shown.count(1):,} beat base after correction for all of "
-        f"them, {shown.count(-1):,} lose; the largest difference, {_signed(best)} with {_settings(best)}, was "
-        "picked after the fact."
+        f"them, {shown.count(-1):,} lose; the largest difference, {_signed(best)} with {_settings(best)}, "
+        "was picked after the fact."
     )
     widths = [row["diff_high"] - row["diff_low"] for row in runs if known(row["diff_low"])]
     if widths:
         se = fmean(widths) / (2 * Z)
         left = float(shrunken([row["difference"] for row in runs], se)[0])
-        sentence += (
-            f" Of {cells:,} equal cells the best would show up to {points(expected_excess(cells) * se)} points by "
-            f"chance; shrunken to the mean of all it is {_plus(left)} points."
-        )
+        excess = points(expected_excess(cells) * se)
+        sentence += f" Of {cells:,} equal cells the best would show up to {excess} points by chance; "
+        sentence += f"shrunken to the mean of all it is {_plus(left)} points."
     if all(known(row["even"]) and known(row["odd"]) for row in runs):
         picked = min(runs, key=lambda row: (-row["even"], row["label"]))  # ties: not by the other half
         rest = f"{_plus(picked['odd'])} points {bracket(picked['odd_low'], picked['odd_high'])}"

@@ -125,7 +125,7 @@ class FeedbackSession:
         return scores
 
     def rule_scores(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
-        """What rules say of rows that another judge scored, to know the judge by; None where there are no rules."""
+        """What rules say of rows that another judge scored; None where there are no rules."""
         named = {feedback.id: feedback for feedback in self.feedbacks}
         scores: list[float | None] = []
         for row in rows:

@@ -1,4 +1,4 @@
-"""`python -m c3po_bench.report RESULTS_DIR [--output DIR] [--to FORMAT]`: the HTML report of a store, or its records."""
+"""`python -m c3po_bench.report RESULTS_DIR [--output DIR] [--to FORMAT]`: report or records of a store."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--to",
         metavar="FORMAT",
-        help="write its records for other tools instead: every-eval-ever or lm-eval (into exports/ of the folder)",
+        help="write records for other tools instead: every-eval-ever or lm-eval (into exports/ there)",
     )
     arguments = parser.parse_args(argv)
 

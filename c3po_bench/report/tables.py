@@ -179,7 +179,7 @@ def judge_rows(judges: pd.DataFrame) -> list[Row]:
     for row in records(judges):
         cells = [
             Cell(display_name(row), display_name(row)),
-            Cell(SCOPES.get(row["scope"], row["scope"]), row["scope"]),
+            Cell(SCOPES[row["scope"]], row["scope"]),
         ]
         cells += [Cell(str(row["n"]), row["n"])]
         cells += [

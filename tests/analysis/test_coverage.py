@@ -1,6 +1,7 @@
 """How often 95% intervals hold the truth, and how often null experiments are said to show something.
 
-The small form is a part of every test run; the large one, marked slow, prints the smallest coverage of each kind.
+The small form is a part of every test run; the large one, marked slow, prints the smallest coverage of each
+kind.
 """
 
 from __future__ import annotations
