@@ -10,6 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from c3po_bench.analysis.config import AnalysisConfig
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.options import check_number, keys, option
@@ -91,6 +92,7 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: str = option("suffix", "suffix (fast) or naive (whole forward passes: the definition)")
     batch_size: int = option(32, "items scored or optimized at once; changes speed, not results", least=1)
@@ -141,6 +143,8 @@ def check_ranges(cfg: Config) -> None:
         raise UserError(f"seed={cfg.seed}: must be below 2**32, numpy's largest")
     if "/" in cfg.name or "\\" in cfg.name or cfg.name in ("", ".", ".."):
         raise UserError(f"name={cfg.name}: is a name, not a path; results_dir says where results go")
+    if cfg.analysis.primary and cfg.analysis.primary.partition(":")[0] not in cfg.arms:
+        raise unknown("arm in analysis.primary", cfg.analysis.primary.partition(":")[0], cfg.arms)
     if cfg.tracking.mode not in MODES:
         raise unknown("tracking.mode", cfg.tracking.mode, MODES)
 

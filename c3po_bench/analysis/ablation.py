@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.arms import BASE, columns_of
-from c3po_bench.analysis.compare import compare, known, records, total_flops
+from c3po_bench.analysis.compare import compare, total_flops
+from c3po_bench.analysis.frames import known, records
 from c3po_bench.store.reader import Run
 
 IDENTITY = {"arm": "str", "title": "str", "role": "str", "label": "str", "run_id": "str", "model": "str"}

@@ -11,71 +11,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from c3po_bench.analysis import statistics
-from c3po_bench.analysis.arms import arm_of, columns_of, prompt_differs
+from c3po_bench.analysis import power, statistics
+from c3po_bench.analysis.arms import BASE, arm_of, columns_of, prompt_differs
+from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, MACRO, POOLED, headlines, typed
 from c3po_bench.analysis.pairing import Partners, check_comparable, run_labels
-from c3po_bench.analysis.scores import MIN_CLUSTERS, Scores, load_scores
+from c3po_bench.analysis.scores import Scores, load_scores, many_clusters
 from c3po_bench.errors import UserError
-from c3po_bench.store.reader import Run
+from c3po_bench.store.reader import Run, load_experiments
 
-POOLED, MACRO = "all items", "mean of tasks"
-COLUMNS = {
-    "arm": "str",
-    "title": "str",  # the arm as a reader calls it
-    "role": "str",  # base | method | baseline | control | ceiling
-    "label": "str",  # the arm, with the settings in which it differs where several runs share an arm
-    "run_id": "str",
-    "base_run_id": "str",
-    "backend": "str",
-    "model": "str",
-    "task": "str",
-    "level": "str",  # task | group (tasks that are one benchmark) | pooled | macro
-    "group": "str",  # of a task that is one of many in a benchmark: the benchmark
-    "scope": "str",  # in | near | out for feedback tasks
-    "n": "int64",
-    "accuracy": "float64",
-    "low": "float64",
-    "high": "float64",
-    "difference": "float64",
-    "diff_low": "float64",
-    "diff_high": "float64",
-    "p_mcnemar": "float64",  # exact; empty for real-valued scores
-    "p": "float64",  # of `test`: what p_holm corrects
-    "test": "str",  # mcnemar | sign-flip
-    "p_holm": "float64",
-    "fixed": "Int64",
-    "broken": "Int64",
-    "mde": "float64",  # the difference these items find with 80% power
-    "seconds_per_item": "float64",
-    "flops_per_item": "float64",
-    "prompt_differs": "bool",
-}
-CONTROL_COLUMNS = {
-    "arm": "str",
-    "label": "str",
-    "run_id": "str",
-    "control": "str",
-    "change": "str",  # what the control does otherwise than the arm
-    "not_due_to": "str",  # what a gain is not due to if the control has it, too
-    "control_run_id": "str",
-    "task": "str",
-    "level": "str",
-    "n": "int64",
-    "difference": "float64",  # of the arm to its control
-    "diff_low": "float64",
-    "diff_high": "float64",
-    "p": "float64",
-    "test": "str",
-    "p_holm": "float64",
-    "fixed": "Int64",
-    "broken": "Int64",
-    "mde": "float64",
-}
+
+def options_of(results_dir: str | Path) -> dict[str, Any]:
+    """Margin and primary comparison, as the newest experiment of a store fixed them; for `compare`."""
+    experiments = load_experiments(results_dir)
+    fixed = experiments[-1]["config"].get("analysis", {}) if experiments else {}
+    return {"margin": fixed.get("margin", statistics.MARGIN), "primary": fixed.get("primary")}
 
 
 def compare(
     runs: Sequence[Run],
     *,
+    margin: float = statistics.MARGIN,
+    primary: str | None = None,
     draws: int = statistics.DRAWS,
     seed: int = 0,
     refused: dict[str, str] | None = None,
@@ -85,19 +41,24 @@ def compare(
     Each run has a row for each of its tasks and one for each benchmark of many tasks (facts, MMLU). With
     several benchmarks it also has a row over all items and one for the mean of benchmarks. Intervals are 95%.
     Holm's correction runs over all (run, benchmark) tests, over the runs for the row of all items, and over
-    the tasks within benchmarks on their own. A run whose ``settings.prompt_differs`` is true may have other
-    prompts than its base (in-context feedback); the column of that name marks it.
+    the tasks within benchmarks on their own; step-down max-T over those of one base, times the number of
+    bases. A run whose ``settings.prompt_differs`` is true may have other prompts than its base (in-context
+    feedback); the column of that name marks it.
 
     Args:
         runs: of one store.
-        draws: bootstrap resamples, and sign flips.
-        seed: of the resamples.
+        margin: within which a difference counts as none, fixed before the data were seen.
+        primary: ARM or ARM:TASK, the comparison that was named beforehand: tested first, and the others only
+            where it holds.
+        draws: sign flips.
+        seed: of the flips.
         refused: where given, runs that cannot be compared are left out, and their reasons put here by run id.
 
     Raises:
         UserError: without `refused`, where a run's data, prompts or scoring differ from its base's.
     """
     partners, labels = Partners(runs), run_labels(runs)
+    arms = [run.arm for run in runs]
     groups: dict[str, dict[str, list[str]]] = {}  # by base run: its benchmarks and their tasks
     base_scores: dict[str, Scores] = {}  # many runs are compared with one base
     rows: list[dict[str, Any]] = []
@@ -111,11 +72,16 @@ def compare(
             if base.run_id not in groups:
                 groups[base.run_id] = task_groups(base, scores)
             columns = Columns(scores.correct, None if run is base else others.correct, others.cluster)
+            if arms.count(run.arm) > 1:
+                columns = columns._replace(
+                    odd=np.array([int(name[-1:] or "0", 36) % 2 for name in others.doc_hash])
+                )
             common = columns_of(run) | cost_columns(run) | {"label": labels[run.run_id], "run_id": run.run_id}
             common |= {name: run.result[name] for name in ("backend", "model")}
             common |= {"base_run_id": base.run_id, "prompt_differs": prompt_differs(run)}
-            rows += [common | row for row in _rows(scores, columns, groups[base.run_id], draws, seed)]
-    return typed(rows, COLUMNS)
+            made = _rows(scores, columns, groups[base.run_id], Draws(margin, draws, seed))
+            rows += [common | row for row in made]
+    return typed(rows, COLUMNS, primary=primary, draws=draws, seed=seed)
 
 
 def compare_controls(
@@ -128,8 +94,9 @@ def compare_controls(
     """Compare every run with each of its controls, as `compare` does with its base.
 
     There is a row for each benchmark and summary. Holm's correction runs over all (run, control, benchmark)
-    tests, and over (run, control) for the row of all items. Raises UserError where items differ; with
-    `refused` (a dict) its reason is put there instead.
+    tests, and over (run, control) for the row of all items. `p_half` is of the contrast c - a / 2 against 0,
+    one sided, of the gains of control and arm over base: below 0.05 the control has more than half of the
+    arm's gain. Raises UserError where items differ; with `refused` (a dict) its reason is put there instead.
     """
     partners, labels = Partners(runs), run_labels(runs)
     rows: list[dict[str, Any]] = []
@@ -137,14 +104,19 @@ def compare_controls(
         with _refusal(refused, f"{run.run_id} with {control.run_id}"):
             scores, others = load_scores(run), load_scores(control)
             check_comparable(run, control, scores, others)
-            facts = arm_of(control)
+            facts, base = arm_of(control), partners.beside(run, BASE)
+            half = None
+            if base is not None:
+                floor = load_scores(base)
+                check_comparable(run, base, scores, floor)
+                half = others.correct - (scores.correct + floor.correct) / 2
             common = {"arm": run.arm, "label": labels[run.run_id], "run_id": run.run_id}
             common |= {"control": control.arm, "control_run_id": control.run_id}
             common |= {"change": facts.change, "not_due_to": facts.not_due_to}
-            columns = Columns(scores.correct, others.correct, scores.cluster)
-            statistics_rows = _rows(scores, columns, task_groups(run, scores), draws, seed)
-            rows += [common | row for row in headlines(statistics_rows)]
-    return typed(rows, CONTROL_COLUMNS)
+            columns = Columns(scores.correct, others.correct, scores.cluster, half=half)
+            made = _rows(scores, columns, task_groups(run, scores), Draws(math.nan, draws, seed))
+            rows += [common | row for row in headlines(made)]
+    return typed(rows, CONTROL_COLUMNS, draws=draws, seed=seed)
 
 
 @contextmanager
@@ -173,44 +145,22 @@ def cost_columns(run: Run) -> dict[str, float]:
     }
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of `frame` as dictionaries, for code that reads them one by one."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+class Draws(NamedTuple):
+    """What the statistics of rows are asked for: the margin of sameness, and flips with their seed."""
 
-
-def known(value: Any) -> bool:
-    """Whether a cell of a table holds anything."""
-    return value is not None and value is not pd.NA and value == value
-
-
-def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of benchmarks and summaries, without the many tasks within a benchmark."""
-    return [row for row in rows if not row.get("group")]
-
-
-def typed(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
-    """The rows as a frame of these columns, with Holm's correction within the family of each level."""
-    frame = pd.DataFrame(rows, columns=list(columns))
-    families = np.array(
-        ["pooled" if r["level"] == "pooled" else "task" if r.get("group") else "benchmark" for r in rows]
-    )
-    for name in set(families):
-        family = families == name
-        frame.loc[family, "p_holm"] = statistics.holm(frame.loc[family, "p"].astype(float).to_numpy())
-    for name, kind in columns.items():
-        column = frame[name]
-        if kind == "str":
-            column = column.astype(object).where(column.notna(), "")
-        frame[name] = column.astype(kind)  # type: ignore[call-overload]
-    return frame
+    margin: float
+    draws: int
+    seed: int
 
 
 class Columns(NamedTuple):
-    """Scores of one run and of its base (None: it has none), each ``[items]``."""
+    """Scores of one run and of its base (None: it has none), each ``[items]``, and what else items have."""
 
     own: np.ndarray
     base: np.ndarray | None
     clusters: np.ndarray | None
+    odd: np.ndarray | None = None  # 1 where the item's hash is odd, 0 where it is even
+    half: np.ndarray | None = None  # the control's gain less half of the arm's
 
     def take(self, rows: np.ndarray) -> Columns:
         """The same of the scored items among `rows`, a mask.
@@ -218,11 +168,9 @@ class Columns(NamedTuple):
         With clusters only where items share them and they are many enough.
         """
         rows = rows & ~np.isnan(self.own if self.base is None else self.own - self.base)
-        own, base, clusters = (None if column is None else column[rows] for column in self)
-        if clusters is not None and not MIN_CLUSTERS <= len(np.unique(clusters)) < len(clusters):
-            clusters = None
+        own, base, clusters, odd, half = (None if column is None else column[rows] for column in self)
         assert own is not None
-        return Columns(own, base, clusters)
+        return Columns(own, base, many_clusters(clusters), odd, half)
 
 
 def named_groups(run: Run) -> dict[str, list[str]]:
@@ -251,15 +199,21 @@ def task_groups(run: Run, scores: Scores) -> dict[str, list[str]]:
 
 
 def _rows(
-    scores: Scores, columns: Columns, groups: dict[str, list[str]], draws: int, seed: int
+    scores: Scores, columns: Columns, groups: dict[str, list[str]], asked: Draws
 ) -> list[dict[str, Any]]:
     """A row a task and a benchmark.
 
     Of several benchmarks also one over all items and one mean of benchmarks.
     """
+    if columns.base is not None:
+        gaps, shared = np.nan_to_num(columns.own - columns.base), many_clusters(columns.clusters)
 
     def of(tasks: list[str]) -> dict[str, Any]:
-        return _statistics(columns.take(np.isin(scores.task, tasks)), draws, seed)
+        mask = np.isin(scores.task, tasks)
+        row = _statistics(columns.take(mask), asked, signed=scores.scope.get(tasks[0]) == "in")
+        if columns.base is not None:
+            row["flips"] = statistics.cluster_sums(gaps * mask, shared)[0].astype(np.float32)
+        return row
 
     parent = {task: name for name, tasks in groups.items() for task in tasks if len(tasks) > 1}
     rows = {
@@ -279,32 +233,53 @@ def _rows(
     return [*rows.values(), *summary]
 
 
-def _statistics(columns: Columns, draws: int, seed: int) -> dict[str, Any]:
+def _statistics(columns: Columns, asked: Draws, *, signed: bool) -> dict[str, Any]:
     """Accuracy with its interval; against the base the paired difference, its tests and its power."""
-    a, b, clusters = columns
-    if clusters is None and statistics.is_binary(a):
-        own = statistics.wilson(float(a.sum()), len(a))
-    else:
-        own = statistics.bootstrap(a, draws=draws, seed=seed, clusters=clusters)
+    a, b, clusters, odd, half = columns
+    own = statistics.score_interval(a, clusters, signed=signed)
     row: dict[str, Any] = {"n": len(a), "accuracy": own.value, "low": own.low, "high": own.high}
+    row |= {"over": "items" if clusters is None else "clusters"}
+    row |= {"groups": len(a) if clusters is None else len(np.unique(clusters))}
     if b is None:
         return row
-    gap = statistics.paired_interval(a, b, draws=draws, seed=seed, clusters=clusters)
+    gap = statistics.score_interval(a - b, clusters, signed=True)
     fixed, broken = statistics.fixed_broken(a, b)
-    binary = statistics.is_binary(a, b)
-    p_mcnemar = float(statistics.mcnemar(fixed, broken)) if binary else math.nan
-    exact = binary and clusters is None
-    return row | {
+    binary = statistics.is_ternary(a, b, a - b)
+    paired = binary and clusters is None
+    p = (
+        statistics.sign_flip(a - b, draws=asked.draws, seed=asked.seed, clusters=clusters)
+        if not paired
+        else 0.0
+    )
+    spread = power.spread_of(statistics.cluster_means(a - b, clusters))
+    row |= {
         "difference": gap.value,
         "diff_low": gap.low,
         "diff_high": gap.high,
-        "p_mcnemar": p_mcnemar,
-        "p": p_mcnemar if exact else statistics.sign_flip(a - b, draws=draws, seed=seed, clusters=clusters),
-        "test": "mcnemar" if exact else "sign-flip",
+        "p_mcnemar": float(statistics.mcnemar(fixed, broken)) if binary else math.nan,
+        "p": float(statistics.mid_p(fixed, broken)) if paired else p,
+        "test": "mcnemar" if paired else "sign-flip",
         "fixed": fixed,
         "broken": broken,
-        "mde": statistics.smallest_gain(statistics.cluster_means(a - b, clusters), len(a), binary=binary),
+        "spread": {
+            "spread": spread,
+            "items": len(a),
+            "binary": binary,
+            "clustered": clusters is not None,
+        },
+        "margin": asked.margin,
+        "p_same": statistics.same_p(a - b, asked.margin, clusters)
+        if asked.margin == asked.margin
+        else math.nan,
     }
+    if half is not None:
+        row["p_half"] = statistics.t_test(half, clusters, above=0.0)
+    if odd is not None:
+        row["even"] = float((a - b)[odd == 0].mean()) if (odd == 0).any() else math.nan
+        rest = None if clusters is None else clusters[odd == 1]
+        rest_gap = statistics.score_interval((a - b)[odd == 1], rest, signed=True)
+        row |= dict(zip(("odd", "odd_low", "odd_high"), rest_gap, strict=True))
+    return row
 
 
 def _macro(benchmarks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -314,5 +289,6 @@ def _macro(benchmarks: list[dict[str, Any]]) -> dict[str, Any]:
         bounds = [statistics.Interval(*(row[name] for name in columns)) for row in benchmarks]
         return dict(zip(columns, statistics.mean_interval(bounds), strict=True))
 
-    row = {"n": sum(row["n"] for row in benchmarks)} | mean("accuracy", "low", "high")
+    over = " and ".join(dict.fromkeys(row["over"] for row in benchmarks))
+    row = {"n": sum(row["n"] for row in benchmarks), "over": over} | mean("accuracy", "low", "high")
     return row | mean("difference", "diff_low", "diff_high") if "difference" in benchmarks[0] else row

@@ -1,27 +1,35 @@
-"""What is measured beside accuracy: feedback by scope, the share of a planted gap, agreement over seeds."""
+"""What is measured beside accuracy: feedback by scope, the share of a planted gap."""
 
-import json
-import logging
 from collections.abc import Callable, Sequence
-from itertools import combinations, compress
+from itertools import compress
 from math import nan
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis import statistics
 from c3po_bench.analysis.arms import BASE, columns_of
-from c3po_bench.analysis.pairing import Partners, identity, run_labels
-from c3po_bench.analysis.scores import MIN_CLUSTERS, load_scores, score_of
-from c3po_bench.errors import UserError
+from c3po_bench.analysis.families import holm
+from c3po_bench.analysis.pairing import Partners, run_labels
+from c3po_bench.analysis.scores import MIN_CLUSTERS
 from c3po_bench.store.reader import Run
 
-log = logging.getLogger("c3po_bench")
 SCOPES = {"in": "in scope", "near": "near scope", "out": "out of scope", "overall": "overall"}
 MEASURES = ("score", "drift", "similarity", "repetition", "broken_ending", "length_ratio")
 FEEDBACK_COLUMNS = ("arm", "title", "role", "label", "run_id", "scope", "feedback", "measure", "n", "mean")
-FEEDBACK_COLUMNS += ("low", "high", "against", "difference", "diff_low", "diff_high")
+FEEDBACK_COLUMNS += (
+    "low",
+    "high",
+    "over",
+    "varies",
+    "against",
+    "difference",
+    "diff_low",
+    "diff_high",
+    "p",
+    "p_holm",
+)
 OWN, GAP = ("mean", "low", "high"), ("difference", "diff_low", "diff_high")
 
 Key = tuple[str, Any, Any]  # task, doc_id and doc_hash
@@ -40,15 +48,22 @@ def feedback_measures(
 
     `score` is S_in (signed), S_near or S_out (absolute): the mean over feedbacks of their prompts' means. The
     row of scope `overall` has S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 (RLVF, section 5). Other
-    measures are means over prompts. Intervals are bootstrap intervals over prompts, over feedbacks where
-    there are ten or more. With `pieces`, there is also a row for each feedback (column `feedback`).
+    measures are means over prompts.
+
+    Intervals are 95%, over `over`: prompts, or, where there are ten feedbacks or more, feedbacks (t). Scores
+    that rules gave, all -1, 0 or 1, have score intervals over prompts (Tango's in scope and of differences,
+    Wilson's of |score|), S_overall MOVER's of the three; judged scores and other measures t. Bounds are NaN
+    where nothing varies; of judged scores `varies` is then false, and bounds are by the rule of three: at
+    most 3 of n further prompts would be scored otherwise, and these by any score. p is mid-p where a
+    difference is of rules, else of sign flips; Holm's correction runs over arms and scopes, measure by
+    measure, and over the rows of single feedbacks apart.
 
     Args:
         runs: of one store.
         against: an arm, or a run id.
-        pieces: whether to add the rows by feedback.
-        draws: resamples.
-        seed: of the resamples.
+        pieces: whether to add the rows by feedback (column `feedback`).
+        draws: sign flips.
+        seed: of the flips.
 
     Raises:
         UserError: where several runs of the arm `against` could be meant.
@@ -62,9 +77,24 @@ def feedback_measures(
         names = sorted({_feedback(row) for items in own.values() for row in items.values()}) if pieces else []
         common = columns_of(run) | {"label": labels[run.run_id], "run_id": run.run_id, "against": against}
         for feedback in ["", *names]:
-            measured = _measured(_only(own, feedback), _only(other, feedback), draws=draws, seed=seed)
+            measured = _measured(_only(own, feedback), _only(other, feedback), draws, seed)
+            if run.arm == BASE or beside is run:  # 0 by definition: nothing is estimated
+                measured = [_certain(row, run.arm == BASE, beside is run) for row in measured]
             table += [common | {"feedback": feedback} | row for row in measured]
+    families: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for row in table:
+        families.setdefault((row["measure"], bool(row["feedback"])), []).append(row)
+    for family in families.values():
+        for row, p in zip(family, holm([row.get("p", nan) for row in family]), strict=True):
+            row["p_holm"] = p
     return pd.DataFrame(table, columns=list(FEEDBACK_COLUMNS))
+
+
+def _certain(row: dict[str, Any], base: bool, itself: bool) -> dict[str, Any]:
+    """A row of base, whose scores are against its own answers, or of the run that differences are to."""
+    if base and row["measure"] == "score":
+        row |= {"low": row["mean"], "high": row["mean"]}
+    return row | (dict.fromkeys(GAP, 0.0) | {"p": nan} if itself else {})
 
 
 def _by_scope(run: Run) -> dict[str, Rows]:
@@ -89,38 +119,68 @@ def _only(scopes: dict[str, Rows], feedback: str) -> dict[str, Rows]:
     }
 
 
-def _measured(own: dict[str, Rows], other: dict[str, Rows], *, draws: int, seed: int) -> list[dict[str, Any]]:
+class Prompts(NamedTuple):
+    """Numbers of one measure in one scope, each ``[prompts]``, with the place of each prompt's feedback."""
+
+    values: np.ndarray
+    whose: np.ndarray
+
+    def means(self) -> np.ndarray:
+        """The mean of each feedback's prompts; NaN of one without any: ``[feedbacks]``."""
+        counts = np.bincount(self.whose)
+        with np.errstate(invalid="ignore"):
+            return np.bincount(self.whose, weights=self.values) / counts
+
+    def weights(self) -> np.ndarray:
+        """What each prompt weighs in the mean over feedbacks of their means: ``[prompts]``, in sum 1."""
+        counts = np.bincount(self.whose)
+        return 1 / (np.count_nonzero(counts) * counts[self.whose])
+
+
+def _measured(own: dict[str, Rows], other: dict[str, Rows], draws: int, seed: int) -> list[dict[str, Any]]:
+    """The rows of one run: every measure of every scope, and S_overall."""
     table: list[dict[str, Any]] = []
-    scores: dict[str, tuple[float, np.ndarray]] = {}  # by scope: mean and its draws
-    score_gaps: dict[str, tuple[float, np.ndarray]] = {}
-    names = sorted({_feedback(row) for rows in own.values() for row in rows.values()}) or [""]
-    shares = np.full(len(names), 1 / len(names))
-    weights = np.random.default_rng(seed).multinomial(len(names), shares, size=draws)
-    for place, (scope, rows) in enumerate(own.items()):
+    names = sorted({_feedback(row) for rows in own.values() for row in rows.values()})
+    scores: dict[str, Prompts] = {}
+    gaps: dict[str, Prompts] = {}
+    for scope, rows in own.items():
         theirs = other.get(scope, {})
         for measure in MEASURES:
             keys = [key for key, row in rows.items() if _is_number(row.get(measure))]
             if not keys:
                 continue
             whose = np.searchsorted(names, [_feedback(rows[key]) for key in keys])
-            values = [rows[key][measure] for key in keys]
-            mean, means = _mean(values, whose, measure, weights, (seed, place))
-            row = {"scope": scope, "measure": measure, "n": len(keys)} | _columns(OWN, mean)
-            if measure == "score":
-                scores[scope] = mean.value, means
+            prompts = Prompts(np.array([rows[key][measure] for key in keys], dtype=np.float64), whose)
+            scored, gap = measure == "score", None
             both = np.array([_is_number(theirs.get(key, {}).get(measure)) for key in keys])
             if both.any() and all(key in theirs for key in keys):
-                gaps = [rows[key][measure] - theirs[key][measure] for key in compress(keys, both)]
-                gap, means = _mean(gaps, whose[both], measure, weights, (seed, place))
-                row |= _columns(GAP, gap)
-                if measure == "score":
-                    score_gaps[scope] = gap.value, means
+                change = [rows[key][measure] - theirs[key][measure] for key in compress(keys, both)]
+                gap = Prompts(np.array(change, dtype=np.float64), whose[both])
+            row = {"scope": scope, "measure": measure, "n": len(keys), "over": _over(prompts)}
+            row |= _columns(OWN, _interval(prompts, scored, signed=scope == "in"))
+            row["varies"] = bool(np.ptp(prompts.values) > 0) or _of_rules(prompts, scored)
+            if gap is not None:
+                row |= _columns(GAP, _interval(gap, scored, signed=True)) | {
+                    "p": _p(gap, scored, draws, seed)
+                }
+            if scored:
+                scores[scope] = prompts
+                if gap is not None:
+                    gaps[scope] = gap
             table.append(row)
     if scores.keys() >= {"in", "near", "out"}:
-        scored = sum(row["n"] for row in table if row["measure"] == "score")
-        row = {"scope": "overall", "measure": "score", "n": scored} | _columns(OWN, _overall(scores, 1.0))
-        if score_gaps.keys() >= {"in", "near", "out"}:
-            row |= _columns(GAP, _overall(score_gaps, 0.0))
+        scored_items = sum(row["n"] for row in table if row["measure"] == "score")
+        row = {"scope": "overall", "measure": "score", "n": scored_items, "over": _over(scores["in"])}
+        row |= _columns(OWN, _overall(scores, 1.0)) | {"varies": True}
+        if gaps.keys() >= {"in", "near", "out"}:
+            parts = [
+                gaps[s].values * gaps[s].weights() * w
+                for s, w in (("in", 0.5), ("near", -0.25), ("out", -0.25))
+            ]
+            whose = np.concatenate([gaps[s].whose for s in ("in", "near", "out")])
+            clusters = None if _over(gaps["in"]) == "prompts" else whose
+            p = statistics.sign_flip(np.concatenate(parts), draws=draws, seed=seed, clusters=clusters)
+            row |= _columns(GAP, _overall(gaps, 0.0)) | {"p": p}
         table.append(row)
     return table
 
@@ -129,31 +189,61 @@ def _columns(names: tuple[str, str, str], interval: statistics.Interval) -> dict
     return dict(zip(names, interval, strict=True))
 
 
-def _overall(scopes: dict[str, tuple[float, np.ndarray]], one: float) -> statistics.Interval:
-    """S_overall of the scores of three scopes, with its interval; with `one` = 0, a difference of two."""
-    (a, drawn_a), (b, drawn_b), (c, drawn_c) = (scopes[scope] for scope in ("in", "near", "out"))
-    means = (drawn_a + one - (drawn_b + drawn_c) / 2) / 2
-    return statistics.percentile_interval((a + one - (b + c) / 2) / 2, means)
+def _over(prompts: Prompts) -> str:
+    """What an interval generalizes over: feedbacks where there are enough, else prompts for these ones."""
+    return "feedbacks" if len(np.unique(prompts.whose)) >= MIN_CLUSTERS else "prompts"
 
 
-def _mean(
-    numbers: list[float], whose: np.ndarray, measure: str, weights: np.ndarray, seed: tuple[int, int]
-) -> tuple[statistics.Interval, np.ndarray]:
-    """The mean of `numbers`, one a prompt, with its interval; and its bootstrap means ``[draws]``.
+def _of_rules(prompts: Prompts, scored: bool) -> bool:
+    return scored and statistics.is_ternary(prompts.values)
 
-    Prompts are drawn, or, of ten feedbacks or more, feedbacks. Scores are weighted so that their mean is the
-    mean over feedbacks of the means over prompts. `whose` is the number of each prompt's feedback. `weights`
-    says how often each feedback is drawn, ``[draws, feedbacks]``: the same for all scopes and measures.
+
+def _interval(prompts: Prompts, scored: bool, *, signed: bool) -> statistics.Interval:
+    """The mean with its interval, over prompts or feedbacks; of `scored` prompts the mean over feedbacks."""
+    if _over(prompts) == "feedbacks":
+        if scored:
+            return statistics.t_interval(prompts.means()[np.unique(prompts.whose)])
+        return statistics.t_interval(prompts.values, prompts.whose)
+    counts = np.bincount(prompts.whose)
+    sizes = counts[counts > 0]
+    if scored and len(sizes) > 1 and np.ptp(sizes):  # feedbacks weigh alike, prompts then do not
+        parts = [prompts.values[prompts.whose == one] for one in np.unique(prompts.whose)]
+        return statistics.mean_interval([_of_prompts(part, signed) for part in parts])
+    return _of_prompts(prompts.values, signed) if scored else statistics.t_interval(prompts.values)
+
+
+def _of_prompts(values: np.ndarray, signed: bool) -> statistics.Interval:
+    """The mean of scores; where judged ones are all alike, the bounds of the rule of three."""
+    interval = statistics.score_interval(values, signed=signed)
+    if interval.low == interval.low:
+        return interval
+    value, other = interval.value, min(1.0, 3 / len(values))  # the share that may be scored otherwise
+    least = -1.0 if signed else 0.0
+    return statistics.Interval(value, value - other * (value - least), value + other * (1 - value))
+
+
+def _p(gap: Prompts, scored: bool, draws: int, seed: int) -> float:
+    if _over(gap) == "feedbacks":
+        return statistics.sign_flip(gap.values * gap.weights(), draws=draws, seed=seed, clusters=gap.whose)
+    if _of_rules(gap, scored) and not np.ptp(np.bincount(gap.whose)[np.unique(gap.whose)]):
+        return float(statistics.mid_p(int((gap.values > 0).sum()), int((gap.values < 0).sum())))
+    weights = gap.weights() if scored else 1.0
+    return statistics.sign_flip(gap.values * weights, draws=draws, seed=seed)
+
+
+def _overall(scopes: dict[str, Prompts], one: float) -> statistics.Interval:
+    """S_overall of the scores of three scopes, with its interval; with `one` = 0, a difference of two.
+
+    Over feedbacks t of each one's own S_overall, where all have the three scopes; over prompts MOVER.
     """
-    values, counts = np.array(numbers, dtype=np.float64), np.bincount(whose, minlength=weights.shape[1])
-    if measure == "score":
-        values *= len(whose) / (np.count_nonzero(counts) * counts[whose])
-    if np.count_nonzero(counts) < MIN_CLUSTERS:
-        means = statistics.bootstrap_means(values, draws=len(weights), seed=seed)
-    else:
-        sums = weights @ np.bincount(whose, weights=values, minlength=weights.shape[1])
-        means = sums / np.maximum(1, weights @ counts)
-    return statistics.percentile_interval(float(values.mean()), means), means
+    parts = [scopes[scope] for scope in ("in", "near", "out")]
+    if _over(parts[0]) == "feedbacks" and len({tuple(np.unique(part.whose)) for part in parts}) == 1:
+        places = np.unique(parts[0].whose)
+        a, b, c = (part.means()[places] for part in parts)
+        return statistics.t_interval((a + one - (b + c) / 2) / 2)
+    signed = (True, one == 0, one == 0)
+    within, near, out = (_interval(part, True, signed=s) for part, s in zip(parts, signed, strict=True))
+    return statistics.overall_interval(within, near, out, one)
 
 
 def _feedback(row: dict[str, Any]) -> str:
@@ -206,80 +296,3 @@ def share_recovered(
             row["low"], row["high"] = map(float, np.quantile(shares, [0.025, 0.975], method=method))
         table.append(row | {"distance": float(np.mean(far)) if far else nan})
     return pd.DataFrame(table)
-
-
-DRAWN = ("seed", "reference_items", "train_data", "revisions")
-"""Parts of a run's identity that its seed may decide."""
-SEED_COLUMNS = ("arm", "title", "role", "label", "task", "seeds", "items", "accuracy", "accuracy_sd")
-SEED_COLUMNS += ("lowest", "highest", "agreement", "unanimous")
-
-
-def seed_agreement(runs: Sequence[Run]) -> pd.DataFrame:
-    """How far runs that differ in nothing but their seed agree, in accuracy and answer by answer.
-
-    There is a row for each arm (with its settings) and task that ran under several seeds. `accuracy` is the
-    mean over seeds and `accuracy_sd` its standard deviation (n - 1). `agreement` is the share of items on
-    which two seeds give the same prediction, averaged over pairs of seeds; `unanimous` is the share on which
-    all do. Only items that every seed answered are counted.
-
-    Runs are repetitions where their identities differ only in the seed and what it draws. Where one of their
-    seeds ran twice something else differs, and they are left out, with a warning. A run whose rows `compare`
-    refuses is left out, too.
-    """
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(_repeated(run), []).append(run)
-    labels = run_labels([group[0] for group in groups.values()], without=("seed",))
-    rows: list[dict[str, Any]] = []
-    for group in groups.values():
-        seeds = {run.result["seed"] for run in group}
-        if 1 < len(seeds) < len(group):
-            log.warning(
-                "%s: several runs of one seed, whose data differ; left out where seeds are compared",
-                group[0].arm,
-            )
-        elif len(seeds) > 1:
-            common = columns_of(group[0]) | {"label": labels[group[0].run_id]}
-            rows += [common | row for row in _agreement(group)]
-    return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
-
-
-def _repeated(run: Run) -> str:
-    """What a repetition under another seed has in common with `run`."""
-    drawn = DRAWN
-    if "seed" in run.provenance["identity"].get("scoring", {}):
-        drawn += ("requests",)  # examples or options are drawn, too
-    settings = {name: value for name, value in run.result["settings"].items() if name != "seed"}
-    return json.dumps([identity(run, *drawn), settings], sort_keys=True, default=str)
-
-
-def _answers(run: Run) -> dict[tuple[str, Any], tuple[Any, float]]:
-    """Prediction and score by item, where there is a score; empty for a run whose rows `compare` refuses."""
-    try:
-        load_scores(run)
-    except UserError as reason:
-        log.warning("left out where seeds are compared: %s", reason)
-        return {}
-    scored = ((row, score_of(row)) for row in run.samples())
-    return {
-        (row["task"], row["doc_id"]): (row["prediction"], score) for row, score in scored if score == score
-    }
-
-
-def _agreement(runs: list[Run]) -> list[dict[str, Any]]:
-    """How far repetitions agree on each task: one row a task."""
-    answers = [own for run in runs if (own := _answers(run))]
-    if len(answers) < 2:
-        return []
-    shared = set(answers[0]).intersection(*answers[1:])
-    rows = []
-    for task in sorted({task for task, _ in shared}):
-        items = sorted((key for key in shared if key[0] == task), key=lambda key: str(key[1]))
-        accuracy = np.array([np.mean([own[key][1] for key in items]) for own in answers])
-        pairs = [np.mean([a[key][0] == b[key][0] for key in items]) for a, b in combinations(answers, 2)]
-        alike = [len({str(own[key][0]) for own in answers}) == 1 for key in items]
-        row = {"task": task, "seeds": len(answers), "items": len(items), "unanimous": float(np.mean(alike))}
-        row |= {"accuracy": float(accuracy.mean()), "accuracy_sd": float(accuracy.std(ddof=1))}
-        row |= {"lowest": float(accuracy.min()), "highest": float(accuracy.max())}
-        rows.append(row | {"agreement": float(np.mean(pairs))})
-    return rows

@@ -28,6 +28,13 @@ _DECODER = msgspec.json.Decoder(_Row)
 MIN_CLUSTERS = 10  # with fewer, resampling them says more about their number than about the arms
 
 
+def many_clusters(clusters: np.ndarray | None) -> np.ndarray | None:
+    """The clusters of items, where some share one and there are enough to generalize over; else None."""
+    if clusters is None or not MIN_CLUSTERS <= len(np.unique(clusters)) < len(clusters):
+        return None
+    return clusters
+
+
 @dataclass(frozen=True)
 class Scores:
     """One run's items, sorted by (task, doc_id); every array is ``[items]``."""

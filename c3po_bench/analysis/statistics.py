@@ -1,27 +1,26 @@
-"""Statistics of two arms answering the same items, in numpy; how large an effect they can show.
+"""Statistics of two arms answering the same items: intervals and tests of one comparison, in numpy and scipy.
 
-Two scores of one item are correlated, so every difference here is taken item by item first:
-``Var(a - b) = Var(a) + Var(b) - 2 Cov(a, b)``, and the covariance is most of what a benchmark has.
-Scores are arrays ``[items]``, either 0/1 (right or wrong) or real-valued; a `clusters` array ``[items]``
-names what items share (a passage, a feedback), which are then resampled together.
+Two scores of one item are correlated, so every difference here is taken item by item first: ``Var(a - b) =
+Var(a) + Var(b) - 2 Cov(a, b)``, and the covariance is most of what a benchmark has. Scores are arrays
+``[items]``: 0/1 (right or wrong), -1/0/1 (what only one of two answers does), or real-valued. A `clusters`
+array ``[items]`` names what items share (a passage, a feedback); the interval then generalizes over such
+groups. Many tests at once are in `families`, what a number of items can show in `power`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, ndtri
+from scipy.special import bdtr, ndtr, ndtri, stdtr, stdtrit
 
 DRAWS = 10_000
 LEVEL = 0.95  # of all intervals
 ALPHA = 0.05
-POWER = 0.8
+MARGIN = 0.01  # within which two arms count as the same, unless the config says otherwise
 Z = float(ndtri(0.5 + LEVEL / 2))
-REACH = float(ndtri(1 - ALPHA / 2) + ndtri(POWER))  # standard errors that an effect must have to be found
-FEWEST = 6  # items that must change, all one way, before an exact two-sided test is below ALPHA
 TINY, BISECTIONS = 1e-300, 50
 CHUNK = 1 << 22  # resampled indices held at a time: 16 MiB of int32
 
@@ -29,7 +28,10 @@ Floats = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """An estimate with the bounds of its confidence interval, all in the unit of the scores."""
+    """An estimate with the bounds of its confidence interval, all in the unit of the scores.
+
+    The bounds are NaN where scores have no variance, so that nothing says how far they are from the truth.
+    """
 
     value: float
     low: float
@@ -43,6 +45,11 @@ NOTHING = Interval(math.nan, math.nan, math.nan)
 def is_binary(*scores: ArrayLike) -> bool:
     """Whether all scores are 0 or 1, so that McNemar's test and Wilson's interval apply."""
     return all(np.isin(s, (0, 1)).all() for s in scores)
+
+
+def is_ternary(*scores: ArrayLike) -> bool:
+    """Whether all scores are -1, 0 or 1, as differences of 0/1 scores are: Tango's interval applies."""
+    return all(np.isin(s, (-1, 0, 1)).all() for s in scores)
 
 
 def fixed_broken(arm: ArrayLike, base: ArrayLike) -> tuple[int, int]:
@@ -61,37 +68,62 @@ def mcnemar(fixed: ArrayLike, broken: ArrayLike) -> Floats:
     return np.where(f + b == 0, 1.0, np.minimum(p, 1.0))
 
 
-def wilson(successes: float, n: int) -> Interval:
-    """Wilson's score interval (1927) of a share of `n`; sound near 0 and 1 and for small `n`."""
-    if n <= 0:
-        return NOTHING
-    share = successes / n
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * np.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+def mid_p(fixed: ArrayLike, broken: ArrayLike) -> Floats:
+    """Two-sided McNemar mid-p: the exact p, with half of the probability of what was observed.
+
+    With m = min(fixed, broken) and X ~ Bin(fixed + broken, 1/2) it is 2 P(X <= m) - P(X = m). It keeps the
+    level and has nearly the power of the exact unconditional test (Fagerland, Lydersen and Laake 2013). Takes
+    counts or arrays of counts of one shape, returns p of that shape; 1 where nothing changed.
+    """
+    f, b = np.asarray(fixed, dtype=np.int64), np.asarray(broken, dtype=np.int64)
+    fewer = np.minimum(f, b).astype(float)
+    p = bdtr(fewer, f + b, 0.5) + np.where(fewer > 0, bdtr(np.maximum(fewer - 1, 0), f + b, 0.5), 0.0)
+    return np.where(f == b, 1.0, np.minimum(p, 1.0))
 
 
-@lru_cache(maxsize=4096)  # a sweep asks for the same few counts thousands of times
-def tango(fixed: int, broken: int, n: int) -> Interval:
-    """Tango's score interval (1998) of the difference of two paired shares, of which `n` items are the same.
+def _quantile(level: float, df: int | None) -> float:
+    """Standard errors to each side of an interval: normal, or of t where `df` is given."""
+    return float(ndtri(0.5 + level / 2) if df is None else stdtrit(df, 0.5 + level / 2))
 
-    The differences that a score test does not reject; sound where few items change, or none.
+
+def wilson(successes: float, n: float, df: int | None = None) -> Interval:
+    """Wilson's score interval (1927) of a share of `n`; sound near 0 and 1 and for small `n`.
+
+    `df`: by t, not normal.
     """
     if n <= 0:
         return NOTHING
-    value = (fixed - broken) / n
+    share, z = successes / n, _quantile(LEVEL, df)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
 
-    def score(d: float) -> float:
-        b = (2 * n - fixed + broken) * d - fixed - broken
-        root = math.sqrt(max(0.0, b * b + 8 * n * broken * d * (1 - d)))
-        variance = n * ((root - b) / (2 * n) + d * (1 - d))  # at the likeliest shares that differ by d
-        return (fixed - broken - n * d) / math.sqrt(max(variance, TINY))
+
+def tango_score(fixed: float, broken: float, n: float, difference: float) -> float:
+    """The score statistic, standard normal, of two paired shares differing by `difference` (Tango 1998)."""
+    b = (2 * n - fixed + broken) * difference - fixed - broken
+    root = math.sqrt(max(0.0, b * b + 8 * n * broken * difference * (1 - difference)))
+    # the variance at the likeliest shares that differ so
+    variance = n * ((root - b) / (2 * n) + difference * (1 - difference))
+    return (fixed - broken - n * difference) / math.sqrt(max(variance, TINY))
+
+
+@lru_cache(maxsize=4096)  # a sweep asks for the same few counts thousands of times
+def tango(fixed: float, broken: float, n: float, level: float = LEVEL, df: int | None = None) -> Interval:
+    """Tango's score interval (1998) of the difference of two paired shares, of which `n` items are the same.
+
+    The differences that a score test does not reject; sound where few items change, or none.
+    `df`: by t, not normal.
+    """
+    if n <= 0:
+        return NOTHING
+    value, z = (fixed - broken) / n, _quantile(level, df)
 
     def bound(outside: float) -> float:
         inside = value
         for _ in range(BISECTIONS):
             middle = (outside + inside) / 2
-            if abs(score(middle)) > Z:
+            if abs(tango_score(fixed, broken, n, middle)) > z:
                 outside = middle
             else:
                 inside = middle
@@ -114,6 +146,108 @@ def cluster_means(values: ArrayLike, clusters: ArrayLike | None = None) -> Float
     """Each cluster's share in the mean, scaled so that the mean of all equals the mean of the items."""
     sums, sizes = cluster_sums(values, clusters)
     return sums * (len(sizes) / sizes.sum()) if len(sums) else sums
+
+
+def standard_error(values: ArrayLike, clusters: ArrayLike | None = None) -> tuple[float, float, int]:
+    """Mean, its standard error, and the degrees of freedom of a t for it: items, or clusters, less one.
+
+    SE^2 = G / (G - 1) * sum_c (sum_{i in c} (s_i - mean))^2 / n^2 over G clusters (each item one without
+    `clusters`): Miller (arXiv 2411.00640) with the factor of small samples that statsmodels applies. NaN
+    where there are fewer than two clusters.
+    """
+    sums, sizes = cluster_sums(values, clusters)
+    groups, n = len(sums), sizes.sum()
+    mean = float(sums.sum() / n) if groups else math.nan
+    if groups < 2:
+        return mean, math.nan, 0
+    spread = float(np.linalg.norm(sums - mean * sizes)) / n
+    return mean, math.sqrt(groups / (groups - 1)) * (spread if spread > 1e-12 else 0.0), groups - 1
+
+
+def t_interval(values: ArrayLike, clusters: ArrayLike | None = None, level: float = LEVEL) -> Interval:
+    """Mean with its t interval over items, or over `clusters`; without bounds where nothing varies."""
+    mean, se, df = standard_error(values, clusters)
+    half = float(stdtrit(df, 0.5 + level / 2)) * se if se > 0 else math.nan
+    return Interval(mean, mean - half, mean + half)
+
+
+def t_test(values: ArrayLike, clusters: ArrayLike | None = None, *, above: float | None = None) -> float:
+    """Two-sided p of a mean of 0, or one-sided p of one not above `above`, by t; NaN without variance."""
+    mean, se, df = standard_error(values, clusters)
+    if not se > 0:
+        return math.nan
+    return 2 * float(stdtr(df, -abs(mean) / se)) if above is None else float(stdtr(df, (above - mean) / se))
+
+
+class Counts(NamedTuple):
+    """How many of how many items are 1 and -1; of clusters, of independent items that say as much, and df."""
+
+    up: float
+    down: float
+    n: float
+    df: int | None
+
+
+def counts_of(scores: ArrayLike, clusters: ArrayLike | None = None) -> Counts:
+    """The counts of -1/0/1 scores; of clusters, divided by the design effect.
+
+    That is the variance of the mean over clusters by that over items, at least 1 (Korn and Graubard 1998).
+    Scores that are all alike have none to tell it by: each cluster then counts as one item.
+    """
+    v = np.asarray(scores, dtype=np.float64)
+    n, up, down = float(len(v)), float((v > 0).mean()), float((v < 0).mean())
+    if clusters is None:
+        return Counts(round(up * n), round(down * n), n, None)
+    _, se, df = standard_error(v, clusters)
+    n /= max(1.0, se * se * n / float(v.var())) if v.var() > 0 else n / (df + 1)
+    return Counts(up * n, down * n, n, df if v.var() > 0 else None)
+
+
+def score_interval(values: ArrayLike, clusters: ArrayLike | None = None, *, signed: bool = False) -> Interval:
+    """Mean of scores with the 95% interval that suits them.
+
+    0/1 scores have Wilson's, -1/0/1 scores Tango's, as have 0/1 scores that could be -1 (`signed`); where
+    they come in clusters, of the `counts_of` these and by t. Others have t intervals over items or clusters,
+    and no bounds where they do not vary.
+    """
+    v = np.asarray(values, dtype=np.float64)
+    if not len(v):
+        return NOTHING
+    if not is_ternary(v):
+        return t_interval(v, clusters)
+    up, down, n, df = counts_of(v, clusters)
+    return tango(up, down, n, df=df) if signed or down else wilson(up, n, df)
+
+
+def same_p(differences: ArrayLike, margin: float, clusters: ArrayLike | None = None) -> float:
+    """The p of two one-sided tests (TOST) that the mean difference lies within `margin` of 0 on both sides.
+
+    The larger p of the two: score tests (Tango's) of -1/0/1 differences, t tests of others. Below 0.05 where
+    the 90% interval lies within the margin. NaN over no items, and of others without variance.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    if not len(d) or not is_ternary(d):
+        return max(t_test(d, clusters, above=-margin), t_test(-d, clusters, above=-margin))
+    up, down, n, df = counts_of(d, clusters)
+    below, above = (tango_score(up, down, n, bound) for bound in (-margin, margin))
+    return float(max(ndtr(-below), ndtr(above)) if df is None else max(stdtr(df, -below), stdtr(df, above)))
+
+
+def crossed_variance(table: ArrayLike) -> float:
+    """Variance of the mean of ``[items, seeds]`` where both are drawn.
+
+    It is (MS_items + MS_seeds - MS_rest) / (I S). Items and seeds are crossed, not nested: every seed answers
+    every item. The estimate from the mean squares of the balanced table is unbiased (Cameron, Gelbach and
+    Miller's two-way variance is its form for large tables); where it is smaller than the larger of the two
+    one-way variances, that is returned.
+    """
+    x = np.asarray(table, dtype=np.float64)
+    items, seeds = x.shape
+    rows, columns = x.mean(axis=1), x.mean(axis=0)
+    rest = x - rows[:, None] - columns[None, :] + x.mean()
+    of_items, of_seeds = seeds * rows.var(ddof=1), items * columns.var(ddof=1)
+    of_rest = (rest**2).sum() / ((items - 1) * (seeds - 1))
+    return float(max(of_items + of_seeds - of_rest, of_items, of_seeds) / x.size)
 
 
 def bootstrap_means(
@@ -191,15 +325,6 @@ def paired_bootstrap(
     return bootstrap(a - b, draws=draws, seed=seed, clusters=clusters)
 
 
-def paired_interval(
-    arm: ArrayLike, base: ArrayLike, *, draws: int, seed: int, clusters: ArrayLike | None
-) -> Interval:
-    """Mean difference with `tango`'s interval for independent right-or-wrong scores, else a bootstrap's."""
-    if clusters is None and is_binary(arm, base):
-        return tango(*fixed_broken(arm, base), len(np.asarray(arm)))
-    return paired_bootstrap(arm, base, draws=draws, seed=seed, clusters=clusters)
-
-
 def mean_interval(parts: Sequence[Interval]) -> Interval:
     """Mean of independent estimates that weigh the same, with the interval that theirs make (MOVER).
 
@@ -212,68 +337,47 @@ def mean_interval(parts: Sequence[Interval]) -> Interval:
     return Interval(value, value - below, value + above)
 
 
+def overall_interval(within: Interval, near: Interval, out: Interval, one: float = 1.0) -> Interval:
+    """S_overall = (S_in + 1 - (S_near + S_out) / 2) / 2 with the interval of its parts' (MOVER).
+
+    With `one` = 0 it is the difference of two. The three are over different prompts, so independent.
+    """
+    value = (within.value + one - (near.value + out.value) / 2) / 2
+    below, above = (
+        math.hypot(a - within.value, (b - near.value) / 2, (c - out.value) / 2) / 2
+        for a, b, c in ((within.low, near.high, out.high), (within.high, near.low, out.low))
+    )
+    return Interval(value, value - below, value + above)
+
+
 def sign_flip(
     differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0, clusters: ArrayLike | None = None
 ) -> float:
-    """Two-sided p of the mean difference being 0, from random sign flips of items or of whole clusters.
+    """Two-sided p of the mean difference being 0, from sign flips of items or of whole clusters.
 
-    The test for real-valued or clustered scores; on independent 0/1 scores it estimates McNemar's exact p.
+    All flips where they are no more than `draws`, else random ones. The test for real-valued or clustered
+    scores; on independent 0/1 scores it estimates McNemar's exact p.
     """
     sums, _ = cluster_sums(differences, clusters)
     sums = sums[sums != 0]
     if not len(sums):
         return 1.0
+    observed, extreme, count = abs(sums.sum()) * (1 - 1e-12), 0, 0
+    for signs in sign_draws(len(sums), draws, seed):
+        extreme += int((abs(2.0 * (signs @ sums) - sums.sum()) >= observed).sum())
+        count += len(signs)
+    drawn = 2 ** min(len(sums), 64) > draws  # then what was observed counts as one flip more
+    return (extreme + drawn) / (count + drawn)
+
+
+def sign_draws(units: int, draws: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Flips of `units` in parts of ``[flips, units]``, 0 flipped and 1 not: all, where at most `draws`."""
+    if 2 ** min(units, 64) <= draws:
+        yield (np.arange(2**units)[:, None] >> np.arange(units) & 1).astype(np.uint8)
+        return
     rng = np.random.default_rng(seed)
-    observed, extreme = abs(sums.sum()) * (1 - 1e-12), 0
-    step = max(1, CHUNK // len(sums))
+    step = max(1, CHUNK // units)
     for start in range(0, draws, step):
         rows = min(step, draws - start)
-        bits = np.unpackbits(np.frombuffer(rng.bytes(-(-rows * len(sums) // 8)), dtype=np.uint8))
-        signs = bits[: rows * len(sums)].reshape(rows, len(sums))
-        extreme += int((abs(2.0 * (signs @ sums) - sums.sum()) >= observed).sum())
-    return (extreme + 1) / (draws + 1)
-
-
-def holm(p: ArrayLike) -> Floats:
-    """Holm's step-down adjusted p-values (1979) of a family of tests; NaN stays NaN and is not counted."""
-    raw = np.asarray(p, dtype=np.float64)
-    adjusted = np.full_like(raw, np.nan)
-    known = np.flatnonzero(~np.isnan(raw))
-    order = known[np.argsort(raw[known], kind="stable")]
-    steps = (len(order) - np.arange(len(order))) * raw[order]
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted
-
-
-def discordant_sd(discordant: float, effect: float = 0.0) -> float:
-    """Standard deviation of item-wise differences.
-
-    From the share of items that change (fixed + broken) and the net `effect`.
-    """
-    return math.sqrt(max(0.0, discordant - effect * effect))
-
-
-def minimum_detectable_effect(sd: float, n: int) -> float:
-    """The smallest mean difference that `n` paired items find with 80% power; normal approximation."""
-    return REACH * sd / math.sqrt(n) if n > 0 else math.nan
-
-
-def smallest_gain(shares: ArrayLike, items: int, *, binary: bool) -> float:
-    """The smallest difference that a test of these differences can be hoped to find.
-
-    `shares` are the differences of items or of clusters, `items` is the number of items, and `binary` says
-    whether scores are right or wrong. NaN where nothing says: with fewer right-or-wrong items than the exact
-    test needs, or with real values that did not change.
-    """
-    d = np.asarray(shares, dtype=np.float64)
-    effect = minimum_detectable_effect(float(d.std(ddof=1)), len(d)) if len(d) > 1 else math.nan
-    if binary:
-        return float(np.fmax(effect, FEWEST / items)) if items >= FEWEST else math.nan
-    return effect if d.any() else math.nan
-
-
-def required_items(effect: float, sd: float) -> int:
-    """How many paired items it takes to find `effect` with 80% power. Raises ValueError for a zero effect."""
-    if effect == 0:
-        raise ValueError("no sample is large enough to find an effect of zero")
-    return math.ceil((REACH * sd / abs(effect)) ** 2)
+        bits = np.unpackbits(np.frombuffer(rng.bytes(-(-rows * units // 8)), dtype=np.uint8))
+        yield bits[: rows * units].reshape(rows, units)

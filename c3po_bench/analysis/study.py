@@ -17,15 +17,16 @@ from pathlib import Path
 import pandas as pd
 
 from c3po_bench.analysis.compare import compare, compare_controls, named_groups
+from c3po_bench.analysis.judging import judge_measures
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.errors import UserError, exit_status
 from c3po_bench.store.files import write_json, write_jsonl, write_text
 from c3po_bench.store.reader import Run, load_runs
 
 KEPT = ("arm", "task", "doc_id", "doc_hash", "prompt_hash", "correct", "prediction", "cluster")
-KEPT += ("scope", "feedback_id", "score", "drift", "similarity", "degeneration")
+KEPT += ("scope", "feedback_id", "score", "rule_score", "drift", "similarity", "degeneration")
 FILES = {"samples.jsonl", "provenance.json", "result.json"}  # of each run
-TABLES = ("comparison.csv", "controls.csv", "feedback.csv")
+TABLES = ("comparison.csv", "controls.csv", "feedback.csv", "judges.csv")
 FACTS = ["title", "role", "change", "not_due_to"]  # of arms: they stand in each run's result
 DIGITS = 6
 
@@ -40,6 +41,8 @@ def tables(runs: Sequence[Run]) -> dict[str, str]:
         frames["controls.csv"] = controls
     if any(frames["comparison.csv"]["scope"]):
         frames["feedback.csv"] = feedback_measures(runs, pieces=True)
+    if len(judges := judge_measures(runs)):
+        frames["judges.csv"] = judges
     return {
         name: frame.drop(columns=FACTS, errors="ignore").to_csv(index=False, float_format=f"%.{DIGITS}g")
         for name, frame in frames.items()

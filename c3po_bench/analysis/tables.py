@@ -13,11 +13,16 @@ from rich.text import Text
 
 from c3po_bench.analysis.ablation import axes, shown
 from c3po_bench.analysis.arms import display_name
-from c3po_bench.analysis.compare import MACRO, POOLED, compare, compare_controls, headlines, known, records
+from c3po_bench.analysis.compare import compare, compare_controls, options_of
+from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, records
+from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
-from c3po_bench.analysis.verdict import WHERE, amount, bracket, p_text, verdict
+from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
 from c3po_bench.store.reader import Run
 
+OVER = "intervals are 95% over items"
+OVER_CLUSTERS = "§ over groups of items that share a source, by t"
+NO_VARIANCE = "° no variance: bounds by the rule of three"
 Distance = Callable[[Sequence[Sequence[float]], Sequence[int], str], float]
 
 
@@ -29,13 +34,15 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
         results_dir: its store.
         distance: see `measures.share_recovered`; asked where the planted testbed's optimum was run.
     """
-    frame = compare(runs)
+    frame = compare(runs, **options_of(results_dir))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(console_table(frame))
     if any(run.arm == "planted_optimum" for run in runs):
         console.print(gap_table(share_recovered(runs, distance)))
     if any(frame["scope"]):
         console.print(feedback_table(runs))
+        if len(judges := judge_measures(runs, newest_labels(results_dir))):
+            console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
     console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
     console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
@@ -55,7 +62,7 @@ def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", captio
 def console_table(frame: pd.DataFrame) -> Table:
     """A rich table of the rows of `compare`; accuracies in percent, differences in percentage points.
 
-    ``*`` marks differences whose p stays below 0.05 after Holm's correction, ``†`` arms that by nature change
+    ``*`` marks what the verdict calls a gain or a loss, ``†`` arms that by nature change
     the prompt. Names come from the store and are shown as they are, never read as markup.
     """
     every = records(frame)
@@ -63,15 +70,17 @@ def console_table(frame: pd.DataFrame) -> Table:
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     hidden = len({row["task"] for row in every}) - len(tasks)
     marks = [
-        (any(row["p_holm"] < 0.05 for row in rows), "* below 0.05 after Holm's correction"),
+        (any(map(direction, rows)), "* below 0.05 after Holm's correction"),
         (any(row["prompt_differs"] for row in rows), "† its prompt is not the base's"),
         (
             any(row["test"] == "sign-flip" for row in rows),
             "‡ sign-flip test (scores that are not 0/1, or items that share a source)",
         ),
         (hidden, f"{hidden} tasks of these benchmarks one by one: in the report"),
+        (True, OVER),
+        (any("clusters" in row["over"] for row in rows), OVER_CLUSTERS),
     ]
-    numbers = ("n", "accuracy", "95% interval", "difference", "95% paired", "McNemar p", "fixed/broken")
+    numbers = ("n", "accuracy", "95% interval", "difference", "95% paired", "p", "fixed/broken")
     several = len(tasks) > 1
     table = _table(
         ["task"] * several + ["arm"],
@@ -89,7 +98,8 @@ def console_table(frame: pd.DataFrame) -> Table:
 def cells(row: dict[str, Any]) -> list[str]:
     """One row's cells as text, in the table's order, empty where a number does not apply."""
     compared, tested = known(row["difference"]), known(row["p"])
-    star = "*" if row["p_holm"] < 0.05 else ""
+    star = "*" if tested and direction(row) else ""
+    shared = " §" if "clusters" in row["over"] else ""
     kind = " ‡" if row["test"] == "sign-flip" else ""
     return [
         row["label"] + (" †" if row["prompt_differs"] else ""),
@@ -97,7 +107,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{row['accuracy'] * 100:.1f}%",
         bracket(row["low"], row["high"]),
         f"{row['difference'] * 100:+.1f}" if compared else "",
-        bracket(row["diff_low"], row["diff_high"]) if compared else "",
+        bracket(row["diff_low"], row["diff_high"]) + shared if compared else "",
         f"{p_text(row['p'])}{star}{kind}" if tested else "",
         f"{row['fixed']}/{row['broken']}" if tested else "",
         amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
@@ -120,10 +130,10 @@ def live_line(run: Run, base: Run) -> str:
 def feedback_table(runs: Sequence[Run]) -> Table:
     """The measures of feedback arms: a row an arm and scope, intervals at 95%."""
     columns = ("S", "drift", "similarity", "repetition", "broken", "length")
-    caption = "brackets: 95% over prompts, or over feedbacks where there are ten or more"
-    table = _table(["arm", "scope"], columns, caption=caption)
+    measured = records(feedback_measures(runs))
+    table = _table(["arm", "scope"], columns, caption=feedback_note(measured))
     rows: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}  # by run, scope and measure
-    for row in records(feedback_measures(runs)):
+    for row in measured:
         rows.setdefault(row["run_id"], {}).setdefault(row["scope"], {})[row["measure"]] = row
     for scopes in rows.values():
         for place, (scope, values) in enumerate(scopes.items()):
@@ -133,12 +143,52 @@ def feedback_table(runs: Sequence[Run]) -> Table:
     return table
 
 
+def feedback_note(rows: Sequence[dict[str, Any]]) -> str:
+    """What the intervals of feedback measures generalize over, and what their signs mean."""
+    over = " or ".join(dict.fromkeys(row["over"] for row in rows))
+    return f"brackets: 95% over {over}" + ("" if all(row["varies"] for row in rows) else f"; {NO_VARIANCE}")
+
+
+def measure_interval(row: dict[str, Any]) -> str:
+    """The interval of a feedback measure in brackets, empty where there is none or nothing could vary."""
+    digits = 3 if row["measure"] == "drift" else 2
+    if not known(row["low"]) or row["low"] == row["high"]:
+        return ""
+    return f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]" + (" °" if not row["varies"] else "")
+
+
 def _measure(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     digits = 3 if row["measure"] == "drift" else 2
-    interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-    return f"{row['mean']:.{digits}f}" + (interval if row["measure"] in ("score", "drift") else "")
+    text = f"{row['mean']:.{digits}f}"
+    return f"{text} {measure_interval(row)}".strip() if row["measure"] in ("score", "drift") else text
+
+
+def judge_table(frame: pd.DataFrame) -> Table:
+    """What is known of a model that judged: its errors against rules, and what corrects for them."""
+    caption = (
+        "judged: share that follows or leaks; corrected for sensitivity and specificity against rules "
+        "(Rogan and Gladen); "
+        "by people: mean of all answers by those that people scored (PPI++); 95%"
+    )
+    numbers = ("n", "judged", "sensitivity", "specificity", "corrected", "by people")
+    table = _table(["arm", "scope"], numbers, title="the judge", caption=caption)
+    for row in records(frame):
+        texts = [
+            display_name(row),
+            SCOPES.get(row["scope"], row["scope"]),
+            str(row["n"]),
+            f"{row['judged']:.2f}",
+        ]
+        texts += [_number(row[name], "{:.2f}") for name in ("sensitivity", "specificity")]
+        for name in ("corrected", "estimate"):
+            interval = (
+                f" [{row[name + '_low']:.2f}, {row[name + '_high']:.2f}]" if known(row[name + "_low"]) else ""
+            )
+            texts.append(_number(row[name], "{:.2f}") + interval)
+        table.add_row(*map(Text, texts))
+    return table
 
 
 def gap_table(frame: pd.DataFrame) -> Table:

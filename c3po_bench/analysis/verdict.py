@@ -1,13 +1,15 @@
 """What a comparison says, in plain sentences: for the top of the report and of the console's table."""
 
 import math
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from c3po_bench.analysis.arms import METHODS, display_name, settings_text
-from c3po_bench.analysis.compare import known, records
-from c3po_bench.analysis.statistics import ALPHA
+from c3po_bench.analysis.families import expected_excess, shrunken
+from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.statistics import ALPHA, Z
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
 FOLLOWS = {
@@ -18,8 +20,6 @@ FOLLOWS = {
 FOLLOWS_REST = {1: "follow the feedback", 0: "not shown to follow the feedback", -1: "against it"}
 BASE_REST = {1: "beat base", 0: "cannot be told from base", -1: "lose to base"}
 MOST = 6  # sentences about arms before the rest is only counted; what loses always has one
-# a control gains as much where the difference to it is surely smaller, and than half of the arm's gain
-MARGIN = 0.01
 MANY = 3  # settings of one arm that have a sentence each; more are summed up
 
 
@@ -30,7 +30,7 @@ def points(value: float) -> str:
 
 def bracket(low: float, high: float) -> str:
     """An interval of accuracies in percentage points."""
-    return f"[{low * 100:.1f}, {high * 100:.1f}]"
+    return f"[{low * 100:.1f}, {high * 100:.1f}]" if low == low else "[no variance]"
 
 
 def p_text(p: float) -> str:
@@ -46,11 +46,17 @@ def amount(value: float, digits: int = 2) -> str:
 def direction(row: dict[str, Any]) -> int:
     """1 where a difference is shown to be above 0, -1 below, 0 where neither.
 
-    Interval and p must agree, so both be there.
+    Interval, p and p corrected for the number of tests must agree, so all be there. Whatever is called a gain
+    or a loss, in sentences, stars and colors, is called so by this.
     """
-    if not row["p"] < ALPHA:
+    if not (row["p"] < ALPHA and row["p_holm"] < ALPHA):
         return 0
     return int(row["diff_low"] > 0) - int(row["diff_high"] < 0)
+
+
+def within(margin: float) -> str:
+    """The margin of sameness as a reader says it: "1 point", "0.5 points"."""
+    return f"{margin * 100:g} point{'s' * (margin != 0.01)}"
 
 
 def verdict(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> str:
@@ -117,17 +123,30 @@ def _rest(shown: list[int], words: dict[int, str]) -> list[str]:
 def _sweep(runs: list[dict[str, Any]]) -> str:
     """One arm under many settings.
 
-    How many hold after correction, and the best, which was picked afterwards.
+    How many hold after correction; and of the best, which was picked afterwards, what would be left of it.
     """
-    best = runs[0]
-    beaten = sum(row["diff_low"] > 0 and row["p_holm"] < ALPHA for row in runs)
-    worse = sum(row["diff_high"] < 0 and row["p_holm"] < ALPHA for row in runs)
-    settings = settings_text(best).strip().removeprefix("(").replace(")", "", 1)
-    return (
-        f"{best['title']} under {len(runs):,} settings: {beaten:,} beat base after correction for all of "
-        f"them, {worse:,} lose; the largest difference, {_signed(best)} with {settings}, was picked after the "
-        "fact."
+    shown, cells, best = [direction(row) for row in runs], len(runs), runs[0]
+    sentence = (
+        f"{best['title']} under {cells:,} settings: {shown.count(1):,} beat base after correction for all of "
+        f"them, {shown.count(-1):,} lose; the largest difference, {_signed(best)} with {_settings(best)}, "
+        "was picked after the fact."
     )
+    widths = [row["diff_high"] - row["diff_low"] for row in runs if known(row["diff_low"])]
+    if widths:
+        se = fmean(widths) / (2 * Z)
+        left = float(shrunken([row["difference"] for row in runs], se)[0])
+        excess = points(expected_excess(cells) * se)
+        sentence += f" Of {cells:,} equal cells the best would show up to {excess} points by chance; "
+        sentence += f"shrunken to the mean of all it is {_plus(left)} points."
+    if all(known(row["even"]) and known(row["odd"]) for row in runs):
+        picked = min(runs, key=lambda row: (-row["even"], row["label"]))  # ties: not by the other half
+        rest = f"{_plus(picked['odd'])} points {bracket(picked['odd_low'], picked['odd_high'])}"
+        sentence += f" Chosen on half of the items, {_settings(picked)} shows {rest} on the other half."
+    return sentence
+
+
+def _settings(row: dict[str, Any]) -> str:
+    return settings_text(row).strip().removeprefix("(").replace(")", "", 1)
 
 
 def _method(row: dict[str, Any], against: list[str]) -> str:
@@ -137,10 +156,19 @@ def _method(row: dict[str, Any], against: list[str]) -> str:
         sentence = f"{name} {verb} base by {points(row['difference'])} points {interval}{_holm(row)}"
         return "; ".join([sentence, *(against if shown > 0 else [])]) + "."
     seen = f"; {row['n']} items show gains from about {points(row['mde'])} on" if known(row["mde"]) else ""
+    same = row["p_same_holm"] < ALPHA
     if row["fixed"] == 0 and row["broken"] == 0:
-        return f"{name} scores every item as base does{seen}."
-    outside = f", p {p_text(row['p'])}" if row["diff_low"] > 0 or row["diff_high"] < 0 else ""
+        return f"{name} scores every item as base does{_same(row) if same else seen}."
+    if same:
+        return f"{name} is the same as base within {within(row['margin'])}: {_signed(row)}."
+    outside = ""
+    if row["diff_low"] > 0 or row["diff_high"] < 0:
+        outside = f", p {p_text(row['p'])}" if not row["p"] < ALPHA else _holm(row)
     return f"{name} cannot be told from base: {_signed(row)}{outside}{seen}."
+
+
+def _same(row: dict[str, Any]) -> str:
+    return f", and is the same within {within(row['margin'])}"
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -167,18 +195,24 @@ def _against_control(row: dict[str, Any], over: dict[str, Any], control: dict[st
         verb = "beats" if shown > 0 else "loses to"
         interval = bracket(over["diff_low"], over["diff_high"])
         return f"{verb} {change} by {points(over['difference'])} {interval}{_holm(over)}"
-    margin = min(MARGIN, row["difference"] / 2)
-    if -margin <= over["diff_low"] and over["diff_high"] <= margin:
-        return f"with {change} it gains as much ({gap}): the gain is not {over['not_due_to']}"
+    if over["p_half_holm"] < ALPHA:
+        p = p_text(over["p_half_holm"])
+        return (
+            f"with {change} it gains more than half as much ({gap}, p {p}): most is not {over['not_due_to']}"
+        )
     if control and direction(control) > 0:
         gains = f"{_signed(control)} over base; {gap}"
         return f"with {change} it gains, too ({gains}): the gain need not be {over['not_due_to']}"
     return f"it cannot be told from {change} ({gap})"
 
 
+def _plus(value: float) -> str:
+    """A signed difference in percentage points."""
+    return ("+" if value >= 0 else "−") + points(value)
+
+
 def _signed(row: dict[str, Any]) -> str:
-    sign = "+" if row["difference"] >= 0 else "−"
-    return f"{sign}{points(row['difference'])} points {bracket(row['diff_low'], row['diff_high'])}"
+    return f"{_plus(row['difference'])} points {bracket(row['diff_low'], row['diff_high'])}"
 
 
 def _feedback(rows: list[dict[str, Any]]) -> list[str]:

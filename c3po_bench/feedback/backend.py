@@ -235,6 +235,8 @@ class FeedbackArm:
             signed = score or 0.0
             row["score"], row["correct"] = score, signed if row["scope"] == "in" else abs(signed)
             row["doc_hash"] = content_hash([row["doc_hash"], row["baseline_response"]], 16)
+        for row, score in zip(answers, self.session.rule_scores(answers), strict=True):
+            row |= {} if score is None else {"rule_score": score}
         self._unparsed = sum(bool(row.get(UNPARSED)) for row in answers)
         return rows, extra_metrics(rows)
 

@@ -60,6 +60,10 @@ class JudgeConfig:
     """
 
     kind: str = option("auto", "rule, openai, or auto: the rule where the piece has one")
+    labels: str | None = option(
+        None,
+        "file of people's scores: JSON lines of feedback_id, prompt, response, score; corrects a judge's",
+    )
     chat: ChatConfig = field(
         default_factory=lambda: ChatConfig(kind="openai", temperature=0.0, top_p=1.0, max_tokens=400)
     )

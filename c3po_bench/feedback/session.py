@@ -13,7 +13,7 @@ from c3po_bench.feedback.answering import Answer
 from c3po_bench.feedback.arms import MIX, PROMPT_VARIANTS, plan_of, split_name
 from c3po_bench.feedback.calls import call_key
 from c3po_bench.feedback.context import Subject, SynthesisContext
-from c3po_bench.feedback.judges import Case, Judge, judge_name, open_judge
+from c3po_bench.feedback.judges import Case, Judge, RuleJudge, judge_name, open_judge
 from c3po_bench.feedback.revisers import open_reviser
 from c3po_bench.feedback.sentences import Feedback, find_feedback
 from c3po_bench.feedback.training.recipes import Plan
@@ -122,6 +122,17 @@ class FeedbackSession:
             for i, score in zip(own, self.judge(feedback).scores(cases) if cases else [], strict=True):
                 scores[i] = score
         self.judged += self.context.counts - before
+        return scores
+
+    def rule_scores(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
+        """What rules say of rows that another judge scored; None where there are no rules."""
+        named = {feedback.id: feedback for feedback in self.feedbacks}
+        scores: list[float | None] = []
+        for row in rows:
+            feedback = named[row["feedback_id"]]
+            known = feedback.checkable and judge_name(self.cfg.feedback.judge.kind, feedback) != "rule"
+            case = Case(feedback, row["prompt"], row["response"], row["baseline_response"])
+            scores += RuleJudge(self.context).scores([case]) if known else [None]
         return scores
 
     def judge_report(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`python -m c3po_bench.report RESULTS_DIR [--output DIR]`: the HTML report of a store."""
+"""`python -m c3po_bench.report RESULTS_DIR [--output DIR] [--to FORMAT]`: report or records of a store."""
 
 import argparse
 import sys
@@ -14,9 +14,21 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("results_dir", help="the folder an experiment or a sweep wrote its results to")
     parser.add_argument("--output", default=None, help="where to write (default: the results folder itself)")
+    parser.add_argument(
+        "--to",
+        metavar="FORMAT",
+        help="write records for other tools instead: every-eval-ever or lm-eval (into exports/ there)",
+    )
     arguments = parser.parse_args(argv)
 
     def work() -> None:
+        if arguments.to:
+            from c3po_bench.analysis.export import export  # needs no extra, and the report not it
+
+            output = arguments.output or f"{arguments.results_dir}/exports/{arguments.to}"
+            written = export(arguments.results_dir, arguments.to, output)
+            sys.stdout.write(f"{len(written)} files in {output}\n")
+            return
         try:  # the room is entered here: what it needs is an extra, and --help does without
             from c3po_bench.report.build import write_report
         except ImportError as error:

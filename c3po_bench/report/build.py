@@ -16,9 +16,12 @@ from more_itertools import map_reduce
 import c3po_bench
 from c3po_bench.analysis.ablation import ablation_table, axes, write_table
 from c3po_bench.analysis.arms import BASE, METHODS, display_name
-from c3po_bench.analysis.compare import compare, compare_controls, known, records
-from c3po_bench.analysis.measures import feedback_measures, seed_agreement
-from c3po_bench.analysis.statistics import DRAWS
+from c3po_bench.analysis.compare import compare, compare_controls, options_of
+from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.judging import judge_measures, newest_labels
+from c3po_bench.analysis.measures import feedback_measures
+from c3po_bench.analysis.seeds import seed_agreement
+from c3po_bench.analysis.tables import feedback_note
 from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
 from c3po_bench.errors import UserError
 from c3po_bench.report import page, tables
@@ -30,7 +33,7 @@ MOST_RUNS = (
     24  # shown side by side, and whose configuration the page carries; of larger stores the best of each arm
 )
 BEST = 3
-TABLES = ("comparison", "ablation", "controls", "seeds", "feedback")
+TABLES = ("comparison", "ablation", "controls", "seeds", "feedback", "judges")
 FIGURES = ("effects", "cost", "heat_*", "curve_*")
 PRINT = {
     "background": "white",
@@ -64,7 +67,7 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
             f"no run in {results_dir} has finished yet; run its experiment again, it goes on where it stopped"
         )
     refused: dict[str, str] = {}
-    compared = compare(runs, refused=refused)
+    compared = compare(runs, **options_of(results_dir), refused=refused)
     controls = compare_controls(runs, refused=refused)
     frames = {
         "comparison": compared,
@@ -73,6 +76,9 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         "seeds": seed_agreement(runs),
         "feedback": feedback_measures(runs, pieces=True) if any(compared["scope"]) else pd.DataFrame(),
     }
+    frames["judges"] = (
+        judge_measures(runs, newest_labels(results_dir)) if any(compared["scope"]) else pd.DataFrame()
+    )
     write_tables(output / "tables", frames)
     selection = select(runs, compared)
     rows = selection.rows
@@ -92,7 +98,6 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         items=f"{explorer.questions:,}",
         verdict=verdict_sentences(compared, controls),
         refused=sorted(refused.items())[:20],
-        draws=f"{DRAWS:,}",
         columns=tables.COLUMNS,
         rows=tables.comparison_rows(rows, controls),
         levels=levels,
@@ -102,6 +107,9 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         triangles=tables.triangles(rows),
         seed_columns=tables.SEED_COLUMNS,
         seed_rows=tables.seed_rows(frames["seeds"]),
+        feedback_note=feedback_note(records(measured)) if len(measured) else "",
+        judge_columns=tables.JUDGE_COLUMNS,
+        judge_rows=tables.judge_rows(frames["judges"]),
         feedback_columns=tables.FEEDBACK_COLUMNS,
         feedback_rows=tables.feedback_rows(measured),
         rings=[tables.outline(dict.fromkeys(tables.CORNERS, share)) for share in (1 / 3, 2 / 3, 1)],

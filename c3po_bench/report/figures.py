@@ -19,7 +19,7 @@ from more_itertools import map_reduce
 
 from c3po_bench.analysis.ablation import axes, by_value, leading_number, shown
 from c3po_bench.analysis.arms import BASE, METHODS, display_name
-from c3po_bench.analysis.compare import MACRO, headlines, known, records
+from c3po_bench.analysis.frames import MACRO, headlines, known, records
 from c3po_bench.analysis.verdict import bracket, summary_rows
 
 alt.data_transformers.disable_max_rows()

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.arms import BASE, arm_of, display_name
-from c3po_bench.analysis.compare import records
+from c3po_bench.analysis.frames import records
 from c3po_bench.analysis.scores import score_of
 from c3po_bench.store.files import read_jsonl
 from c3po_bench.store.reader import Run

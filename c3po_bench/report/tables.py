@@ -16,8 +16,9 @@ from more_itertools import map_reduce
 
 from c3po_bench.analysis.ablation import shown
 from c3po_bench.analysis.arms import display_name, settings_text
-from c3po_bench.analysis.compare import known, records
+from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.measures import MEASURES, SCOPES
+from c3po_bench.analysis.tables import measure_interval
 from c3po_bench.analysis.verdict import amount, bracket, direction, p_text
 
 
@@ -60,8 +61,20 @@ COLUMNS = _columns(
 FEEDBACK_COLUMNS = _columns(
     ["Arm", "Scope"], ["S", "Drift", "Similarity", "Repetition", "Broken endings", "Length ratio"]
 )
+JUDGE_COLUMNS = _columns(
+    ["Arm", "Scope"], ["n", "Judged", "Sensitivity", "Specificity", "Corrected", "By people"]
+)
 SEED_COLUMNS = _columns(
-    ["Arm", "Task"], ["Seeds", "Items", "Accuracy", "Over seeds", "Two seeds agree", "All seeds agree"]
+    ["Arm", "Task"],
+    [
+        "Seeds",
+        "Items",
+        "Accuracy",
+        "Over seeds",
+        "To base, 95% over seeds",
+        "Two seeds agree",
+        "All seeds agree",
+    ],
 )
 
 
@@ -86,7 +99,7 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
     ]
     difference, p, changed = Cell(""), Cell(""), Cell("")
     if known(row["difference"]):
-        interval = bracket(row["diff_low"], row["diff_high"])
+        interval = bracket(row["diff_low"], row["diff_high"]) + (" §" if "clusters" in row["over"] else "")
         gap, tone = f"{row['difference'] * 100:+.1f}", TONES[direction(row)]
         difference = Cell(gap, row["difference"], interval, tone)
     if known(row["p"]):
@@ -125,11 +138,13 @@ def levels(compared: pd.DataFrame) -> list[str]:
 
 def marks(compared: pd.DataFrame) -> str:
     """What the signs in the table mean, of those that occur."""
-    notes = ["Brackets are 95% intervals; grey rows are bases and controls."]
+    notes = ["Brackets are 95% intervals over items; grey rows are bases and controls."]
+    if any("clusters" in over for over in compared["over"]):
+        notes.append("§: over groups of items that share a source, by t.")
     if any(map(direction, records(compared))):
         notes.append(
-            "Green and red: the interval excludes 0 and p is below 0.05; "
-            "Holm's p is the one after correction."
+            "Green and red: the interval excludes 0 and p is below 0.05 after Holm's correction for the "
+            "number of tests."
         )
     if any(compared["prompt_differs"]):
         notes.append("“Its own prompt”: the arm by nature changes the prompt.")
@@ -155,8 +170,29 @@ def feedback_rows(measured: pd.DataFrame) -> list[Row]:
 
 def _measure(row: dict[str, Any]) -> Cell:
     digits = 3 if row["measure"] == "drift" else 2
-    interval = f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-    return Cell(f"{row['mean']:.{digits}f}", row["mean"], interval)
+    return Cell(f"{row['mean']:.{digits}f}", row["mean"], measure_interval(row))
+
+
+def judge_rows(judges: pd.DataFrame) -> list[Row]:
+    """The rows of `judge_measures`."""
+    rows = []
+    for row in records(judges):
+        cells = [
+            Cell(display_name(row), display_name(row)),
+            Cell(SCOPES[row["scope"]], row["scope"]),
+        ]
+        cells += [Cell(str(row["n"]), row["n"])]
+        cells += [
+            _share(row, name) for name in ("judged", "sensitivity", "specificity", "corrected", "estimate")
+        ]
+        rows.append(Row(row["scope"], row["role"], cells))
+    return rows
+
+
+def _share(row: dict[str, Any], name: str) -> Cell:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    interval = f"[{low:.2f}, {high:.2f}]" if known(low) else ""
+    return Cell(f"{row[name]:.2f}", row[name], interval) if known(row[name]) else Cell("")
 
 
 def seed_rows(seeds: pd.DataFrame) -> list[Row]:
@@ -171,10 +207,25 @@ def seed_rows(seeds: pd.DataFrame) -> list[Row]:
             Cell(f"{row['items']:,}", row["items"]),
             Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], f"sd {row['accuracy_sd'] * 100:.1f}"),
             Cell(spread, row["highest"]),
+            _over_seeds(row),
             *(Cell(f"{row[name] * 100:.1f}%", row[name]) for name in ("agreement", "unanimous")),
         ]
         rows.append(Row(row["task"], row["role"], cells))
     return rows
+
+
+def _over_seeds(row: dict[str, Any]) -> Cell:
+    """The difference to base with its interval over seeds, and below it that over items and seeds."""
+    if not known(row["difference"]):
+        return Cell("")
+    lines = (
+        [bracket(row["diff_low"], row["diff_high"])]
+        if known(row["diff_low"])
+        else ["no interval of two seeds"]
+    )
+    if known(row["both_low"]):
+        lines.append(f"{bracket(row['both_low'], row['both_high'])} over items and seeds")
+    return Cell(f"{row['difference'] * 100:+.1f}", row["difference"], "\n".join(lines))
 
 
 PERCENT = {"value": "accuracy %", "difference": "difference", "diff_low": "from", "diff_high": "to"}

@@ -95,6 +95,7 @@ class Sample(TypedDict, total=False):
     category: str  # of the prompt
     # how far the answer follows the feedback, signed; null where no judgement could be had
     score: float | None
+    rule_score: float  # what the feedback's rules say, where another judge gave the score
     drift: float | None  # from the base model, in nats a token of the base's answer
     similarity: float  # of the two answers' words
     degeneration: dict[str, Any]  # repetition, broken ending, tokens, length ratio

@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 
 from c3po_bench.analysis.ablation import ablation_table, axes, settings_of
 from c3po_bench.analysis.arms import BASE
-from c3po_bench.analysis.compare import compare, compare_controls, known, records
+from c3po_bench.analysis.compare import compare, compare_controls, options_of
+from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.pairing import Partners
 from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
 from c3po_bench.errors import UserError
@@ -135,7 +136,9 @@ class _Publisher:
         show = due or (analysis and save and published.get("dashboard") != whole)
         compared = pd.DataFrame()
         if new or show:
-            compared = compare(self.runs if analysis else self._with_bases(new), refused={})
+            compared = compare(
+                self.runs if analysis else self._with_bases(new), **options_of(self.results_dir), refused={}
+            )
         if len(compared):
             self.rows = {row["run_id"]: row for row in summary_rows(records(compared))}
         before = set(self.runs) - set(new) if show else set()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from c3po_bench.analysis.compare import records
+from c3po_bench.analysis.frames import records
 from c3po_bench.analysis.scores import score_of
 
 LONGEST = 2000  # characters of a cell

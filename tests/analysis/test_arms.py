@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from c3po_bench.analysis.arms import arm_of, display_name
-from c3po_bench.analysis.compare import compare, compare_controls, records
+from c3po_bench.analysis.compare import compare, compare_controls
+from c3po_bench.analysis.frames import records
 from c3po_bench.analysis.verdict import verdict
 from tests import store_factory as factory
 

@@ -7,16 +7,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from c3po_bench.analysis import statistics
-from c3po_bench.analysis.compare import (
-    COLUMNS,
-    CONTROL_COLUMNS,
-    POOLED,
-    compare,
-    compare_controls,
-    typed,
-)
+from c3po_bench.analysis import power, statistics
+from c3po_bench.analysis.compare import compare, compare_controls, options_of
+from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, POOLED, typed
+from c3po_bench.analysis.verdict import verdict
 from c3po_bench.errors import UserError
 from c3po_bench.store.reader import Run
 from tests import store_factory as factory
@@ -76,6 +72,7 @@ def test_holm_runs_over_arms_and_tasks(frame):
     assert len(tests) == 10
     smallest = tests.loc[tests["p"].idxmin()]
     assert smallest["p_holm"] == pytest.approx(min(1.0, 10 * smallest["p"]))
+    assert set(tests["tests"]) == {10} and (tests["p_max_t"] <= tests["p_holm"] + 0.02).all()
     assert (tests["p_holm"] >= tests["p"]).all()
 
 
@@ -191,28 +188,31 @@ def test_right_or_wrong_has_wilsons_interval_and_tangos(tmp_path):
     assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(
         statistics.tango(fixed, broken, 120)
     )
-    assert row["p"] == row["p_mcnemar"] == pytest.approx(float(statistics.mcnemar(fixed, broken)))
-    assert row["mde"] == pytest.approx(statistics.smallest_gain(ARM - BASE, 120, binary=True))
+    assert row["p"] == pytest.approx(float(statistics.mid_p(fixed, broken)))
+    assert row["p_mcnemar"] == pytest.approx(float(statistics.mcnemar(fixed, broken)))
+    assert row["mde"] == pytest.approx(power.smallest_gain(ARM - BASE, 120, binary=True))
+    assert (row["over"], row["groups"]) == ("items", 120)
+    assert row["p_same"] == pytest.approx(statistics.same_p(ARM - BASE, 0.01)) and row["margin"] == 0.01
 
 
-def test_graded_scores_have_bootstrap_intervals(tmp_path):
+def test_graded_scores_have_t_intervals(tmp_path):
     arm, base = ARM * 0.5 + np.arange(120) / 400, BASE * 0.5
     row = row_of(tmp_path, arm, base)
-    own = statistics.bootstrap(arm, draws=500, seed=3)
-    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(own)
-    gap = statistics.paired_bootstrap(arm, base, draws=500, seed=3)
-    assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(gap)
+    own, gap = (stats.ttest_1samp(values, 0).confidence_interval() for values in (arm, arm - base))
+    assert (row["low"], row["high"]) == pytest.approx((own.low, own.high))
+    assert (row["diff_low"], row["diff_high"]) == pytest.approx((gap.low, gap.high))
+    assert row["difference"] == pytest.approx((arm - base).mean())
     assert row["p"] == statistics.sign_flip(arm - base, draws=500, seed=3)
 
 
 def test_items_of_a_passage_are_drawn_together_for_the_arm_alone_too(tmp_path):
     row = row_of(tmp_path, ARM, BASE, PASSAGES)
-    own = statistics.bootstrap(ARM, draws=500, seed=3, clusters=PASSAGES)
-    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(own, abs=0.02)
+    assert (row["over"], row["groups"]) == ("clusters", 30)
+    assert (row["low"], row["high"]) == pytest.approx(statistics.wilson(23, 30)[1:], abs=0.02)
     plain = statistics.wilson(ARM.sum(), 120)
     assert row["high"] - row["low"] > 1.5 * (plain.high - plain.low)
     shares = statistics.cluster_means(ARM - BASE, PASSAGES)
-    assert row["mde"] == pytest.approx(statistics.smallest_gain(shares, 120, binary=True))
+    assert row["mde"] == pytest.approx(power.smallest_gain(shares, 120, binary=True, clustered=True))
 
 
 @pytest.mark.parametrize(("passages", "test"), [(9, "mcnemar"), (10, "sign-flip")])
@@ -313,3 +313,64 @@ def test_every_control_that_ran_is_compared_with_its_arm(tmp_path):
     assert len(tests) == 4 and tests["p_holm"].min() == pytest.approx(min(1, 4 * tests["p"].min()))
     pooled = frame[frame["level"] == "pooled"]
     assert len(pooled) == 2 and pooled["p_holm"].min() == pytest.approx(min(1, 2 * pooled["p"].min()))
+
+
+def family(tmp_path) -> list[Run]:
+    """Four arms: one gains 6 of 60 items, the others change nothing."""
+    base = np.array([0, 1] * 30)
+    arm = base.copy()
+    arm[:12] = 1
+    return factory.store(tmp_path, base=base, ngd=arm, sft=base, icl=base, knn_vote=base)
+
+
+def test_what_is_named_beforehand_is_tested_first(tmp_path):
+    runs = family(tmp_path)
+    frame = compare(runs).set_index("arm")
+    assert frame.loc["ngd", "p_holm"] == pytest.approx(4 * frame.loc["ngd", "p"])
+    named = compare(runs, primary="ngd:arc").set_index("arm")
+    assert named.loc["ngd", "p_holm"] == named.loc["ngd", "p"]
+    assert named.loc["ngd", "mde"] < frame.loc["ngd", "mde"]
+    wrong = compare(runs, primary="sft").set_index("arm")
+    assert wrong["p_holm"].dropna().tolist() == [1.0] * 4, "nothing is tested after a comparison that fails"
+
+
+def test_the_newest_experiment_fixes_margin_and_primary(tmp_path):
+    assert options_of(tmp_path) == {"margin": 0.01, "primary": None}
+    factory.write_experiment(tmp_path, "quickstart", family(tmp_path))
+    assert options_of(tmp_path) == {"margin": 0.01, "primary": None}
+    (path,) = (tmp_path / "experiments").iterdir()
+    record = json.loads(path.read_text())
+    record["config"]["analysis"] = {"margin": 0.02, "primary": "ngd"}
+    path.write_text(json.dumps(record))
+    assert options_of(tmp_path) == {"margin": 0.02, "primary": "ngd"}
+
+
+def test_an_arm_that_changes_nothing_is_the_same_where_items_are_enough(tmp_path):
+    runs = factory.store(tmp_path, base=[0, 1] * 150, sft=[0, 1] * 150)
+    row = compare(runs).iloc[1]
+    assert row["p_same"] < 0.05 and verdict(compare(runs)) == (
+        "SFT scores every item as base does, and is the same within 1 point."
+    )
+    assert compare(runs, margin=0.005).iloc[1]["p_same"] > 0.05
+
+
+def test_the_best_of_a_sweep_is_chosen_on_one_half_and_reported_on_the_other(tmp_path):
+    base = factory.scores_of("base", 200, 0.4)
+    runs = [factory.write_run(tmp_path, "base", factory.sample_rows("base", "arc", base, details=False))]
+    for k in range(5):
+        own = factory.scores_of(f"ngd{k}", 200, 0.5, base=base)
+        rows = factory.sample_rows("ngd", "arc", own, details=False)
+        runs.append(factory.write_run(tmp_path, "ngd", rows, settings={"k": k}))
+    frame = compare(runs).iloc[1:]
+    odd = np.array([int(row["doc_hash"][-1], 16) % 2 for row in runs[0].samples()], dtype=bool)
+    gaps = [
+        [a["correct"] - b["correct"] for a, b in zip(run.samples(), runs[0].samples(), strict=True)]
+        for run in runs[1:]
+    ]
+    for half, column in ((~odd, "even"), (odd, "odd")):
+        expected = sorted(float(np.array(gap)[half].mean()) for gap in gaps)
+        assert sorted(frame[column]) == pytest.approx(expected)
+    picked = frame.sort_values(["even", "label"], ascending=[False, True]).iloc[0]
+    words = verdict(frame)
+    assert f"Chosen on half of the items, {picked['label'].removeprefix('ngd (').rstrip(')')} shows" in words
+    assert "was picked after the fact. Of 5 equal cells the best would show up to" in words

@@ -1,17 +1,16 @@
-"""What is measured beside accuracy, against counts by hand: feedback by scope, shares of a gap, agreement over seeds."""
+"""What is measured beside accuracy, against counts by hand: feedback by scope, shares of a gap."""
 
 from __future__ import annotations
 
-import logging
 import warnings
 
 import numpy as np
 import pytest
 
-from c3po_bench.analysis.measures import feedback_measures, seed_agreement, share_recovered
+from c3po_bench.analysis import statistics
+from c3po_bench.analysis.measures import feedback_measures, share_recovered
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.measures import s_metrics
-from c3po_bench.report.tables import seed_rows
 from c3po_bench.store.reader import Run
 from tests import store_factory as factory
 
@@ -81,16 +80,18 @@ def test_a_judgement_that_could_not_be_had_is_left_out(tmp_path):
 
 
 def test_feedbacks_are_drawn_together_in_all_scopes(tmp_path):
-    """Where a piece leaks exactly as much as it is followed, S_overall is a constant, and so is every draw of it."""
+    """Where a piece leaks exactly as much as it is followed, S_overall is the same for each, and does not vary."""
 
     def bounds(scope, leak):
         leaks = [leak(v) for v in pieces]
         run = judged(tmp_path, **{"in": pieces, "near": leaks, "out": leaks})
         row = pick(feedback_measures([run], draws=500), scope=scope)
+        assert row["over"] == "feedbacks"
         return [row[k] for k in ("low", "mean", "high")]
 
     pieces = [i * 7 % 4 / 3 for i in range(20)]
-    assert bounds("overall", lambda v: v) == pytest.approx([0.5] * 3)
+    constant = bounds("overall", lambda v: v)
+    assert constant[1] == pytest.approx(0.5) and np.isnan(constant[0]), "no variance, so no bounds"
     s_in = bounds("in", lambda v: 1 - v)
     assert bounds("overall", lambda v: 1 - v) == pytest.approx(s_in)  # S_overall is S_in then
 
@@ -134,8 +135,9 @@ def test_s_is_the_mean_over_feedbacks_as_in_the_result(tmp_path):
     overall = pick(frame, arm="c3po", scope="overall", measure="score")
     assert overall["n"] == 120 and overall["difference"] == pytest.approx(recorded["S_overall"] - 0.5)
     assert overall["diff_low"] < overall["difference"] < overall["diff_high"]
-    reseeded = feedback_measures(runs, draws=1000, seed=1)
-    assert pick(reseeded, arm="c3po", scope="in", measure="score")["low"] != row["low"]
+    one, other = statistics.tango(30, 0, 30), statistics.tango(0, 0, 10)  # pieces weigh alike, prompts do not
+    assert (row["low"], row["high"]) == pytest.approx(statistics.mean_interval([one, other])[1:])
+    assert row["over"] == "prompts" and row["p"] < 0.001
     assert pick(frame, arm="c3po", scope="in", measure="score")["n"] == 40
 
 
@@ -194,106 +196,3 @@ def test_the_distance_to_what_was_planted_is_of_moved_pathways_alone(tmp_path):
         runs, lambda pathway, layers, question: layers[0] + int(question[-1]), draws=20
     ).set_index("arm")
     assert table.loc["ngd", "distance"] == 3.5 and np.isnan(table.loc["base", "distance"])
-
-
-def seeded(root, *parts: dict) -> list[Run]:
-    """A run of NGD for each of `parts`, which go into its identity; the seed is in there, too."""
-    made = []
-    for number, part in enumerate(parts):
-        own = factory.scores_of("ngd", 20, 0.5, seed=number)
-        rows = factory.sample_rows("ngd", "arc", own, details=False)
-        identity = {"method": {"tune": "none"}, **part}
-        made.append(factory.write_run(root / str(number), "ngd", rows, seed=part["seed"], identity=identity))
-    return made
-
-
-def test_seeds_agree_answer_by_answer(tmp_path):
-    runs = []
-    for seed in range(3):
-        own = factory.scores_of("ngd", 40, 1.0)
-        own[: 4 * seed] = 0
-        rows = factory.sample_rows("ngd", "arc", own, details=False)
-        runs.append(factory.write_run(tmp_path, "ngd", rows, seed=seed))
-    row = seed_agreement(runs).iloc[0]
-    assert (row["seeds"], row["items"]) == (3, 40)
-    assert row["accuracy"] == pytest.approx(0.9) and row["accuracy_sd"] == pytest.approx(0.1)
-    assert row["agreement"] == pytest.approx((0.9 + 0.8 + 0.9) / 3) and row["unanimous"] == pytest.approx(0.8)
-
-
-def test_each_task_is_counted_by_itself_over_items_that_every_seed_answered(tmp_path):
-    runs = []
-    for seed, (arc, piqa) in enumerate([([1, 1, 1, 0], [0, 0]), ([1, 0, 1, 0], [1, 0]), ([0, 0, 1], [1, 1])]):
-        tasks = {"arc": np.array(arc), "piqa": np.array(piqa)}
-        rows = [row for task in tasks for row in factory.sample_rows("ngd", task, tasks[task], details=False)]
-        runs.append(factory.write_run(tmp_path, "ngd", rows, seed=seed))
-    first, second = seed_agreement(runs).to_dict("records")
-    assert (first["task"], first["items"], second["task"], second["items"]) == ("arc", 3, "piqa", 2)
-    assert (first["lowest"], first["highest"]) == pytest.approx((1 / 3, 1))
-    assert first["accuracy"] == pytest.approx(2 / 3)
-    assert (first["agreement"], first["unanimous"]) == pytest.approx(((2 / 3 + 1 / 3 + 2 / 3) / 3, 1 / 3))
-    assert (second["accuracy"], second["accuracy_sd"]) == (0.5, 0.5)
-    assert (second["agreement"], second["unanimous"]) == pytest.approx(((1 / 2 + 0 + 1 / 2) / 3, 0))
-
-
-def test_what_a_seed_draws_differs_between_seeds(tmp_path):
-    scoring = [{"num_fewshot": 5, "seed": seed} for seed in (0, 1)]
-    drawn = [
-        {"seed": s, "scoring": scoring[s], "requests": {"arc": s}, "reference_items": s, "train_data": s}
-        for s in (0, 1)
-    ]
-    assert seed_agreement(seeded(tmp_path, *drawn))["seeds"].tolist() == [2]
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"method": {"tune": "reference"}},
-        {"references": {"tasks": ["sciq"]}},
-        {"requests": {"arc": "with another prompt"}},
-    ],
-)
-def test_what_differs_in_more_than_its_seed_is_no_repetition(tmp_path, other):
-    assert seed_agreement(seeded(tmp_path, {"seed": 0}, {"seed": 1, **other})).empty
-
-
-def test_two_runs_of_one_seed_are_not_two_seeds(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, logger="c3po_bench"):
-        assert seed_agreement(seeded(tmp_path, {"seed": 0}, {"seed": 0, "reference_items": 1})).empty
-        assert not caplog.records
-        twice = seeded(tmp_path, {"seed": 0}, {"seed": 0, "reference_items": 1}, {"seed": 1})
-        assert seed_agreement(twice).empty
-    assert "of one seed" in caplog.text
-
-
-def test_rows_of_seeds_differ_by_their_settings_never_by_a_seed(tmp_path):
-    runs = []
-    for k, seeds in ((1, (0, 1)), (3, (1, 2)), (5, (0,))):
-        for seed in seeds:
-            own = factory.scores_of("ngd", 20, 0.5, seed=seed)
-            rows = factory.sample_rows("ngd", "arc", own, details=False)
-            settings = {"k": k, "seed": seed}
-            runs.append(
-                factory.write_run(tmp_path, "ngd", rows, settings=settings, seed=seed, identity={"k": k})
-            )
-    frame = seed_agreement(runs)
-    assert frame["label"].tolist() == ["ngd (k=1)", "ngd (k=3)"]
-    assert [row.cells[0].text for row in seed_rows(frame)] == ["NGD (k=1)", "NGD (k=3)"]
-    assert set(seed_agreement(runs[:2])["label"]) == {"ngd"}
-
-
-def test_a_run_without_all_scores_is_left_out_with_the_reason(tmp_path, caplog):
-    runs = seeded(tmp_path, {"seed": 0}, {"seed": 1}, {"seed": 2})
-    factory.edit(runs[1], lambda row: row.update(correct=None) if row["doc_id"] == 3 else None)
-    assert seed_agreement(runs)["seeds"].tolist() == [2]
-    assert "1 of 20 rows have no score" in caplog.text
-    assert seed_agreement(runs[:2]).empty
-
-
-def test_answers_that_no_judge_scored_are_left_out(tmp_path):
-    runs = seeded(tmp_path, {"seed": 0}, {"seed": 1})
-    for run in runs:
-        factory.edit(run, lambda row: row.update(scope="in", score=1.0, correct=1.0))
-    unjudged = {"score": None, "correct": 0.0}
-    factory.edit(runs[0], lambda row: row.update(unjudged) if row["doc_id"] == 3 else None)
-    frame = seed_agreement(runs)
-    assert (frame["items"].tolist(), frame["accuracy"].tolist()) == ([19], [1.0])

@@ -57,6 +57,7 @@ def row(arm: str = "ngd", **more) -> dict:
         "broken": 2,
         "seconds_per_item": 0.5,
         "prompt_differs": False,
+        "over": "items",
     }
     return common | more
 
@@ -76,7 +77,30 @@ def test_a_row_in_words():
 def test_a_star_is_for_what_holds_after_correction():
     assert cells(row(p=0.02, p_holm=0.06))[6] == "0.02" and "Holm" not in caption(row(p=0.02, p_holm=0.06))
     assert cells(row(p=0.02, p_holm=0.04))[6] == "0.02*"
-    assert caption(row(), row(p_holm=0.04)) == "* below 0.05 after Holm's correction"
+    assert (
+        caption(row(), row(p_holm=0.04))
+        == "* below 0.05 after Holm's correction; intervals are 95% over items"
+    )
+
+
+def test_what_intervals_generalize_over_is_said():
+    shared = row(over="clusters", test="sign-flip")
+    assert cells(shared)[5:7] == ["[1.0, 25.0] §", "0.02 ‡"]
+    assert caption(row(), shared).endswith("over items; § over groups of items that share a source, by t")
+    assert "§" not in caption(row())
+
+
+def test_a_difference_without_variance_has_no_bounds():
+    assert cells(row(diff_low=NAN, diff_high=NAN))[5] == "[no variance]"
+
+
+def test_a_star_needs_interval_and_both_p():
+    starred = row(p=0.02, p_holm=0.04)
+    assert [cells(starred | more)[6] for more in ({}, {"diff_low": -0.01}, {"p": 0.06})] == [
+        "0.02*",
+        "0.02",
+        "0.06",
+    ]
 
 
 def test_tasks_within_a_benchmark_are_counted_not_shown():

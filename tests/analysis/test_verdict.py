@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from c3po_bench.analysis.compare import COLUMNS, CONTROL_COLUMNS, compare
+from c3po_bench.analysis.compare import compare
+from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS
 from c3po_bench.analysis.verdict import direction, verdict, verdict_sentences
 from tests import store_factory as factory
 
@@ -67,15 +68,16 @@ def test_verdict_over_nothing():
     assert "Nothing to compare yet" in verdict(pd.DataFrame(columns=list(COLUMNS)))
 
 
-def test_five_fixed_and_none_broken_of_120_is_no_win(tmp_path):
+def test_five_fixed_and_none_broken_of_120_is_shown_by_interval_and_p_alike(tmp_path):
     base = np.zeros(120, dtype=int)
     arm = base.copy()
     arm[:5] = 1
     frame = compare(factory.store(tmp_path, base=base, sft=arm), draws=500)
     row = frame.iloc[1]
     assert (row["diff_low"], row["diff_high"]) == pytest.approx((0.0094, 0.0938), abs=1e-4)
-    assert row["p"] == 0.0625 and row["mde"] == pytest.approx(0.05, abs=0.005)
-    assert "SFT cannot be told from base" in verdict(frame)
+    assert (row["p"], row["p_mcnemar"]) == (0.03125, 0.0625)
+    assert row["mde"] == pytest.approx(0.0512, abs=0.001)
+    assert verdict(frame).startswith("SFT beats base by 4.2 points [0.9, 9.4] (Holm p 0.031)")
 
 
 def test_what_loses_has_a_sentence_however_many_gain():
@@ -154,10 +156,11 @@ def test_what_beats_its_control_and_what_loses_to_it():
 
 def test_a_control_gains_too_only_where_that_is_shown():
     tight, wide = gap(0.001, -0.008, 0.009, 0.9), gap(0.01, -0.02, 0.04, 0.5)
-    as_much = "with random neighbors it gains as much (difference +0.1 points [-0.8, 0.9]): the gain is not retrieval."
-    assert as_much in with_control(tight)
-    as_wide_as_the_gain = with_control(tight, gain=(0.012, 0.004, 0.02))
-    assert "cannot be told from random neighbors" in as_wide_as_the_gain
+    half = (
+        "with random neighbors it gains more than half as much (difference +0.1 points [-0.8, 0.9], p 0.01): "
+    )
+    assert half + "most is not retrieval." in with_control(tight | {"p_half_holm": 0.01})
+    assert "cannot be told from random neighbors" in with_control(tight | {"p_half_holm": 0.06})
     assert "cannot be told from random neighbors" in with_control(wide)
     too = "with random neighbors it gains, too (+4.0 points [1.0, 7.0] over base; difference +1.0 points [-2.0, 4.0]): "
     assert too in with_control(wide, own=(0.04, 0.01, 0.07, 0.01))

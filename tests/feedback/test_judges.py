@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from c3po_bench.feedback import judges
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.judges import Case, open_judge, parse_score
+from c3po_bench.feedback.session import FeedbackSession
 from tests.feedback.stub_server import PIECE, chat_config, make_context, serve
 
 
@@ -94,3 +96,18 @@ def test_rule_judge_counts_ties_as_the_paper(tmp_path: Path):
         for a, b in (("Ahoy! x", "Hi"), ("Hi", "Ahoy! x"), ("Ahoy! x", "Ahoy! y"), ("a", "b"))
     ]
     assert judge.scores(cases) == [1.0, -1.0, 0.0, 0.0]
+
+
+def test_what_a_model_judged_is_checked_by_rules_too(tmp_path: Path):
+    rules = replace(PIECE, id="free", rules=[])
+    judge = SimpleNamespace(kind="openai")
+    session = SimpleNamespace(
+        feedbacks=[PIECE, rules],
+        context=make_context(tmp_path),
+        cfg=SimpleNamespace(feedback=SimpleNamespace(judge=judge)),
+    )
+    answer = {"prompt": "p", "response": "Ahoy! x", "baseline_response": "Hi"}
+    rows = [answer | {"feedback_id": name} for name in (PIECE.id, "free")]
+    assert FeedbackSession.rule_scores(cast("Any", session), rows) == [1.0, None]
+    judge.kind = "auto"  # then the rule is the judge
+    assert FeedbackSession.rule_scores(cast("Any", session), rows) == [None, None]

@@ -14,7 +14,8 @@ import pytest
 
 from c3po_bench import publish as command
 from c3po_bench import tracking
-from c3po_bench.analysis.compare import COLUMNS, compare, records
+from c3po_bench.analysis.compare import compare
+from c3po_bench.analysis.frames import COLUMNS, records
 from c3po_bench.store.reader import load_runs
 from c3po_bench.tracking import TrackingConfig
 from c3po_bench.tracking.tables import SAMPLES, samples_table

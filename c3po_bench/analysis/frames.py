@@ -1,0 +1,153 @@
+"""The tables of comparisons: their columns, what depends on a family of tests, and how rows are read."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from c3po_bench.analysis import families, power, statistics
+
+POOLED, MACRO = "all items", "mean of tasks"
+COLUMNS = {
+    "arm": "str",
+    "title": "str",  # the arm as a reader calls it
+    "role": "str",  # base | method | baseline | control | ceiling
+    "label": "str",  # the arm, with the settings in which it differs where several runs share an arm
+    "run_id": "str",
+    "base_run_id": "str",
+    "backend": "str",
+    "model": "str",
+    "task": "str",
+    "level": "str",  # task | group (tasks that are one benchmark) | pooled | macro
+    "group": "str",  # of a task that is one of many in a benchmark: the benchmark
+    "scope": "str",  # in | near | out for feedback tasks
+    "n": "int64",
+    "accuracy": "float64",
+    "low": "float64",
+    "high": "float64",
+    "difference": "float64",
+    "diff_low": "float64",
+    "diff_high": "float64",
+    "over": "str",  # what intervals generalize over: items | clusters (what items share), by t
+    "groups": "Int64",  # how many of these there are
+    "p_mcnemar": "float64",  # exact; empty for real-valued scores
+    "p": "float64",  # of `test`: what p_holm corrects
+    "test": "str",  # mcnemar (mid-p) | sign-flip
+    "p_holm": "float64",
+    "p_max_t": "float64",  # step-down max-T by joint sign flips, over the same family
+    "tests": "Int64",  # in the family that p_holm corrects for
+    "fixed": "Int64",
+    "broken": "Int64",
+    "mde": "float64",  # what these items find with 80% power after correction for the number of tests
+    "margin": "float64",  # within which two arms count as the same
+    "p_same": "float64",  # of two one-sided tests that the difference lies within the margin
+    "p_same_holm": "float64",
+    "even": "float64",  # of an arm with several settings: difference on items of even hash, to choose by
+    "odd": "float64",  # on the others, with its interval: to report of what was chosen
+    "odd_low": "float64",
+    "odd_high": "float64",
+    "seconds_per_item": "float64",
+    "flops_per_item": "float64",
+    "prompt_differs": "bool",
+}
+CONTROL_COLUMNS = {
+    "arm": "str",
+    "label": "str",
+    "run_id": "str",
+    "control": "str",
+    "change": "str",  # what the control does otherwise than the arm
+    "not_due_to": "str",  # what a gain is not due to if the control has it, too
+    "control_run_id": "str",
+    "task": "str",
+    "level": "str",
+    "n": "int64",
+    "difference": "float64",  # of the arm to its control
+    "diff_low": "float64",
+    "diff_high": "float64",
+    "over": "str",
+    "p": "float64",
+    "test": "str",
+    "p_holm": "float64",
+    "fixed": "Int64",
+    "broken": "Int64",
+    "mde": "float64",
+    "p_half": "float64",  # one-sided, of the control having no more than half of the arm's gain over base
+    "p_half_holm": "float64",
+}
+CORRECTED = {"p": "p_holm", "p_same": "p_same_holm", "p_half": "p_half_holm"}
+
+
+def typed(
+    rows: list[dict[str, Any]],
+    columns: dict[str, str],
+    *,
+    primary: str | None = None,
+    draws: int = statistics.DRAWS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The rows as a frame of these columns, with all that depends on the family of each level.
+
+    Corrected p, and the smallest gain that is found at the corrected level.
+    """
+    rows = [dict(row) for row in rows]
+    by_level: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        level = "pooled" if row["level"] == "pooled" else "task" if row.get("group") else "benchmark"
+        by_level.setdefault(level, []).append(row)
+    for own in by_level.values():
+        first = next((i for i, row in enumerate(own) if primary and _is_primary(row, primary)), None)
+        for raw, corrected in CORRECTED.items():
+            p = [row.get(raw, math.nan) for row in own]
+            for row, value in zip(own, families.holm(p, first if raw == "p" else None), strict=True):
+                row[corrected] = value
+        tests = sum(known(row.get("p")) for row in own)
+        for place, row in enumerate(own):
+            row["tests"] = tests if known(row.get("p")) else None
+            others = 1 if place == first else max(1, tests - (first is not None))
+            if "spread" in row:
+                row["mde"] = power.gain_for(**row["spread"], alpha=statistics.ALPHA / others)
+        if "p_max_t" in columns:
+            _add_max_t(own, draws, seed)
+    frame = pd.DataFrame(rows, columns=list(columns))
+    for name, kind in columns.items():
+        column = frame[name]
+        if kind == "str":
+            column = column.astype(object).where(column.notna(), "")
+        frame[name] = column.astype(kind)  # type: ignore[call-overload]
+    return frame
+
+
+def _is_primary(row: dict[str, Any], primary: str) -> bool:
+    arm, _, task = primary.partition(":")
+    return row["arm"] == arm and (
+        row["task"] == task if task else row["level"] == "pooled" or not row.get("group")
+    )
+
+
+def _add_max_t(rows: list[dict[str, Any]], draws: int, seed: int) -> None:
+    """Put the max-T p into each row with `flips`: over the rows of one base, times the number of bases."""
+    by_base: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if "flips" in row and known(row["p"]):
+            by_base.setdefault(row["base_run_id"], []).append(row)
+    for own in by_base.values():
+        p = families.max_t(np.stack([row["flips"] for row in own]), draws=draws, seed=seed)
+        for row, value in zip(own, p, strict=True):
+            row["p_max_t"] = min(1.0, float(value) * len(by_base))
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `frame` as dictionaries, for code that reads them one by one."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def known(value: Any) -> bool:
+    """Whether a cell of a table holds anything."""
+    return value is not None and value is not pd.NA and value == value
+
+
+def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of benchmarks and summaries, without the many tasks within a benchmark."""
+    return [row for row in rows if not row.get("group")]
