@@ -11,7 +11,17 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from c3po_bench.config import KEYS, RENAMED
-from c3po_bench.errors import OURS, UserError, nearest, of_the_disk, our_fault, refuse, unknown
+from c3po_bench.errors import (
+    OURS,
+    UserError,
+    cause,
+    foreign_place,
+    nearest,
+    of_the_disk,
+    our_fault,
+    refuse,
+    unknown,
+)
 
 GROUPS_TO_ADD = ("experiment", "sweep", "task")
 """Groups of conf/ of which conf/config.yaml chooses none: Hydra wants a `+` before their choice."""
@@ -37,7 +47,7 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
     return [next((mark for mark, starts in marks if word.startswith(starts)), "") + word for word in words]
 
 
-def status_of(error: Exception) -> int:
+def status_of(error: BaseException) -> int:
     """The exit status that an error ends a command with, after a line on standard error.
 
     Where it is our fault the line stands below the traceback. A cell's failure in a submitted job is in its log and
@@ -55,10 +65,10 @@ def explain(error: BaseException) -> str | None:
     """The line for an error that the user can mend, found anywhere in its chain of causes; None for any other."""
     if not isinstance(error, UserError | HydraException | OmegaConfBaseException):
         lines = (line.format(error) for start, line in PLAIN.items() if str(error).startswith(start))
-        return of_the_disk(error) or next(lines, None)
+        return of_the_disk(error) or next(lines, None) or (cause(error) if foreign_place(error) else None)
     chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
-        chain.append(cause)
+    while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
+        chain.append(before)
     for link in chain:
         if isinstance(link, UserError):
             return str(link)

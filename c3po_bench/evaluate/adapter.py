@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, SupportsFloat
+from typing import Any
 
 import lm_eval
 from lm_eval.api.instance import Instance
@@ -21,6 +21,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.evaluate.chunks import Chunks
 from c3po_bench.store.files import Journal
 from c3po_bench.store.identity import content_hash
+from c3po_bench.tasks.checks import check_score
 from c3po_bench.tasks.taskset import TaskSet
 
 Progress = Callable[[str, int, int], None]
@@ -224,10 +225,10 @@ def _row(
         "prompt_hash": content_hash([list(map(str, a)) for a in sample["arguments"]], 16),
         "question": tasks.question_text(task, doc),
         "choices": tasks.choice_texts(task, doc),
-        "correct": _value(name, headline, sample),
+        "correct": check_score(name, headline, sample),
     }
     if len(filtered) > 1:
-        row["filters"] = {other["filter"]: _value(name, headline, other) for other in filtered}
+        row["filters"] = {other["filter"]: check_score(name, headline, other) for other in filtered}
     if passage := next((doc[field] for field in PASSAGES if doc.get(field)), None):
         row["cluster"] = content_hash(passage, 16)
     if row["choices"] is not None:
@@ -250,17 +251,6 @@ def _row(
     for more in details:
         row |= more
     return row
-
-
-def _value(task: str, metric: str, sample: dict[str, Any]) -> float:
-    """The item's score; `UserError` where the metric scores whole corpora only (BLEU, perplexity)."""
-    value = sample.get(metric)
-    if not isinstance(value, SupportsFloat):
-        raise UserError(
-            f"task {task!r}: its headline metric {metric!r} gives no number for each item, and arms are "
-            "compared item by item; name a task whose first metric does (acc, exact_match)"
-        )
-    return float(value)
 
 
 def _nothing(*_: Any) -> None:

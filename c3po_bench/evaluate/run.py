@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -58,16 +58,17 @@ def run(cfg: Config) -> list[Run]:
     # all first: bad options of the last one are refused before anything is scored
     arms = list(backend.arms())
     waiting = []
+    check = cache(partial(check_items, cfg, tasks, backend))
     for arm in arms:
         try:
-            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, wait=ranks.world() > 1)
+            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check, ranks.world() > 1)
         except LockHeld:
             log.info("%s: another process is on it, the other arms first", arm.row.name)
             waiting.append(arm)
             continue
         show_newest(list(done.values()))
     for arm in waiting:
-        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared)
+        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check)
     runs = [done[arm.row.name] for arm in arms]
     backend.close()
     if ranks.rank() == 0:
@@ -144,12 +145,34 @@ def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, 
     }
 
 
+def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
+    """Put all items in tokens before the first is answered, and note whose prompts are too long for the model.
+
+    Raises:
+        UserError: for an item that can't be.
+    """
+    checked = backend.check_items(tasks.items(cfg.limit))
+    cut = {task: (several, items) for task, (items, several) in checked.items() if several}
+    tasks.notes += [
+        f"{task}: {several} of {items} prompts are longer than the model reads, and lose their beginning, as in lm-eval"
+        for task, (several, items) in cut.items()
+    ]
+    if cut:
+        tasks.counts["cut_prompts"] = sum(several for several, _ in cut.values())
+
+
 def run_arm(
-    cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dict[str, Any], wait: bool = True
+    cfg: Config,
+    arm: Arm,
+    tasks: TaskSet,
+    backend: Backend,
+    shared: dict[str, Any],
+    check: Callable[[], None],
+    wait: bool = True,
 ) -> Run:
     """Score one arm into its run folder, going on where an earlier process stopped.
 
-    Alone, or with other ranks.
+    Alone, or with other ranks. `check` looks at all items first; without effect from the second time on.
 
     Raises:
         LockHeld: if another process has the folder and `wait` is false.
@@ -162,6 +185,7 @@ def run_arm(
     if done():
         log.info("%s: done before, in %s", arm.row.name, folder)
         return Run(folder)
+    check()
     with exclusive_lock(folder, f".lock-{ranks.rank()}", wait):
         if done():
             log.info("%s: done meanwhile, in %s", arm.row.name, folder)
@@ -301,7 +325,7 @@ def make_result(
     losses = [row["losses"] for row in rows if row.get("losses")]
     if losses:
         curves["surrogate_loss"] = [sum(step) / len(step) for step in zip(*losses, strict=False)]
-    counts = dict(report.counts)
+    counts = tasks.counts | report.counts
     if any("dropped_duplicates" in row for row in rows):
         counts["dropped_duplicates"] = sum(row.get("dropped_duplicates", 0) for row in rows)
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
@@ -35,7 +35,8 @@ class RewiringBackend(Workbench):
         arms.check_tasks(cfg, tasks)
         rows = [arms.ARMS[name] for name in cfg.arms]
         tuned = cfg.method.tune != "none" and any(row.uses_learning_rate for row in rows)
-        if tuned or any(row.references not in ("none", "own") for row in rows):
+        self.uses_references = tuned or any(row.references not in ("none", "own") for row in rows)
+        if self.uses_references:
             _ = self.reference_items  # an unknown task among them is refused before anything is scored
 
     @classmethod
@@ -51,6 +52,12 @@ class RewiringBackend(Workbench):
         check_kernel(cfg.method.kernel)
         EMBEDDERS.check(cfg.embedder.name)
         arms.check_arms(cfg)
+
+    def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
+        """What is evaluated, and the references."""
+        if self.uses_references:
+            self.tokenizer.check(self.reference_items[0])
+        return self.tokenizer.check(items)
 
     def arms(self) -> Iterator[Arm]:
         """Base first, then the others in the order given."""

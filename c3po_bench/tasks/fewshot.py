@@ -5,7 +5,7 @@ before it.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,9 +15,13 @@ from c3po_bench.errors import UserError
 
 
 class FixedShots(ContextSampler):
-    """The first `n` of a seeded shuffle of the pool, passing over the evaluated document itself."""
+    """The first `n` of a seeded shuffle of the pool, passing over the evaluated document itself.
+
+    `asked` gives what a document asks: one that asks the same is passed over, too, whatever its number or label.
+    """
 
     seed = 0
+    asked: Callable[[Mapping[str, Any]], Any] | None = None
     _order: list[int] | None = None
 
     def sample(
@@ -31,13 +35,33 @@ class FixedShots(ContextSampler):
         pool = df or self.df
         if self._order is None or len(self._order) != len(pool):
             self._order = random.Random(self.seed).sample(range(len(pool)), len(pool))
-        others = (pool[index] for index in self._order if eval_doc is None or pool[index] != eval_doc)
+        same = (lambda doc: doc) if self.asked is None else self.asked
+        own = None if eval_doc is None else same(eval_doc)
+        others = (pool[index] for index in self._order if eval_doc is None or same(pool[index]) != own)
         shots = list(islice(others, n))
         if len(shots) < n:
-            raise UserError(f"scoring.num_fewshot={n}: this task has only {len(shots)} examples to show")
+            besides = "" if eval_doc is None else " besides the question itself"
+            raise UserError(f"scoring.num_fewshot={n}: there are only {len(shots)} examples to show{besides}")
         return shots
 
 
 def fixed_shots(seed: int) -> type[FixedShots]:
     """A sampler class for `seed`, for the `sampler` of a task's `fewshot_config`."""
     return type("FixedShots", (FixedShots,), {"seed": seed})
+
+
+def leave_out_evaluated(task: Any) -> None:
+    """Have a loaded task leave each document out of its own examples, whatever split they come from.
+
+    lm-eval tells the sampler which document is asked only where the YAML names the evaluated split as that of the
+    examples, not where the task has no other.
+    """
+    if not hasattr(task, "sampler"):
+        return
+    task.fewshot_cfg.split = task.config.test_split
+    if isinstance(task.sampler, FixedShots):
+
+        def asked(doc: Mapping[str, Any]) -> Any:
+            return task.doc_to_text(doc), task.doc_to_choice(doc) if task.config.doc_to_choice else None
+
+        task.sampler.asked = asked

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from c3po_bench.contract import Answer, ArmRow, Item
+from c3po_bench.models.encoding import decoding
 from c3po_bench.rewiring.baselines.arm import BaselineArm, Retriever
 from c3po_bench.rewiring.rewirer import Rewirer
 from c3po_bench.rewiring.workbench import Workbench
@@ -54,7 +55,7 @@ class IclArm(BaselineArm):
         if item.prompt_ids is None:
             return asked
         tokenizer = self.backend.tokenizer
-        room = tokenizer.lm.max_length - tokenizer.decoding(item)[0] - len(item.prompt_ids)
+        room = tokenizer.max_length - decoding(item)[0] - len(item.prompt_ids)
         before = tokenizer.lm.tok_encode("\n\n".join([*examples, ""]))[-room:] if room > 0 else []
         return replace(asked, prompt_ids=(*before, *item.prompt_ids))
 
