@@ -36,6 +36,7 @@ def experiment(cfg: DictConfig) -> None:
     sweep it goes through, so that the launcher sees a failed cell.
     """
     job = HydraConfig.get()
+    os.chdir(job.runtime.cwd)  # with hydra.job.chdir, too, a relative path means where the command was given
     if "SUBMITIT_EXECUTOR" not in os.environ:  # submitit has handlers of its own, which requeue
         signals.listen()
     try:

@@ -31,6 +31,12 @@ PLAIN = {
 }
 """What Hydra says of `model=null` and of its flags, by errors of no class of its own: how they begin, and our line."""
 
+TEXTS = ("str", "str | None", "list[str]", "<class 'str'>")
+NUMBER_LIKE = re.compile(
+    r"(?i)(?<![^\[,])(?:[+-]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)(?:e[+-]?[0-9_]+)?|[+-]?(?:inf|nan)|true|false)(?![^\],])"
+)
+"""A whole value, or element of a list, that Hydra's grammar takes for a number or a truth value."""
+
 ASSIGNED = r"'?(?:\+\+)?([^\s=']+)=([^\s']+)"
 """Key and value of an override that a message of Hydra's quotes."""
 
@@ -44,7 +50,21 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
     """
     added = tuple(f"{group}=" for group in GROUPS_TO_ADD)
     marks = (("+", added), ("++", ("arm_options.",)))
-    return [next((mark for mark, starts in marks if word.startswith(starts)), "") + word for word in words]
+    marked = [next((mark for mark, starts in marks if word.startswith(starts)), "") + word for word in words]
+    return [as_typed(word) for word in marked]
+
+
+def as_typed(word: str) -> str:
+    """`key=value` with quotes around what looks like a number or truth value where the key is a text or a list of texts.
+
+    Hydra would read `name=2024_01` as 202401, and `model.revision=12e4567` as infinity.
+    """
+    key, equals, value = word.partition("=")
+    plain = key.lstrip("+~")
+    kind = str(KEYS[plain].type) if plain in KEYS else ""
+    if not equals or kind not in TEXTS or re.search(r"""["'(){}$\\]""", value):
+        return word
+    return key + equals + NUMBER_LIKE.sub(r'"\g<0>"', value)
 
 
 def status_of(error: BaseException) -> int:
@@ -100,13 +120,22 @@ def unreadable(word: str) -> str:
     key, equals, value = word.partition("=")
     if not equals:
         return f"{word!r} is no key=value: python -m c3po_bench --help says what there is"
-    return f"{word} can't be read: lists are [a,b]; for signs like = ~ ( in a value write '{key}=\"{value}\"'"
+    quoted = _in_quotes(value) if value.startswith("[") else f'"{value}"'
+    return f"{word} can't be read: lists are [a,b]; for signs like = ~ ( in a value write '{key}={quoted}'"
+
+
+def _in_quotes(value: str) -> str:
+    """A list whose elements are in quotes: with quotes around the list it would be one text."""
+    parts = value.strip("\"'").removeprefix("[").removesuffix("]").split(",")
+    return "[" + ",".join('"' + part.strip(" \"'") + '"' for part in parts) + "]"
 
 
 def one_or_many(key: str, value: str) -> str:
     """A value without brackets where a list is wanted, or with commas that Hydra cannot read either way."""
     if key in KEYS and str(KEYS[key].type).startswith("list"):
-        return f"{key} wants a list: {key}=[{value}]"
+        plain = re.fullmatch(r"[\w./,@:-]+", value, re.ASCII)
+        return f"{key} wants a list: " + (f"{key}=[{value}]" if plain else f"'{key}={_in_quotes(value)}'")
+    value = value.replace('"', "")
     return (
         f"{key}={value} is several values, for -m to run one by one; as one value write '{key}=\"{value}\"'"
     )

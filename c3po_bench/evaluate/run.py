@@ -151,7 +151,14 @@ def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
     Raises:
         UserError: for an item that can't be.
     """
-    checked = backend.check_items(tasks.items(cfg.limit))
+    from c3po_bench.models.encoding import (
+        ItemRefused,
+    )  # torch and lm-eval: a finished experiment needs neither
+
+    try:
+        checked = backend.check_items(tasks.items(cfg.limit))
+    except ItemRefused as error:
+        raise UserError(f"{tasks.where(*error.id)}: {error.why}") from error
     cut = {task: (several, items) for task, (items, several) in checked.items() if several}
     tasks.notes += [
         f"{task}: {several} of {items} prompts are longer than the model reads, and lose their beginning, as in lm-eval"

@@ -15,6 +15,14 @@ MAX_NEW_TOKENS = 256  # of a written answer, where its task does not say; lm-eva
 Ids = tuple[int, ...]
 
 
+class ItemRefused(UserError):
+    """An item that can't be put in tokens: `id` says which, `why` what is wrong with it."""
+
+    def __init__(self, item: Item, why: str):
+        super().__init__(f"task {item.id[0]}: document {item.id[1]}: {why}")
+        self.id, self.why = item.id, why
+
+
 def decoding(item: Item) -> tuple[int, list[str]]:
     """The most tokens to write, and the strings that end the answer; by any name that lm-eval takes."""
     settings: Any = normalize_gen_kwargs(dict(item.decoding), MAX_NEW_TOKENS)
@@ -32,7 +40,11 @@ class Encoder:
         self.lm: Any = kind(pretrained=model, tokenizer=tokenizer, batch_size=1)
         self.lm.tok_encode = lru_cache(64)(self.lm.tok_encode)  # the choices of an item share their context
         self.model, self.max_length = model, int(self.lm.max_length)
-        self.embedded = int(model.get_input_embeddings().weight.shape[0])
+        head = model.get_output_embeddings()
+        ends = [model.get_input_embeddings(), *([] if head is None else [head])]
+        self.embedded = min(int(end.weight.shape[0]) for end in ends)
+        # transformers warns once that a long text "will result in indexing errors": it is cut, and that is noted
+        tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
 
     def pairs(self, item: Item) -> tuple[list[tuple[Ids, Ids]], int]:
         """Context and continuation of each request of an item in tokens, and how many tokens the longest context loses.
@@ -40,7 +52,7 @@ class Encoder:
         A context that is too long for the model loses its beginning, as in lm-eval.
 
         Raises:
-            UserError: naming the item and the choice, if one has no token or too many.
+            ItemRefused: naming the item and the choice, if one has no token or too many.
         """
         pairs, lost = [], 0
         for number, (context, continuation) in enumerate(item.requests, 1):
@@ -48,13 +60,13 @@ class Encoder:
             what = f"continuation {number} of {len(item.requests)}, {_short(continuation)},"
             if not after:
                 why = "it is empty" if not continuation.strip() else "it joins with the prompt into one token"
-                raise self._refusal(
+                raise ItemRefused(
                     item, f"no token is left of {what} since {why}: choices should begin with a space"
                 )
             if not before:
-                raise self._refusal(item, "its prompt has no token: it is made of spaces alone")
+                raise ItemRefused(item, "its prompt has no token: it is made of spaces alone")
             if len(after) > self.max_length:
-                raise self._refusal(
+                raise ItemRefused(
                     item, f"{what} has {len(after)} tokens, and the model reads {self.max_length}"
                 )
             self._check_ids(item, (*before, *after))
@@ -90,7 +102,7 @@ class Encoder:
             )
         ids = self.lm.tok_encode(item.prompt)
         if not ids:
-            raise self._refusal(item, "its prompt has no token: it is empty")
+            raise ItemRefused(item, "its prompt has no token: it is empty")
         self._check_ids(item, ids)
         room = self.max_length - most
         return tuple(ids[-room:]), max(0, len(ids) - room)
@@ -98,21 +110,17 @@ class Encoder:
     def _check_ids(self, item: Item, ids: Sequence[int]) -> None:
         if max(ids) >= self.embedded:
             token = self.lm.tokenizer.convert_ids_to_tokens(max(ids))
-            raise self._refusal(
+            raise ItemRefused(
                 item,
                 f"token {token!r} of the tokenizer has number {max(ids)}, and the model embeds only {self.embedded}: "
                 "they do not belong together",
             )
 
-    @staticmethod
-    def _refusal(item: Item, why: str) -> UserError:
-        return UserError(f"task {item.id[0]}: document {item.id[1]}: {why}")
-
     def check(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
         """Put all items in tokens: of each task the number of its items, and of those whose prompt is cut.
 
         Raises:
-            UserError: for the first that can't be.
+            ItemRefused: for the first that can't be.
         """
         total, cut = Counter[str](), Counter[str]()
         for item in items:

@@ -10,6 +10,8 @@ from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.contract import Answer, Arm, ArmRow, Cost, Item, MakeTasks, Report
+from c3po_bench.errors import UserError
+from c3po_bench.models.encoding import ItemRefused
 from c3po_bench.registry import load
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.bank import ReferenceBank
@@ -55,8 +57,10 @@ class RewiringBackend(Workbench):
 
     def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
         """What is evaluated, and the references."""
-        if self.uses_references:
-            self.tokenizer.check(self.reference_items[0])
+        try:
+            self.tokenizer.check(self.reference_items[0] if self.uses_references else ())
+        except ItemRefused as error:
+            raise UserError(f"references.tasks: {error}") from error
         return self.tokenizer.check(items)
 
     def arms(self) -> Iterator[Arm]:

@@ -264,18 +264,24 @@ def _check_choice_document(task: Any, doc: Mapping[str, Any], text: Any) -> None
         raise Unsound(
             f"doc_to_target gives {_shown(target)}, and {first} for the first document: give lists for all"
         )
-    several = target if isinstance(target, list) else [target]
-    for right in several:
+    gives = f"doc_to_target ({_shown(task.config.doc_to_target)})" if _is_text(task) else "doc_to_target"
+    for right in target if isinstance(target, list) else [target]:
+        what = f"{gives} gives {_shown(right)}, which is none of its {count} choices"
         if isinstance(right, str) and not isinstance(target, list):
             if right not in choices:
-                raise Unsound(
-                    f"its answer, {_shown(right)}, is none of its {count} choices{_spelling(right, choices)}"
-                )
-        elif not _place(right, count):
-            kind = "places" if isinstance(target, list) else "a place (an integer, from 0) or a choice's text"
+                raise Unsound(f"{what}{_spelling(right, choices)}")
+        elif isinstance(right, str):
             raise Unsound(
-                f"its answer, {_shown(right)}, is none of its {count} choices: doc_to_target has to give {kind}"
+                f"{gives} gives a list of texts, {_shown(target)}: lm-eval wants their places, such as [0, 2]"
             )
+        elif not _place(right, count):
+            raise Unsound(f"{what}: it wants a place (an integer, from 0) or a choice's text")
+    if target == []:
+        raise Unsound(f"{gives} gives an empty list: no choice is right")
+
+
+def _is_text(task: Any) -> bool:
+    return isinstance(task.config.doc_to_target, str)
 
 
 def _place(value: Any, count: int) -> bool:

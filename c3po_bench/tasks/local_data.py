@@ -8,7 +8,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from glob import glob
 from pathlib import Path
@@ -231,13 +231,8 @@ def _find(task: str, path: Any, folder: Path | None) -> str:
         raise UserError(f"task {task}: data_files wants paths of files, and has {path!r}")
     if "://" in path:
         return path
-    tried = [Path(path).expanduser().absolute()]
-    if (
-        folder is not None
-        and not tried[0].is_relative_to(folder)
-        and not Path(path).expanduser().is_absolute()
-    ):
-        tried.append(folder / path)
+    given = Path(path).expanduser()
+    tried = list(dict.fromkeys([given.absolute(), (folder or Path.cwd()) / given]))
     for candidate in tried:
         if candidate.is_file() or candidate.is_dir() or glob(str(candidate), recursive=True):
             return str(candidate)
@@ -266,12 +261,13 @@ def from_hub(task: str, config: dict[str, Any]) -> dict[str, Any]:
 def _download(
     task: str, path: str, name: str | None, kwargs: dict[str, Any], files: dict[str, Path], **_: Any
 ) -> Any:
+    own = path in FORMATS and "data_files" in kwargs
     try:
-        with _without_retries():
+        with _without_retries(), _quiet_reading() if own else nullcontext():
             return datasets.load_dataset(path=path, name=name, **kwargs)
     except Exception as error:
         logging.getLogger(__name__).debug("loading %s failed", path, exc_info=True)
-        if path in FORMATS and "data_files" in kwargs:
+        if own:
             raise UserError(_bad_file(task, path, kwargs["data_files"], error)) from error
         raise UserError(
             f"no data for task {task!r}: give local copies with data.root=DIR, or connect to the hub "
@@ -299,6 +295,21 @@ def _bad_file(task: str, kind: str, named: Mapping[str, list[str]], error: BaseE
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no details'])[0][:120]}"
+
+
+@contextmanager
+def _quiet_reading() -> Iterator[None]:
+    """Without progress bars, and without the words of `datasets` for a bad file: ours name its line."""
+    logger = logging.getLogger("datasets")
+    level, bars = logger.level, datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
 
 
 @contextmanager

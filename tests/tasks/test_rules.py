@@ -317,7 +317,7 @@ def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
         (
             "cloze",
             {"question": "q", "choices": ["a", "b"], "answer": 5},
-            r"document 1 \(row 2 of .*\) can't be asked: its answer, 5, is none of its 2 choices",
+            r"document 1 \(row 2 of .*\) can't be asked: doc_to_target .*gives 5, which is none of its 2 choices",
         ),
         ("length_normalized", {"question": "q", "choices": ["a", ""], "answer": 0}, "a choice without text"),
         (
@@ -381,7 +381,7 @@ def test_an_answer_is_found_as_lm_eval_finds_it(tmp_path: Path) -> None:
         )
         assert plain.requests[plain.gold] == other.requests[other.gold]
     wrong = own_task(tmp_path, "wrong", docs=docs, doc_to_text="question", doc_to_choice=["yes", "no"])
-    with pytest.raises(UserError, match="its answer, '1', is none of its 2 choices"):
+    with pytest.raises(UserError, match="gives '1', which is none of its 2 choices"):
         TaskSet([wrong], data_root=tmp_path).references("wrong", [(0, docs[0])])
 
 
