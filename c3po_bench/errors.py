@@ -48,9 +48,7 @@ def foreign_place(error: BaseException) -> str | None:
         file = frame.f_code.co_filename
         if file.startswith(PACKAGE):
             place, ours = None, True
-        elif (
-            ours and not file.startswith("<") and (STOCK_TASK.search(file) or not file.startswith(LIBRARIES))
-        ):
+        elif ours and Path(file).is_file() and (STOCK_TASK.search(file) or not file.startswith(LIBRARIES)):
             place = f"{file}, line {line}"
     return place
 
@@ -58,7 +56,8 @@ def foreign_place(error: BaseException) -> str | None:
 def cause(error: BaseException) -> str:
     """What an error says, in one line, with the file and line where that is not ours."""
     if isinstance(error, SystemExit):
-        text = f"it calls sys.exit({'' if error.code is None else error.code!r})"
+        code = "" if error.code is None else repr(error.code)
+        text = f"it calls sys.exit({code})"
     else:
         text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
     place = foreign_place(error)

@@ -15,7 +15,7 @@ from c3po_bench import __version__
 from c3po_bench.analysis.tables import live_line
 from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, cause
 from c3po_bench.evaluate.chunks import make_chunks
 from c3po_bench.registry import Registry
 from c3po_bench.runtime import ranks
@@ -96,8 +96,9 @@ def set_up(cfg: Config) -> None:
     for name in cfg.plugins:
         try:
             importlib.import_module(name)
-        except Exception as error:
-            why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            missing = isinstance(error, ModuleNotFoundError) and error.name == name
+            why = error if missing else cause(error)
             raise UserError(f"plugins: module {name!r} can't be imported ({why})") from error
     if cfg.threads:
         import torch

@@ -122,6 +122,8 @@ def _load(cfg: ModelConfig) -> Loaded:
 def _unloadable(path: str, error: Exception) -> str:
     """The line for a model that transformers can't load."""
     why = " ".join(str(error).split())[:120] or type(error).__name__
+    if "ignore_mismatched_sizes" in why:
+        why = "its config.json and its weights are of different sizes: one of them is of another model"
     if Path(path).is_dir():
         return f"model {path} can't be loaded from a local folder: {fault_of_folder(Path(path)) or why}"
     return (

@@ -177,6 +177,10 @@ def read(task: Any, key: str, doc: Mapping[str, Any]) -> Any:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, ValueError | SyntaxError) and "literal_eval" in _functions_of(error):
+            kind = "a list" if key == "doc_to_choice" else "a number or list"
+            written = lm_eval_utils.apply_template(getattr(task.config, key), dict(doc))
+            raise Unsound(f"{key} writes {_shown(written)}, which can't be read as {kind}") from error
         names = f"; its fields are {', '.join(doc)}" if type(error).__name__ == "UndefinedError" else ""
         text = str(error) if isinstance(error, Unsound) else cause(error)
         raise Unsound(f"{key}: {text}{empty or names}") from error
@@ -192,6 +196,10 @@ def read(task: Any, key: str, doc: Mapping[str, Any]) -> Any:
     if asked_as_word and (close := nearest(value, doc, 1)):
         raise Unsound(f"{key}: {value!r} is none of its fields: did you mean {close[0]!r}?")
     return value
+
+
+def _functions_of(error: BaseException) -> set[str]:
+    return {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
 
 
 def check_document(task: Any, doc: Mapping[str, Any]) -> None:

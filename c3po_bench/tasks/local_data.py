@@ -134,6 +134,32 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"{path} can't be read ({error.strerror})") from error
 
 
+def check_lines(paths: Sequence[str]) -> None:
+    """`UserError` for a bad line of files of JSON lines, and for a field of two types.
+
+    `datasets` names neither, and some of both it reads as something else. Files of another form are left to it.
+    """
+    for path in map(Path, paths):
+        if path.suffix not in (".jsonl", ".json") or not path.is_file():
+            continue
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            first = next((line for line in lines if line.strip()), None)
+        if first is None:
+            raise UserError(f"{path} holds no rows")
+        if path.suffix == ".json" and not _is_object(first):  # an array, or one object over many lines
+            continue
+        rows = list(read_lines(path))
+        if line := _mixed(path, rows):
+            raise UserError(line)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _row(line: str, where: str) -> dict[str, Any]:
     try:
         line.encode()
@@ -262,6 +288,8 @@ def _download(
     task: str, path: str, name: str | None, kwargs: dict[str, Any], files: dict[str, Path], **_: Any
 ) -> Any:
     own = path in FORMATS and "data_files" in kwargs
+    if own and path == "json":
+        check_lines([each for listed in kwargs["data_files"].values() for each in listed])
     try:
         with _without_retries(), _quiet_reading() if own else nullcontext():
             return datasets.load_dataset(path=path, name=name, **kwargs)
@@ -276,18 +304,8 @@ def _download(
 
 
 def _bad_file(task: str, kind: str, named: Mapping[str, list[str]], error: BaseException) -> str:
-    """The line for files of a task's own that can't be read: the first bad one, with its line where it has lines."""
+    """The line for files of a task's own that can't be read."""
     paths = [path for listed in named.values() for path in listed]
-    for path in paths if kind == "json" else []:
-        if Path(path).is_file():
-            try:
-                rows = list(read_lines(Path(path)))
-            except UserError as bad:
-                return str(bad)
-            if not rows:
-                return f"{path} holds no rows"
-            if line := _mixed(Path(path), rows):
-                return line
     while error.__cause__ is not None:
         error = error.__cause__
     return f"task {task}: {', '.join(paths)} can't be read as {kind} ({_first_line(error)})"

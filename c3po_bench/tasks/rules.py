@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from c3po_bench import errors
+from c3po_bench.tasks.checks import Unsound
 from c3po_bench.tasks.duplicates import normalize
 from c3po_bench.tasks.fields import LETTERS, Fields, render
 
@@ -121,9 +122,7 @@ class Layout:
 
 def _letters(count: int) -> str:
     if count > len(LETTERS):
-        raise errors.UserError(
-            f"scoring.rule=letters: there are {len(LETTERS)} letters, and a question with {count} choices"
-        )
+        raise Unsound(f"scoring.rule=letters: there are {len(LETTERS)} letters, and it has {count} choices")
     return LETTERS[:count]
 
 
