@@ -166,6 +166,10 @@ class ArmRow:
     uses_learning_rate: bool = False
     passes: float = 1.2
 
+    def visible(self, item: Item) -> Item:
+        """What the arm may see of an evaluated item: all but its label, unless the row declares that it reads labels."""
+        return item if self.reads_labels else replace(item, gold=None)
+
     def record(self) -> dict[str, Any]:
         """What a run keeps of the row: all that analysis and report know of an arm."""
         names = ("name", "title", "role", "control_of", "change", "not_due_to", "place", "losses_over")
@@ -176,6 +180,7 @@ class Arm(Protocol):
     """One way of answering.
 
     State never crosses items: what an item is answered depends on no other item, on no order and on no limit.
+    An arm that derives from this class has a `finish` that adds nothing and a `close` that does nothing.
     """
 
     row: ArmRow
@@ -197,8 +202,8 @@ class Arm(Protocol):
         ...
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-        """Once, on the merged rows of all ranks and shards: the rows, and more metrics by task."""
-        ...
+        """Once, on the merged rows of all ranks and shards: the rows, and further metrics by task."""
+        return rows, {}
 
     def cost(self) -> Cost:
         """What it has cost in this process so far."""
@@ -210,7 +215,6 @@ class Arm(Protocol):
 
     def close(self) -> None:
         """Give the shared model back: from then on its logits are bit for bit the base model's."""
-        ...
 
 
 MakeTasks = Callable[[Mapping[str, dict[str, dict[str, Any]]] | None], Any]

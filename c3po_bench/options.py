@@ -5,7 +5,7 @@ Docs, tests and the check of every config read them off the schema.
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import Field, field, fields, is_dataclass
 from operator import attrgetter
 from typing import Any
@@ -49,7 +49,8 @@ def check_number(
     raise UserError(f"{key}={value}: must be {' and '.join(limits) or 'a number'}")
 
 
-def check_least(cfg: Any, least: Mapping[str, float], section: str = "") -> None:
-    """`UserError` for a number of `section` that is below its least value or no number."""
-    for key, bound in least.items():
-        check_number(f"{section}{key}", attrgetter(key)(cfg), least=bound)
+def check_bounds(section: Any, prefix: str = "") -> None:
+    """`UserError` for a number of a config's `section`, nested ones included, that is out of its bounds."""
+    for key, entry in keys(section):
+        if bounds := entry.metadata.get("bounds"):
+            check_number(f"{prefix}{key}", attrgetter(key)(section), **bounds)

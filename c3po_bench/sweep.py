@@ -17,10 +17,10 @@ from c3po_bench.errors import INTERRUPTED, OURS, UserError
 from c3po_bench.explain import status_of
 from c3po_bench.launch import slurm
 from c3po_bench.launch.cells import report, run_cells, statuses
-from c3po_bench.launch.folder import SweepFolder, find_sweeps, freeze
 from c3po_bench.launch.grid import compose_grid
 from c3po_bench.launch.merge import merge_shards
 from c3po_bench.launch.plan import plan_text
+from c3po_bench.launch.sweep_folder import SweepFolder, find_sweeps, freeze
 from c3po_bench.runtime import ranks, signals
 from c3po_bench.runtime.console import set_up_logging
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import warm_process
+
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -73,6 +75,13 @@ def command(
 @pytest.fixture(scope="session")
 def c3po():
     return command
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """The same in a fork of a process that has imported everything: for tests of what is said, not of starting."""
+    with warm_process() as run:
+        yield run
 
 
 TINY = (

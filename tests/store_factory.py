@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from c3po_bench.store.reader import Run
+from c3po_bench.store.schema import SCHEMA_VERSION
 
 HOSTILE = "<script>window.pwned=true</script><img src=x onerror='window.pwned=true'>"
 CHOICES = ["copper", "granite", "oxygen", "wood"]
@@ -176,7 +177,7 @@ def write_run(
     for row in rows:
         by_task.setdefault(row["task"], []).append(row["correct"])
     result = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "arm": arm,
         "arm_row": arm_row(arm),
@@ -253,7 +254,7 @@ def write_experiment(root: Path, name: str, runs: list[Run]) -> None:
     folder = root / "experiments"
     folder.mkdir(parents=True, exist_ok=True)
     record = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "name": name,
         "config": {"name": name},
         "command": f"python -m c3po_bench +experiment={name}",

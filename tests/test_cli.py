@@ -14,8 +14,8 @@ from c3po_bench.cli import to_config
 from c3po_bench.config import KEYS, Config, conf_dir
 from c3po_bench.errors import UserError
 from c3po_bench.explain import hydra_overrides
-from c3po_bench.launch.folder import find_sweeps
 from c3po_bench.launch.grid import compose_grid
+from c3po_bench.launch.sweep_folder import find_sweeps
 from c3po_bench.runtime.console import log_to
 
 MENDABLE = {
@@ -62,8 +62,8 @@ def option_names(group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("override", MENDABLE)
-def test_a_wrong_config_is_one_line_with_the_nearest_choice(c3po, override):
-    done = c3po(*override.split())
+def test_a_wrong_config_is_one_line_with_the_nearest_choice(warm, override):
+    done = warm(*override.split())
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: ")
@@ -99,13 +99,22 @@ def test_a_wrong_config_is_one_line_with_the_nearest_choice(c3po, override):
         ("arms=[knn_vote] arm_options.knn_vote.k=0", "arm_options.knn_vote.k=0"),
     ],
 )
-def test_a_wrong_value_is_one_line_with_the_nearest_choice(c3po, tiny, tmp_path, override, expected):
-    done = c3po(*tiny, f"results_dir={tmp_path}", "log_level=error", *override.split())
+def test_a_wrong_value_is_one_line_with_the_nearest_choice(warm, tiny, tmp_path, override, expected):
+    done = warm(*tiny, f"results_dir={tmp_path}", "log_level=error", *override.split())
     assert done.returncode == 2, done.stderr
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: ") and expected in line
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("runs/*")), "something was scored before"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [(["+limt=5"], "'limit'"), (["+experiment=planted", "engine=sufix"], "'suffix'")]
+)
+def test_a_process_of_its_own_says_that_one_line_alone(c3po, words, expected):
+    done = c3po(*words)
+    assert done.returncode == 2 and done.stdout == "" and expected in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -167,8 +176,8 @@ def test_a_fault_of_ours_ends_with_its_traceback_and_the_run_to_attach(tmp_path,
     assert "ZeroDivisionError: oops" in log
 
 
-def test_showing_the_config_of_many_runs_is_refused(c3po):
-    done = c3po("+sweep=lr", "-m", "model=smollm", "--cfg", "job")  # flags may stand anywhere
+def test_showing_the_config_of_many_runs_is_refused(warm):
+    done = warm("+sweep=lr", "-m", "model=smollm", "--cfg", "job")  # flags may stand anywhere
     assert (
         done.returncode == 2
         and done.stderr.strip() == "error: --cfg and --info show one composed config: leave out -m"
@@ -235,9 +244,9 @@ def test_a_choice_needs_no_plus_and_keeps_its_place():
         ["experiment=planted", "task=arc"],
     ],
 )
-def test_with_and_without_a_plus_one_config_is_composed(c3po, words):
+def test_with_and_without_a_plus_one_config_is_composed(warm, words):
     """Whatever the order: the later choice wins in both forms."""
-    plain, added = (c3po(*form, "--cfg", "job") for form in (words, hydra_overrides(words)))
+    plain, added = (warm(*form, "--cfg", "job") for form in (words, hydra_overrides(words)))
     assert plain.returncode == 0 and plain.stdout == added.stdout
 
 
@@ -249,11 +258,12 @@ def test_with_and_without_a_plus_one_sweep_is_frozen():
 
 
 @pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
-def test_a_sweep_runs_without_a_plus_here_and_in_submitted_jobs(c3po, tiny, tmp_path, launcher):
+def test_a_sweep_runs_without_a_plus_here_and_in_submitted_jobs(c3po, warm, tiny, tmp_path, launcher):
     """Its cells are those that `+sweep=NAME +experiment=NAME` freezes, and their jobs read the same words again."""
     arguments = [*tiny, "limit=1", "arms=[base]", "method.neighbors.k=1,2", f"results_dir={tmp_path}"]
     words = ["sweep=neighbors", *(word.removeprefix("+") for word in arguments)]
-    done = c3po("-m", *words, f"hydra/launcher={launcher}", "log_level=error")
+    command = warm if launcher == "basic" else c3po
+    done = command("-m", *words, f"hydra/launcher={launcher}", "log_level=error")
     assert done.returncode == 0, done.stderr
     (sweep,) = find_sweeps(tmp_path)
     frozen = compose_grid([*hydra_overrides(words), "log_level=error"])

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    monkeypatch.setattr(doctor, "_reachable", lambda: False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("no_proxy", "*")
 
 
 def by_name(findings):

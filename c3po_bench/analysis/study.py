@@ -56,9 +56,8 @@ def publish(store: str | Path, folder: Path) -> None:
         path = folder / "runs" / run.run_id
         rows = ({key: row[key] for key in KEPT if key in row} for row in run.samples())
         write_jsonl(path / "samples.jsonl", rows)
-        command = re.sub(
-            r"=[~/]\S+", "=DIR", run.provenance["command"]
-        )  # whose folders, whose machine: left out
+        # whose folders, whose machine: left out
+        command = re.sub(r"=[~/]\S+", "=DIR", run.provenance["command"])
         provenance = {name: value for name, value in run.provenance.items() if name != "hardware"}
         write_json(path / "provenance.json", provenance | {"command": command})
         write_json(path / "result.json", run.result | {"groups": named_groups(run)})

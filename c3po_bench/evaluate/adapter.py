@@ -8,7 +8,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -100,8 +99,7 @@ class ArmAdapter(LM):
 
     def _item(self, kind: str, id: tuple[str, int], requests: Sequence[Instance]) -> Item:
         doc: Any = requests[0].doc
-        item = self.tasks.item(id, doc, kind, [request.args for request in requests])
-        return item if self.arm.row.reads_labels else replace(item, gold=None)
+        return self.arm.row.visible(self.tasks.item(id, doc, kind, [request.args for request in requests]))
 
     def _in_chunks(self, items: Iterable[Item]) -> list[list[Item]]:
         """The items in the chunks that they are answered in, whatever else is asked or done before."""

@@ -37,7 +37,7 @@ BACKENDS: Registry[type[Backend]] = Registry(
     {
         "rewiring": "c3po_bench.rewiring.backend:RewiringBackend",
         "feedback": "c3po_bench.feedback.backend:FeedbackBackend",
-        "both": "c3po_bench.evaluate.both:BothBackend",
+        "both": "c3po_bench.evaluate.tuned_then_rewired:BothBackend",
     },
 )
 

@@ -49,8 +49,8 @@ def _templated(tokenizer: Any, conversation: Sequence[dict[str, str]], **setting
 
 def check_chat(tokenizer: Any) -> None:
     """`UserError` for a tokenizer that can't ask: its template fails or drops what is said, or nothing ends an answer."""
-    said = [{"role": "user", "content": _SENTINEL}]
-    if tokenizer.chat_template and _SENTINEL not in _templated(tokenizer, said, tokenize=False):
+    question = [{"role": "user", "content": _SENTINEL}]
+    if tokenizer.chat_template and _SENTINEL not in _templated(tokenizer, question, tokenize=False):
         raise UserError(
             "the model's chat template (chat_template.jinja or tokenizer_config.json) leaves out what is asked"
         )
@@ -106,16 +106,6 @@ class Answer:
     text: str
     finished: bool
     tokens: int
-
-    def record(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return asdict(self)
-
-
-def is_answer(value: Any) -> bool:
-    """Whether a cached value is the record of an answer."""
-    kinds = {"text": str, "finished": bool, "tokens": int}
-    return isinstance(value, dict) and {key: type(part) for key, part in value.items()} == kinds
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:

@@ -20,7 +20,6 @@ from c3po_bench.registry import Registry
 JOINT, MIX = "_joint", "_mix"
 UNPARSED = "unparsed_reasoning"
 """In the rows of answers that are scored with their reasoning, for want of a marker."""
-BASELINES = "baselines"
 """The phase in which the base model's answers are written, which all arms share and none is charged for."""
 ANSWER = "ANSWER:"  # the answer of the chain-of-thought arm follows
 
@@ -122,18 +121,15 @@ def check_arms(
         UserError: for unknown arms and options, options of arms that are not run, joint arms of one piece,
             and adapters that can't be mixed.
     """
+    for name in options:
+        if name not in names:
+            raise unknown("arm with options", name, names)
     for name in names:
         ARMS.check(name)
         if split_name(name)[1] and n_feedbacks < 2:
             raise UserError(f"arm {name!r} is about several pieces: name at least two in feedback.pieces")
-    for name, values in options.items():
-        if name not in names:
-            raise unknown("arm with options", name, names)
-        if name in PROMPT_VARIANTS and values:
+        if name in PROMPT_VARIANTS and options.get(name):
             raise UserError(f"arm {name!r} takes no options")
-        if name not in PROMPT_VARIANTS:
-            make_plan(split_name(name)[0], cfg, values)
-    for name in names:
         plan = plan_of(name, cfg, options)
         if plan and split_name(name)[1] == MIX and (plan.cfg.lora.experts or plan.cfg.lora.routers):
             key = "experts" if plan.cfg.lora.experts else "routers"

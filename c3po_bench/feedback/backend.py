@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from math import nan
+from typing import Any
 
 from c3po_bench.config import Config
-from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Phase, Report
+from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report
 from c3po_bench.errors import UserError
-from c3po_bench.feedback import judges
-from c3po_bench.feedback import tasks as feedback_tasks
 from c3po_bench.feedback.answering import settings
 from c3po_bench.feedback.arms import (
     ARMS,
-    BASELINES,
     JOINT,
     MIX,
     PROMPT_VARIANTS,
@@ -28,20 +25,19 @@ from c3po_bench.feedback.arms import (
 )
 from c3po_bench.feedback.calls import call_key
 from c3po_bench.feedback.generators import GENERATORS
-from c3po_bench.feedback.judges import JUDGES, judge_name
+from c3po_bench.feedback.judges import JUDGES, ask_judge, judge_name
 from c3po_bench.feedback.measures import extra_metrics
+from c3po_bench.feedback.responder import Responder
 from c3po_bench.feedback.revisers import REVISERS
 from c3po_bench.feedback.sentences import find_feedback
 from c3po_bench.feedback.session import FeedbackSession
+from c3po_bench.feedback.tasks import SCOPE_OF
 from c3po_bench.feedback.training.adapters import adapter_folder, resolved, train_adapter, training_record
 from c3po_bench.feedback.training.distributed import share_of
 from c3po_bench.feedback.training.recipes import Plan, check_values
-from c3po_bench.runtime.resources import peak_resident
+from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.identity import content_hash
-
-if TYPE_CHECKING:
-    from c3po_bench.feedback.responder import Responder
-    from c3po_bench.tasks.taskset import TaskSet
+from c3po_bench.tasks.taskset import TaskSet
 
 
 class FeedbackBackend:
@@ -102,7 +98,7 @@ class FeedbackArm:
         self.variant = PROMPT_VARIANTS.get(name, PromptVariant())
         self.plan: Plan | None = plan_of(name, self.cfg.feedback, self.cfg.arm_options)
         self.records: list[dict[str, Any]] = []
-        self._seconds: dict[str, float] = {}
+        self.meter = Meter()
         self._judged_before: Counter[str] = Counter()
         self._unparsed = 0
         self._responder: Responder | None = None
@@ -110,7 +106,7 @@ class FeedbackArm:
     @property
     def asks_feedback(self) -> bool:
         """Whether one of the tasks is about feedback."""
-        return any(task in feedback_tasks.SCOPE_OF for task in self.backend.tasks.configs)
+        return any(task in SCOPE_OF for task in self.backend.tasks.configs)
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change this arm's numbers beside model, data and tasks."""
@@ -137,7 +133,7 @@ class FeedbackArm:
         """What decides a judge model's judgements: who it is, how it draws, and what it is asked."""
         chat = self.cfg.feedback.judge.chat
         fields = ("kind", "model", "base_url", "temperature", "top_p", "max_tokens")
-        instructions = [judges.ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
+        instructions = [ask_judge(f, "prompt", "first", "second") for f in self.session.feedbacks]
         return {name: getattr(chat, name) for name in fields} | {"asked": call_key(asked=instructions)}
 
     def settings(self) -> dict[str, Any]:
@@ -157,8 +153,6 @@ class FeedbackArm:
 
     def prepare(self) -> None:
         """Train the adapters that are not in the cache, and put them on the model."""
-        from c3po_bench.feedback.responder import Responder  # comes with torch, which checking needs not
-
         self._judged_before = Counter(self.session.judged)
         if self.plan is not None or self.variant.stored == "revised":
             datasets = self.session.datasets
@@ -170,7 +164,7 @@ class FeedbackArm:
             self.session.context.subject.release()
             model, adapters = self.session.context.subject.model, {}
         self._responder = Responder(
-            self.variant, datasets, self.session, model, adapters, self._spend, self.cfg.batch_size
+            self.variant, datasets, self.session, model, adapters, self.meter, self.cfg.batch_size
         )
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
@@ -191,25 +185,20 @@ class FeedbackArm:
         suffix = split_name(self.row.name)[1]
         groups = {f"on_{d.feedback.id}": [d] for d in datasets} if suffix != JOINT else {"on_joint": datasets}
         folders = {adapter: train_adapter(plan, group, context) for adapter, group in groups.items()}
-        self.records += map(training_record, folders.values())
+        records = list(map(training_record, folders.values()))
+        self.records += records
+        for record in records:
+            flops = record.get("flops")
+            self.meter.add("train", record["seconds"], nan if flops is None else flops)
         model = context.subject.adapted(folders)
         if suffix == MIX:
             model.add_weighted_adapter(list(folders), [1.0] * len(folders), "on_mix", combination_type="cat")
         shared = {JOINT: "on_joint", MIX: "on_mix"}.get(suffix)
         return model, {d.feedback.id: shared or f"on_{d.feedback.id}" for d in datasets}
 
-    def _spend(self, phase: str, seconds: float) -> None:
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
-
     def cost(self) -> Cost:
-        """Seconds by phase; no FLOPs are computed here.
-
-        Training counts in full also where the adapter came from the cache, the shared data for no arm.
-        """
-        phases = {name: Phase(seconds, None) for name, seconds in self._seconds.items() if name != BASELINES}
-        if self.records:
-            phases["train"] = Phase(sum(r["seconds"] for r in self.records), None)
-        return Cost(phases, peak_resident(), -self._seconds.get(BASELINES, 0.0))
+        """Training counts in full also where the adapter came from the cache, the shared data for no arm."""
+        return self.meter.cost()
 
     def report(self) -> Report:
         """Counts of data and gaps, training and validation curves (means over adapters), notes.
@@ -234,7 +223,7 @@ class FeedbackArm:
                 curves[name] = [sum(step) / len(step) for step in zip(*lines, strict=False)]
         notes = [f"{name}: {value:+.3f}" for name, value in self.session.judge_report().items()]
         notes += [f"{name}: {n}" for name, n in sorted(gaps.items())]
-        unprompted = [task for task in self.backend.tasks.configs if task not in feedback_tasks.SCOPE_OF]
+        unprompted = [task for task in self.backend.tasks.configs if task not in SCOPE_OF]
         if unprompted and self.variant.wrap is not None:  # stock tasks are no chats
             notes.append(
                 f"{self.row.name} answers {', '.join(unprompted)} without the feedback in the prompt: these scores are the "
@@ -248,14 +237,14 @@ class FeedbackArm:
         A row's `doc_hash` then covers the baseline answer too: rows that were scored against others are not
         comparable.
         """
-        started = time.perf_counter()
         answers = [row for row in rows if "feedback_id" in row]
-        for row, score in zip(answers, self.session.scores(answers), strict=True):
+        with self.meter.phase("judge"):
+            scores = self.session.scores(answers)
+        for row, score in zip(answers, scores, strict=True):
             signed = score or 0.0
             row["score"], row["correct"] = score, signed if row["scope"] == "in" else abs(signed)
             row["doc_hash"] = content_hash([row["doc_hash"], row["baseline_response"]], 16)
         self._unparsed = sum(bool(row.get(UNPARSED)) for row in answers)
-        self._spend("judge", time.perf_counter() - started)
         return rows, extra_metrics(rows)
 
     def close(self) -> None:

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from c3po_bench.store.files import Journal
 
@@ -50,30 +50,29 @@ class Reply(NamedTuple):
     finished: bool = True
 
 
-def is_reply(value: Any) -> bool:
-    """Whether a cached value is the record of a reply."""
-    kinds = {"text": str, "finished": bool}
-    return isinstance(value, dict) and {key: type(part) for key, part in value.items()} == kinds
-
-
 class CallCache(Journal):
     """A file of ``{"key", "value"}`` rows, one a finished call.
 
-    It survives SIGKILL and several processes at once. A row that is damaged, or whose value is not `valid`,
-    is a call that was not made.
+    It survives SIGKILL and several processes at once. A row that is damaged, or whose value has not the
+    fields of `record`, is a call that was not made.
     """
 
-    def __init__(self, path: Path, valid: Callable[[Any], bool] = is_reply) -> None:
-        super().__init__(path, lambda row: isinstance(row["key"], str) and valid(row["value"]))
+    def __init__(self, path: Path, record: type = Reply) -> None:
+        fields = get_type_hints(record)
+        super().__init__(
+            path,
+            lambda row: (
+                isinstance(row["key"], str)
+                and isinstance(row["value"], dict)
+                and {name: type(part) for name, part in row["value"].items()} == fields
+            ),
+        )
 
     def __contains__(self, key: str) -> bool:
         return key in self.rows
 
     def __getitem__(self, key: str) -> Any:
         return self.rows[key]["value"]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def reply(self, key: str) -> Reply | None:
         """The reply to a call, or None where it was not made."""

@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.feedback.answering import Answer, answer_all, chat_ids, settings
 from c3po_bench.feedback.calls import Conversation, Reply, call_key
 from c3po_bench.feedback.config import ChatConfig, GenerationConfig
 from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.models.cache import folder_hash
+from c3po_bench.registry import Registry
 
 
 class Chat(Protocol):
@@ -84,20 +85,13 @@ class LocalChat:
         return [cache.reply(key) for key in keys]
 
 
-def _endpoint_chat(cfg: ChatConfig, context: SynthesisContext) -> Chat:
-    from c3po_bench.feedback.endpoint import EndpointChat  # needs openai, which few runs do
-
-    return EndpointChat(cfg, context)
-
-
-CHATS: dict[str, Callable[[ChatConfig, SynthesisContext], Chat]] = {
-    "openai": _endpoint_chat,
-    "transformers": LocalChat,
-}
+CHATS: Registry[Callable[[ChatConfig, SynthesisContext], Chat]] = Registry(
+    "chat kind",
+    # few runs need an endpoint, whose library is slow to import
+    {"openai": "c3po_bench.feedback.endpoint:EndpointChat", "transformers": LocalChat},
+)
 
 
 def open_chat(cfg: ChatConfig, context: SynthesisContext) -> Chat:
     """The chat that `cfg.kind` names."""
-    if cfg.kind not in CHATS:
-        raise unknown("chat kind", cfg.kind, CHATS)
     return CHATS[cfg.kind](cfg, context)

@@ -72,8 +72,8 @@ class LoraConfig:
     On MoE models see `routers`, `experts`.
     """
 
-    rank: int = option(64, "LoRA rank (paper: 64)")
-    alpha: int = option(128, "LoRA alpha (paper: 128)")
+    rank: int = option(64, "LoRA rank (paper: 64)", least=1)
+    alpha: int = option(128, "LoRA alpha (paper: 128)", above=0)
     dropout: float = option(0.0, "paper: 0.05; must be 0 where routers or fused experts are adapted")
     targets: list[str] = option(["all-linear"], "all-linear, or names of modules")
     routers: bool = option(False, "MoE only: adapt the router's gate too")
@@ -84,26 +84,31 @@ class LoraConfig:
 class TrainConfig:
     """The optimizer (section 5, appendix B)."""
 
-    lr: float = option(5e-5, "first learning rate (paper: 5e-5)")
+    lr: float = option(5e-5, "first learning rate (paper: 5e-5)", least=0)
     scheduler: str = option("cosine", "linear, cosine, constant, constant_with_warmup, ... (paper: cosine)")
-    warmup_ratio: float = option(0.05, "share of the steps")
-    steps: int = option(30, "optimizer steps; 0 = `epochs` passes over the in-scope pairs")
-    epochs: float = option(1.0, "passes over the pairs where steps=0 (paper: 1)")
-    batch_size: int = option(4, "in-scope pairs of one forward")
+    warmup_ratio: float = option(0.05, "share of the steps", least=0)
+    steps: int = option(30, "optimizer steps; 0 = `epochs` passes over the in-scope pairs", least=0)
+    epochs: float = option(1.0, "passes over the pairs where steps=0 (paper: 1)", above=0)
+    batch_size: int = option(4, "in-scope pairs of one forward", least=1)
     constraint_batch_size: int = option(
         4,
         "near-scope and out-of-scope rows of one forward, each; sets need not be equal in size",
+        least=1,
     )
-    gradient_accumulation_steps: int = option(1, "forwards of one optimizer step")
-    max_length: int = option(512, "tokens of prompt + answer")
+    gradient_accumulation_steps: int = option(1, "forwards of one optimizer step", least=1)
+    max_length: int = option(512, "tokens of prompt + answer", least=1)
     gradient_checkpointing: bool = option(False, "less memory, more time")
     precision: str = option(
         "auto",
         "float32 | bfloat16 (autocast) | auto: bfloat16 where the processor computes in it",
     )
-    eval_every: int = option(0, "steps between evaluations on the validation split; 0 = at the end only")
-    sft_lr: float = option(5e-5, "SCD arms and the warm start")
-    sft_steps: int = option(30, "optimizer steps of the SCD arms and the warm start; 0 = `epochs` passes")
+    eval_every: int = option(
+        0, "steps between evaluations on the validation split; 0 = at the end only", least=0
+    )
+    sft_lr: float = option(5e-5, "SCD arms and the warm start", least=0)
+    sft_steps: int = option(
+        30, "optimizer steps of the SCD arms and the warm start; 0 = `epochs` passes", least=0
+    )
 
 
 @dataclass
@@ -142,10 +147,10 @@ class FeedbackConfig:
     test_share: float = option(0.25, "of the prompts within each category; paper: 0.2")
     validation_share: float = option(0.05, "of the rest; paper: 0.05")
 
-    beta: float = option(0.1, "DPO's beta (paper: 0.1)")
+    beta: float = option(0.1, "DPO's beta (paper: 0.1)", above=0)
     loss_type: list[str] = option(["sigmoid"], "TRL's names: sigmoid, ipo, apo_zero, sft, ...")
-    lambda_out: float = option(0.2, "the paper's lambda_1")
-    lambda_near: float = option(0.1, "the paper's lambda_2")
+    lambda_out: float = option(0.2, "the paper's lambda_1", least=0)
+    lambda_near: float = option(0.1, "the paper's lambda_2", least=0)
     constraint: str = option("nll", "nll | kl, both a mean over tokens")
 
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -1,12 +1,14 @@
 """What the stages of a synthesis share: the model being tuned, caches of finished calls, counts of gaps."""
 
 import contextlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.feedback.calls import CallCache, is_reply
+from c3po_bench.feedback.calls import CallCache, Reply
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.models import cache_dir, loading
 
@@ -16,37 +18,35 @@ class Subject:
 
     def __init__(self, model_cfg: Any) -> None:
         self._cfg = model_cfg
-        self._loaded: loading.Loaded | None = None
 
-    def _load(self) -> loading.Loaded:
-        if self._loaded is None:
-            self._loaded = loading.load(self._cfg)
-        return self._loaded
+    @cached_property
+    def _loaded(self) -> loading.Loaded:
+        return loading.load(self._cfg)
 
     @property
     def model(self) -> Any:
         """The transformers model."""
-        return self._load().model
+        return self._loaded.model
 
     @property
     def tokenizer(self) -> Any:
         """Its tokenizer."""
-        return self._load().tokenizer
+        return self._loaded.tokenizer
 
     @property
     def hash(self) -> str:
         """The identity of its weights."""
-        return self._load().hash
+        return self._loaded.hash
 
     def release(self) -> None:
         """Take every adapter off the model."""
-        if self._loaded is not None:
+        if "_loaded" in self.__dict__:
             self._loaded.release()
 
     def forget(self) -> None:
         """Load the model anew when it is next needed, because its weights were changed."""
         loading._loaded.clear()
-        self._loaded = None
+        self.__dict__.pop("_loaded", None)
 
     @contextlib.contextmanager
     def model_for_training(self) -> Iterator[Any]:
@@ -73,16 +73,18 @@ class Subject:
         from peft import PeftModel  # slow to import, and needed by tuned arms alone
 
         self.release()
-        loaded = self._load()
+        loaded = self._loaded
         (first, folder), *others = adapters.items()
-        loaded.adapted = PeftModel.from_pretrained(bare(loaded.model), str(folder), adapter_name=first)
-        for name, folder in others:
-            loaded.adapted.load_adapter(str(folder), adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT's calls into transformers
+            loaded.adapted = PeftModel.from_pretrained(bare(loaded.model), str(folder), adapter_name=first)
+            for name, folder in others:
+                loaded.adapted.load_adapter(str(folder), adapter_name=name)
         return loaded.adapted.eval()
 
     def unadapted(self) -> contextlib.AbstractContextManager[Any]:
         """Within the block the model answers as it did before any tuning, whatever adapter is on it."""
-        adapted = self._load().adapted
+        adapted = self._loaded.adapted
         return contextlib.nullcontext() if adapted is None else adapted.disable_adapter()
 
 
@@ -99,20 +101,22 @@ class SynthesisContext:
     def __init__(self, cfg: FeedbackConfig, subject: Any, seed: int) -> None:
         self.cfg, self.subject, self.seed = cfg, subject, seed
         self.folder = Path(cfg.cache_dir).expanduser() if cfg.cache_dir else cache_dir() / "feedback"
-        self.counts: Counter[str] = Counter()
-        self.written: dict[str, list[Any]] = {}  # the prompts of each piece, with their splits
+        self.counts: Counter[str] = Counter()  # end in the result: gaps, duplicates, filtered revisions
+        self._written: dict[str, list[Any]] = {}
         self._caches: dict[str, CallCache] = {}
 
-    def call_cache(self, stage: str, valid: Callable[[Any], bool] = is_reply) -> CallCache:
-        """The finished calls of a stage, opened once; they are replies unless `valid` says what they are."""
+    def call_cache(self, stage: str, record: type = Reply) -> CallCache:
+        """The finished calls of a stage, opened once; they are replies unless `record` says what they are."""
         if stage not in self._caches:  # the folder has its first name: calls in it have been paid for
-            self._caches[stage] = CallCache(self.folder / "ledgers" / f"{stage}.jsonl", valid)
+            self._caches[stage] = CallCache(self.folder / "ledgers" / f"{stage}.jsonl", record)
         return self._caches[stage]
+
+    def once(self, key: str, write: Callable[[], list[Any]]) -> list[Any]:
+        """What `write` writes, the first time that it is asked for under this key."""
+        if key not in self._written:
+            self._written[key] = write()
+        return list(self._written[key])
 
     def reopen(self) -> None:
         """Read the call caches anew when they are next asked for: another process has added to them."""
         self._caches.clear()
-
-    def count(self, name: str, n: int = 1) -> None:
-        """Add to a count that ends in the result (gaps, duplicates, filtered revisions)."""
-        self.counts[name] += n

@@ -47,8 +47,7 @@ def token_drift(
         with as_policy():
             policy = _answer_logits(model, [policy_rows[i] for i in kept], pad)
         values = token_kl(base, policy)
-    lengths = [len(base_rows[i].completion_ids) for i in kept]
-    for i, tokens in zip(kept, values.split(lengths), strict=True):
+    for i, tokens in zip(kept, values.split([len(base_rows[i].completion_ids) for i in kept]), strict=True):
         drifts[i] = max(0.0, float(tokens.mean()))
     return drifts
 

@@ -9,10 +9,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from c3po_bench.feedback.rules import text_value
+from c3po_bench.feedback.rules import Kind
 
-Step = tuple[str, Any]
-"""The kind of an edit or a rule, and its value."""
+
+@dataclass(frozen=True)
+class Step:
+    """A rule (`kind` is a name in `rules.KINDS`) or an edit (in `EDITS`), with its value."""
+
+    kind: str
+    value: Any
+
 
 _GREETING = re.compile(
     r"\A\W*(?:subject:[^\n]*\n+)?\W*(?:dear|hi|hello|hey|good (?:morning|afternoon|evening))\b"
@@ -127,46 +133,38 @@ def _direction(value: Any) -> str:
     return value
 
 
-@dataclass(frozen=True)
-class EditKind:
-    """One way of editing an answer: `apply(text, value)`, with a value that `validate` let pass."""
-
-    apply: Callable[[str, Any], str]
-    validate: Callable[[Any], Any] = text_value
-
-
-EDITS: dict[str, EditKind] = {
-    "opening": EditKind(_opening),  # instead of the greeting (and subject line), on a line of its own
-    "closing": EditKind(_closing),  # instead of the sign-off
-    "prepend": EditKind(lambda text, value: value + text.lstrip()),
-    "append": EditKind(_append),
-    "replace": EditKind(_replace, _pair),
-    "sentences": EditKind(_keep_sentences, _number),  # how many to keep
-    "characters": EditKind(_characters, _number),  # at most
-    "bullets": EditKind(_bullets),  # the marker
-    "case": EditKind(lambda text, value: text.lower() if value == "lower" else text.upper(), _direction),
+EDITS: dict[str, Kind] = {
+    "opening": Kind(_opening),  # instead of the greeting (and subject line), on a line of its own
+    "closing": Kind(_closing),  # instead of the sign-off
+    "prepend": Kind(lambda text, value: value + text.lstrip()),
+    "append": Kind(_append),
+    "replace": Kind(_replace, _pair),
+    "sentences": Kind(_keep_sentences, _number),  # how many to keep
+    "characters": Kind(_characters, _number),  # at most
+    "bullets": Kind(_bullets),  # the marker
+    "case": Kind(lambda text, value: text.lower() if value == "lower" else text.upper(), _direction),
 }
 ADDING = ("closing", "append")  # edits that put something behind a cut answer's last whole sentence
 CUTTING = ("sentences", "characters")  # edits that leave the beginning of an answer
 
 _BY_RULE: dict[str, Callable[[Any], Step]] = {
-    "starts_with": lambda value: ("opening", value),
-    "ends_with": lambda value: ("closing", value),
-    "ends_with_cleaned": lambda value: ("closing", value),
-    "contains_none_strings": lambda value: (
+    "starts_with": lambda value: Step("opening", value),
+    "ends_with": lambda value: Step("closing", value),
+    "ends_with_cleaned": lambda value: Step("closing", value),
+    "contains_none_strings": lambda value: Step(
         "replace",
         [r"[ \t]*(?<!\w)(?:" + "|".join(re.escape(v) for v in value) + r")(?!\w)", ""],
     ),
-    "contains_all_strings": lambda value: ("append", " " + " ".join(value)),
-    "contains_any_string": lambda value: ("append", " " + value[0]),
-    "length": lambda value: ("characters", value["max"]),
+    "contains_all_strings": lambda value: Step("append", " " + " ".join(value)),
+    "contains_any_string": lambda value: Step("append", " " + value[0]),
+    "length": lambda value: Step("characters", value["max"]),
 }
 
 
 def implied_edits(rules: Iterable[Step]) -> list[Step]:
     """The edits that rules imply; none where one of them implies none."""
     steps = list(rules)
-    return [_BY_RULE[kind](value) for kind, value in steps] if all(k in _BY_RULE for k, _ in steps) else []
+    return [_BY_RULE[s.kind](s.value) for s in steps] if all(s.kind in _BY_RULE for s in steps) else []
 
 
 def apply_edits(edits: Iterable[Step], answer: str, finished: bool) -> tuple[str, bool]:
@@ -175,8 +173,11 @@ def apply_edits(edits: Iterable[Step], answer: str, finished: bool) -> tuple[str
     A cut answer stays unfinished unless an edit ends it after a sentence.
     """
     text = answer
-    for kind, value in edits:
-        text, finished = (EDITS[kind].apply(text, value), True) if finished else _edit_cut(kind, text, value)
+    for edit in edits:
+        if finished:
+            text = EDITS[edit.kind].apply(text, edit.value)
+        else:
+            text, finished = _edit_cut(edit.kind, text, edit.value)
     return text.strip(), finished
 
 

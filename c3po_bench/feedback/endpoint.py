@@ -65,7 +65,7 @@ class EndpointChat:
         if missing and (reasons := asyncio.run(self._ask_all(missing, params, cache))):
             if self._refused and not self._answered:
                 raise self._unusable(reasons[-1])
-            self.context.count("failed_calls", len(reasons))
+            self.context.counts["failed_calls"] += len(reasons)
             log.warning(
                 "%s: %d of %d calls to %s failed after %d attempts and are left out (last: %s)",
                 stage,

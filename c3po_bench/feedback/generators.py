@@ -60,7 +60,7 @@ class TemplateGenerator:
         scene, seed = scene_of(feedback.scene, feedback.id), str(self.context.seed)
         prompts = {c: expand(scene, scope, c, feedback.slots, n, seed) for c, n in counts.items()}
         written, total = sum(map(len, prompts.values())), sum(counts.values())
-        self.context.count("missing_prompts", total - written)
+        self.context.counts["missing_prompts"] += total - written
         if written < total:
             log.warning(
                 "the scene of piece %s has %d of the %d %s-scope prompts asked for; for more, set feedback.generator.kind "
@@ -83,7 +83,7 @@ class ChatGenerator:
         """One call."""
         (reply,) = self.chat.complete("categories", [ask_categories(feedback, n)])
         categories = _listed(reply)[:n]
-        self.context.count("missing_categories", n - len(categories))
+        self.context.counts["missing_categories"] += n - len(categories)
         return categories
 
     def prompts(self, feedback: Feedback, scope: str, counts: dict[str, int]) -> dict[str, list[str]]:
@@ -95,7 +95,7 @@ class ChatGenerator:
         prompts = {}
         for (category, n), reply in zip(counts.items(), replies, strict=True):
             prompts[category] = _listed(reply, drafted=scope == "near")[:n]
-            self.context.count("missing_prompts", n - len(prompts[category]))
+            self.context.counts["missing_prompts"] += n - len(prompts[category])
         return prompts
 
 
@@ -164,11 +164,6 @@ GENERATORS: Registry[Callable[[SynthesisContext], Generator]] = Registry(
     "feedback.generator.kind",
     {"template": TemplateGenerator, "openai": ChatGenerator, "transformers": ChatGenerator},
 )
-
-
-def open_generator(context: SynthesisContext) -> Generator:
-    """The generator that ``feedback.generator.kind`` names."""
-    return GENERATORS[context.cfg.generator.kind](context)
 
 
 @cache

@@ -41,15 +41,15 @@ class Judge(Protocol):
         ...
 
     def report(self) -> dict[str, float]:
-        """What should be known of the judge itself (position bias, parse failures)."""
-        ...
+        """What should be known of the judge itself (position bias, parse failures); here nothing."""
+        return {}
 
 
-class RuleJudge:
+class RuleJudge(Judge):
     """h(x, y, baseline) in {1, 0, -1} (RLVF, section 5), ties 0 as in the paper. Needs pieces with rules."""
 
     def __init__(self, context: SynthesisContext) -> None:
-        del context
+        """Of the context it needs nothing."""
 
     def scores(self, cases: Sequence[Case]) -> list[float | None]:
         """1 where only the response satisfies the rules, -1 where only the baseline does, else 0."""
@@ -60,10 +60,6 @@ class RuleJudge:
                     "feedback.judge.chat.base_url, or take a piece with rules"
                 )
         return [float(c.feedback.holds(c.response)) - float(c.feedback.holds(c.baseline)) for c in cases]
-
-    def report(self) -> dict[str, float]:
-        """Rules have nothing to confess."""
-        return {}
 
 
 class EndpointJudge:
@@ -89,9 +85,8 @@ class EndpointJudge:
             backward = [ask_judge(c.feedback, c.prompt, c.response, c.baseline) for c in new.values()]
             replies = self.chat.complete("judge", forward + backward)
             numbers = [parse_score(reply.text if reply else None) for reply in replies]
-            self.context.count("unparsed_judgements", sum(n is None for n in numbers))
-            pairs = zip(numbers[: len(new)], numbers[len(new) :], strict=True)
-            self._known |= {key: self._combine(*pair) for key, pair in zip(new, pairs, strict=True)}
+            self.context.counts["unparsed_judgements"] += numbers.count(None)
+            self._known |= dict(zip(new, map(self._combine, numbers, numbers[len(new) :]), strict=True))
         return [self._known[_key(c)] if _key(c) in differing else 0.0 for c in cases]
 
     def _combine(self, forward: int | None, backward: int | None) -> float | None:

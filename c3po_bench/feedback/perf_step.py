@@ -38,8 +38,7 @@ def run(options: Any) -> Iterator[dict[str, Any]]:
 
     The headline comes last.
     """
-    names = ["short answers"] if options.quick else list(WIDTHS)
-    for name in reversed(names):
+    for name in ["short answers"] if options.quick else reversed(WIDTHS):
         with tempfile.TemporaryDirectory(prefix="c3po-step-") as scratch:
             yield {"name": "feedback_step", "setting": name, **_measure(WIDTHS[name], scratch, options)}
 
@@ -52,13 +51,10 @@ def _measure(widths: tuple[int, int], scratch: str, options: Any) -> dict[str, A
     for i, weight in enumerate(weights):  # away from the start, where every margin is 0
         torch.nn.init.normal_(weight, std=0.01, generator=torch.Generator().manual_seed(i))
 
-    def ours() -> Any:
-        return trainer.compute_loss(trainer.model, dict(batch))
-
-    def official() -> Any:
-        return official_loss(trainer.model, batch)
-
-    steps: dict[str, Callable[[], Any]] = {"ours": ours, "official": official}
+    steps: dict[str, Callable[[], Any]] = {
+        "ours": lambda: trainer.compute_loss(trainer.model, dict(batch)),
+        "official": lambda: official_loss(trainer.model, batch),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     values: dict[str, float] = {}
     gradients: dict[str, list[Any]] = {}

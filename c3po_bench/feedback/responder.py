@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property, partial
+from typing import Any
+
+from more_itertools import map_reduce
 
 from c3po_bench import contract
 from c3po_bench.contract import Item
 from c3po_bench.feedback.answering import Answer, answer_batch, completion_ids, prompt_ids
-from c3po_bench.feedback.arms import BASELINES, UNPARSED, PromptVariant
+from c3po_bench.feedback.arms import UNPARSED, PromptVariant
 from c3po_bench.feedback.drift import token_drift
 from c3po_bench.feedback.measures import compared
 from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.synthesis import FeedbackDataset
 from c3po_bench.feedback.training.rows import Row
-
-if TYPE_CHECKING:
-    from c3po_bench.models.stock import StockScorer
+from c3po_bench.models.flops import counting, shape_of
+from c3po_bench.runtime.meter import Meter
 
 
 class Responder:
@@ -36,7 +35,7 @@ class Responder:
         session: of the experiment.
         model: the model, with its adapters if it has any.
         adapters: of each feedback's id the name of the adapter that answers for it.
-        spend: called with a phase's name and the seconds spent on it.
+        meter: of the arm, for phases `score`, `generate` and `drift`; what all arms share is left out of it.
         batch_size: of stock items.
     """
 
@@ -47,45 +46,40 @@ class Responder:
         session: FeedbackSession,
         model: Any,
         adapters: Mapping[str, str],
-        spend: Callable[[str, float], None],
+        meter: Meter,
         batch_size: int,
     ) -> None:
         self.variant, self.session, self.model, self.adapters = variant, session, model, dict(adapters)
-        self.context, self.spend = session.context, spend
+        self.context, self.meter, self.shape = session.context, meter, cache(partial(shape_of, model))
         self.datasets = {dataset.feedback.id: dataset for dataset in datasets}
         self.batch_size = batch_size
 
     @cached_property
-    def _stock(self) -> StockScorer:
-        from c3po_bench.models.stock import StockScorer  # slow to import, and needed by stock tasks alone
+    def _stock(self) -> Any:
+        """A `StockScorer` of the model."""
+        from c3po_bench.models.stock_scoring import (
+            StockScorer,  # slow to import, and needed by stock tasks alone
+        )
 
         return StockScorer(self.model, self.context.subject.tokenizer, self.batch_size)
 
     def answer(self, items: Sequence[Item]) -> list[contract.Answer]:
         """The answers to one chunk, in order."""
         answers: dict[tuple[str, int], contract.Answer] = {}
-        groups: dict[str | None, list[Item]] = defaultdict(list)
-        for item in items:
-            groups[item.metadata.get("feedback")].append(item)
+        groups = map_reduce(items, lambda item: item.metadata.get("feedback"))
         answers |= self._answer_stock(groups.pop(None, []))
-        with self._timed(BASELINES):
+        with self.meter.exclude():
             prompts = [item.prompt for group in groups.values() for item in group]
             baselines = self.session.baselines(prompts) if prompts else {}
         for feedback, group in groups.items():
             answers |= self._answer_feedback(str(feedback), group, [baselines[item.prompt] for item in group])
         return [answers[item.id] for item in items]
 
-    @contextlib.contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.spend(phase, time.perf_counter() - started)
-
     def _answer_feedback(
         self, feedback: str, items: list[Item], baselines: list[Answer]
     ) -> dict[tuple[str, int], contract.Answer]:
         """The answers to prompts about one feedback, each beside what the base model answers."""
-        with self._timed("generate"):
+        with self.meter.phase("generate"):
             if self.variant.stored:
                 texts = [
                     self._stored(item, baseline) for item, baseline in zip(items, baselines, strict=True)
@@ -93,7 +87,7 @@ class Responder:
             else:
                 texts = self._generated(items, feedback)
             answers, marks = zip(*map(self._read, texts), strict=True)
-        with self._timed("drift"):
+        with self.meter.phase("drift"):
             drifts = self._drifts(items, baselines, feedback)
         found = {}
         for item, answer, mark, baseline, drift in zip(items, answers, marks, baselines, drifts, strict=True):
@@ -127,7 +121,7 @@ class Responder:
         cfg = self.context.cfg.answers
         cfg = replace(cfg, max_new_tokens=cfg.max_new_tokens * self.variant.length)
         prompts = [self._prompt_ids(item, feedback) for item in items]
-        with self._active(self.adapters.get(feedback)):
+        with self._active(self.adapters.get(feedback), "generate"):
             return answer_batch(self.model, self.context.subject.tokenizer, prompts, cfg, self.context.seed)
 
     def _read(self, generated: Answer) -> tuple[Answer, dict[str, bool]]:
@@ -155,31 +149,29 @@ class Responder:
             base,
             policy,
             tokenizer.pad_token_id or 0,
-            lambda: self._active(None),
-            lambda: self._active(adapter),
+            lambda: self._active(None, "drift"),
+            lambda: self._active(adapter, "drift"),
         )
 
     @contextlib.contextmanager
-    def _active(self, adapter: str | None) -> Iterator[None]:
-        """With this adapter active, or none at all."""
-        if not self.adapters:
-            yield
-        elif adapter is None:
-            with self.model.disable_adapter():
-                yield
-        else:
+    def _active(self, adapter: str | None, phase: str) -> Iterator[None]:
+        """With this adapter active, or none at all; FLOPs go to `phase`."""
+        active = contextlib.nullcontext()
+        if adapter is not None:
             self.model.set_adapter(adapter)
+        elif self.adapters:
+            active = self.model.disable_adapter()
+        with active, counting(self.model, self.shape(adapter)) as flops:
             yield
+        self.meter.count(phase, sum(flops))
 
     def _answer_stock(self, items: list[Item]) -> dict[tuple[str, int], contract.Answer]:
         """By lm-eval's own scoring, each item with one adapter chosen by its key."""
         names = sorted(set(self.adapters.values()))
-        groups: dict[int, list[Item]] = defaultdict(list)
-        for item in items:
-            groups[int(item.key[:8], 16) % len(names) if names else -1].append(item)
+        groups = map_reduce(items, lambda item: int(item.key[:8], 16) % len(names) if names else -1)
         answers = {}
         for turn, group in groups.items():
-            with self._active(names[turn] if names else None):
+            with self.meter.phase("score"), self._active(names[turn] if names else None, "score"):
                 found = self._stock.answer(group)
             answers |= {item.id: answer for item, answer in zip(group, found, strict=True)}
         return answers

@@ -38,7 +38,7 @@ class RuleReviser:
     """The smallest change that makes an answer follow the piece: its edits."""
 
     def __init__(self, context: SynthesisContext) -> None:
-        del context
+        """Of the context it needs nothing."""
 
     def revise(self, feedback: Feedback, drafts: Sequence[Draft]) -> list[tuple[str, bool] | None]:
         """Never leaves a gap."""
@@ -72,7 +72,7 @@ class CritiqueReviser:
         for reply in self.chat.complete("revisions", [ask_revision(feedback, *d[:2]) for d in drafts]):
             text = text_after(reply.text, REVISED) if reply else None
             revised.append((text, reply.finished) if reply and text else None)
-            self.context.count("unparsed_revisions", int(reply is not None and not text))
+            self.context.counts["unparsed_revisions"] += int(reply is not None and not text)
         return revised
 
 

@@ -33,23 +33,23 @@ _NO_PHONE = re.compile(
 """Other dates, decimals, and network addresses."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One way of checking an answer.
-
-    `validate(value)` returns a rule's value in its normal form, or raises `ValueError`; `check(text, value)`
-    is given what it returned.
-    """
-
-    check: Callable[[str, Any], bool]
-    validate: Callable[[Any], Any]
-
-
 def text_value(value: Any) -> str:
     """A non-empty string, or `ValueError`."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("needs a non-empty text")
     return value
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way of checking an answer, or of editing it (`edits.EDITS`).
+
+    `validate(value)` returns the value in its normal form, or raises `ValueError`; `apply(text, value)` is
+    given what it returned, and says whether the answer follows the rule, or gives the edited answer.
+    """
+
+    apply: Callable[[str, Any], Any]
+    validate: Callable[[Any], Any] = text_value
 
 
 def _text_list(value: Any) -> list[str]:

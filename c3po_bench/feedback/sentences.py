@@ -33,26 +33,6 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One check on an answer: `kind` is a name in `rules.KINDS`."""
-
-    kind: str
-    value: Any
-
-    def holds(self, text: str) -> bool:
-        """Whether `text` satisfies the rule."""
-        return KINDS[self.kind].check(text, self.value)
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One step of a rule rewriter: `kind` is a name in `edits.EDITS`."""
-
-    kind: str
-    value: Any
-
-
-@dataclass(frozen=True)
 class Feedback:
     """A piece of feedback. `rules` are combined by AND; without rules it needs a judge.
 
@@ -65,8 +45,8 @@ class Feedback:
     effect: str
     aspect: str = "style"
     scope: str = "regional"
-    rules: tuple[Rule, ...] = ()
-    rewrite: tuple[Edit, ...] = ()
+    rules: tuple[Step, ...] = ()
+    rewrite: tuple[Step, ...] = ()
     scene: str | None = None
     slots: Mapping[str, Any] = field(default_factory=dict)
     leak: str = ""
@@ -80,15 +60,15 @@ class Feedback:
     @property
     def edits(self) -> list[Step]:
         """Its own edits, or the ones that its rules imply; empty when no rewriter can serve it."""
-        return [(e.kind, e.value) for e in self.rewrite] or implied_edits(
-            (r.kind, r.value) for r in self.rules
-        )
+        return list(self.rewrite) or implied_edits(self.rules)
 
     def holds(self, text: str) -> bool:
         """Whether an answer satisfies every rule (an answer without a word never does)."""
         if not self.rules:
             raise ValueError(f"feedback {self.id!r} has no rules")
-        return any(c.isalnum() for c in text) and all(rule.holds(text) for rule in self.rules)
+        return any(c.isalnum() for c in text) and all(
+            KINDS[rule.kind].apply(text, rule.value) for rule in self.rules
+        )
 
     def digest(self) -> str:
         """A hash of everything but id and provenance: the identity that caches are keyed by."""
@@ -121,19 +101,17 @@ def parse_feedback(record: Any, source: str = "feedback") -> Feedback:
             raise UserError(f"{where}: {key} must be a text")
     if record.get("scene") is not None and record["scene"] not in list(scenes()):
         raise UserError(f"{where}: {unknown('scene', str(record['scene']), scenes())}")
-    rules = _steps(record, "rules", where, ("metric kind", "rule"), KINDS)
-    edits = _steps(record, "rewrite", where, ("edit", "edit"), EDITS)
     parsed = {
+        "rules": _steps(record, "rules", where, ("metric kind", "rule"), KINDS),
+        "rewrite": _steps(record, "rewrite", where, ("edit", "edit"), EDITS),
         "slots": _slots(record.get("slots"), where),
-        "rules": tuple(Rule(*step) for step in rules),
-        "rewrite": tuple(Edit(*step) for step in edits),
     }
     return Feedback(**{**record, **parsed})
 
 
 def _steps(
     record: Mapping[str, Any], key: str, where: str, nouns: tuple[str, str], kinds: Mapping[str, Any]
-) -> list[Step]:
+) -> tuple[Step, ...]:
     """Kinds and normal values of a list such as ``rules: [{starts_with: Hello}]``."""
     steps = record.get(key) or []
     if not isinstance(steps, list) or any(not isinstance(s, Mapping) or len(s) != 1 for s in steps):
@@ -143,10 +121,10 @@ def _steps(
         if kind not in kinds:
             raise UserError(f"{where}: {unknown(nouns[0], str(kind), kinds)}")
         try:
-            parsed.append((kind, kinds[kind].validate(value)))
+            parsed.append(Step(kind, kinds[kind].validate(value)))
         except ValueError as error:
             raise UserError(f"{where}: {nouns[1]} {kind} {error}") from None
-    return parsed
+    return tuple(parsed)
 
 
 def _slots(slots: Any, where: str) -> dict[str, Any]:
@@ -251,14 +229,12 @@ def scenes() -> dict[str, Scene]:
 
 
 def scene_of(name: str | None, feedback_id: str) -> Scene:
-    """The scene of that name; `UserError` when the piece has none or an unknown one."""
+    """The scene of that name; `UserError` when the piece has none."""
     if name is None:
         raise UserError(
             f"feedback piece {feedback_id!r} has no scene, so the template generator cannot write its prompts: "
             "set feedback.generator.kind to openai or transformers, or give the piece a scene"
         )
-    if name not in scenes():
-        raise unknown("scene", name, scenes())
     return scenes()[name]
 
 

@@ -16,7 +16,6 @@ from c3po_bench.feedback.context import Subject, SynthesisContext
 from c3po_bench.feedback.judges import Case, Judge, judge_name, open_judge
 from c3po_bench.feedback.revisers import open_reviser
 from c3po_bench.feedback.sentences import Feedback, find_feedback
-from c3po_bench.feedback.synthesis import FeedbackDataset
 from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.models.targets import find_targets
 from c3po_bench.runtime.locks import exclusive_lock
@@ -33,7 +32,7 @@ class FeedbackSession:
         self._judges: dict[str, Judge] = {}
 
     @cached_property
-    def datasets(self) -> list[FeedbackDataset]:
+    def datasets(self) -> list[synthesis.FeedbackDataset]:
         """The synthesized data of every piece.
 
         Test prompts are answered and revised only where an arm shows revisions.
@@ -42,7 +41,7 @@ class FeedbackSession:
             return synthesis.synthesize(self.feedbacks, self.context, tests=_shows_revisions(self.cfg))
 
     @cached_property
-    def tests(self) -> list[FeedbackDataset]:
+    def tests(self) -> list[synthesis.FeedbackDataset]:
         """The test prompts of every piece, unanswered: what tasks and untrained arms need, made sooner."""
         with self._exclusive():
             return synthesis.write_tests(self.feedbacks, self.context)
@@ -70,12 +69,12 @@ class FeedbackSession:
     def task_configs(self) -> dict[str, dict[str, dict[str, Any]]]:
         """lm-eval configs of the group `feedback` and of its three tasks, by the names that ``tasks=`` may use."""
 
-        def load() -> list[FeedbackDataset]:
+        def load() -> list[synthesis.FeedbackDataset]:
             self.check_targets()
             self.check_chats()
             return self.tests
 
-        group = tasks.task_configs(load, self.cfg.feedback, list(tasks.SCOPE_OF))
+        group = {name: tasks.task_config(name, load, self.cfg.feedback) for name in tasks.SCOPE_OF}
         return {tasks.GROUP: group, **{name: {name: config} for name, config in group.items()}}
 
     def _plans(self) -> dict[str, Plan]:

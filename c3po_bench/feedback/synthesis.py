@@ -11,15 +11,14 @@ import hashlib
 import json
 import logging
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from c3po_bench.errors import UserError
-from c3po_bench.feedback.answering import Answer, answer_all, is_answer, prompt_ids, settings
+from c3po_bench.feedback.answering import Answer, answer_all, prompt_ids, settings
 from c3po_bench.feedback.calls import CallCache, call_key
 from c3po_bench.feedback.context import SynthesisContext, bare
-from c3po_bench.feedback.generators import general_prompts, open_generator
+from c3po_bench.feedback.generators import GENERATORS, general_prompts
 from c3po_bench.feedback.revisers import Draft, open_reviser
 from c3po_bench.feedback.sentences import Feedback
 from c3po_bench.runtime.console import Progress
@@ -46,11 +45,10 @@ class Example:
 
 @dataclass(frozen=True)
 class FeedbackDataset:
-    """Everything made from one piece; `seconds` is what making it took in this process."""
+    """Everything made from one piece."""
 
     feedback: Feedback
     examples: tuple[Example, ...]
-    seconds: float = 0.0
 
     def select(self, scope: str, split: str) -> list[Example]:
         """The examples of one scope and split, in a fixed order."""
@@ -70,7 +68,6 @@ def synthesize(
     Prompts first, so that the model answers all pieces' together, those of the test first. Without `tests`
     the test prompts are neither answered nor revised: trainings see none of them.
     """
-    started = time.perf_counter()
     drafts = write_all(feedbacks, context)
     everything = [e for examples in drafts for e in examples]
     answers: dict[str, Answer] = {}
@@ -81,8 +78,7 @@ def synthesize(
     for feedback, examples in zip(feedbacks, drafts, strict=True):
         answered = [replace(e, baseline=answers.get(e.prompt)) for e in examples]
         datasets.append(FeedbackDataset(feedback, tuple(revise(feedback, answered, context))))
-    seconds = (time.perf_counter() - started) / len(feedbacks)
-    return [replace(dataset, seconds=seconds) for dataset in datasets]
+    return datasets
 
 
 def write_tests(feedbacks: Sequence[Feedback], context: SynthesisContext) -> list[FeedbackDataset]:
@@ -98,9 +94,7 @@ def write_all(feedbacks: Sequence[Feedback], context: SynthesisContext) -> list[
     negative of none, and a prompt of two pieces is in the split of the first.
     """
     key = "/".join(["all", *(feedback.digest() for feedback in feedbacks)])
-    if key not in context.written:
-        context.written[key] = _agree(feedbacks, context)
-    return list(context.written[key])
+    return context.once(key, lambda: _agree(feedbacks, context))
 
 
 def _agree(feedbacks: Sequence[Feedback], context: SynthesisContext) -> list[list[Example]]:
@@ -110,7 +104,7 @@ def _agree(feedbacks: Sequence[Feedback], context: SynthesisContext) -> list[lis
     agreed = []
     for feedback, examples in zip(feedbacks, drafts, strict=True):
         kept = [e for e in examples if e.scope == "in" or e.prompt not in inside]
-        context.count("duplicate_prompts", len(examples) - len(kept))
+        context.counts["duplicate_prompts"] += len(examples) - len(kept)
         agreed.append([replace(e, split=splits.setdefault(e.prompt, e.split)) for e in kept])
         _check_tested(feedback, agreed[-1])
     return agreed
@@ -121,16 +115,13 @@ def write_prompts(feedback: Feedback, context: SynthesisContext) -> list[Example
 
     A call that fails now and works later would move prompts between splits, and gaps would be counted twice.
     """
-    key = feedback.digest()
-    if key not in context.written:
-        context.written[key] = _write(feedback, context)
-    return list(context.written[key])
+    return context.once(feedback.digest(), lambda: _write(feedback, context))
 
 
 def _write(feedback: Feedback, context: SynthesisContext) -> list[Example]:
     """The prompts; one that is in scope is never used as near scope."""
     cfg = context.cfg
-    generator = open_generator(context)
+    generator = GENERATORS[cfg.generator.kind](context)
     categories = generator.categories(feedback, cfg.n_categories)
     if not categories:
         raise UserError(f"no categories for feedback piece {feedback.id!r}: {_barren(context)}")
@@ -138,7 +129,7 @@ def _write(feedback: Feedback, context: SynthesisContext) -> list[Example]:
     near = generator.prompts(feedback, "near", _shares(categories, cfg.n_near))
     in_scope = {prompt for prompts in inside.values() for prompt in prompts}
     kept = {c: [p for p in prompts if p not in in_scope] for c, prompts in near.items()}
-    context.count("duplicate_prompts", sum(map(len, near.values())) - sum(map(len, kept.values())))
+    context.counts["duplicate_prompts"] += sum(map(len, near.values())) - sum(map(len, kept.values()))
     general = general_prompts(cfg.out_of_scope, cfg.n_out, context.seed)
     examples = []
     for scope, by_category in (("in", inside), ("near", kept), ("out", {"general": general})):
@@ -183,7 +174,7 @@ def _split(scope: str, by_category: dict[str, list[str]], context: SynthesisCont
     known: set[str] = set()
     for category, prompts in by_category.items():
         order = sorted(set(prompts) - known)  # a prompt belongs to its first category, so to one split
-        context.count("duplicate_prompts", len(prompts) - len(order))
+        context.counts["duplicate_prompts"] += len(prompts) - len(order)
         known |= set(order)
         random.Random(f"split/{context.seed}/{scope}/{category}").shuffle(order)
         seen += len(order)
@@ -208,7 +199,7 @@ def answer_prompts(
     subject, cache = context.subject, _answers(context)
 
     def keep(answers: dict[int, Answer]) -> None:
-        cache.put((_answer_key(prompts[i], context), answer.record()) for i, answer in answers.items())
+        cache.put((_answer_key(prompts[i], context), asdict(answer)) for i, answer in answers.items())
         known.update((prompts[i], answer) for i, answer in answers.items())
         if progress is not None:
             progress("answering with the base model", len(known), len(prompts))
@@ -232,7 +223,7 @@ def known_answers(prompts: Sequence[str], context: SynthesisContext) -> dict[str
 
 
 def _answers(context: SynthesisContext) -> CallCache:
-    return context.call_cache(f"answers-{context.subject.hash}", is_answer)
+    return context.call_cache(f"answers-{context.subject.hash}", Answer)
 
 
 def _answer_key(prompt: str, context: SynthesisContext) -> str:
@@ -253,9 +244,9 @@ def revise(feedback: Feedback, examples: Sequence[Example], context: SynthesisCo
         inside, open_reviser(feedback, context).revise(feedback, drafts), strict=True
     ):
         if result is None:
-            context.count("missing_revisions")
+            context.counts["missing_revisions"] += 1
         elif context.cfg.reviser.filter and feedback.checkable and not feedback.holds(result[0]):
-            context.count("filtered_revisions")
+            context.counts["filtered_revisions"] += 1
         else:
             revised[i] = replace(example, revised=result[0], revised_finished=result[1])
     if not any(e.revised is not None and e.split == "train" for e in revised):

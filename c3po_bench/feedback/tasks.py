@@ -5,12 +5,12 @@ A document is a synthesized test prompt. What an answer to it is worth is judged
 that everywhere a larger number means more of the feedback's effect.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
+from more_itertools import interleave_longest
 
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.synthesis import Example, FeedbackDataset
@@ -50,15 +50,7 @@ def in_turn(datasets: Sequence[FeedbackDataset], scope: str) -> list[tuple[str, 
     One piece after the other in turn, so that `limit` leaves every piece its share.
     """
     pieces = ([(d.feedback.id, n, e) for n, e in enumerate(d.select(scope, "test"))] for d in datasets)
-    return [found for turn in itertools.zip_longest(*pieces) for found in turn if found is not None]
-
-
-def documents(examples: Sequence[tuple[str, int, Example]]) -> list[dict[str, Any]]:
-    """The documents of examples, as lm-eval gets them."""
-    return [
-        {"feedback_id": feedback, "scope": e.scope, "category": e.category, "prompt": e.prompt}
-        for feedback, _, e in examples
-    ]
+    return list(interleave_longest(*pieces))
 
 
 def _prompt(doc: dict[str, Any]) -> str:
@@ -74,19 +66,19 @@ def _not_judged_yet(_doc: dict[str, Any], _results: list[str]) -> dict[str, floa
     return {METRIC: 0.0}
 
 
-def task_configs(
-    load: Callable[[], Sequence[FeedbackDataset]], cfg: FeedbackConfig, names: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """lm-eval configs of the named tasks. The prompts (`load`) are written when a task is first loaded."""
-    return {name: _config(name, load, cfg) for name in names}
-
-
-def _config(name: str, load: Callable[[], Sequence[FeedbackDataset]], cfg: FeedbackConfig) -> dict[str, Any]:
+def task_config(
+    name: str, load: Callable[[], Sequence[FeedbackDataset]], cfg: FeedbackConfig
+) -> dict[str, Any]:
+    """lm-eval's config of a task. The prompts (`load`) are written when it is first loaded."""
     scope, examples = SCOPE_OF[name], []
 
     def dataset(**_: Any) -> dict[str, Any]:
         examples[:] = in_turn(load(), scope)
-        return {"test": Dataset.from_list(documents(examples))}
+        documents = [
+            {"feedback_id": feedback, "scope": e.scope, "category": e.category, "prompt": e.prompt}
+            for feedback, _, e in examples
+        ]
+        return {"test": Dataset.from_list(documents)}
 
     return {
         "task": name,

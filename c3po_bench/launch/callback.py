@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from c3po_bench.errors import UserError, refuse
 from c3po_bench.launch import slurm
-from c3po_bench.launch.folder import SweepFolder, freeze
 from c3po_bench.launch.grid import expand, is_grid
+from c3po_bench.launch.sweep_folder import SweepFolder, freeze
 
 FOLDER_VARIABLE = "C3PO_SWEEP_FOLDER"
 """Names the folder to the jobs of a sweep, wherever they run: there they write down how they are."""

@@ -20,8 +20,8 @@ from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
-from c3po_bench.launch.folder import SweepFolder
 from c3po_bench.launch.slurm import queue
+from c3po_bench.launch.sweep_folder import SweepFolder
 from c3po_bench.runtime import ranks
 from c3po_bench.store.reader import Run
 
@@ -181,6 +181,5 @@ def report(folder: SweepFolder, cells: list[CellStatus]) -> str:
     for cell in cells:
         if cell.status != "done":
             point = " ".join(text for text in cell.overrides if text not in shared)
-            reason = f"  {cell.reason}" if cell.reason else ""
-            lines.append(f"  {cell.cell:4d} {cell.status:8s} {point}{reason}")
+            lines.append(f"  {cell.cell:4d} {cell.status:8s} {point}  {cell.reason}".rstrip())
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """From a sweep's overrides to its cells: the same grid, in the same order, as Hydra's basic sweeper makes."""
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,7 +92,11 @@ def expand(loader: Any, master: DictConfig) -> Grid:
     cells = [Cell(i, tuple(point), compose(point)) for i, point in enumerate(points)]
     refuse_extra_keys(cells[0].config)
     for cell in cells:
-        check_ranges(_with_attributes(cell.config))
+        # a `Config` made of it would take as long as composing the cell did
+        read: Any = json.loads(
+            json.dumps(cell.config), object_hook=lambda section: SimpleNamespace(**section)
+        )
+        check_ranges(read)
     stores = {cell.config["results_dir"] for cell in cells}
     if len(stores) > 1:
         raise UserError(
@@ -100,13 +105,6 @@ def expand(loader: Any, master: DictConfig) -> Grid:
     name = (hydra.runtime.get("choices") or {}).get("sweep") or cells[0].config["name"]
     launcher: Any = OmegaConf.to_container(hydra.launcher, resolve=False)
     return Grid(str(name), tuple(words), cells, launcher)
-
-
-def _with_attributes(config: Any) -> Any:
-    """A composed config to read like a `Config`; making one takes as long as composing the cell did."""
-    if not isinstance(config, dict):
-        return config
-    return SimpleNamespace(**{key: _with_attributes(value) for key, value in config.items()})
 
 
 class _Composer:

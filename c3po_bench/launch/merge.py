@@ -11,7 +11,7 @@ from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
-from c3po_bench.launch.folder import typed_config
+from c3po_bench.launch.sweep_folder import typed_config
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.files import Journal, read_groups

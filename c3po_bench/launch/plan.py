@@ -8,8 +8,11 @@ costs one pass, once a sweep. The time of a base pass is that of the store's own
 """
 
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from more_itertools import map_reduce
 
 from c3po_bench.contract import ArmRow
 from c3po_bench.launch.grid import Grid
@@ -33,9 +36,8 @@ ITEMS = {
 }
 PARTS = {"facts": 24, "mmlu": 57}  # tasks of which `limit` takes as many items each
 UNKNOWN_TOKENS, UNKNOWN_ITEMS, ALL_REFERENCES = 60, 1000, 34000
-DEVICE_FLOPS = (
-    0.05 * 400e12
-)  # a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
+# a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
+DEVICE_FLOPS = 0.05 * 400e12
 CORE_FLOPS = 60e9  # one CPU core in float32; the embedded models are meant for it
 ON_CPU = ("smolmoe", "smollm", "planted", "tiny")
 START_SECONDS = 60.0  # to import, load a 7B model and its tasks
@@ -57,8 +59,7 @@ def shape(
     `keys` is the width of all keys, `inner` that of one routed expert, `shared` that of the shared ones.
     """
     dense = 2 * width * (width + keys) + width * experts + 3 * width * shared
-    layer = LayerShape(dense, 3 * width * inner, top_k, 2 * width)
-    return ModelShape((layer,) * layers, width * vocabulary)
+    return ModelShape((LayerShape(dense, 3 * width * inner, top_k, 2 * width),) * layers, width * vocabulary)
 
 
 @dataclass(frozen=True)
@@ -183,14 +184,10 @@ def measured_seconds(results_dir: Path) -> dict[str, float]:
     """Seconds an item of a store's base runs, by model; of no store, none."""
     if not (results_dir / "runs").is_dir():
         return {}
-    seconds: dict[str, float] = {}
-    items: dict[str, int] = {}
-    for result in (run.result for run in load_runs(results_dir) if run.arm == "base"):
-        model, cost = result["model"], result["cost"]
-        if cost["items"]:
-            seconds[model] = seconds.get(model, 0.0) + cost["seconds"]
-            items[model] = items.get(model, 0) + cost["items"]
-    return {model: total / items[model] for model, total in seconds.items()}
+    bases = [run.result for run in load_runs(results_dir) if run.arm == "base"]
+    scored = (result for result in bases if result["cost"]["items"])
+    costs = map_reduce(scored, itemgetter("model"), itemgetter("cost"))
+    return {m: sum(c["seconds"] for c in own) / sum(c["items"] for c in own) for m, own in costs.items()}
 
 
 def _matters(config: dict[str, Any], arm: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from c3po_bench.errors import UserError
-from c3po_bench.launch.folder import SweepFolder, job_id
+from c3po_bench.launch.sweep_folder import SweepFolder, job_id
 from c3po_bench.store.files import write_text
 
 SIGNAL_SECONDS = 120
@@ -58,21 +58,25 @@ def require_cluster() -> None:
 def script(folder: SweepFolder, launcher: dict[str, Any], groups: str, count: int) -> str:
     """The text of an array job whose task N runs the N-th of `count` groups of cells in the file `groups`."""
     most = launcher.get("array_parallelism") or count
-    lines = [f"--job-name={folder.path.name}", f"--array=0-{count - 1}%{most}"]
-    lines += [f"--output={folder.path}/logs/%A_%a.log", "--open-mode=append", "--requeue"]
-    lines += [f"--signal=USR2@{launcher.get('signal_delay_s') or SIGNAL_SECONDS}"]
-    lines += [f"--{flag}={launcher[key]}" for key, flag in FLAGS.items() if launcher.get(key) is not None]
-    if launcher.get("timeout_min"):
-        lines.append(f"--time={math.ceil(launcher['timeout_min'])}")
-    if launcher.get("mem_gb"):
-        lines.append(f"--mem={math.ceil(launcher['mem_gb'] * 1024)}M")
     more = launcher.get("additional_parameters") or {}
-    lines += [f"--{key.replace('_', '-')}={value}" for key, value in more.items()]
+    lines = [
+        f"--job-name={folder.path.name}",
+        f"--array=0-{count - 1}%{most}",
+        f"--output={folder.path}/logs/%A_%a.log",
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=USR2@{launcher.get('signal_delay_s') or SIGNAL_SECONDS}",
+        *(f"--{flag}={launcher[key]}" for key, flag in FLAGS.items() if launcher.get(key) is not None),
+        *([f"--time={math.ceil(launcher['timeout_min'])}"] if launcher.get("timeout_min") else []),
+        *([f"--mem={math.ceil(launcher['mem_gb'] * 1024)}M"] if launcher.get("mem_gb") else []),
+        *(f"--{key.replace('_', '-')}={value}" for key, value in more.items()),
+    ]
     srun = ["srun", *map(str, launcher.get("srun_args") or [])]
     work = [sys.executable, "-u", "-m", "c3po_bench.sweep", "work", str(folder.path), "--groups", groups]
     root = shlex.quote(str(Path(__file__).resolve().parents[2]))
-    text = ["#!/bin/bash", *(f"#SBATCH {shlex.quote(line)}" for line in lines)]
-    text += [
+    text = [
+        "#!/bin/bash",
+        *(f"#SBATCH {shlex.quote(line)}" for line in lines),
         f"# Cells of {folder.path}, grouped as in {groups}. "
         "Send again with sbatch; cells that are done are left out.",
         f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}",
@@ -126,8 +130,7 @@ def queue() -> dict[str, str] | None:
     text = _answer("squeue", "--noheader", "--array", "--me", "--format=%i|%T")
     if text is None:
         return None
-    rows = (line.strip().partition("|") for line in text.splitlines())
-    return {name: state for name, _, state in rows}
+    return {name: state for name, _, state in (line.strip().partition("|") for line in text.splitlines())}
 
 
 def requeue() -> bool:

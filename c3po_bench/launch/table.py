@@ -3,14 +3,12 @@
 import sys
 from collections import Counter
 
-import pandas as pd
 from rich.console import Console
 
 from c3po_bench.analysis.ablation import ablation_table, write_table
 from c3po_bench.analysis.tables import sweep_table
-from c3po_bench.errors import UserError
 from c3po_bench.launch.cells import statuses
-from c3po_bench.launch.folder import SweepFolder
+from c3po_bench.launch.sweep_folder import SweepFolder
 from c3po_bench.store.reader import Run
 
 
@@ -18,22 +16,8 @@ def runs_of(folder: SweepFolder) -> list[Run]:
     """The finished runs of a sweep's done cells, each once."""
     states = [folder.state(cell) or {} for cell in range(len(folder.cells))]
     names = dict.fromkeys(name for state in states for name in state.get("runs", []))
-    runs = [Run(folder.results_dir / name) for name in names]
+    runs = (Run(folder.results_dir / name) for name in names)
     return [run for run in runs if (run.path / "result.json").exists()]
-
-
-def sweep_frame(folder: SweepFolder) -> pd.DataFrame:
-    """The ablation table of a sweep; see `analysis.ablation`.
-
-    Raises:
-        UserError: while no cell is done.
-    """
-    runs = runs_of(folder)
-    if not runs:
-        raise UserError(
-            f"{folder.path.name}: no cell is done yet: python -m c3po_bench.sweep status {folder.results_dir}"
-        )
-    return ablation_table(runs)
 
 
 def show_sweep(folder: SweepFolder) -> bool:
@@ -44,8 +28,8 @@ def show_sweep(folder: SweepFolder) -> bool:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     counts = Counter(cell.status for cell in statuses(folder))
-    if runs_of(folder):
-        frame = sweep_frame(folder)
+    if runs := runs_of(folder):
+        frame = ablation_table(runs)
         console.print(sweep_table(frame))
         csv, parquet = write_table(frame, folder.path / "ablation")
         show(f"table:   {csv} and {parquet.name}")

@@ -21,6 +21,7 @@ from typing import Any
 
 IN_LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.(.+)")
 FIRST_LAYER = re.compile(r"(?:^|\.)layers?\.0$")
+ADAPTER = re.compile(r"\.(lora_[AB])\.([^.]+)")
 QUERIES = ("q_proj", "q_b_proj", "query")
 ENTRY = ("q_proj", "query", "k_proj", "v_proj", "key", "value", "q_a_proj", "kv_a_proj_with_mqa")
 OUTPUTS = ("o_proj", "attention.output.dense")
@@ -29,7 +30,7 @@ ROUTERS = ("gate", "router")
 DENSE = (
     *(*QUERIES, *OUTPUTS, *ENTRY),
     *(*ROUTERS, "shared_expert_gate", "gate_proj", "up_proj", "down_proj"),
-    *("intermediate.dense", "output.dense", "lora_A.default", "lora_B.default"),
+    *("intermediate.dense", "output.dense", "lora_A", "lora_B"),
 )
 """Modules of a layer, by the end of their names, whose weight meets every token once."""
 OF_EXPERTS = ("gate_up_proj", "down_proj")
@@ -130,15 +131,15 @@ class ModelShape:
         return cost
 
     def training(self, rows: int, tokens: int, keys: int, reach: float, weights: int) -> float:
-        """A whole pass, its gradient, and that of trained `weights` that meet every token.
+        """A pass through all layers, its gradient, and that of trained `weights` that meet every token.
 
         `reach` is how far down the gradient goes: 3 is through layer 3, 3.5 the same less the projections of
-        what enters it.
+        what enters it. The head comes on top, once for the pass and once for its gradient.
         """
         lowest, size = int(reach), (rows, tokens, keys)
         entry = range(lowest, lowest + (reach > lowest))
         spared = self._sum(entry, lambda shape: rows * tokens * shape.entry)
-        whole = self.score(self.span, size, rows * tokens, lowest=lowest)
+        whole = self.score(self.span, size, 0, lowest=lowest)
         return whole - spared + 2 * rows * tokens * weights
 
     def rewiring(self, item: ItemSize) -> dict[str, float]:
@@ -174,14 +175,17 @@ class ModelShape:
 UNKNOWN = ModelShape((), nan)
 
 
-def shape_of(model: Any) -> ModelShape:
-    """The shape of a transformers model, adapters that are in it included; `UNKNOWN` if it is not covered.
+def shape_of(model: Any, adapter: str | None = "default") -> ModelShape:
+    """The shape of a transformers model with one of its LoRA adapters, or none; `UNKNOWN` if it is not covered.
 
     Covered are decoders of the families and of Llama's kind, and encoders of BERT's.
     """
     config, layers = model.config, {}
     for name, parameter in model.named_parameters():
-        if match := IN_LAYER.search(name.replace(".base_layer", "")):
+        lora = ADAPTER.search(name)
+        if lora and lora[2] != adapter:
+            continue
+        if match := IN_LAYER.search(ADAPTER.sub(r".\1", name.replace(".base_layer", ""))):
             layers.setdefault(int(match[1]), {})[match[2]] = tuple(parameter.shape)
     shapes = [_layer_of(layers[i], getattr(config, "num_experts_per_tok", None)) for i in sorted(layers)]
     if None in shapes or len(shapes) != config.num_hidden_layers:
@@ -239,23 +243,43 @@ def _ends(module: str, names: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def passes(model: Any) -> Iterator[list[tuple[int, int, int]]]:
-    """Sizes (rows, tokens, keys) of the passes of `model` within the block; none of a model without layers.
+def counting(
+    model: Any, shape: ModelShape, trained: tuple[float, int] | None = None
+) -> Iterator[list[float]]:
+    """FLOPs of the passes of `model` within the block, as they come; none of a model without layers.
 
-    For what calls the model by itself, as lm-eval and trainers do: virtual tokens and caches count.
+    For what calls the model by itself, as lm-eval, `generate` and trainers do: virtual tokens, caches and the
+    tokens at which the head is asked are seen. Where weights are `trained` (see `trained_part`), a pass with a
+    gradient costs that of its gradient, too, and one more pass where checkpointing computes the layers again.
     """
-    sizes: list[tuple[int, int, int]] = []
+    import torch  # the formulas alone, which a sweep's plan uses, need it not
 
-    def note(_module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+    flops: list[float] = []
+
+    def at_layer(layer: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        if torch._C._current_graph_task_id() != -1:  # in a backward pass, where some versions come by again
+            return
         rows, tokens = (args[0] if args else inputs["hidden_states"]).shape[:2]
         cache = inputs.get("past_key_values")
-        sizes.append((rows, tokens, tokens + (cache.get_seq_length() if cache is not None else 0)))
+        size = (rows, tokens, tokens + (cache.get_seq_length() if cache is not None else 0))
+        once = shape.forward(shape.span, *size)
+        if trained is None or not torch.is_grad_enabled():
+            flops.append(once)
+        else:
+            again = layer.training and getattr(layer, "gradient_checkpointing", False)
+            flops.append(shape.training(*size, *trained) + (once if again else 0))
+
+    def at_head(_module: Any, args: tuple[Any, ...]) -> None:
+        passes = 1 if trained is None or not torch.is_grad_enabled() else 2
+        flops.append(passes * shape.logits(args[0][..., 0].numel()))
 
     named = model.named_modules() if model is not None else ()
     first = [module for name, module in named if FIRST_LAYER.search(name)][:1]
-    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in first]
+    handles = [module.register_forward_pre_hook(at_layer, with_kwargs=True) for module in first]
+    if model is not None and first and (head := model.get_output_embeddings()) is not None:
+        handles.append(head.register_forward_pre_hook(at_head))
     try:
-        yield sizes
+        yield flops
     finally:
         for handle in handles:
             handle.remove()

@@ -137,9 +137,8 @@ def _taken_for_experts(model: Any, layers: set[str], fused: list[str]) -> set[st
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers as convert
     except ImportError:  # a PEFT that takes names as they are
         return set()
-    config = PeftLora(
-        target_modules=[*layers, *(f"_.{half}" for half in _HALVES)]
-    )  # it refuses one half alone
+    # it refuses one half alone
+    config = PeftLora(target_modules=[*layers, *(f"_.{half}" for half in _HALVES)])
     convert(config, model=model, conversions=None)
     return layers - set(config.target_modules or ())
 

@@ -3,20 +3,12 @@
 `python -m c3po_bench.perf NAME [--json]`.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-PERFS = {
-    "suffix": "c3po_bench.perf.steps:suffix",
-    "floor": "c3po_bench.perf.steps:floor",
-    "base": "c3po_bench.perf.evaluations:base",
-    "overhead": "c3po_bench.perf.evaluations:overhead",
-    "bank": "c3po_bench.perf.bank:run",
-    "startup": "c3po_bench.perf.startup:run",
-    "growth": "c3po_bench.perf.growth:run",
-    "feedback_step": "c3po_bench.feedback.perf_step:run",
-}
-"""Comparisons by name: each `run(options) -> Iterator[dict]` yields a record a setting, the main one last."""
+from c3po_bench.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -33,3 +25,19 @@ class Options:
     data: Path | None = None
     quick: bool = False
     device: str = "auto"
+
+
+PERFS: Registry[Callable[[Options], Iterator[dict[str, Any]]]] = Registry(
+    "performance comparison",
+    {
+        "suffix": "c3po_bench.perf.steps:suffix",
+        "floor": "c3po_bench.perf.steps:floor",
+        "base": "c3po_bench.perf.evaluations:base",
+        "overhead": "c3po_bench.perf.evaluations:overhead",
+        "bank": "c3po_bench.perf.bank:run",
+        "startup": "c3po_bench.perf.startup:run",
+        "growth": "c3po_bench.perf.growth:run",
+        "feedback_step": "c3po_bench.feedback.perf_step:run",
+    },
+)
+"""Comparisons by name: each `run(options) -> Iterator[dict]` yields a record a setting, the main one last."""

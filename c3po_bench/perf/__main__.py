@@ -1,29 +1,15 @@
 """`python -m c3po_bench.perf NAME [--json] [--rounds N] [--data DIR] [--device NAME] [--quick]`."""
 
 import argparse
-import importlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.errors import exit_status, unknown
+from c3po_bench.errors import exit_status
 from c3po_bench.perf import PERFS, Options
 from c3po_bench.runtime.console import set_up_logging
 from c3po_bench.runtime.resources import keep_freed_memory, sleep_where_shared
-
-
-def measure(name: str, options: Options) -> Iterator[dict[str, Any]]:
-    """Records of the comparison called `name`.
-
-    Raises:
-        UserError: for an unknown name.
-    """
-    if name not in PERFS:
-        raise unknown("performance comparison", name, PERFS)
-    module, attribute = PERFS[name].split(":")
-    yield from getattr(importlib.import_module(module), attribute)(options)
 
 
 def line(record: dict[str, Any]) -> str:
@@ -51,7 +37,8 @@ def main() -> int:
     sleep_where_shared()
 
     def work() -> None:
-        for record in measure(given.name, Options(given.rounds, given.data, given.quick, given.device)):
+        options = Options(given.rounds, given.data, given.quick, given.device)
+        for record in PERFS[given.name](options):
             sys.stdout.write((json.dumps(record) if given.json else line(record)) + "\n")
             sys.stdout.flush()
 

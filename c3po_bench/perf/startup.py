@@ -94,7 +94,11 @@ def _first(experiment: str, *more: str) -> float:
             str(time.time()),
             f"+experiment={experiment}",
             "tracking=disabled",
+            f"results_dir={folder}",
+            "arms=[base]",
+            "log_level=error",
+            "batch_size=1",
+            *more,
         ]
-        command += [f"results_dir={folder}", "arms=[base]", "log_level=error", "batch_size=1", *more]
         done = subprocess.run(command, capture_output=True, text=True)
     return float(done.stdout.strip().splitlines()[-1])

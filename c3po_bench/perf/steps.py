@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from c3po_bench.models.loading import device_of
 from c3po_bench.perf import Options
@@ -27,8 +26,8 @@ from c3po_bench.perf.workload import (
 )
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.hook import experts_of
-from c3po_bench.rewiring.meter import synchronize
 from c3po_bench.rewiring.states import Prompt
+from c3po_bench.runtime.meter import synchronize
 
 SMOLMOE_BATCHES = (1, 4, 16, 32)
 OLMOE = "olmoe, 7B in bfloat16"
@@ -133,7 +132,7 @@ def against_machine(name: str, model: Any, batch: int, rounds: int) -> dict[str,
     }
 
 
-def rates(rounds: int, like: Tensor) -> tuple[float, float]:
+def rates(rounds: int, like: torch.Tensor) -> tuple[float, float]:
     """FLOPs a second of a matrix product, bytes a second of a copy (read and written); medians.
 
     On the device and in the dtype of `like`, at sizes that each kind of device does best.

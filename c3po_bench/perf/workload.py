@@ -12,19 +12,18 @@ from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
-from torch import Tensor
 from transformers import AutoModelForCausalLM, OlmoeConfig
 
 from c3po_bench.config import ModelConfig
 from c3po_bench.contract import Item
 from c3po_bench.models.loading import load
 from c3po_bench.rewiring.config import MethodConfig
-from c3po_bench.rewiring.meter import synchronize
 from c3po_bench.rewiring.methods import Queries
 from c3po_bench.rewiring.methods.ngd import ngd
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 from c3po_bench.rewiring.states import Prompt
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
+from c3po_bench.runtime.meter import synchronize
 from c3po_bench.tasks.taskset import TaskSet
 
 NEIGHBORS = 3
@@ -139,14 +138,14 @@ class Work:
         self.rows = engine.batch(near, [(i, 0) for i in range(batch * neighbors)])
         self.owner = torch.arange(batch, device=engine.device).repeat_interleave(neighbors)
 
-    def loss(self, pathway: Tensor) -> Tensor:
+    def loss(self, pathway: torch.Tensor) -> torch.Tensor:
         """Mean token NLL over the neighbors [items]."""
         mixture = self.mixer(pathway, self.original, self.core, self.mixing)
         scores, _ = self.rows.score(mixture, self.owner, greedy=False)
         each = -scores / self.rows.lengths / self.neighbors
         return each.new_zeros(len(self.original)).index_add(0, self.owner, each)
 
-    def step(self) -> Tensor:
+    def step(self) -> torch.Tensor:
         """One gradient."""
         pathway = self.original.clone().requires_grad_()
         return torch.autograd.grad(self.loss(pathway).sum(), pathway)[0]

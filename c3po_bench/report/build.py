@@ -4,12 +4,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import vl_convert
 import yaml
+from more_itertools import map_reduce
 
 import c3po_bench
 from c3po_bench.analysis.ablation import ablation_table, axes, write_table
@@ -179,10 +181,7 @@ def _picked(rows: list[dict[str, Any]]) -> set[str]:
             followed[row["run_id"]] = row
     ranked: list[tuple[int, dict[str, Any]]] = []
     for candidates in (summary_rows(rows), followed.values()):
-        by_arm: dict[str, list[dict[str, Any]]] = {}
-        for row in candidates:
-            if row["arm"] != BASE:
-                by_arm.setdefault(row["arm"], []).append(row)
+        by_arm = map_reduce((row for row in candidates if row["arm"] != BASE), itemgetter("arm"))
         for own in by_arm.values():
             own.sort(key=lambda row: -row["difference"] if known(row["difference"]) else math.inf)
             ranked += enumerate(own[:BEST])

@@ -9,11 +9,13 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
+from operator import itemgetter
 from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
+from more_itertools import map_reduce
 
 from c3po_bench.analysis.ablation import axes, by_value, leading_number, shown
 from c3po_bench.analysis.arms import BASE, METHODS, display_name
@@ -125,8 +127,11 @@ def cost(points: list[dict[str, Any]]) -> Figure:
         alt.Tooltip("difference:Q", format="+.1f", title="points"),
         alt.Tooltip("interval:N", title="95% interval"),
     ]
-    scale = alt.Scale(type="log", nice=False, padding=48)
-    x = alt.X("seconds:Q", title="seconds an item (log scale)", scale=scale)
+    x = alt.X(
+        "seconds:Q",
+        title="seconds an item (log scale)",
+        scale=alt.Scale(type="log", nice=False, padding=48),
+    )
     color = alt.Color("role:N", scale=alt.Scale(domain=present), title=None, legend=legend)
     points = [p for p in points if p["seconds"] and p["seconds"] > 0]
     base = _chart(_spread(points))
@@ -189,10 +194,10 @@ def ablation_figures(table: pd.DataFrame) -> list[Figure]:
     rows = [r for r in shown(table, names) if r["metric"] == "acc" and r["arm"] != BASE]
     cells = summary_rows([row for row in rows if row["status"] == "done"])
     drawn = {(row["arm"], row["model"], row["task"]) for row in cells}
-    gaps = [row for row in rows if row["status"] == "missing"]
-    cells += [row for row in gaps if (row["arm"], row["model"], row["task"]) in drawn]
-    curves = [curve(cells, name) for name in names]
-    return _heat_maps(cells, names) + [figure for figure in curves if figure]
+    cells += [
+        row for row in rows if row["status"] == "missing" and (row["arm"], row["model"], row["task"]) in drawn
+    ]
+    return [*_heat_maps(cells, names), *filter(None, (curve(cells, name) for name in names))]
 
 
 def _ordered(values: Iterable[object]) -> list[str]:
@@ -212,10 +217,7 @@ def _slug(*parts: str) -> str:
 
 def _heat_maps(cells: list[dict[str, Any]], names: list[str]) -> list[Figure]:
     """A map for each pair of settings and method that varies both, neither as a function of the other."""
-    methods: dict[str, list[dict[str, Any]]] = {}
-    for cell in cells:
-        if cell["role"] in METHODS:
-            methods.setdefault(cell["arm"], []).append(cell)
+    methods = map_reduce((cell for cell in cells if cell["role"] in METHODS), itemgetter("arm"))
     maps: list[tuple[list[dict[str, Any]], str, str, bool]] = []
     for row, column in combinations(names, 2):
         spanning = [own for own in methods.values() if _spans(own, row, column)]
@@ -228,6 +230,10 @@ def _spans(cells: list[dict[str, Any]], row: str, column: str) -> bool:
     return varied and not (by_value(cells, row, column) or by_value(cells, column, row))
 
 
+def _has_gain(cell: dict[str, Any]) -> bool:
+    return cell["status"] == "done" and known(cell["difference"])
+
+
 def _averaged(cells: list[dict[str, Any]]) -> str:
     return "the other settings" + (" and the tasks" if len({cell["task"] for cell in cells}) > 1 else "")
 
@@ -238,19 +244,14 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: boo
     Where `several` arms have such a map, the figure's name and title say which this is.
     """
     arm, title = cells[0]["arm"], cells[0]["title"]
-    gains: dict[tuple[str, str], list[float]] = {}
-    for cell in cells:
-        group = gains.setdefault((str(cell[row]), str(cell[column])), [])
-        if cell["status"] == "done" and known(cell["difference"]):
-            group.append(100 * cell["difference"])
-    rows, columns = _ordered(r for r, _ in gains), _ordered(c for _, c in gains)
+    groups = map_reduce(cells, lambda cell: (str(cell[row]), str(cell[column])))
+    rows, columns = _ordered(r for r, _ in groups), _ordered(c for _, c in groups)
     values = []
-    for r in rows:
-        for c in columns:
-            group = gains.get((r, c), [])
-            mean = sum(group) / len(group) if group else None
-            text = "×" if mean is None else f"{mean:+.1f}"
-            values.append({"row": r, "column": c, "difference": mean, "text": text, "cells": len(group)})
+    for r, c in product(rows, columns):
+        gains = [100 * cell["difference"] for cell in groups.get((r, c), []) if _has_gain(cell)]
+        mean = sum(gains) / len(gains) if gains else None
+        text = "×" if mean is None else f"{mean:+.1f}"
+        values.append({"row": r, "column": c, "difference": mean, "text": text, "cells": len(gains)})
     filled = [v for v in values if v["difference"] is not None]
     largest = max((abs(v["difference"]) for v in filled), default=0.0) or 1.0
     tooltip = [
@@ -264,9 +265,12 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: boo
         alt.Y("row:N", sort=rows, title=row, axis=alt.Axis(labelLimit=120)),
         tooltip=tooltip,
     )
-    scale = alt.Scale(domain=[-largest, largest], domainMid=0)
-    legend = alt.Legend(orient="right", gradientLength=120)
-    fill = alt.Color("difference:Q", scale=scale, title="points", legend=legend)
+    fill = alt.Color(
+        "difference:Q",
+        scale=alt.Scale(domain=[-largest, largest], domainMid=0),
+        title="points",
+        legend=alt.Legend(orient="right", gradientLength=120),
+    )
     boxes = base.transform_filter("datum.difference !== null").mark_rect(cornerRadius=3).encode(fill)
     texts = base.mark_text(fontSize=12).encode(text="text:N")
     chart = alt.layer(boxes, texts).properties(width="container", height=34 * len(rows), autosize=FIT)
@@ -285,10 +289,8 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: boo
 
 def curve(cells: list[dict[str, Any]], name: str) -> Figure | None:
     """Difference to base over one setting, by arm: the mean over the others, and the range of cells."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for cell in cells:
-        if cell["status"] == "done" and known(cell["difference"]) and known(cell[name]):
-            groups.setdefault((cell["title"], str(cell[name])), []).append(cell)
+    drawn = (cell for cell in cells if _has_gain(cell) and known(cell[name]))
+    groups = map_reduce(drawn, lambda cell: (cell["title"], str(cell[name])))
     values = []
     for (arm, setting), group in groups.items():
         gains = [100 * cell["difference"] for cell in group]

@@ -9,7 +9,6 @@ import base64
 import gzip
 import hashlib
 import json
-import math
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -62,11 +61,7 @@ def pack(data: Any) -> Markup:
 
 def finite(data: Any) -> Any:
     """`data` with NaN and infinities as None, which JSON can say."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, dict):
-        return {str(key): finite(value) for key, value in data.items()}
-    return [finite(value) for value in data] if isinstance(data, list | tuple) else data
+    return json.loads(json.dumps(data), parse_constant=lambda _: None)
 
 
 def source(name: str) -> str:

@@ -8,9 +8,11 @@ shares of items. What the corners near and out show is one minus the size of the
 import math
 import re
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
+from more_itertools import map_reduce
 
 from c3po_bench.analysis.ablation import shown
 from c3po_bench.analysis.arms import display_name, settings_text
@@ -65,11 +67,10 @@ SEED_COLUMNS = _columns(
 
 def comparison_rows(compared: pd.DataFrame, controls: pd.DataFrame) -> list[Row]:
     """The rows of `compare`, with those of `compare_controls` beside them, ready to be shown."""
-    over: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in records(controls):
-        over.setdefault((row["run_id"], row["task"]), []).append(row)
+    run_and_task = itemgetter("run_id", "task")
+    over = map_reduce(records(controls), run_and_task)
     return [
-        Row(row["task"], row["role"], _cells(row, over.get((row["run_id"], row["task"]), [])))
+        Row(row["task"], row["role"], _cells(row, over.get(run_and_task(row), [])))
         for row in records(compared)
     ]
 
@@ -229,10 +230,7 @@ class Triangle:
 
 def triangles(compared: pd.DataFrame) -> list[Triangle]:
     """A triangle for every run that has all three scopes."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for row in records(compared):
-        if row["scope"] in CORNERS:
-            runs.setdefault(row["run_id"], []).append(row)
+    runs = map_reduce((row for row in records(compared) if row["scope"] in CORNERS), itemgetter("run_id"))
     return [_triangle(rows) for rows in runs.values() if {row["scope"] for row in rows} == CORNERS.keys()]
 
 

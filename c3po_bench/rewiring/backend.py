@@ -19,11 +19,11 @@ from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import EMBEDDERS
 from c3po_bench.rewiring.engines import ENGINES
 from c3po_bench.rewiring.kernels import check_kernel
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.pathway import check_method
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
 from c3po_bench.rewiring.tune import Tuning, tune
 from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.runtime.meter import Meter
 from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class RewiringBackend(Workbench):
         return tune(self)
 
 
-class RewiringArm:
+class RewiringArm(Arm):
     """Base, a method or a control, on the shared engine."""
 
     def __init__(self, backend: RewiringBackend, row: ArmRow):
@@ -142,10 +142,6 @@ class RewiringArm:
         """Under the pathway that is found for each item."""
         assert self._rewirer is not None, "prepare comes first"
         return self._rewirer.answer(items)
-
-    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-        """Nothing to add."""
-        return rows, {}
 
     def cost(self) -> Cost:
         """Phases of this process so far; tuning counts once, whichever process did it."""

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from c3po_bench.contract import Item
 from c3po_bench.errors import UserError
 from c3po_bench.rewiring.embedders import Embedder
 from c3po_bench.rewiring.engines.base import Engine, Sizes
+from c3po_bench.rewiring.neighbors import Neighborhood
 from c3po_bench.rewiring.states import VERSION, Prompt
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
 from c3po_bench.runtime.locks import exclusive_lock
@@ -28,7 +30,6 @@ from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.duplicates import question_hash
 
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
-FILES = ("correct", "pathways", "embeddings")
 Progress = Callable[[str, int, int, float], None]
 
 
@@ -44,9 +45,8 @@ class ReferenceBank:
     embeddings: np.ndarray
     pathways: np.ndarray
     counts: dict[str, int]
-    groups: dict[Prompt, tuple[Prompt, ...]] = field(
-        default_factory=dict
-    )  # what each prompt is read together with
+    # what each prompt is read together with
+    groups: dict[Prompt, tuple[Prompt, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -61,6 +61,15 @@ class ReferenceBank:
             "similarity": round(similarity, 4),
             "question": item.question,
             "answer": answer,
+        }
+
+    def details(self, near: Neighborhood, query: int) -> dict[str, Any]:
+        """What the record keeps of a query's neighbors, nearest first."""
+        kept = near.weights[query] > 0
+        found = zip(near.index[query][kept].tolist(), near.similarity[query][kept].tolist(), strict=True)
+        return {
+            "neighbors": [self.neighbor(*each) for each in found],
+            "dropped_duplicates": int(near.dropped[query]),
         }
 
 
@@ -101,7 +110,10 @@ def build_bank(
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder, f"{key}.lock"):
-        if not ((home / "done.json").exists() and _whole(home, len(candidates), *FILES)):
+        if not (
+            (home / "done.json").exists()
+            and _whole(home, len(candidates), "correct", "pathways", "embeddings")
+        ):
             _build(home, candidates, questions, engine, embedder, progress)
     correct = np.load(home / "correct.npy")
     kept = np.flatnonzero(correct) if only_correct else np.arange(len(candidates))
@@ -148,8 +160,10 @@ def _build(
     """Write embeddings, pathways and correctness, a chunk of similar lengths at a time."""
     total, family = len(items), engine.family
     done, chunks = _resume(home, total), _chunks(questions, engine.sizes)
-    pathways = _open(home / "pathways.npy", (total, len(family.layers), family.num_experts), np.float32, done)
-    correct = _open(home / "correct.npy", (total,), np.bool_, done)
+    open_array = partial(np.lib.format.open_memmap, mode="r+" if done else "w+")
+    shape = (total, len(family.layers), family.num_experts)
+    pathways: Any = open_array(home / "pathways.npy", dtype=np.float32, shape=shape)
+    correct: Any = open_array(home / "correct.npy", dtype=np.bool_, shape=(total,))
     tokens = np.cumsum([0, *(sum(p.tokens for p in questions[i].prompts) for chunk in chunks for i in chunk)])
     for chunk, end in zip(chunks, accumulate(map(len, chunks)), strict=True):
         if end <= done:
@@ -190,11 +204,6 @@ def _whole(home: Path, count: int, *names: str) -> bool:
         return all(len(np.load(home / f"{name}.npy", mmap_mode="r")) == count for name in names)
     except (OSError, ValueError, EOFError):
         return False
-
-
-def _open(path: Path, shape: tuple[int, ...], dtype: Any, done: int) -> Any:
-    mode = "r+" if done else "w+"
-    return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:

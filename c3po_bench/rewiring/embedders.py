@@ -12,11 +12,11 @@ from transformers import AutoModel, AutoTokenizer
 
 from c3po_bench.errors import UserError
 from c3po_bench.models.cache import folder_hash
-from c3po_bench.models.flops import UNKNOWN, ModelShape, passes, shape_of
+from c3po_bench.models.flops import UNKNOWN, ModelShape, counting, shape_of
 from c3po_bench.registry import Registry
 from c3po_bench.rewiring.config import EmbedderConfig
 from c3po_bench.rewiring.engines.batching import pad_right
-from c3po_bench.rewiring.meter import Meter
+from c3po_bench.runtime.meter import Meter
 
 
 class Embedder(Protocol):
@@ -51,10 +51,9 @@ class QuestionEmbedder:
             meter.add_cached_cost("embed", seconds, flops)
             return vectors
         before = meter.spent("embed")
-        with meter.phase("embed"), passes(self.embedder.transformer) as sizes:
+        with meter.phase("embed"), counting(self.embedder.transformer, self.shape) as passes:
             vectors = self.embedder(list(texts))
-            flops = sum(self.shape.forward(self.shape.span, *size) for size in sizes)
-            meter.count("embed", flops if sizes else nan)
+            meter.count("embed", sum(passes) if passes else nan)
         seconds, flops = (now - then for now, then in zip(meter.spent("embed"), before, strict=True))
         self._known[key] = (vectors, seconds, flops)
         return vectors
@@ -113,14 +112,19 @@ def minilm(cfg: EmbedderConfig, loaded: Any) -> Embedder:
 
 def hidden_states(cfg: EmbedderConfig, loaded: Any) -> Embedder:
     """Mean-pooled last hidden states of the evaluated model itself: nothing else to load."""
-    decoder = loaded.model.get_decoder()
-    return MeanPooled(f"hidden-{loaded.hash}", decoder, loaded.tokenizer, cfg.batch_size, 512)
+    return MeanPooled(
+        f"hidden-{loaded.hash}", loaded.model.get_decoder(), loaded.tokenizer, cfg.batch_size, 512
+    )
 
 
-class _SentenceTransformers:
-    def __init__(self, name: str, batch_size: int):
+class SentenceTransformers:
+    """Any sentence-transformers id or folder (`embedder.model`), the paper's NV-Embed-V2 included."""
+
+    def __init__(self, cfg: EmbedderConfig, _loaded: Any):
+        if not (name := cfg.model):
+            raise UserError("embedder=sentence_transformers needs embedder.model=ID or a folder")
         self.identity = "-".join(["st", name, *_content(name)])
-        self.batch_size = batch_size
+        self.batch_size = cfg.batch_size
         try:
             from sentence_transformers import SentenceTransformer  # not among the core dependencies
 
@@ -133,6 +137,7 @@ class _SentenceTransformers:
         self.transformer = getattr(self.model, "transformers_model", None)
 
     def __call__(self, texts: list[str]) -> np.ndarray:
+        """In the library's own batches."""
         options = {"batch_size": self.batch_size, "normalize_embeddings": True, "show_progress_bar": False}
         return np.asarray(self.model.encode(texts, **options), dtype=np.float32)
 
@@ -146,19 +151,7 @@ def _content(model: str | None) -> list[str]:
     return [folder_hash(Path(model), nested=True)] if model and Path(model).is_dir() else []
 
 
-def sentence_transformers(cfg: EmbedderConfig, loaded: Any) -> Embedder:
-    """Any sentence-transformers id or folder (`embedder.model`), the paper's NV-Embed-V2 included."""
-    if not cfg.model:
-        raise UserError("embedder=sentence_transformers needs embedder.model=ID or a folder")
-    return _SentenceTransformers(cfg.model, cfg.batch_size)
-
-
 EMBEDDERS: Registry[Callable[[EmbedderConfig, Any], Embedder]] = Registry(
     "embedder",
-    {"minilm": minilm, "hidden_states": hidden_states, "sentence_transformers": sentence_transformers},
+    {"minilm": minilm, "hidden_states": hidden_states, "sentence_transformers": SentenceTransformers},
 )
-
-
-def load_embedder(cfg: EmbedderConfig, loaded: Any) -> Embedder:
-    """The embedder that `cfg` names; `loaded` is the evaluated model."""
-    return EMBEDDERS[cfg.name](cfg, loaded)

@@ -7,7 +7,7 @@ implementation.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -36,17 +36,13 @@ def override(
         rows: [n] indices of tokens in the flattened batch (batch x sequence).
         mixture: weights and indices [n, layers, slots].
     """
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for position, layer in enumerate(layers):
             experts = experts_of(family, model, layer)
             swap = _Swap(rows, mixture.weights[:, position], mixture.indices[:, position])
-            handles.append(experts.register_forward_pre_hook(swap.before))
-            handles.append(experts.register_forward_hook(swap.after))
+            hooks.enter_context(experts.register_forward_pre_hook(swap.before))
+            hooks.enter_context(experts.register_forward_hook(swap.after))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -57,12 +53,10 @@ def record_routing(family: Family, model: nn.Module, layers: list[int]) -> Itera
     def keep(layer: int) -> Any:
         return lambda _module, _args, output: seen.__setitem__(layer, output[0])
 
-    handles = [family.router_of(model, layer).register_forward_hook(keep(layer)) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(family.router_of(model, layer).register_forward_hook(keep(layer)))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Swap:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.kernels import kernel_weights
+from c3po_bench.tasks.duplicates import near_duplicates
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def nearest(method: MethodConfig, queries: Tensor, bank: Tensor) -> Neighborhood
     """
     cfg = method.neighbors
     similarity = queries @ bank.T
-    duplicate = similarity > cfg.max_similarity
+    duplicate = near_duplicates(similarity, cfg.max_similarity)
     usable = similarity.masked_fill(duplicate, -2.0)
     count = min(cfg.k if cfg.kind == "knn" else cfg.epsilon_most, bank.shape[0])
     best, index = usable.topk(count, dim=-1)
@@ -54,7 +55,7 @@ def random_draw(method: MethodConfig, queries: Tensor, bank: Tensor, seeds: list
     """
     found = nearest(method, queries, bank)
     similarity = queries @ bank.T
-    duplicate = similarity > method.neighbors.max_similarity
+    duplicate = near_duplicates(similarity, method.neighbors.max_similarity)
     count = found.index.shape[1]
     places = []
     for row, seed in enumerate(seeds):

@@ -6,6 +6,7 @@ section 3).
 
 import re
 from dataclasses import dataclass
+from operator import attrgetter
 
 from torch import Tensor
 
@@ -70,8 +71,7 @@ def core_experts(original: Tensor, spec: str, top_k: int) -> Tensor:
     match = re.fullmatch(_CORE, str(spec))
     if not match or not match[1]:
         raise UserError(UNREADABLE.format(spec))
-    count = min(experts, max(top_k, int(match[1])))
-    chosen = original.topk(count, dim=-1).indices
+    chosen = original.topk(min(experts, max(top_k, int(match[1]))), dim=-1).indices
     return original.new_zeros(original.shape).scatter(-1, chosen, 1.0).bool()
 
 
@@ -128,10 +128,9 @@ def check_method(method: MethodConfig) -> None:
         "schedule": ("cosine", "fixed", "step"),
         "loss": ("nll", "choice"),
         "tune": ("none", "reference"),
+        "neighbors.kind": ("knn", "epsilon"),
     }
     for key, allowed in choices.items():
-        value = getattr(method, key)
+        value = attrgetter(key)(method)
         if value not in allowed:
             raise unknown(f"method.{key}", value, allowed)
-    if method.neighbors.kind not in ("knn", "epsilon"):
-        raise unknown("method.neighbors.kind", method.neighbors.kind, ("knn", "epsilon"))

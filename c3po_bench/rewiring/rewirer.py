@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from c3po_bench.contract import TEXT, Answer, ArmRow, Item
 from c3po_bench.models.encoding import decoding
@@ -16,11 +16,11 @@ from c3po_bench.rewiring.embedders import QuestionEmbedder
 from c3po_bench.rewiring.engines.base import Engine, State
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.losses import Losses, no_loss
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.methods import Queries, Solution
 from c3po_bench.rewiring.neighbors import Neighborhood, item_seed, nearest, random_draw
 from c3po_bench.rewiring.pathway import Mixer, Mixture, core_experts
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
+from c3po_bench.runtime.meter import Meter
 
 Solutions = dict[tuple[int, ...], tuple[Solution, float, float]]
 """Solutions that other arms may take over, by the seeds of their queries, with the seconds and FLOPs they took."""
@@ -78,9 +78,7 @@ class Rewirer:
         return self._score([self.tokenizer(item) for item in items])
 
     def _score(self, items: Sequence[TokenizedItem]) -> list[Answer]:
-        first = [0]
-        for item in items:
-            first.append(first[-1] + len(item.prompts))
+        first = [0, *accumulate(len(item.prompts) for item in items)]
         states = self.engine.read([p for item in items for p in item.prompts], self.meter)
         rows = [(first[i] + p, c) for i, item in enumerate(items) for p, c in item.rows]
         batch = self.engine.batch(states, rows)
@@ -165,8 +163,8 @@ class Rewirer:
         items: Sequence[TokenizedItem],
         states: list[State],
         first: list[int],
-        own: Tensor,
-        core: Tensor,
+        own: torch.Tensor,
+        core: torch.Tensor,
     ) -> tuple[Queries, Neighborhood | None]:
         """Everything the solver may see, one query for each prompt."""
         assert self.rewiring is not None
@@ -196,7 +194,7 @@ class Rewirer:
         self,
         count: int,
         first: list[int],
-        own: Tensor,
+        own: torch.Tensor,
         solution: Solution,
         near: Neighborhood | None,
     ) -> list[dict[str, Any]]:
@@ -215,12 +213,10 @@ class Rewirer:
             if losses is not None:
                 row["losses"] = [round(value, 6) for value in losses[q]]
             if near is not None and self.bank is not None:
-                found = (near.index[q].tolist(), near.similarity[q].tolist(), near.weights[q].tolist())
-                row["neighbors"] = [self.bank.neighbor(n, s) for n, s, w in zip(*found, strict=True) if w > 0]
-                row["dropped_duplicates"] = int(near.dropped[q])
+                row |= self.bank.details(near, q)
             out.append(row)
         return out
 
 
-def _rounded(matrix: Tensor) -> list[list[float]]:
+def _rounded(matrix: torch.Tensor) -> list[list[float]]:
     return [[round(v, 4) for v in row] for row in matrix.tolist()]

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store.files import Journal
@@ -49,7 +48,7 @@ class State:
     """
 
     prompt: Prompt
-    original: Tensor
+    original: torch.Tensor
     kept: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     flops: float = 0

@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from math import inf
 from pathlib import Path
 
 import torch
@@ -23,11 +22,11 @@ from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.rewiring.bank import ReferenceBank
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import embedder_identity
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
 from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.duplicates import question_hash
@@ -75,13 +74,12 @@ def tune(backend: Workbench) -> Tuning:
             f"method.tune=reference needs at least 5 references, of which it hides a fifth; there are {len(items)}"
         )
     data = [[*item.id, item.question, item.requests, item.gold, item.lengths] for item in items]
-    embedder = embedder_identity(cfg.embedder)
     identity = [
         backend.model_hash,
         cfg.model.dtype,
         asdict(cfg.method),
         asdict(cfg.references),
-        embedder,
+        embedder_identity(cfg.embedder),
         data,
     ]
     path = Path(cfg.results_dir) / "tuned" / f"{content_hash([*identity, cfg.seed])}.json"
@@ -96,21 +94,21 @@ def tune(backend: Workbench) -> Tuning:
 def _search(backend: Workbench, held_out: Sequence[Item]) -> dict[str, object]:
     cfg, meter, answering, losses = backend.cfg, Meter(), Meter(), {}
     bank = without(backend.bank, {item.id for item in held_out})
-    settings: list[MethodConfig | None] = [None]
-    settings += [replace(cfg.method, learning_rate=rate) for rate in RATES]
-    progress, total, best = Progress(), 1 + len(RATES) + len(MIXINGS) - 1, cfg.method
+    progress, total = Progress(), 1 + len(RATES) + len(MIXINGS) - 1
+
+    def loss_of(method: MethodConfig | None) -> float:
+        """Its loss on the held-out references, computed once."""
+        name = "base" if method is None else f"lr={method.learning_rate:g}, mixing={method.mixing}"
+        if name not in losses:
+            losses[name] = round(_loss(backend, bank, method, held_out, answering), 6)
+            progress("tuning on held-out references", len(losses), total)
+        return losses[name]
+
     with meter.phase("tune"):
-        while settings:
-            for method in settings:
-                name = "base" if method is None else f"lr={method.learning_rate:g}, mixing={method.mixing}"
-                losses[name] = round(_loss(backend, bank, method, held_out, answering), 6)
-                if method is not None and losses[name] < min(
-                    (v for k, v in losses.items() if k not in ("base", name)), default=inf
-                ):
-                    best = method
-                progress("tuning on held-out references", len(losses), total)
-            tried_mixings = len(losses) > 1 + len(RATES)
-            settings = [] if tried_mixings else [replace(best, mixing=m) for m in MIXINGS if m != best.mixing]
+        loss_of(None)
+        best = min((replace(cfg.method, learning_rate=rate) for rate in RATES), key=loss_of)
+        mixings = [replace(best, mixing=mixing) for mixing in MIXINGS if mixing != best.mixing]
+        best = min([best, *mixings], key=loss_of)
         meter.count("tune", sum(answering.flops.values()) - answering.cached_flops)
     log.info("tuned on %d held-out references: %s", len(held_out), losses)
     return {

@@ -11,7 +11,7 @@ from c3po_bench.contract import Item
 from c3po_bench.models.families import family_of
 from c3po_bench.models.loading import load as load_model
 from c3po_bench.rewiring.bank import ReferenceBank, build_bank
-from c3po_bench.rewiring.embedders import QuestionEmbedder, embedder_identity, load_embedder
+from c3po_bench.rewiring.embedders import EMBEDDERS, QuestionEmbedder, embedder_identity
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.pathway import critical_layers
 from c3po_bench.rewiring.rewirer import Solutions
@@ -59,7 +59,7 @@ class Workbench:
     @cached_property
     def embedder(self) -> Any:
         """The embedder that `cfg.embedder` names."""
-        return load_embedder(self.cfg.embedder, self.loaded)
+        return EMBEDDERS[self.cfg.embedder.name](self.cfg.embedder, self.loaded)
 
     @cached_property
     def question_embedder(self) -> QuestionEmbedder:

@@ -9,6 +9,7 @@ import yaml
 
 from c3po_bench.errors import UserError
 from c3po_bench.store.files import parsed, read_jsonl
+from c3po_bench.store.schema import SCHEMA_VERSION
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,18 @@ class Run:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """result.json; see `store.schema.Result`."""
-        return _json(self.path / "result.json")
+        """result.json; see `store.schema.Result`.
+
+        Raises:
+            UserError: if it is damaged, or another version wrote it.
+        """
+        result = _json(self.path / "result.json")
+        if (version := result.get("schema_version")) != SCHEMA_VERSION:
+            raise UserError(
+                f"{self.path}/result.json has schema version {version}, which this version of c3po_bench does not read "
+                f"(it reads {SCHEMA_VERSION}): run again into another results_dir"
+            )
+        return result
 
     @cached_property
     def config(self) -> dict[str, Any]:

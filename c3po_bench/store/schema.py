@@ -1,8 +1,9 @@
-"""The documented, versioned schema of a run's files. Changing a meaning raises `SCHEMA_VERSION`."""
+"""The documented, versioned schema of a store's files. Changing a meaning raises `SCHEMA_VERSION`."""
 
 from typing import Any, NotRequired, TypedDict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: `arm_row` in each result; config keys and options by their new names; FLOPs from shapes."""
 
 
 class Phase(TypedDict):

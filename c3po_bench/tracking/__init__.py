@@ -26,9 +26,16 @@ def publish(results_dir: str | Path, cfg: TrackingConfig) -> bool:
     if find_spec("wandb") is None:
         log.info("W&B is not installed; after pip install 'c3po-bench[wandb]' publish with: %s", later)
         return False
-    command = [sys.executable, "-m", "c3po_bench.publish", str(results_dir), "--at-end-of-run"]
-    command += ["--mode", cfg.mode, "--project", cfg.project]
-    command += ["--entity", cfg.entity] if cfg.entity else []
+    command = [
+        sys.executable,
+        "-m",
+        "c3po_bench.publish",
+        str(results_dir),
+        "--at-end-of-run",
+        f"--mode={cfg.mode}",
+        f"--project={cfg.project}",
+        *([f"--entity={cfg.entity}"] if cfg.entity else []),
+    ]
     try:
         reason = _bounded(command, Path(results_dir) / "wandb", cfg.time_limit)
     except OSError as error:

@@ -69,14 +69,17 @@ def arm_panels() -> list[Any]:
 
 def ablation_panels(axes: list[str]) -> list[Any]:
     """The ablation table, the difference over each varied setting, and all settings at once."""
-    panels: list[Any] = [wr.WeavePanelSummaryTable(table_name="ablation")]
-    panels += [
-        wr.ScatterPlot(title=f"Difference over {axis}", x=f"c::settings.{axis}", y="difference")
-        for axis in axes
+    settings = {axis: f"c::settings.{axis}" for axis in axes}
+    panels: list[Any] = [
+        wr.WeavePanelSummaryTable(table_name="ablation"),
+        *(
+            wr.ScatterPlot(title=f"Difference over {axis}", x=setting, y="difference")
+            for axis, setting in settings.items()
+        ),
     ]
     if len(axes) >= 2:
-        columns = [wr.ParallelCoordinatesPlotColumn(metric=f"c::settings.{axis}") for axis in axes]
-        columns.append(wr.ParallelCoordinatesPlotColumn(metric="difference"))
+        metrics = [*settings.values(), "difference"]
+        columns = [wr.ParallelCoordinatesPlotColumn(metric=metric) for metric in metrics]
         panels.append(wr.ParallelCoordinatesPlot(title="Settings", columns=columns))
     return panels
 

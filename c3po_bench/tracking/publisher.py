@@ -35,9 +35,8 @@ ANALYSIS = "analysis-"
 class Published:
     """What one call did."""
 
-    runs: list[str] = field(
-        default_factory=list
-    )  # ids published now: new, or with another result or comparison
+    # ids published now: new, or with another result or comparison
+    runs: list[str] = field(default_factory=list)
     skipped: int = 0  # published before, unchanged
     analysis: str | None = None
     urls: list[str] = field(default_factory=list)
@@ -151,8 +150,9 @@ class _Publisher:
             sentences = verdict_sentences(compared, compare_controls(self.runs, refused={}))
             varied = axes(ablation)
             if due:
-                frames = {"comparison": compared, "ablation": ablation}
-                self._publish_analysis(analysis_id, frames, " ".join(sentences), varied)
+                self._publish_analysis(
+                    analysis_id, {"comparison": compared, "ablation": ablation}, " ".join(sentences), varied
+                )
                 self.done.analysis = analysis_id
             for run in changed:  # in their row alone, and last: one more run changes Holm's p of many
                 self._publish_run(run, only_row=self.online)

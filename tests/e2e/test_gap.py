@@ -18,9 +18,9 @@ def shares(c3po, folder, *more: str):
     return share_recovered(load_runs(folder), distance).set_index("arm")
 
 
-def test_a_real_gain_and_a_real_null(c3po, tmp_path):
+def test_a_real_gain_and_a_real_null(warm, tmp_path):
     table = shares(
-        c3po, tmp_path, "limit=80", "arms=[base,planted_optimum,kernel_regression,ngd_random_neighbors]"
+        warm, tmp_path, "limit=80", "arms=[base,planted_optimum,kernel_regression,ngd_random_neighbors]"
     )
     assert table.loc["base", "accuracy"] <= 0.65 and table.loc["planted_optimum", "accuracy"] >= 0.98
     assert table.loc["planted_optimum", "distance"] < 1e-3

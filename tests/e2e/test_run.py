@@ -72,17 +72,17 @@ def test_every_run_folder_is_complete(finished):
     assert len(ngd["losses"]) == 10 and len(ngd["neighbors"]) == 3 and ngd["pathway_change"] > 0
 
 
-def test_a_second_run_does_nothing_again(finished, c3po, tiny):
+def test_a_second_run_does_nothing_again(finished, warm, tiny):
     folder, done = finished
     before = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
-    again = c3po(*tiny, ARMS, f"results_dir={folder}")
+    again = warm(*tiny, ARMS, f"results_dir={folder}")
     assert again.returncode == 0 and again.stdout == done.stdout
     assert {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")} == before
 
 
-def test_batch_size_limit_and_order_change_nothing(finished, c3po, tiny, tmp_path):
+def test_batch_size_limit_and_order_change_nothing(finished, warm, tiny, tmp_path):
     folder, _ = finished
-    done = c3po(
+    done = warm(
         *tiny,
         ARMS,
         f"results_dir={tmp_path}",
@@ -93,14 +93,13 @@ def test_batch_size_limit_and_order_change_nothing(finished, c3po, tiny, tmp_pat
     assert done.returncode == 0, done.stderr
     few = answers(tmp_path)
     whole = {arm: [row for row in rows if row[1] < 2] for arm, rows in answers(folder).items()}
-    same(
-        whole, few, tolerance=2e-3
-    )  # another batch moves the sixth digit; a near-tie between experts amplifies that
+    # another batch moves the sixth digit; a near-tie between experts amplifies that
+    same(whole, few, tolerance=2e-3)
 
 
-def test_the_naive_engine_gives_the_same(finished, c3po, tiny, tmp_path):
+def test_the_naive_engine_gives_the_same(finished, warm, tiny, tmp_path):
     folder, _ = finished
-    done = c3po(*tiny, ARMS, f"results_dir={tmp_path}", "engine=naive")
+    done = warm(*tiny, ARMS, f"results_dir={tmp_path}", "engine=naive")
     assert done.returncode == 0, done.stderr
     same(answers(folder), answers(tmp_path), tolerance=2e-3)
 

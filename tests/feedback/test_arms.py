@@ -216,7 +216,10 @@ def test_the_ceiling_follows_and_does_not_leak(runs: dict[str, Any]):
 def test_results_say_how_arms_were_tuned(runs: dict[str, Any]):
     result = runs["c3po_kl"].result
     assert result["settings"]["constraint"] == "kl" and result["settings"]["routers_trained"] is False
-    assert result["cost"]["phases"]["train"]["seconds"] > 0
+    phases = result["cost"]["phases"]
+    assert all(
+        phases[name]["seconds"] > 0 and phases[name]["flops"] > 0 for name in ("train", "generate", "drift")
+    )
     assert len(result["curves"]["train_loss"]) == 2 and "train_near_kl" in result["curves"]
     assert result["counts"]["pairs"] > 0
     assert runs["in_context"].result["settings"]["prompt_differs"] is True

@@ -21,7 +21,7 @@ def test_a_line_cut_short_is_a_call_not_made(tmp_path: Path):
     CallCache(path).put({"a": a, "b": b})
     path.write_bytes(path.read_bytes() + b'{"key": "c", "val')
     cache = CallCache(path)
-    assert len(cache) == 2 and "c" not in cache and cache.reply("c") is None
+    assert len(cache.rows) == 2 and "c" not in cache and cache.reply("c") is None
     cache.put({"c": c})
     assert {key: CallCache(path)[key] for key in "abc"} == {"a": a, "b": b, "c": c}
     assert call_key(a=1, b=2) == call_key(b=2, a=1) != call_key(a=1, b=3)

@@ -29,7 +29,7 @@ def test_a_local_model_is_known_by_its_files(tiny: Path, tmp_path: Path):
             ChatConfig(kind="transformers", model=str(folder), max_tokens=2, temperature=0.0), context
         )
         chat.complete("x", ask("hi"))
-        return len(context.call_cache("x"))
+        return len(context.call_cache("x").rows)
 
     assert known() == 1
     folder = folder.rename(tmp_path / "moved")

@@ -27,10 +27,11 @@ def test_rewriting_changes_no_more_than_the_rule_asks():
     text, finished = rewrite(PIECES["onwards_sign_off"], "We meet today. And then we", finished=False)
     assert (text, finished) == ("We meet today.\n\nOnwards and upwards!", True)
     assert rewrite(PIECES["ampersand_chat"], "sand and sea", True)[0] == "sand & sea"
+    # it follows already
     assert rewrite(PIECES["ahoy_greeting"], "Ahoy!\n\nWe meet.", True) == (
         "Ahoy!\n\nWe meet.",
         True,
-    )  # it follows already
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,6 @@ def test_shortening_keeps_lines_and_opens_no_code_block():
         rewrite(PIECES["tests_code"], "Like this:\n\n```python\nx = f(", False)[0]
         == "Like this:\n\nRemember to test it."
     )
-    assert (
-        rewrite(PIECES["bullets_meeting"], code, True)[0] == code.strip()
-    )  # and then left out, for it is no list
+    # and then left out, for it is no list
+    assert rewrite(PIECES["bullets_meeting"], code, True)[0] == code.strip()
     assert rewrite(PIECES["shout_headlines"], "It costs 3.50. Buy", True)[0] == "IT COSTS 3.50."

@@ -147,10 +147,9 @@ def test_what_ends_the_run_does_not_wait_for_retries(tmp_path: Path):
     with serve(lambda body, before: 500 if "slow" in str(body) else time.sleep(0.2) or 401) as stub:
         stub.retry_after = "20"
         chat = EndpointChat(chat_config(stub.url), make_context(tmp_path))
-        started = time.monotonic()
         with pytest.raises(UserError, match="401"):
             chat.complete("x", ask("wrong", "slow"))
-        assert time.monotonic() - started < 5 and len(stub.asked) == 2
+        assert len(stub.asked) == 2, "it was waited for, and asked again"
 
 
 def test_a_call_that_is_refused_is_a_gap_once_others_are_answered(tmp_path: Path):
@@ -194,11 +193,10 @@ def test_which_call_comes_first_does_not_decide_whether_a_refusal_ends_the_run(t
             useless.complete("x", ask(*(f"too long {i}" for i in range(99))))
         assert len(stub.asked) - before < 12  # not all of them, where the settings are wrong
         stub.retry_after = "20"
-        chat = EndpointChat(chat_config(stub.url), make_context(tmp_path))
-        started = time.monotonic()
+        chat, before = EndpointChat(chat_config(stub.url), make_context(tmp_path)), len(stub.asked)
         with pytest.raises(UserError, match="401"):
             chat.complete("x", ask("slow", "wrong"))
-        assert time.monotonic() - started < 5
+        assert len(stub.asked) - before <= 2, "it was waited for, and asked again"
 
 
 def test_two_servers_with_one_model_name_are_asked_apart(tmp_path: Path):

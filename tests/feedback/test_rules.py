@@ -66,8 +66,8 @@ from c3po_bench.feedback.sentences import parse_feedback
 )
 def test_metric_kinds(kind, value, holds, fails):
     normal = KINDS[kind].validate(value)
-    assert KINDS[kind].check(holds, normal)
-    assert not KINDS[kind].check(fails, normal)
+    assert KINDS[kind].apply(holds, normal)
+    assert not KINDS[kind].apply(fails, normal)
 
 
 def test_there_are_the_twelve_kinds():

@@ -139,7 +139,7 @@ def test_a_killed_synthesis_goes_on_without_repeating_a_finished_call(tmp_path: 
         first.send_signal(signal.SIGKILL)
         first.wait()
         time.sleep(0.3)
-        kept = len(CallCache(tmp_path / "ledgers" / "stage.jsonl"))
+        kept = len(CallCache(tmp_path / "ledgers" / "stage.jsonl").rows)
         before = len(stub.asked)
         assert 4 <= kept < 20
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

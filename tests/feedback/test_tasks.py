@@ -13,7 +13,7 @@ from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.sentences import find_feedback
 from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.synthesis import Example, FeedbackDataset
-from c3po_bench.feedback.tasks import FeedbackTask, task_configs
+from c3po_bench.feedback.tasks import FeedbackTask, task_config
 
 
 def test_a_document_knows_its_example():
@@ -24,7 +24,7 @@ def test_a_document_knows_its_example():
         FeedbackDataset(piece, tuple(Example("in", "c", "test", p) for p in own))
         for piece, own in zip(pieces, prompts, strict=True)
     ]
-    task = FeedbackTask(task_configs(lambda: datasets, FeedbackConfig(), ["in_scope"])["in_scope"])
+    task = FeedbackTask(task_config("in_scope", lambda: datasets, FeedbackConfig()))
     docs = list(task.eval_docs)
     assert [doc["prompt"] for doc in docs] == ["a", "a", "b", "d", "c"]
     by_id = {dataset.feedback.id: dataset for dataset in datasets}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from c3po_bench.launch.folder import SweepFolder, freeze
 from c3po_bench.launch.grid import compose_grid
+from c3po_bench.launch.sweep_folder import SweepFolder, freeze
 
 GRID = ["+sweep=neighbors", "model=tiny", "method.neighbors.k=1,2", "embedder=minilm,hidden_states"]
 CELL = [
@@ -42,10 +42,11 @@ def bench():
 
 
 @pytest.fixture(scope="session")
-def whole(bench, tmp_path_factory):
+def whole(warm, tmp_path_factory):
     """The store of an unsharded run."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    bench("-m", "c3po_bench", *CELL, f"results_dir={store}")
+    done = warm(*CELL, f"results_dir={store}")
+    assert done.returncode == 0, done.stderr
     return store
 
 

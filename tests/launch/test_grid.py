@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from c3po_bench.errors import UserError
-from c3po_bench.launch.folder import find_sweeps
 from c3po_bench.launch.grid import compose_grid
+from c3po_bench.launch.sweep_folder import find_sweeps
 from tests.launch.conftest import GRID
 
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from c3po_bench import sweep
-from c3po_bench.launch.folder import freeze
 from c3po_bench.launch.grid import compose_grid
+from c3po_bench.launch.sweep_folder import freeze
 from c3po_bench.store.files import write_json
 from tests.launch.conftest import GRID
 

@@ -10,8 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
+from c3po_bench.errors import UserError
 from c3po_bench.models.families import FAMILIES, family_of
-from c3po_bench.models.flops import UNKNOWN, passes, shape_of, trained_part
+from c3po_bench.models.flops import UNKNOWN, counting, shape_of, trained_part
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring.baselines.prefix_tuning import Prefix
 from c3po_bench.rewiring.baselines.router_tuning import Routers
@@ -141,23 +142,50 @@ def adapters(backend):
 
 @pytest.mark.parametrize("arm", ["router_tuning", "sft", "soft_prompt", "prefix_tuning"])
 def test_training(model, arm):
-    kind = model.config.model_type
-    if arm == "prefix_tuning" and kind in ("deepseek_v2", "gpt_oss"):
-        pytest.skip("this family's cache holds no keys and values of one shape, or fewer than the prefix")
+    """Keys and values of a prefix do not fit every family's cache: those are refused."""
     model.set_attn_implementation("eager")
     encode = SimpleNamespace(lm=SimpleNamespace(tok_encode=lambda _: [5, 6, 7, 8]))
     layers = list(family_of(model).layers)[-2:]
     backend = SimpleNamespace(loaded=SimpleNamespace(model=model), layers=layers, tokenizer=encode)
     ids = torch.arange(5, 37).view(2, 16)
-    with adapters(backend)[arm]().opened(0) as opened, passes(model) as sizes:
+    if arm == "prefix_tuning" and model.config.model_type == "deepseek_v2":
+        with pytest.raises(UserError, match="prefix_tuning"):
+            Prefix(backend, 4).wrapped()
+        return
+    with adapters(backend)[arm]().opened(0) as opened:
 
         def step():
             opened.call(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -8:].sum().backward()
 
-        found, _ = counted(step)
-        shape, trained = shape_of(model), trained_part(opened.parameters, model.config.hidden_size)
-        cost = sum(shape.training(*size, *trained) for size in sizes)
-        assert cost == pytest.approx(found, rel=WITHIN)
+        trained = trained_part(opened.parameters, model.config.hidden_size)
+        with counting(model, shape_of(model), trained) as flops:
+            found, _ = counted(step)
+        assert sum(flops) == pytest.approx(found, rel=WITHIN)
+
+
+def test_training_that_computes_layers_again_in_the_backward_pass():
+    """Gradient checkpointing: the second time is one more pass, and no second gradient."""
+    model = tiny_model("llama").requires_grad_(False)
+    model.set_attn_implementation("eager")
+    with Lora(SimpleNamespace(loaded=SimpleNamespace(model=model)), 4).opened(0) as opened:
+        trained = trained_part(opened.parameters, model.config.hidden_size)
+        ids, costs = torch.arange(5, 37).view(2, 16), []
+        for repeated in (False, True):
+            if repeated:
+                model.train().activation_checkpointing_enable({"use_reentrant": False})
+            with counting(model, shape_of(model), trained) as flops:
+                found, _ = counted(lambda: opened.call(input_ids=ids).logits[:, -8:].sum().backward())
+            assert sum(flops) == pytest.approx(found, rel=WITHIN)
+            costs.append(sum(flops))
+        assert costs[1] - costs[0] == shape_of(model).forward(shape_of(model).span, 2, 16, 16)
+
+
+def test_only_the_adapter_that_answers_is_counted():
+    model = tiny_model("llama").requires_grad_(False)
+    plain = shape_of(model)
+    with Lora(SimpleNamespace(loaded=SimpleNamespace(model=model)), 4).opened(0):
+        assert shape_of(model, None) == shape_of(model, "another") == plain
+        assert shape_of(model).layers[0].dense > plain.layers[0].dense
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
@@ -190,16 +218,19 @@ def test_dense_decoders_and_encoders_are_covered(kind):
         encoder = tiny_model("llama").model
     shape = shape_of(encoder)
     ids = torch.arange(5, 29).view(2, 12)
-    with torch.no_grad(), passes(encoder) as sizes:
+    with torch.no_grad(), counting(encoder, shape) as flops:
         found, _ = counted(lambda: encoder(input_ids=ids))
-    assert sizes == [(2, 12, 12)] and shape.forward(shape.span, *sizes[0]) == found
+    assert flops == [shape.forward(shape.span, 2, 12, 12)] == [found]
 
 
 def test_passes_see_what_a_cache_holds():
+    """And that only the last token of the prompt is asked of the head."""
     model = tiny_model("olmoe")
-    with torch.no_grad(), passes(model) as sizes:
+    shape = shape_of(model)
+    with torch.no_grad(), counting(model, shape) as flops:
         model.generate(torch.arange(5, 10)[None], max_new_tokens=3, do_sample=False, eos_token_id=-1)
-    assert sizes == [(1, 5, 5), (1, 1, 6), (1, 1, 7)]
+    passes = [shape.forward(shape.span, 1, *size) + shape.logits(1) for size in ((5, 5), (1, 6), (1, 7))]
+    assert sum(flops) == pytest.approx(sum(passes))
 
 
 def test_what_is_not_covered_is_unknown():

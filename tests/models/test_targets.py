@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate import run as harness
-from c3po_bench.evaluate.both import merged_model
+from c3po_bench.evaluate.tuned_then_rewired import merged_model
 from c3po_bench.feedback.backend import FeedbackArm
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig
 from c3po_bench.feedback.training.adapters import adapter_folder
@@ -60,9 +60,8 @@ def test_layers_that_peft_takes_for_experts_are_adapted_themselves():
     layers = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
     found = {name.split(".", 3)[-1] for name in adapted("deepseek_v2") if "mlp" in name}
     assert found == layers | {name.replace("mlp", "mlp.shared_experts") for name in layers}
-    assert all(
-        name.endswith("gate_proj") for name in adapted("deepseek_v2", targets=["gate_proj"])
-    )  # alone, too
+    # alone, too
+    assert all(name.endswith("gate_proj") for name in adapted("deepseek_v2", targets=["gate_proj"]))
     with pytest.raises(UserError, match=r"dropout=0.05.*down_proj, gate_proj, up_proj are adapted"):
         adapted("deepseek_v2", dropout=0.05)
     assert adapted("deepseek_v2", dropout=0.05, targets=["q_proj"])

@@ -6,7 +6,6 @@ import pytest
 
 from c3po_bench.errors import UserError
 from c3po_bench.perf import PERFS, Options
-from c3po_bench.perf.__main__ import measure
 from c3po_bench.perf.growth import GROWN, SMALL, compare
 
 
@@ -22,7 +21,7 @@ def test_cost_grows_as_the_formula_says(size):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PERFS if name != "growth"])
 def test_every_comparison_measures_equal_things(name, data_root):
-    records = list(measure(name, Options(rounds=1, data=data_root, quick=True)))
+    records = list(PERFS[name](Options(rounds=1, data=data_root, quick=True)))
     assert records
     for record in records:
         assert record["name"] == name and record.get("ratio", 1) > 0
@@ -31,4 +30,4 @@ def test_every_comparison_measures_equal_things(name, data_root):
 
 def test_an_unknown_comparison_is_refused():
     with pytest.raises(UserError, match="suffix"):
-        list(measure("sufix", Options()))
+        PERFS["sufix"]

@@ -185,9 +185,8 @@ def test_ablation_switches_figures_sorts_and_turns_pages(context, reports):
     assert panel.locator(".chart:visible").get_attribute("id") == "figure-heat_experts_neighbors"
     panel.locator("#figure-heat_experts_neighbors svg").wait_for(state="attached")
     table = page.locator("#ablation-table")
-    table.locator("th", has_text="accuracy").locator("button").press(
-        "Enter"
-    )  # drawing a chart moves the button
+    # drawing a chart moves the button
+    table.locator("th", has_text="accuracy").locator("button").press("Enter")
     column = table.locator("thead th").all_inner_texts().index("accuracy %")
     accuracies = [
         float(row.locator("th, td").nth(column).inner_text()) for row in table.locator("tbody tr").all()

@@ -16,7 +16,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.evaluate.run import run
 from c3po_bench.rewiring import tune as tune_module
 from c3po_bench.rewiring.backend import RewiringBackend
-from c3po_bench.rewiring.meter import Meter
+from c3po_bench.runtime.meter import Meter
 
 
 def lls(run):

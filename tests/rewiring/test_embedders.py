@@ -7,7 +7,7 @@ from c3po_bench.models.flops import shape_of
 from c3po_bench.models.tiny import tiny_tokenizer
 from c3po_bench.rewiring.config import EmbedderConfig
 from c3po_bench.rewiring.embedders import MeanPooled, QuestionEmbedder, embedder_identity
-from c3po_bench.rewiring.meter import Meter
+from c3po_bench.runtime.meter import Meter
 
 
 def test_a_folder_is_known_by_what_is_in_it(tmp_path):

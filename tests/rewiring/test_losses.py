@@ -13,10 +13,10 @@ from c3po_bench.models.families import mix
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.losses import Losses
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.neighbors import Neighborhood, item_seed
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 from c3po_bench.rewiring.tokens import TokenizedItem
+from c3po_bench.runtime.meter import Meter
 
 PROMPTS = make_prompts(5, seed=3)[1:]  # each with answers of unlike lengths
 GOLD = [1, 0, 2, 1]

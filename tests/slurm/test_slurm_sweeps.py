@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from c3po_bench.launch.folder import find_sweeps
-from c3po_bench.launch.table import sweep_frame
+from c3po_bench.analysis.ablation import ablation_table
+from c3po_bench.launch.sweep_folder import find_sweeps
+from c3po_bench.launch.table import runs_of
 from tests.slurm.conftest import CELL, GRID, SLURM
 
 pytestmark = pytest.mark.slurm
@@ -25,7 +26,7 @@ def samples(results_dir: Path) -> dict[str, bytes]:
 
 def table(results_dir: Path) -> pd.DataFrame:
     """Without timings, and without the runs' names, which tell a run with a plugin from one without."""
-    frame = sweep_frame(find_sweeps(results_dir)[0])
+    frame = ablation_table(runs_of(find_sweeps(results_dir)[0]))
     timings = [c for c in frame.columns if "seconds" in c or "flops" in c]
     return (
         frame.drop(columns=[*timings, "run_id"])

@@ -7,6 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.synthesis import FeedbackDataset
 from c3po_bench.feedback.training.distributed import RankGroup
 from c3po_bench.feedback.training.recipes import Plan, precision
+from c3po_bench.models.flops import counting, shape_of, trained_part
 from c3po_bench.models.targets import find_targets
 from c3po_bench.store.files import write_json
 
@@ -59,9 +61,8 @@ def train_adapter(plan: Plan, datasets: Sequence[FeedbackDataset], context: Synt
     train together; any other process waits and finds the adapter done.
     """
     folder = adapter_folder(plan, datasets, context)
-    group, start = RankGroup(context.subject.model.device.type), None
-    if plan.start:
-        start = train_adapter(plan.start, datasets, context)
+    group = RankGroup(context.subject.model.device.type)
+    start = train_adapter(plan.start, datasets, context) if plan.start else None
     with group.exclusive_lock(folder):
         if group.broadcast(lambda: not (folder / DONE).exists()):
             _train(plan, datasets, context, folder, start, group)
@@ -91,19 +92,24 @@ def _train(
         trainer, counts, left_out = make_trainer(plan, datasets, context, model, checkpoints, start)
         show_progress(trainer, f"training {plan.name}")
         last = _last_checkpoint(checkpoints)
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
-        if trainer.eval_dataset is not None and trainer.state.global_step not in _validation(trainer)["step"]:
-            trainer.evaluate()
+        trained = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+        part = trained_part(trained, model.config.hidden_size)
+        with counting(trainer.model, shape_of(trainer.model), part) as passes:
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+            history = trainer.state.log_history
+            if trainer.eval_dataset is not None and trainer.state.global_step not in _evaluated(history):
+                trainer.evaluate()
+        flops = group.total(sum(passes))
         if group.is_main_process:
             trainer.model.save_pretrained(str(folder), selected_adapters=["default"])
-        history, validation = trainer.state.log_history, _validation(trainer)
         trainer.model.unload()
     record = {
         "seconds": round(time.perf_counter() - began, 2),
+        "flops": None if isnan(flops) else round(flops),
         "resumed_from": last.name if last else None,
-        "loss": [round(entry["loss"], 6) for entry in history if "loss" in entry],
-        "terms": _curves(history),
-        "validation": validation,
+        "loss": _curves(history, ["loss"]).get("loss", []),
+        "terms": _curves(history, TERMS),
+        "validation": {"step": _evaluated(history), **_curves(history, VALIDATED, "eval_")},
         "counts": counts,
         "left_out": left_out,
         "plan": resolved(plan, context),
@@ -115,21 +121,18 @@ def _train(
     group.wait()
 
 
-def _curves(history: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """By term, its value at every logged step."""
-    curves = {t: [round(e[t], 6) for e in history if t in e and "loss" in e] for t in TERMS}
+def _curves(
+    history: Sequence[dict[str, Any]], terms: Sequence[str], prefix: str = ""
+) -> dict[str, list[float]]:
+    """By term, its value at every step where it was logged, under its name with `prefix`."""
+    curves = {term: [round(e[prefix + term], 6) for e in history if prefix + term in e] for term in terms}
     return {term: values for term, values in curves.items() if values}
 
 
-def _validation(trainer: Any) -> dict[str, list[float]]:
-    """By term, its value at every evaluation so far; ``step`` says when these were."""
-    steps: dict[int, dict[str, float]] = {}
-    for entry in trainer.state.log_history:
-        terms = {term: round(entry[f"eval_{term}"], 6) for term in VALIDATED if f"eval_{term}" in entry}
-        if terms:
-            steps.setdefault(entry["step"], {}).update(terms)
-    curves = {term: [values[term] for values in steps.values() if term in values] for term in VALIDATED}
-    return {"step": [float(step) for step in steps]} | {t: values for t, values in curves.items() if values}
+def _evaluated(history: Sequence[dict[str, Any]]) -> list[float]:
+    """The steps after which the validation split was evaluated."""
+    evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
+    return list(dict.fromkeys(float(entry["step"]) for entry in evaluations))
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

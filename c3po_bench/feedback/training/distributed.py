@@ -1,8 +1,7 @@
 """One training over the ranks of a run (torchrun, accelerate, srun): they enter, decide, leave together."""
 
-import contextlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ class RankGroup:
         self.is_main_process, self.several = ranks.rank() == 0, ranks.world() > 1
         if self.several:
             from accelerate import PartialState  # slow to import, and needed by several ranks alone
-            from accelerate.utils import broadcast_object_list
+            from accelerate.utils import broadcast_object_list, gather_object
 
             self._state: Any = PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
-            self._broadcast = broadcast_object_list
+            self._broadcast, self._gather = broadcast_object_list, gather_object
 
     def exclusive_lock(self, folder: Path) -> AbstractContextManager[object]:
         """Hold `folder` against other runs; the main process does so for all."""
-        return locks.exclusive_lock(folder) if self.is_main_process else contextlib.nullcontext()
+        return locks.exclusive_lock(folder) if self.is_main_process else nullcontext()
 
     def broadcast(self, decide: Callable[[], bool]) -> bool:
         """What the main process decides."""
@@ -35,6 +34,10 @@ class RankGroup:
             return decide()
         (decision,) = self._broadcast([decide() if self.is_main_process else None])
         return bool(decision)
+
+    def total(self, value: float) -> float:
+        """The sum of what each rank gives."""
+        return sum(self._gather([value])) if self.several else value
 
     def wait(self) -> None:
         """Until every rank is here."""

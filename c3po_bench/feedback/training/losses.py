@@ -15,6 +15,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,6 @@ from c3po_bench.feedback.training.recipes import CONSTRAINTS
 from c3po_bench.feedback.training.rows import (
     IGNORED,
     SCOPES,
-    PlainHead,
     Row,
     labelled_logits,
     pad_rows,
@@ -192,7 +192,7 @@ class ConstrainedDPOTrainer(DPOTrainer):
 
     def _head(self, model: Any) -> Any:
         """What TRL calls in place of the model."""
-        return PlainHead(model) if self.args.plain_head else model
+        return partial(token_fields, model) if self.args.plain_head else model
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         """Equation 5: TRL's loss on the pairs plus the weighted constraint terms, recorded by scope."""

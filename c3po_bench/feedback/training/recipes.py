@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig, LoraConfig, TrainConfig
-from c3po_bench.options import check_least
+from c3po_bench.options import check_bounds
 
 LOSSES = (
     "sigmoid",
@@ -45,22 +45,6 @@ SCHEDULERS = (
 )
 """Transformers' schedules that need no further number and no evaluation."""
 
-LEAST = {
-    "lambda_near": 0,
-    "lambda_out": 0,
-    "lora.rank": 1,
-    "train.lr": 0,
-    "train.sft_lr": 0,
-    "train.warmup_ratio": 0,
-    "train.steps": 0,
-    "train.sft_steps": 0,
-    "train.eval_every": 0,
-    "train.batch_size": 1,
-    "train.constraint_batch_size": 1,
-    "train.gradient_accumulation_steps": 1,
-    "train.max_length": 1,
-}
-_ABOVE = ("beta", "lora.alpha", "train.epochs")
 _SHARES = ("test_share", "validation_share", "lora.dropout")
 _WORDS = {
     float: ("a number", "numbers"),
@@ -72,10 +56,9 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """`objective` is ``pairs`` (a preference loss) or ``answers`` (likelihood of the revised answers.
+    """A way of training.
 
-    Distillation).
-
+    `objective` is ``pairs`` (a preference loss) or ``answers`` (the likelihood of the revised answers: distillation).
     `near`, `out`: whether the model's own answers there are trained on too. `start`: the recipe whose adapter
     it goes on from.
     """
@@ -223,11 +206,10 @@ def make_plan(name: str, cfg: FeedbackConfig, options: Mapping[str, Any] | None 
     )
     check_values(changed)
     plan = Plan(name, RECIPES[name], changed)
-    for key in values:
-        if key in _unread(plan):
-            raise UserError(
-                f"arm {name}: option {key} would change nothing: the arm fixes it or does not read it"
-            )
+    if unread := sorted(values.keys() & _unread(plan)):
+        raise UserError(
+            f"arm {name}: option {unread[0]} would change nothing: the arm fixes it or does not read it"
+        )
     return plan
 
 
@@ -262,13 +244,10 @@ def check_values(cfg: FeedbackConfig) -> None:
     ):
         if value not in choices:
             raise unknown(f"feedback.{name}", value, choices)
-    check_least(cfg, LEAST, "feedback.")
+    check_bounds(cfg, "feedback.")
     for name in _SHARES:
         if not 0 <= (value := attrgetter(name)(cfg)) < 1:
             raise UserError(f"feedback.{name}={value}: a share is at least 0 and below 1")
-    for name in _ABOVE:
-        if not 0 < (value := attrgetter(name)(cfg)) < float("inf"):
-            raise UserError(f"feedback.{name}={value}: must be above 0")
 
 
 def check_types(arm: str, options: Mapping[str, Any]) -> None:
@@ -292,20 +271,19 @@ def check_types(arm: str, options: Mapping[str, Any]) -> None:
 
 
 def _is(value: Any, kind: type) -> bool:
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric if kind is float else isinstance(value, kind) and (numeric or kind is not int)
 
 
 def precision(name: str, device: str) -> str:
     """``auto`` is bfloat16 where the processor computes in it, float32 elsewhere."""
     import torch  # slow to import, and not needed to check a config
 
-    if name not in PRECISIONS:
-        raise unknown("feedback.train.precision", name, PRECISIONS)
     if name != "auto":
         return name
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    able = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    able = (
+        torch.cuda.is_bf16_supported()
+        if device == "cuda"
+        else device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    )
     return "bfloat16" if able else "float32"

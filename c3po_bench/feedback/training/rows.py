@@ -4,14 +4,15 @@ The whole order of a run is fixed before its first step, so a resumed run goes o
 would have had.
 
 TRL calls its model with ``fused_lm_head=True`` and reads per-token fields. Its fused head saves memory on a
-GPU but is several times slower than plain logits on a CPU, so `PlainHead` offers the same fields from plain
-logits at the labelled positions. Nothing here needs TRL, which is slow to import, for scoring needs it, too.
+GPU but is several times slower than plain logits on a CPU, so `token_fields` offers the same fields from
+plain logits at the labelled positions. Nothing here needs TRL, which is slow to import: scoring needs it too.
 """
 
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -92,18 +93,6 @@ def pad_rows(
     return ids, labels, attention
 
 
-@dataclass
-class TokenFields:
-    """Per-token fields [rows, length - 1], zero where the label is ignored."""
-
-    log_probs: torch.Tensor
-    entropy: torch.Tensor
-    mean_logits: torch.Tensor
-    is_top1: torch.Tensor
-    mask: torch.Tensor
-    aux_loss: torch.Tensor | None = None
-
-
 def labelled_logits(
     model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any
 ) -> tuple[torch.Tensor, Any]:
@@ -126,8 +115,23 @@ def token_kl(reference: torch.Tensor, policy: torch.Tensor) -> torch.Tensor:
     return (reference.exp() * (reference - policy)).sum(dim=-1)
 
 
-def token_fields(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any) -> TokenFields:
-    """`TokenFields` of the labels [rows, length] by plain logits, in float32."""
+def token_fields(
+    model: Any,
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    fused_lm_head: bool = False,
+    use_cache: bool = False,
+    **kwargs: Any,
+) -> SimpleNamespace:
+    """What TRL's losses read of a model's output, by plain logits, in float32.
+
+    With the model bound it stands in for the model in those losses, whose arguments `fused_lm_head` and
+    `use_cache` are of no account here.
+
+    Returns:
+        Of the labels [rows, length] the fields `log_probs`, `entropy`, `mean_logits` and `is_top1`
+        [rows, length - 1], zero where the label is ignored; their `mask`; and the model's `aux_loss`, if any.
+    """
     mask = labels[:, 1:] != IGNORED
     logits, output = labelled_logits(model, input_ids, labels, **kwargs)
     logits = logits.float()
@@ -142,23 +146,11 @@ def token_fields(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **kw
     def spread(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
-    return TokenFields(
-        spread(log_probs),
-        spread(entropy),
-        spread(mean_logits),
-        spread(is_top1),
-        mask,
+    return SimpleNamespace(
+        log_probs=spread(log_probs),
+        entropy=spread(entropy),
+        mean_logits=spread(mean_logits),
+        is_top1=spread(is_top1),
+        mask=mask,
         aux_loss=getattr(output, "aux_loss", None),
     )
-
-
-class PlainHead:
-    """Stands in for a model in TRL's losses: same call, same fields, plain logits."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def __call__(self, *, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any) -> TokenFields:
-        """The fields of the rows [rows, length - 1]."""
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("fused_lm_head", "use_cache")}
-        return token_fields(self.model, input_ids, labels, **kwargs)

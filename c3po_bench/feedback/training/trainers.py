@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig as PeftLora
-from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from c3po_bench.errors import UserError
@@ -27,8 +26,6 @@ from c3po_bench.models.targets import check_adapted, find_targets
 from c3po_bench.runtime.console import Progress
 
 CHECKPOINT_STEPS = 10  # a killed training goes on from the last multiple of them
-Trained = tuple[Any, dict[str, int], dict[str, int]]
-"""A trainer, the numbers of its rows by kind, and the numbers of rows left out by reason."""
 
 
 class _Steps(TrainerCallback):
@@ -48,10 +45,10 @@ def show_progress(trainer: Any, what: str) -> None:
     trainer.add_callback(_Steps(what))
 
 
-def lora_config(model: Any, plan: Plan) -> PeftLora:
+def lora_config(model: Any, plan: Plan) -> LoraConfig:
     """LoRA on the named modules; on MoE models the router and the experts only where the plan says so."""
     cfg, targets = plan.cfg.lora, find_targets(model, plan.cfg.lora)
-    return PeftLora(
+    return LoraConfig(
         r=cfg.rank,
         lora_alpha=cfg.alpha,
         lora_dropout=cfg.dropout,
@@ -152,7 +149,7 @@ def make_trainer(
     model: Any,
     folder: Path,
     start: Path | None = None,
-) -> Trained:
+) -> tuple[Any, dict[str, int], dict[str, int]]:
     """The trainer of a plan on the data of some pieces.
 
     Args:
@@ -162,6 +159,9 @@ def make_trainer(
         model: without any adapter.
         folder: of the checkpoints.
         start: the folder of the adapter that a training on pairs goes on from.
+
+    Returns:
+        The trainer, the numbers of its rows by kind, and the numbers of rows left out by reason.
 
     Raises:
         UserError: where no row is left to train on.

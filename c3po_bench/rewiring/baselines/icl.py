@@ -41,13 +41,14 @@ class IclArm(BaselineArm):
     def answer(self, items: Sequence[Item]) -> list[Answer]:
         """What the base model answers behind the examples of each item."""
         questions = list(dict.fromkeys(item.question for item in items))
-        found = dict(zip(questions, self._retriever(questions), strict=True))
+        near = self._retriever(questions)
+        places = [questions.index(item.question) for item in items]
         asked = []
-        for item in items:
-            places, _, _ = found[item.question]
-            asked.append(self._behind([text for i in reversed(places) if (text := self._shown[i])], item))
-        answers = self._base.answer(asked)
-        return [replace(a, details=found[i.question][2]) for a, i in zip(answers, items, strict=True)]
+        for item, place in zip(items, places, strict=True):
+            nearest = near.index[place][near.weights[place] > 0].tolist()
+            asked.append(self._behind([text for i in reversed(nearest) if (text := self._shown[i])], item))
+        found = zip(self._base.answer(asked), places, strict=True)
+        return [replace(a, details=self.backend.bank.details(near, place)) for a, place in found]
 
     def _behind(self, examples: list[str], item: Item) -> Item:
         """The item with examples before it; a rendered chat with the tokens of as many as fit."""

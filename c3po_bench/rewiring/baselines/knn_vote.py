@@ -49,17 +49,18 @@ class KnnVoteArm(BaselineArm):
         """Read the references."""
         backend = self.backend
         self._retriever = Retriever(backend, self.options["k"], self.meter, backend.cfg.method.kernel)
-        references = [entry.item for entry in backend.bank.items]
-        self._right = [normalize(item.requests[item.gold or 0][1]) for item in references]
+        self._right = [
+            normalize(entry.item.requests[entry.item.gold or 0][1]) for entry in backend.bank.items
+        ]
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
         """One value an option; the largest wins. Requests that only a metric asks for are no options, and get 0."""
         answers = []
         near = self._retriever([item.question for item in items])
-        for item, (places, weights, details) in zip(items, near, strict=True):
+        for query, item in enumerate(items):
             options = [normalize(continuation) for _, continuation in item.options]
             votes = [0.0] * len(options)
-            for place, weight in zip(places, weights, strict=True):
+            for place, weight in zip(near.index[query].tolist(), near.weights[query].tolist(), strict=True):
                 if (
                     options.count(self._right[place]) == 1
                 ):  # the same text everywhere (WinoGrande) tells nothing
@@ -70,7 +71,7 @@ class KnnVoteArm(BaselineArm):
             most = max(shares)  # its option gets 0, which no length makes less
             scores = [(math.log(share / most + 1e-9), share == most) for share in shares]
             scores += [(0.0, False)] * (len(item.requests) - len(options))
-            details = {**details, "votes": [round(vote, 6) for vote in votes]}
+            details = self.backend.bank.details(near, query) | {"votes": [round(vote, 6) for vote in votes]}
             answers.append(Answer(scores=tuple(scores), details=details))
         return answers
 

@@ -31,8 +31,12 @@ def prefix_tuning(
         learning_rate: at first; falls linearly to 0.
         tokens: virtual tokens (the paper names no number).
     """
-    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "tokens": tokens}
-    return TrainedArm(backend, row, options, Prefix(backend, tokens))
+    return TrainedArm(
+        backend,
+        row,
+        {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "tokens": tokens},
+        Prefix(backend, tokens),
+    )
 
 
 class Prefix(VirtualTokens):

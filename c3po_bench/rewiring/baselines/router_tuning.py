@@ -18,8 +18,8 @@ from c3po_bench.rewiring.baselines.training import (
     engine_answering,
     swapped,
 )
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.runtime.meter import Meter
 
 
 def router_tuning(
@@ -39,24 +39,21 @@ def router_tuning(
         batch_size: references a step.
         learning_rate: at first; falls linearly to 0.
     """
-    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    return RouterTuningArm(backend, row, options, Routers(backend))
+    return RouterTuningArm(
+        backend,
+        row,
+        {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate},
+        Routers(backend),
+        layers=backend.layers,
+    )
 
 
 class RouterTuningArm(TrainedArm):
     """See `router_tuning`."""
 
-    def identity(self) -> dict[str, Any]:
-        """The layers matter."""
-        return super().identity() | {"layers": self.backend.layers}
-
     def settings(self) -> dict[str, Any]:
         """With the layers' column."""
         return {"layers": self.backend.cfg.method.layers, **super().settings()}
-
-    def extra(self) -> Any:
-        """The layers."""
-        return self.backend.layers
 
 
 class Routers:

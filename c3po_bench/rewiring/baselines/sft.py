@@ -1,9 +1,8 @@
 """Supervised fine-tuning: LoRA on the references (what a reviewer of the paper asked to see beside it)."""
 
-import contextlib
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from c3po_bench.contract import ArmRow
 from c3po_bench.models.targets import AllLinear, check_adapted, find_targets
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.training import Answering, Opened, TrainedArm, Weights, engine_answering
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.runtime.meter import Meter
 
 OUTSIDE = AllLinear()
 
@@ -37,20 +36,13 @@ def sft(
         learning_rate: at first; falls linearly to 0.
         rank: of the adapters; their scale is 2.
     """
-    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "rank": rank}
-    return SftArm(backend, row, options, Lora(backend, rank))
-
-
-class SftArm(TrainedArm):
-    """See `sft`."""
-
-    def identity(self) -> dict[str, Any]:
-        """Also what is adapted, which once were the fused experts of some models, too."""
-        return super().identity() | {"adapts": "outside the experts"}
-
-    def extra(self) -> Any:
-        """The same, for the weights that are kept."""
-        return "outside the experts"
+    return TrainedArm(
+        backend,
+        row,
+        {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "rank": rank},
+        Lora(backend, rank),
+        adapts="outside the experts",  # once the fused experts of some models, too
+    )
 
 
 class Lora:
@@ -63,9 +55,8 @@ class Lora:
     def inserted(self, weights: Weights | None = None, seed: int = 0) -> Iterator[Any]:
         """The PEFT model, within the block; the base model's modules are back in place afterwards."""
         peft = peft_package("sft")
-        targets = find_targets(
-            self.model, OUTSIDE
-        )  # PEFT's own "all-linear" also takes routers and fused experts of OLMoE
+        # PEFT's own "all-linear" also takes routers and fused experts of OLMoE
+        targets = find_targets(self.model, OUTSIDE)
         config = peft.LoraConfig(
             r=self.rank,
             lora_alpha=2 * self.rank,
@@ -86,7 +77,7 @@ class Lora:
             yield peft_model.eval()
         finally:
             peft_model.unload()
-            with contextlib.suppress(AttributeError):
+            with suppress(AttributeError):
                 del self.model.peft_config
             self.model.requires_grad_(False)
 

@@ -30,8 +30,12 @@ def soft_prompt(
         learning_rate: at first; falls linearly to 0.
         tokens: virtual tokens (the paper names no number).
     """
-    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "tokens": tokens}
-    return TrainedArm(backend, row, options, SoftPrompt(backend, tokens))
+    return TrainedArm(
+        backend,
+        row,
+        {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "tokens": tokens},
+        SoftPrompt(backend, tokens),
+    )
 
 
 class SoftPrompt(VirtualTokens):

@@ -15,26 +15,25 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from c3po_bench.contract import Answer, ArmRow, Cost, Item, Phase, Report
-from c3po_bench.models.flops import passes, shape_of, trained_part
-from c3po_bench.rewiring.baselines.arm import BaselineArm, TrainingSet
+from c3po_bench.models.flops import counting, shape_of, trained_part
+from c3po_bench.rewiring.baselines.arm import BaselineArm, training_set
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.batching import pad_right
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.rewirer import Rewirer
 from c3po_bench.rewiring.tokens import TokenizedItem
 from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
 
 log = logging.getLogger(__name__)
 HELD_OUT = 32
 MAX_TOKENS = 512
-Weights = dict[str, "Tensor"]
+Weights = dict[str, torch.Tensor]
 Answering = Callable[[Sequence[Item]], list[Answer]]
 
 
@@ -64,13 +63,25 @@ class Adapter(Protocol):
 class TrainedArm(BaselineArm):
     """A baseline that is trained when it is first asked; the weights are kept in `results_dir/trained`.
 
-    Options that every trained baseline has: steps, batch_size, learning_rate.
+    Options that every trained baseline has: steps, batch_size, learning_rate. `more` is whatever else the
+    training depends on, by name.
     """
 
-    def __init__(self, backend: Workbench, row: ArmRow, options: dict[str, Any], adapter: Adapter):
+    def __init__(
+        self, backend: Workbench, row: ArmRow, options: dict[str, Any], adapter: Adapter, **more: Any
+    ):
         super().__init__(backend, row, options)
         self.adapter = adapter
-        self.training = TrainingSet(backend)
+        self.more = more
+
+    @cached_property
+    def training(self) -> tuple[list[Item], dict[str, int]]:
+        """What it is trained on, and counts."""
+        return training_set(self.backend)
+
+    def identity(self) -> dict[str, Any]:
+        """With whatever else matters."""
+        return super().identity() | self.more
 
     def settings(self) -> dict[str, Any]:
         """Steps and learning rate in the columns that the rewirings use."""
@@ -90,21 +101,17 @@ class TrainedArm(BaselineArm):
     def folder(self) -> Path:
         """Where the weights are: named by everything that can change them."""
         cfg = self.backend.cfg
-        data = [[*item.id, item.requests, item.gold] for item in self.training.items]
+        data = [[*item.id, item.requests, item.gold] for item in self.training[0]]
         identity = [
             self.row.name,
             self.options,
             cfg.seed,
             self.backend.model_hash,
             cfg.model.dtype,
-            self.extra(),
+            next(iter(self.more.values()), None),
             content_hash(data),
         ]
         return Path(cfg.results_dir) / "trained" / f"{self.row.name}-{content_hash(identity)}"
-
-    def extra(self) -> Any:
-        """Whatever else of the config the training depends on."""
-        return None
 
     def weights(self) -> Weights:
         """Load the trained weights; train first if nobody has."""
@@ -118,7 +125,7 @@ class TrainedArm(BaselineArm):
 
     def _train(self) -> tuple[Weights, dict[str, Any]]:
         options, seed = self.options, self.backend.cfg.seed
-        questions = [self.backend.tokenizer(item) for item in self.training.items]
+        questions = [self.backend.tokenizer(item) for item in self.training[0]]
         random.Random(seed).shuffle(questions)
         spared = min(HELD_OUT, len(questions) // 5)
         held_out, seen = questions[:spared], questions[spared:]
@@ -135,12 +142,12 @@ class TrainedArm(BaselineArm):
             for step, chunk in enumerate(batches(seen, options["batch_size"], options["steps"], seed)):
                 for group in optimizer.param_groups:
                     group["lr"] = options["learning_rate"] * (1 - step / options["steps"])
-                with self.meter.phase("train"), passes(base) as sizes:
+                with self.meter.phase("train"), counting(base, shape, trained) as flops:
                     optimizer.zero_grad()
                     loss = question_losses(model, chunk).mean()
                     loss.backward()
                     optimizer.step()
-                    self.meter.count("train", sum(shape.training(*size, *trained) for size in sizes))
+                    self.meter.count("train", sum(flops))
                 losses.append(loss.item())
                 progress(f"{self.row.name}: training", step + 1, options["steps"])
             after = mean_loss(model, held_out, options["batch_size"])
@@ -169,11 +176,10 @@ class TrainedArm(BaselineArm):
 
     def report(self) -> Report:
         """Training curves, and the loss on held-out references before and after."""
-        self.training.items  # noqa: B018  fills the counts
         notes, record = [*self.backend.reference_items[1], *self.meter.notes], self.record
         if record is None:
-            return Report(self.training.counts, {}, notes)
-        counts = self.training.counts | {
+            return Report(self.training[1], {}, notes)
+        counts = self.training[1] | {
             "trained_parameters": record["parameters"],
             "references_seen": record["seen"],
         }
@@ -199,7 +205,7 @@ def batches(
         yield [queue.pop(0) for _ in range(min(size, len(queue)))]
 
 
-def question_losses(model: Opened, questions: Sequence[TokenizedItem]) -> Tensor:
+def question_losses(model: Opened, questions: Sequence[TokenizedItem]) -> torch.Tensor:
     """Mean negative log-likelihood of the right answer's tokens of each question, [questions]."""
     pairs = []
     for question in questions:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from c3po_bench.contract import Answer, Item
-from c3po_bench.models.flops import passes, shape_of
-from c3po_bench.models.stock import StockScorer
+from c3po_bench.models.flops import counting, shape_of
+from c3po_bench.models.stock_scoring import StockScorer
 from c3po_bench.rewiring.baselines.arm import peft_package
 from c3po_bench.rewiring.baselines.sft import trainable
 from c3po_bench.rewiring.baselines.training import Answering, Opened, Weights
-from c3po_bench.rewiring.meter import Meter
 from c3po_bench.rewiring.workbench import Workbench
+from c3po_bench.runtime.meter import Meter
 
 START = "Answer the question correctly, using what you know about the world. "
 
@@ -65,9 +65,9 @@ class VirtualTokens(ABC):
         shape = shape_of(self.model)
 
         def answer(items: Sequence[Item]) -> list[Answer]:
-            with meter.phase("score"), passes(self.model) as sizes:
+            with meter.phase("score"), counting(self.model, shape) as flops:
                 answers = scorer.answer(items)
-            meter.count("score", sum(shape.score(shape.span, size, size[0] * size[1]) for size in sizes))
+            meter.count("score", sum(flops))
             return answers
 
         return answer

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from c3po_bench.models.families import family_of
 from c3po_bench.models.flops import ModelShape, shape_of
-from c3po_bench.rewiring.meter import Meter, synchronize
 from c3po_bench.rewiring.pathway import Mixture
 from c3po_bench.rewiring.states import Prompt, State, StateStore
+from c3po_bench.runtime.meter import Meter, synchronize
 
 STATE_BYTES = 1 << 30
 """Memory for states of prompts; on a GPU a third of what the model leaves free, if that is more."""

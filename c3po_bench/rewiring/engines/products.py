@@ -68,9 +68,8 @@ class PackedWeights:
         return products[0] if len(products) == 1 else torch.cat(products)
 
 
-_packed: WeakTensorKeyDictionary = (
-    WeakTensorKeyDictionary()
-)  # parameter -> {(transposed, joined): PackedWeights}
+# parameter -> {(transposed, joined): PackedWeights}
+_packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def packed(parameter: Any, transposed: bool = False, joined: int | None = None) -> PackedWeights | None:
@@ -158,9 +157,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, hidden: Tensor) -> Tensor:
         ctx.weight = weight
-        out = times_parameter(
-            hidden.flatten(0, -2), weight
-        )  # no view of it: OLMoE's `clip_qkv` clamps in place
+        # no view of it: OLMoE's `clip_qkv` clamps in place
+        out = times_parameter(hidden.flatten(0, -2), weight)
         return torch.ops.aten._unsafe_view(out, [*hidden.shape[:-1], len(weight)])
 
     @staticmethod

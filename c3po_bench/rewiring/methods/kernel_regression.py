@@ -46,26 +46,25 @@ def kernel_regression(
         if search == "grid":
             # from the original pathway on; ties stay near it
             tried = [zero + 1 - i / max(1, points - 1) for i in range(points)]
-            losses = torch.stack([queries.loss(at(a)) for a in tried])
-            best = torch.stack(tried).gather(0, losses.argmin(0, keepdim=True))[0]
-            return Solution(at(best), losses.cummin(0).values)
-        return _golden_section(queries, at, zero, points)
+            losses = [queries.loss(at(a)) for a in tried]
+        else:
+            tried, losses = _golden_section(lambda a: queries.loss(at(a)), zero, points)
+        every = torch.stack(losses)
+        best = torch.stack(tried).gather(0, every.argmin(0, keepdim=True))[0]
+        return Solution(at(best), every.cummin(0).values)
 
 
 def _golden_section(
-    queries: Queries, at: Callable[[torch.Tensor], torch.Tensor], zero: torch.Tensor, points: int
-) -> Solution:
-    """Minimize over a in [0, 1], each query by itself.
-
-    The best of the ends and of what was tried between them.
-    """
+    loss: Callable[[torch.Tensor], torch.Tensor], zero: torch.Tensor, points: int
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Values of a in [0, 1] that close in on the least loss, each query by itself, and their losses."""
     ratio = (5**0.5 - 1) / 2
     low, high = zero, zero + 1
     tried, losses = [], []
 
     def value(a: torch.Tensor) -> torch.Tensor:
         tried.append(a)
-        losses.append(queries.loss(at(a)))
+        losses.append(loss(a))
         return losses[-1]
 
     value(high)  # the original pathway first: ties stay there
@@ -79,6 +78,4 @@ def _golden_section(
         found = value(fresh)
         inner, outer = torch.where(left, fresh, outer), torch.where(left, inner, fresh)
         at_inner, at_outer = torch.where(left, found, at_outer), torch.where(left, at_inner, found)
-    every = torch.stack(losses)
-    best = torch.stack(tried).gather(0, every.argmin(0, keepdim=True))[0]
-    return Solution(at(best), every.cummin(0).values)
+    return tried, losses

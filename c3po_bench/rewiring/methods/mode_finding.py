@@ -1,7 +1,6 @@
 """Mode finding (mean shift): move towards the dense places of pathway space (paper eq. 8-10)."""
 
 import torch
-from torch import Tensor
 
 from c3po_bench.rewiring.kernels import kernel_weights
 from c3po_bench.rewiring.methods import Queries, Solution
@@ -33,7 +32,7 @@ def mode_finding_random_neighbors(queries: Queries, *, iterations: int = 10, alp
     return _shift(queries, iterations, alpha, torch.stack(draws).to(queries.original.device))
 
 
-def _shift(queries: Queries, iterations: int, alpha: float, drawn: Tensor | None = None) -> Solution:
+def _shift(queries: Queries, iterations: int, alpha: float, drawn: torch.Tensor | None = None) -> Solution:
     """Shift towards the nearest references, or with their weights towards those at `drawn` [queries, k]."""
     bank = queries.references.flatten(1)
     count = min(queries.method.neighbors.k, len(bank))

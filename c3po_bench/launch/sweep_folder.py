@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from more_itertools import chunked, map_reduce
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,8 +29,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.launch.grid import Grid
 from c3po_bench.store.files import parsed, write_json
 from c3po_bench.store.provenance import git_commit, now
-
-SCHEMA_VERSION = 1
+from c3po_bench.store.schema import SCHEMA_VERSION
 
 
 class SweepFolder:
@@ -73,11 +73,12 @@ class SweepFolder:
 
     def groups(self, cells: Sequence[int], size: int) -> list[list[int]]:
         """Cells in groups of at most `size` that share a model, so that one process loads it once."""
-        by_model: dict[str, list[int]] = {}
-        for cell in cells:
-            model = "" if size == 1 else next((o for o in self.cells[cell] if o.startswith("model=")), "")
-            by_model.setdefault(model, []).append(cell)
-        return [same[i : i + size] for same in by_model.values() for i in range(0, len(same), size)]
+        if size == 1:
+            return [[cell] for cell in cells]
+        by_model = map_reduce(
+            cells, lambda cell: next((o for o in self.cells[cell] if o.startswith("model=")), "")
+        )
+        return [group for same in by_model.values() for group in chunked(same, size)]
 
     def config(self, cell: int) -> Config:
         """The frozen config of a cell, typed and checked against the schema of the code at hand.
@@ -154,9 +155,8 @@ def freeze(grid: Grid) -> SweepFolder:
     Raises:
         UserError: if the store can't be written to.
     """
-    path = (
-        Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
-    )  # scripts are sent again from anywhere
+    # scripts are sent again from anywhere
+    path = Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
     folder = SweepFolder(path)
     if (path / "sweep.json").exists():
         return folder

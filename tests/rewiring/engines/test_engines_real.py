@@ -44,9 +44,8 @@ def test_every_arm_scores_alike(data_root, tmp_path):
             other = slow[row["doc_hash"]]
             assert row["prediction"] == other["prediction"], (arm, row["doc_hash"])
             tied += row["loglikelihoods"] != pytest.approx(other["loglikelihoods"], abs=1e-4)
-        assert tied <= 0.05 * ITEMS, (
-            arm
-        )  # where two experts tie for the last place, a batch's make-up decides
+        # where two experts tie for the last place, a batch's make-up decides
+        assert tied <= 0.05 * ITEMS, arm
 
 
 @pytest.mark.slow

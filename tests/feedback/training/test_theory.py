@@ -23,6 +23,7 @@ def bell(center: float) -> torch.Tensor:
     return torch.softmax(-((torch.arange(ARMS) - center) ** 2) / (2 * SPREAD**2), dim=0)
 
 
+@torch.no_grad()
 def policy(model: torch.nn.Module) -> torch.Tensor:
     """What a one-token prompt makes the model choose among the arms."""
     logits = model(input_ids=torch.tensor([[50]])).logits[0, -1]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.training.distributed import share_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(tiny: Path, folder: Path, processes: int) -> None:
@@ -89,9 +89,8 @@ def test_two_processes_train_the_adapter_of_one(tiny: Path, tmp_path: Path):
     answers = (
         next((tmp_path / "2").glob("cache/ledgers/answers-*.jsonl")).read_text(encoding="utf-8").splitlines()
     )
-    assert len(answers) == len(
-        {json.loads(line)["key"] for line in answers}
-    )  # one rank asked, the other looked up
+    # one rank asked, the other looked up
+    assert len(answers) == len({json.loads(line)["key"] for line in answers})
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch):

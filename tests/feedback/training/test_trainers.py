@@ -109,9 +109,8 @@ def test_the_revision_is_preferred_and_elsewhere_the_own_answer_kept(context: Sy
 def test_every_number_of_a_plan_reaches_its_trainer(context: SynthesisContext, tmp_path: Path, arm: str):
     trainer, counts = make(context, arm, tmp_path / "scratch")
     args, pairs = trainer.args, arm == "c3po"
-    assert (args.learning_rate, args.max_steps) == (
-        (3e-4, 5) if pairs else (7e-4, 1)
-    )  # 2 epochs of 3 rows, 6 a step
+    # 2 epochs of 3 rows, 6 a step
+    assert (args.learning_rate, args.max_steps) == ((3e-4, 5) if pairs else (7e-4, 1))
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (3 if pairs else 6, 2)
     assert (args.lr_scheduler_type, args.warmup_steps) == ("cosine", 0.25)
     assert (args.seed, args.weight_decay, args.bf16) == (11, 0.0, False)
@@ -207,7 +206,7 @@ def test_an_adapter_is_known_by_its_plan_data_model_and_seed(
     known.add(adapter_folder(plan, [replace(made[0], examples=EXAMPLES[1:])], context))
     context.seed = 12
     known.add(adapter_folder(plan, made, context))
-    context.seed, context.subject._load().hash = 11, "another model"
+    context.seed, context.subject._loaded.hash = 11, "another model"
     known.add(adapter_folder(plan, made, context))
     assert len(known) == 5 and {path.parent for path in known} == {tmp_path / "adapters"}
 

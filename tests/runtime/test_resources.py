@@ -1,7 +1,8 @@
-"""How torch's threads wait for each other."""
+"""How torch's threads wait for each other, and how often garbage is looked for."""
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from c3po_bench.runtime import resources
-from c3po_bench.runtime.resources import SPINS, others_running, sleep_where_shared
+from c3po_bench.runtime.resources import SPINS, others_running, rare_collections, sleep_where_shared
 
 
 @pytest.fixture
@@ -71,3 +72,12 @@ def test_takes_cores_for_free_where_the_system_does_not_say(text: str | None, ma
 def test_comes_before_torch(module: str):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_collections_are_rare_within_only():
+    """However it ends."""
+    usual = gc.get_threshold()
+    with pytest.raises(ZeroDivisionError), rare_collections():
+        assert gc.get_threshold()[0] > 10 * usual[0] and gc.get_threshold()[1:] == usual[1:]
+        _ = 1 / 0
+    assert gc.get_threshold() == usual

@@ -222,9 +222,8 @@ def test_kl_is_a_token_mean_and_zero_at_the_start(tiny: Path, tmp_path: Path):
     long, mask = trainer._divergence(trainer.model, {k.removeprefix("keep_"): v for k, v in double.items()})
     mean = token_mean(trainer.accelerator, long, mask)
     assert mean > 0
-    assert mean.item() == pytest.approx(
-        (short.sum() / (mask[:1].sum())).item(), rel=1e-5
-    )  # twice the tokens, same value
+    # twice the tokens, same value
+    assert mean.item() == pytest.approx((short.sum() / (mask[:1].sum())).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain head", "fused head"])

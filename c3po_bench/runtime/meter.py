@@ -1,11 +1,10 @@
 """What each phase of an arm costs: seconds by the clock, FLOPs as the caller says (`models.flops`)."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isnan
-
-import torch
 
 from c3po_bench.contract import Cost, Phase
 from c3po_bench.runtime.resources import peak_resident
@@ -78,12 +77,14 @@ class Meter:
 
 def synchronize() -> None:
     """Wait until a GPU in use has done what it was told: its time belongs to the phase that asked for it."""
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")  # where nobody has imported it, nothing runs on a GPU
+    if torch and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def peak_memory() -> int:
     """Most memory used so far, in bytes: of the GPU if one is used, else resident memory of the process."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     return peak_resident()

@@ -13,50 +13,13 @@ import torch
 import yaml
 from tokenizers.processors import TemplateProcessing
 
-from c3po_bench.config import BackendConfig, Config, ModelConfig
+from c3po_bench.config import BackendConfig
 from c3po_bench.errors import UserError
-from c3po_bench.evaluate import both
 from c3po_bench.evaluate import run as harness
-from c3po_bench.evaluate.both import BothBackend, divide
-from c3po_bench.feedback.config import FeedbackConfig, GenerationConfig, LoraConfig, TrainConfig
+from c3po_bench.evaluate import tuned_then_rewired
+from c3po_bench.evaluate.tuned_then_rewired import BothBackend, divide
 from c3po_bench.models.tiny import CHARACTERS, tiny_model, tiny_tokenizer
-
-
-def config(model: Path, folder: Path, arms: list[str]) -> Config:
-    feedback = FeedbackConfig(
-        pieces=["ahoy_greeting"],
-        cache_dir=str(folder / "cache"),
-        n_categories=2,
-        n_in=6,
-        n_near=6,
-        n_out=6,
-        answers=GenerationConfig(max_new_tokens=4, batch_size=8),
-        lora=LoraConfig(rank=2, alpha=4, targets=["q_proj", "v_proj"]),
-        train=TrainConfig(steps=3, batch_size=2, constraint_batch_size=2, lr=1e-2, precision="float32"),
-    )
-    cfg = Config(
-        name="both",
-        backend=BackendConfig("both"),
-        model=ModelConfig(name="tiny", kind="hf", path=str(model), device="cpu"),
-        results_dir=str(folder / "results"),
-        feedback=feedback,
-        arms=arms,
-        tasks=["feedback", "facts_capitals"],
-        limit=2,
-    )
-    cfg.references.tasks, cfg.references.limit, cfg.references.only_correct = ["facts_capitals"], 12, False
-    cfg.embedder.name = "hidden_states"
-    cfg.method.neighbors.max_similarity = 1.01
-    cfg.tracking.mode = "disabled"
-    return cfg
-
-
-@pytest.fixture(scope="module")
-def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("moe")
-    tiny_model("olmoe").save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+from tests.evaluate.conftest import config
 
 
 def test_all_four_meet_on_one_base(moe: Path, tmp_path: Path):
@@ -135,8 +98,8 @@ def test_two_processes_do_not_merge_into_one_folder_at_once(
         held.append(folder)
         yield
 
-    monkeypatch.setattr(both, "exclusive_lock", other_process_first)
-    path = both.merged_model(chain.tuned, cfg.model).path
+    monkeypatch.setattr(tuned_then_rewired, "exclusive_lock", other_process_first)
+    path = tuned_then_rewired.merged_model(chain.tuned, cfg.model).path
     assert [str(folder) for folder in held] == [path] and [p.name for p in held[0].iterdir()] == [
         "merged.json"
     ]
@@ -227,9 +190,8 @@ def test_written_answers_of_stock_tasks_stand_beside_feedback(backend: str, moe:
     answers = [
         [row["prediction"] for row in run.samples() if row["task"] == "written"] for run in harness.run(cfg)
     ]
-    assert answers[0] == answers[1] and all(
-        answers[0]
-    )  # its own pathway; a sentence that stock prompts do not have
+    # its own pathway; a sentence that stock prompts do not have
+    assert answers[0] == answers[1] and all(answers[0])
 
 
 def test_arms_that_put_something_before_the_prompt_take_ids_too(moe: Path, tmp_path: Path):

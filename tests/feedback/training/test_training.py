@@ -84,7 +84,7 @@ def test_gaps_are_told_of_the_arm_that_has_them(tiny: Path, tmp_path: Path):
             assert arm.report().counts.get("unchanged_revisions", 0) == count, arm.row.name
             assert ("unchanged_revisions: 1" in arm.report().notes) == bool(count)
         dpo.session.judged["unparsed_judgements"] += 1  # while this arm is judged
-        dpo.session.context.count("unparsed_judgements")
+        dpo.session.context.counts["unparsed_judgements"] += 1
         assert arm.report().counts["unparsed_judgements"] == 1
 
 

@@ -10,10 +10,10 @@ from rewiring_world import make_prompts
 from c3po_bench.contract import Phase
 from c3po_bench.evaluate import run as harness
 from c3po_bench.models.flops import UNKNOWN
-from c3po_bench.rewiring import meter as meter_module
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.base import Engine
-from c3po_bench.rewiring.meter import Meter
+from c3po_bench.runtime import meter as meter_module
+from c3po_bench.runtime.meter import Meter
 
 
 @pytest.mark.parametrize("engine", ["suffix", "naive"])
