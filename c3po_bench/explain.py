@@ -37,7 +37,7 @@ NUMBER_LIKE = re.compile(
 )
 """A whole value, or element of a list, that Hydra's grammar takes for a number or a truth value."""
 
-ASSIGNED = r"""'?(?:\+\+)?([^\s=']+)=("[^"]*"|[^\s']+)"""
+ASSIGNED = r"""'?(?:\+\+)?([^\s=']+)=((?:"[^"]*"|[^\s'"])+)"""
 """Key and value of an override that a message of Hydra's quotes."""
 
 

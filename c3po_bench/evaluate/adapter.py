@@ -71,10 +71,15 @@ class ArmAdapter(LM):
 
     def _answers(self, kind: str, requests: Sequence[Instance]) -> list[Any]:
         """What each request is answered, in the requests' order."""
-        positions: dict[tuple[str, int], list[int]] = {}
+        # of each item its requests, and of each request where it stands: in several places if the task repeats it
+        positions: dict[tuple[str, int], dict[int, list[int]]] = {}
         for position, request in enumerate(requests):
-            positions.setdefault(self._id(request), []).append(position)
-        items = [self._item(kind, id, [requests[p] for p in places]) for id, places in positions.items()]
+            number = request.idx if (request.repeats or 1) > 1 else position
+            positions.setdefault(self._id(request), {}).setdefault(number, []).append(position)
+        items = [
+            self._item(kind, id, [requests[places[0]] for places in each.values()])
+            for id, each in positions.items()
+        ]
         keys = {item.id: f"{item.key}.{item.id[1]}" for item in items}
         for item in items:
             self.keys.setdefault(item.id, []).append(keys[item.id])
@@ -87,9 +92,10 @@ class ArmAdapter(LM):
                 done += len(pending)
                 self.progress(what, done, len(items))
         answers: list[Any] = [None] * len(requests)
-        for id, places in positions.items():
-            for position, answer in zip(places, self.journal.rows[keys[id]]["answers"], strict=True):
-                answers[position] = answer
+        for id, each in positions.items():
+            for places, answer in zip(each.values(), self.journal.rows[keys[id]]["answers"], strict=True):
+                for position in places:
+                    answers[position] = answer
         return answers
 
     def _id(self, request: Instance) -> tuple[str, int]:
@@ -231,9 +237,13 @@ def _row(
         row["cluster"] = content_hash(passage, 16)
     if row["choices"] is not None:
         count = len(row["choices"])
-        scores = [float(r[0]) for r in sample["filtered_resps"]][:count]
-        lengths = tasks.choice_lengths(task, doc) if headline == "acc_norm" else [1.0] * count
-        ranked = [s / n for s, n in zip(scores, lengths, strict=True)]
+        asked = [float(r[0]) for r in sample["filtered_resps"]]
+        scores, without = asked[:count], asked[count:]
+        if headline == "acc_mutual_info":  # relative to the options without their context
+            ranked = [s - u for s, u in zip(scores, without, strict=True)]
+        else:
+            lengths = tasks.choice_lengths(task, doc) if headline == "acc_norm" else [1.0] * count
+            ranked = [s / n for s, n in zip(scores, lengths, strict=True)]
         row |= {
             "gold": tasks.gold(task, doc),
             "prediction": max(range(count), key=ranked.__getitem__),
