@@ -237,13 +237,9 @@ def _row(
         row["cluster"] = content_hash(passage, 16)
     if row["choices"] is not None:
         count = len(row["choices"])
-        asked = [float(r[0]) for r in sample["filtered_resps"]]
-        scores, without = asked[:count], asked[count:]
-        if headline == "acc_mutual_info":  # relative to the options without their context
-            ranked = [s - u for s, u in zip(scores, without, strict=True)]
-        else:
-            lengths = tasks.choice_lengths(task, doc) if headline == "acc_norm" else [1.0] * count
-            ranked = [s / n for s, n in zip(scores, lengths, strict=True)]
+        scores = [float(r[0]) for r in sample["filtered_resps"]][:count]
+        lengths = tasks.choice_lengths(task, doc) if headline == "acc_norm" else [1.0] * count
+        ranked = [s / n for s, n in zip(scores, lengths, strict=True)]
         row |= {
             "gold": tasks.gold(task, doc),
             "prediction": max(range(count), key=ranked.__getitem__),

@@ -165,6 +165,8 @@ def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
         f"{task}: {several} of {items} prompts are longer than the model reads, and lose their beginning, as in lm-eval"
         for task, (several, items) in cut.items()
     ]
+    for note in tasks.notes[len(tasks.notes) - len(cut) :]:
+        log.warning("%s", note)
     if cut:
         tasks.counts["cut_prompts"] = sum(several for several, _ in cut.values())
 

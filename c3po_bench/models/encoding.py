@@ -116,6 +116,10 @@ class Encoder:
                 "they do not belong together",
             )
 
+    def lost(self, item: Item) -> int:
+        """How many tokens a prompt loses at its beginning, of several the longest."""
+        return self.prompt(item)[1] if item.kind == TEXT else max(0, self.pairs(item)[1])
+
     def check(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
         """Put all items in tokens: of each task the number of its items, and of those whose prompt is cut.
 
@@ -124,9 +128,8 @@ class Encoder:
         """
         total, cut = Counter[str](), Counter[str]()
         for item in items:
-            lost = self.prompt(item)[1] if item.kind == TEXT else self.pairs(item)[1]
             total[item.id[0]] += 1
-            cut[item.id[0]] += lost > 0
+            cut[item.id[0]] += self.lost(item) > 0
         return {task: (total[task], cut[task]) for task in total}
 
 

@@ -21,7 +21,8 @@ from c3po_bench.errors import UserError, cause, nearest, of_the_disk, unknown
 
 del metrics, lm_eval_filters  # imported to be registered
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
-DECODING = {"until", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens", "do_sample"}
+LENGTHS = {"max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
+DECODING = {"until", "do_sample", *LENGTHS}
 HARMLESS = {
     "temperature": None,
     "top_p": None,
@@ -82,6 +83,13 @@ def check_config(task: str, config: Mapping[str, Any], ours: bool = False) -> No
     for key in needed if not config.get("use_prompt") else ():
         if config.get(key) is None:
             raise UserError(f"task {task}: a multiple-choice task needs {key}, which its file lacks")
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        raise UserError(f"task {task} asks about images or sounds, and arms here read text: leave it out")
+    if config.get("unsafe_code"):
+        raise UserError(f"task {task} runs code that the model writes, which is not done here: leave it out")
+    for key in ("target_delimiter", "fewshot_delimiter"):
+        if key in config and not isinstance(config[key], str):  # null would be asked as the word None
+            raise UserError(f'task {task}: {key} is {_shown(config[key])}, not text: write "" for none')
     _check_choices(task, config.get("doc_to_choice"))
     _check_metrics(task, config)
     if kind == "generate_until" and not ours:
@@ -127,6 +135,18 @@ def _check_metrics(task: str, config: Mapping[str, Any]) -> None:
 def _check_decoding(task: str, config: Mapping[str, Any]) -> None:
     """Settings that one arm would obey and another not: here every arm writes the likeliest answer, token by token."""
     settings = config.get("generation_kwargs") or {}
+    if not isinstance(settings, dict):
+        raise UserError(f"task {task}: generation_kwargs wants settings by name, and is {_shown(settings)}")
+    until = settings.get("until", [])
+    if not all(isinstance(stop, str) for stop in (until if isinstance(until, list) else [until])):
+        raise UserError(
+            f"task {task}: generation_kwargs.until wants texts that end an answer, and has {_shown(until)}"
+        )
+    for key in LENGTHS & settings.keys():
+        if not isinstance(settings[key], int) or isinstance(settings[key], bool):
+            raise UserError(
+                f"task {task}: generation_kwargs.{key} wants a number of tokens, and is {_shown(settings[key])}"
+            )
     sampled = settings.get("do_sample", (settings.get("temperature") or 0) > 0)
     if sampled:
         raise UserError(

@@ -23,6 +23,7 @@ class FixedShots(ContextSampler):
     seed = 0
     asked: Callable[[Mapping[str, Any]], Any] | None = None
     _order: list[int] | None = None
+    _seen: dict[int, Any]
 
     def sample(
         self,
@@ -34,10 +35,18 @@ class FixedShots(ContextSampler):
         """The examples for one document; `UserError` if the pool is too small."""
         pool = df or self.df
         if self._order is None or len(self._order) != len(pool):
-            self._order = random.Random(self.seed).sample(range(len(pool)), len(pool))
+            self._order, self._seen = random.Random(self.seed).sample(range(len(pool)), len(pool)), {}
         same = (lambda doc: doc) if self.asked is None else self.asked
         own = None if eval_doc is None else same(eval_doc)
-        others = (pool[index] for index in self._order if eval_doc is None or same(pool[index]) != own)
+
+        def is_other(index: int) -> bool:
+            if eval_doc is None:
+                return True
+            if index not in self._seen:
+                self._seen[index] = same(pool[index])
+            return pool[index] != eval_doc and self._seen[index] != own
+
+        others = (pool[index] for index in self._order if is_other(index))
         shots = list(islice(others, n))
         if len(shots) < n:
             besides = "" if eval_doc is None else " besides the question itself"
@@ -60,8 +69,13 @@ def leave_out_evaluated(task: Any) -> None:
         return
     task.fewshot_cfg.split = task.config.test_split
     if isinstance(task.sampler, FixedShots):
+        cfg = task.fewshot_cfg
 
         def asked(doc: Mapping[str, Any]) -> Any:
-            return task.doc_to_text(doc), task.doc_to_choice(doc) if task.config.doc_to_choice else None
+            try:
+                choices = task.doc_to_choice(doc, cfg.doc_to_choice) if cfg.doc_to_choice else None
+                return task.doc_to_text(doc, cfg.doc_to_text), choices
+            except Exception:  # examples that the YAML lists may have other fields than documents
+                return doc
 
         task.sampler.asked = asked

@@ -262,18 +262,6 @@ def test_requests_that_only_a_metric_asks_for_are_no_options(scored):
     assert all(len(row["loglikelihoods"]) == 3 for row in rows)
 
 
-def test_the_prediction_under_mutual_information_is_the_one_that_is_scored(scored):
-    docs = [{"q": f"question {n}", "c": ["yes", "no"], "a": n % 2} for n in range(4)]
-
-    class Wary(ParrotArm):
-        def _scored(self, item: Item) -> Answer:  # likes option 0, but even more without its context
-            return Answer(scores=tuple((score, False) for score in (-1.0, -2.0, -0.5, -9.0)))
-
-    rows = scored(docs, arm=Wary(), **CHOOSE, metric_list=[{"metric": "acc_mutual_info"}])
-    assert [row["prediction"] for row in rows] == [1] * 4
-    assert [row["correct"] for row in rows] == [float(row["gold"] == 1) for row in rows]
-
-
 def test_a_task_of_written_answers_makes_text_items(scored):
     arm = CuriousArm(reads_labels=True)
     scored(SUMS, arm=arm, **GSM8K_LIKE)
