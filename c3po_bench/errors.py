@@ -47,10 +47,29 @@ def foreign_place(error: BaseException) -> str | None:
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
         if file.startswith(PACKAGE):
-            place, ours = None, True
-        elif ours and Path(file).is_file() and (STOCK_TASK.search(file) or not file.startswith(LIBRARIES)):
+            place, ours = _called_wrongly(error), True
+        elif ours and _is_foreign(file):
             place = f"{file}, line {line}"
     return place
+
+
+def _is_foreign(file: str) -> bool:
+    known = file.startswith((PACKAGE, *LIBRARIES)) and not STOCK_TASK.search(file)
+    return not known and Path(file).is_file()
+
+
+def _called_wrongly(error: BaseException) -> str | None:
+    """Where a function stands that takes other arguments than it is given, if that is in a file that is not ours."""
+    name = re.match(r"(\w+)\(\) (?:takes|missing|got)", str(error)) if isinstance(error, TypeError) else None
+    for module in list(sys.modules.values()) if name else []:
+        code = getattr(vars(module).get(name[1]) if name else None, "__code__", None)
+        if (
+            code is not None
+            and code.co_filename == getattr(module, "__file__", None)
+            and _is_foreign(code.co_filename)
+        ):
+            return f"{code.co_filename}, line {code.co_firstlineno}"
+    return None
 
 
 def cause(error: BaseException) -> str:

@@ -77,7 +77,7 @@ class TaskSet:
         self.groups: dict[str, list[str]] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         self._tasks: dict[str, ConfigurableTask] = {}
-        self._ours = {task for leaves in (own or {}).values() for task in leaves}
+        self._ours: set[str] = set()
         catalog, stock = Catalog(), {}
         for name in names:
             with refused(f"task {name} can't be read"):
@@ -85,6 +85,7 @@ class TaskSet:
             if not leaves:
                 raise UserError(f"task {name}: there is no task in this group")
             self.groups[name] = list(leaves)
+            self._ours |= set(leaves) if own and name in own else set()
             for task, config in leaves.items():
                 if stock.setdefault(task, _plain(config)) != _plain(config):
                     raise UserError(
@@ -92,7 +93,7 @@ class TaskSet:
                     )
                 if task not in self.configs:
                     with refused(f"task {task} can't be set up"):
-                        check_config(task, config, ours=bool(own and name in own))
+                        check_config(task, config, ours=task in self._ours)
                         folder = catalog.folder_of(task)
                         self.configs[task] = self._configure(task, config, root, permute_options, folder)
         self._folders = catalog.folders

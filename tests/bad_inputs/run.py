@@ -113,6 +113,7 @@ def import_plugin(row: dict[str, Any], folder: Path) -> None:
     """Import a plugin, or run a function of one as the program does."""
     (folder / "bad_plugin.py").write_text(row["plugin"])
     sys.path.insert(0, str(folder))
+    sys.modules.pop("bad_plugin", None)
     importlib.invalidate_caches()
     try:
         set_up(Config(plugins=["bad_plugin"]))
@@ -126,7 +127,6 @@ def import_plugin(row: dict[str, Any], folder: Path) -> None:
             KERNELS.remove(name)
     finally:
         sys.path.remove(str(folder))
-        sys.modules.pop("bad_plugin", None)
 
 
 KINDS: dict[str, Callable[[dict[str, Any], Path], None]] = {
