@@ -61,14 +61,14 @@ def run(cfg: Config) -> list[Run]:
     check = cache(partial(check_items, cfg, tasks, backend))
     for arm in arms:
         try:
-            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check, ranks.world() > 1)
+            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
         except LockHeld:
             log.info("%s: another process is on it, the other arms first", arm.row.name)
             waiting.append(arm)
             continue
         show_newest(list(done.values()))
     for arm in waiting:
-        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check)
+        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check=check)
     runs = [done[arm.row.name] for arm in arms]
     backend.close()
     if ranks.rank() == 0:
@@ -177,8 +177,8 @@ def run_arm(
     tasks: TaskSet,
     backend: Backend,
     shared: dict[str, Any],
-    check: Callable[[], None],
     wait: bool = True,
+    check: Callable[[], None] = lambda: None,
 ) -> Run:
     """Score one arm into its run folder, going on where an earlier process stopped.
 
