@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError, cause, unknown
 
 T = TypeVar("T")
 
@@ -57,6 +57,21 @@ class Registry(Mapping[str, Any], Generic[T]):
     def remove(self, name: str) -> None:
         """Take an entry out again, if it is there."""
         self._entries.pop(name, None)
+
+
+def import_plugins(names: Sequence[str]) -> None:
+    """Import the modules of a config's `plugins`: their decorators register what they bring.
+
+    Raises:
+        UserError: if one can't be imported, with its reason.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            absent = isinstance(error, ModuleNotFoundError) and error.name == name
+            why = error if absent else cause(error)
+            raise UserError(f"plugins: module {name!r} can't be imported ({why})") from error
 
 
 def load(entry: Any) -> Any:
