@@ -390,8 +390,10 @@ def explain_loading(first: str, config: Mapping[str, Any], error: BaseException)
                 raise Unsound(
                     f"{key}: its data has no split {error.args[0]!r}, only {', '.join(map(repr, data))}"
                 )
-    docs = getattr(task, "task_docs", None)
-    if docs is not None and len(docs) == 0:
+    docs: Any = getattr(task, "task_docs", None)
+    if docs is None:
+        return
+    if len(docs) == 0:
         raise Unsound(
             f"its split {config.get('test_split') or config.get('validation_split')!r} holds no documents"
         )
