@@ -15,12 +15,12 @@ from c3po_bench.errors import UserError
 
 
 class FixedShots(ContextSampler):
-    """The first `n` of a seeded shuffle of the pool, passing over the evaluated document itself.
+    """The first `n` of a seeded shuffle of the pool (of the pool as it is, without a seed), but for the evaluated document.
 
     `asked` gives what a document asks: one that asks the same is passed over, too, whatever its number or label.
     """
 
-    seed = 0
+    seed: int | None = 0
     asked: Callable[[Mapping[str, Any]], Any] | None = None
     _order: list[int] | None = None
     _seen: dict[int, Any]
@@ -35,7 +35,10 @@ class FixedShots(ContextSampler):
         """The examples for one document; `UserError` if the pool is too small."""
         pool = df or self.df
         if self._order is None or len(self._order) != len(pool):
-            self._order, self._seen = random.Random(self.seed).sample(range(len(pool)), len(pool)), {}
+            places = range(len(pool))
+            shuffled = self.seed is not None
+            self._order = random.Random(self.seed).sample(places, len(pool)) if shuffled else list(places)
+            self._seen = {}
         same = (lambda doc: doc) if self.asked is None else self.asked
         own = None if eval_doc is None else same(eval_doc)
 
@@ -54,8 +57,8 @@ class FixedShots(ContextSampler):
         return shots
 
 
-def fixed_shots(seed: int) -> type[FixedShots]:
-    """A sampler class for `seed`, for the `sampler` of a task's `fewshot_config`."""
+def fixed_shots(seed: int | None) -> type[FixedShots]:
+    """A sampler class for `seed`, for the `sampler` of a task's `fewshot_config`; None for lm-eval's `first_n`."""
     return type("FixedShots", (FixedShots,), {"seed": seed})
 
 

@@ -149,10 +149,10 @@ def overrides(
     changed: dict[str, Any] = {"num_fewshot": num_fewshot}
     fewshot = config.get("fewshot_config")
     fewshot = dict(fewshot) if isinstance(fewshot, dict) else {}
-    if num_fewshot and fewshot.get("sampler", "default") == "default":
+    if num_fewshot and (sampler := fewshot.get("sampler", "default")) in ("default", "first_n"):
         from c3po_bench.tasks.fewshot import fixed_shots
 
-        fewshot["sampler"] = fixed_shots(seed)
+        fewshot["sampler"] = fixed_shots(seed if sampler == "default" else None)
     if config.get("output_type") == "multiple_choice":
         fields = Fields.of(task, config)
         if permute or (rule == "letters" and not fields.lettered):

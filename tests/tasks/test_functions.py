@@ -128,15 +128,14 @@ SAME = [
 @pytest.mark.parametrize("sampler", ["default", "first_n"])
 @pytest.mark.parametrize("split", [None, "test"])
 def test_no_question_stands_in_its_own_examples(sampler: str, split: str | None, tmp_path: Path) -> None:
-    docs = (
-        SAME if sampler == "default" else SAME[:4]
-    )  # first_n passes over the very document, not over its copies
-    name = task_file(tmp_path, docs, fewshot_split=split, fewshot_config={"sampler": sampler})
+    name = task_file(tmp_path, SAME, fewshot_split=split, fewshot_config={"sampler": sampler})
     prompts = [pairs[0][0] for pairs in requests(TaskSet([name], num_fewshot=2))]
-    for doc, prompt in zip(docs, prompts, strict=True):
+    for doc, prompt in zip(SAME, prompts, strict=True):
         *shots, asked = prompt.split("\n\n")
         assert asked == doc["question"] and len(shots) == 2
         assert not any(shot.startswith(doc["question"]) for shot in shots)
+    if sampler == "first_n":
+        assert prompts[5].startswith("Number 0? a0\n\nNumber 2? a2\n\nNumber 1?")
 
 
 def test_examples_of_another_split_are_the_same_for_every_question(tmp_path: Path) -> None:
