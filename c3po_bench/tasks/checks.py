@@ -18,6 +18,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
 
 from c3po_bench.errors import UserError, cause, nearest, of_the_disk, unknown
+from c3po_bench.tasks.fields import Unsound, is_missing, missing_fields
 
 del metrics, lm_eval_filters  # imported to be registered
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
@@ -33,10 +34,6 @@ HARMLESS = {
 }
 """Settings that change nothing about the likeliest answer: None where any value does, else the one that does."""
 _UNSET = "\ue000"  # stands for a field without a value, to see whether it is printed
-
-
-class Unsound(ValueError):
-    """What is wrong with a document, or with a part of a task's file; `refused` says of which."""
 
 
 @contextmanager
@@ -163,27 +160,6 @@ def _check_decoding(task: str, config: Mapping[str, Any]) -> None:
         raise UserError(f"task {task}: unknown generation_kwargs.{key}: did you mean {close[0]!r}?")
 
 
-def missing_fields(doc: Mapping[str, Any]) -> list[str]:
-    """Names of a document's fields that have no value: null in JSON, empty in CSV, or NaN."""
-    return [name for name, value in doc.items() if _missing(value)]
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
-
-
-def refuse_missing() -> None:
-    """Let lm-eval's templates refuse to print a missing value, which would be asked as the word None."""
-
-    def printed(value: Any) -> Any:
-        if _missing(value):
-            raise Unsound("it prints a field that has no value")
-        return value
-
-    jinja: Any = lm_eval_utils.env
-    jinja.finalize = printed
-
-
 def read(task: Any, key: str, doc: Mapping[str, Any]) -> Any:
     """What `doc_to_text`, `doc_to_choice` or `doc_to_target` of a task gives for a document.
 
@@ -239,7 +215,7 @@ def check_document(task: Any, doc: Mapping[str, Any]) -> None:
         raise Unsound(
             f"doc_to_target gives {_shown(target)}, not text: write {{{{field}}}} to make text of it"
         )
-    if _missing(target):
+    if is_missing(target):
         raise Unsound(f"doc_to_target gives no value (null: {', '.join(missing_fields(doc))})")
     if (
         task.OUTPUT_TYPE == "generate_until"

@@ -29,6 +29,10 @@ _CUE_BEFORE = re.compile(r"^(Question|Q):\s*")
 _CUE_AFTER = re.compile(r"\s*\b(Answer|A):\s*$")
 
 
+class Unsound(ValueError):
+    """What is wrong with a document, or with a part of a task's file; `refused` says of which."""
+
+
 def render(template: Any, doc: Mapping[str, Any]) -> Any:
     """A task config's template applied to a document: a field's name, a function, a constant, Jinja."""
     if callable(template):
@@ -48,6 +52,28 @@ def compile_once() -> None:
     jinja: Any = lm_eval_utils.env
     if not hasattr(jinja.from_string, "cache_info"):
         jinja.from_string = lru_cache(1024)(jinja.from_string)
+
+
+def missing_fields(doc: Mapping[str, Any]) -> list[str]:
+    """Names of a document's fields that have no value: null in JSON, empty in CSV, or NaN."""
+    return [name for name, value in doc.items() if is_missing(value)]
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is null or NaN."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def refuse_missing() -> None:
+    """Let lm-eval's templates refuse to print a missing value, which would be asked as the word None."""
+
+    def printed(value: Any) -> Any:
+        if is_missing(value):
+            raise Unsound("it prints a field that has no value")
+        return value
+
+    jinja: Any = lm_eval_utils.env
+    jinja.finalize = printed
 
 
 def is_mmlu(task: str, config: Mapping[str, Any]) -> bool:

@@ -16,9 +16,8 @@ from functools import partial
 from typing import Any
 
 from c3po_bench import errors
-from c3po_bench.tasks.checks import Unsound
 from c3po_bench.tasks.duplicates import normalize
-from c3po_bench.tasks.fields import LETTERS, Fields, render
+from c3po_bench.tasks.fields import LETTERS, Fields, Unsound, render
 
 RULES = ("cloze", "letters", "length_normalized")
 

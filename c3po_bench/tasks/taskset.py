@@ -20,16 +20,14 @@ from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
 from c3po_bench.tasks.checks import (
-    Unsound,
     check_config,
     check_document,
     check_scoring,
     explain_loading,
-    refuse_missing,
     refused,
 )
 from c3po_bench.tasks.fewshot import leave_out_evaluated
-from c3po_bench.tasks.fields import compile_once, is_mmlu
+from c3po_bench.tasks.fields import Unsound, compile_once, is_mmlu, refuse_missing
 from c3po_bench.tasks.functions import PROBED, check_repeatable, original, seed_templates, with_seeds
 from c3po_bench.tasks.local_data import (
     check_root,
