@@ -42,7 +42,7 @@ def fault_of_folder(folder: Path) -> str | None:
         if path.name in ("config.json", "tokenizer.json", "tokenizer_config.json") and not isinstance(
             read, dict
         ):
-            return f"{path.name} holds no JSON object"
+            return f"{path.name} is no JSON object"
     weights = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
