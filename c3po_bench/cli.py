@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from c3po_bench.config import Config, conf_dir, register
-from c3po_bench.errors import INTERRUPTED, OURS, UserError, refuse
+from c3po_bench.errors import INTERRUPTED, OURS, UserError, foreign_place, refuse
 from c3po_bench.explain import explain, hydra_overrides, refuse_extra_keys, status_of, unknown_flag
 from c3po_bench.launch import slurm
 from c3po_bench.launch.callback import FOLDER_VARIABLE, folder_of_this_sweep
@@ -36,6 +36,7 @@ def experiment(cfg: DictConfig) -> None:
     sweep it goes through, so that the launcher sees a failed cell.
     """
     job = HydraConfig.get()
+    os.chdir(job.runtime.cwd)  # with hydra.job.chdir, too, a relative path means where the command was given
     if "SUBMITIT_EXECUTOR" not in os.environ:  # submitit has handlers of its own, which requeue
         signals.listen()
     try:
@@ -122,6 +123,10 @@ def guarded() -> int:
         else:
             sys.stderr.write("interrupted: run the same command again to go on where it stopped\n")
         return INTERRUPTED
+    except SystemExit as error:
+        if foreign_place(error) is None:  # Hydra's own, after `--help`
+            raise
+        return status_of(error)
     except Exception as error:
         return status_of(error)
     return 0

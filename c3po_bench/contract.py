@@ -6,7 +6,7 @@ the arm knows about its item. Nothing here knows a model, a backend or lm-evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -235,6 +235,14 @@ class Backend(Protocol):
     @staticmethod
     def check(cfg: Any) -> None:
         """Refuse with a `UserError` what can be seen to be wrong before anything is loaded."""
+        ...
+
+    def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
+        """Put all items in tokens before any is answered; of each task the number of its items, and of those cut.
+
+        Raises:
+            UserError: for an item or a reference that leaves no token, or too many.
+        """
         ...
 
     def arms(self) -> Iterator[Arm]:

@@ -2,8 +2,12 @@
 
 import difflib
 import errno
+import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 USER, OURS, INTERRUPTED = 2, 1, 130
 """Exit statuses: the user can mend it; our fault; stopped by Ctrl-C or a signal."""
@@ -25,6 +29,58 @@ def of_the_disk(error: BaseException) -> str | None:
     if error.errno in FULL:
         return f"{what}: make room, then run the same command again: it goes on where it stopped"
     return f"{what}; results_dir and name say what is written where"
+
+
+PACKAGE = str(Path(__file__).parent)
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+STOCK_TASK = re.compile(r"[/\\]lm_eval[/\\]tasks[/\\][^/\\]+[/\\]")
+"""A file of one of lm-eval's own tasks: its functions are a task's, not the library's."""
+
+
+def foreign_place(error: BaseException) -> str | None:
+    """Where an error was raised that is not ours, as "FILE, line N": in a plugin or in a function of a task.
+
+    None where our own code raised it, be it while a plugin used it. Libraries on the way do not count: whoever called
+    one has to mend the call.
+    """
+    place, ours = None, False
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if file.startswith(PACKAGE):
+            place, ours = _called_wrongly(error), True
+        elif ours and _is_foreign(file):
+            place = f"{file}, line {line}"
+    return place
+
+
+def _is_foreign(file: str) -> bool:
+    known = file.startswith((PACKAGE, *LIBRARIES)) and not STOCK_TASK.search(file)
+    return not known and Path(file).is_file()
+
+
+def _called_wrongly(error: BaseException) -> str | None:
+    """Where a function stands that takes other arguments than it is given, if that is in a file that is not ours."""
+    name = re.match(r"(\w+)\(\) (?:takes|missing|got)", str(error)) if isinstance(error, TypeError) else None
+    for module in list(sys.modules.values()) if name else []:
+        code = getattr(vars(module).get(name[1]) if name else None, "__code__", None)
+        if (
+            code is not None
+            and code.co_filename == getattr(module, "__file__", None)
+            and _is_foreign(code.co_filename)
+        ):
+            return f"{code.co_filename}, line {code.co_firstlineno}"
+    return None
+
+
+def cause(error: BaseException) -> str:
+    """What an error says, in one line, with the file and line where that is not ours."""
+    if isinstance(error, SystemExit):
+        code = "" if error.code is None else repr(error.code)
+        text = f"it calls sys.exit({code})"
+    else:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
+    place = foreign_place(error)
+    return f"{text}, in {place}" if place else text
 
 
 RUN_FOLDER = "run folder: "

@@ -11,7 +11,17 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from c3po_bench.config import KEYS, RENAMED
-from c3po_bench.errors import OURS, UserError, nearest, of_the_disk, our_fault, refuse, unknown
+from c3po_bench.errors import (
+    OURS,
+    UserError,
+    cause,
+    foreign_place,
+    nearest,
+    of_the_disk,
+    our_fault,
+    refuse,
+    unknown,
+)
 
 GROUPS_TO_ADD = ("experiment", "sweep", "task")
 """Groups of conf/ of which conf/config.yaml chooses none: Hydra wants a `+` before their choice."""
@@ -21,7 +31,13 @@ PLAIN = {
 }
 """What Hydra says of `model=null` and of its flags, by errors of no class of its own: how they begin, and our line."""
 
-ASSIGNED = r"'?(?:\+\+)?([^\s=']+)=([^\s']+)"
+TEXTS = ("str", "str | None", "list[str]", "<class 'str'>")
+NUMBER_LIKE = re.compile(
+    r"(?i)(?<![^\[,])(?:[+-]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)(?:e[+-]?[0-9_]+)?|[+-]?(?:inf|nan)|true|false)(?![^\],])"
+)
+"""A whole value, or element of a list, that Hydra's grammar takes for a number or a truth value."""
+
+ASSIGNED = r"""'?(?:\+\+)?([^\s=']+)=((?:"[^"]*"|[^\s'"])+)"""
 """Key and value of an override that a message of Hydra's quotes."""
 
 
@@ -34,10 +50,24 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
     """
     added = tuple(f"{group}=" for group in GROUPS_TO_ADD)
     marks = (("+", added), ("++", ("arm_options.",)))
-    return [next((mark for mark, starts in marks if word.startswith(starts)), "") + word for word in words]
+    marked = [next((mark for mark, starts in marks if word.startswith(starts)), "") + word for word in words]
+    return [as_typed(word) for word in marked]
 
 
-def status_of(error: Exception) -> int:
+def as_typed(word: str) -> str:
+    """`key=value` with quotes around what looks like a number or truth value where the key is a text or a list of texts.
+
+    Hydra would read `name=2024_01` as 202401, and `model.revision=12e4567` as infinity.
+    """
+    key, equals, value = word.partition("=")
+    plain = key.lstrip("+~")
+    kind = str(KEYS[plain].type) if plain in KEYS else ""
+    if not equals or kind not in TEXTS or re.search(r"""["'(){}$\\]""", value):
+        return word
+    return key + equals + NUMBER_LIKE.sub(r'"\g<0>"', value)
+
+
+def status_of(error: BaseException) -> int:
     """The exit status that an error ends a command with, after a line on standard error.
 
     Where it is our fault the line stands below the traceback. A cell's failure in a submitted job is in its log and
@@ -55,10 +85,10 @@ def explain(error: BaseException) -> str | None:
     """The line for an error that the user can mend, found anywhere in its chain of causes; None for any other."""
     if not isinstance(error, UserError | HydraException | OmegaConfBaseException):
         lines = (line.format(error) for start, line in PLAIN.items() if str(error).startswith(start))
-        return of_the_disk(error) or next(lines, None)
+        return of_the_disk(error) or next(lines, None) or (cause(error) if foreign_place(error) else None)
     chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
-        chain.append(cause)
+    while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
+        chain.append(before)
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
@@ -90,13 +120,22 @@ def unreadable(word: str) -> str:
     key, equals, value = word.partition("=")
     if not equals:
         return f"{word!r} is no key=value: python -m c3po_bench --help says what there is"
-    return f"{word} can't be read: lists are [a,b]; for signs like = ~ ( in a value write '{key}=\"{value}\"'"
+    quoted = _in_quotes(value) if value.startswith("[") else f'"{value}"'
+    return f"{word} can't be read: lists are [a,b]; for signs like = ~ ( in a value write '{key}={quoted}'"
+
+
+def _in_quotes(value: str) -> str:
+    """A list whose elements are in quotes: with quotes around the list it would be one text."""
+    parts = value.strip("\"'").removeprefix("[").removesuffix("]").split(",")
+    return "[" + ",".join('"' + part.strip(" \"'") + '"' for part in parts) + "]"
 
 
 def one_or_many(key: str, value: str) -> str:
     """A value without brackets where a list is wanted, or with commas that Hydra cannot read either way."""
     if key in KEYS and str(KEYS[key].type).startswith("list"):
-        return f"{key} wants a list: {key}=[{value}]"
+        plain = re.fullmatch(r"[\w./,@:-]+", value, re.ASCII)
+        return f"{key} wants a list: " + (f"{key}=[{value}]" if plain else f"'{key}={_in_quotes(value)}'")
+    value = value.replace('"', "")
     return (
         f"{key}={value} is several values, for -m to run one by one; as one value write '{key}=\"{value}\"'"
     )

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError, cause, unknown
 
 T = TypeVar("T")
 
@@ -68,8 +68,9 @@ def import_plugins(names: Sequence[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:
-            why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            absent = isinstance(error, ModuleNotFoundError) and error.name == name
+            why = error if absent else cause(error)
             raise UserError(f"plugins: module {name!r} can't be imported ({why})") from error
 
 

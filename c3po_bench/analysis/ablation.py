@@ -184,8 +184,8 @@ def shown(frame: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _varied(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
-    """Those settings of `names` that take two or more values within one arm other than base."""
-    others = [row for row in rows if row["arm"] != BASE]
+    """Those settings of `names` that take two or more values within one arm: other than base, where there is one."""
+    others = [row for row in rows if row["arm"] != BASE] or rows
     varied = [name for name in names if any(len(values) > 1 for values in _values(others, name).values())]
     derived = {"n_layers": "layers", "n_experts": "experts"}
     return [name for name in varied if derived.get(name) not in varied]

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any, SupportsFloat
+from typing import Any
 
 import lm_eval
 from lm_eval.api.instance import Instance
@@ -20,6 +20,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.evaluate.chunks import Chunks
 from c3po_bench.store.files import Journal
 from c3po_bench.store.identity import content_hash
+from c3po_bench.tasks.checks import check_score
 from c3po_bench.tasks.taskset import TaskSet
 
 Progress = Callable[[str, int, int], None]
@@ -70,10 +71,15 @@ class ArmAdapter(LM):
 
     def _answers(self, kind: str, requests: Sequence[Instance]) -> list[Any]:
         """What each request is answered, in the requests' order."""
-        positions: dict[tuple[str, int], list[int]] = {}
+        # of each item its requests, and of each request where it stands: in several places if the task repeats it
+        positions: dict[tuple[str, int], dict[int, list[int]]] = {}
         for position, request in enumerate(requests):
-            positions.setdefault(self._id(request), []).append(position)
-        items = [self._item(kind, id, [requests[p] for p in places]) for id, places in positions.items()]
+            number = request.idx if (request.repeats or 1) > 1 else position
+            positions.setdefault(self._id(request), {}).setdefault(number, []).append(position)
+        items = [
+            self._item(kind, id, [requests[places[0]] for places in each.values()])
+            for id, each in positions.items()
+        ]
         keys = {item.id: f"{item.key}.{item.id[1]}" for item in items}
         for item in items:
             self.keys.setdefault(item.id, []).append(keys[item.id])
@@ -86,9 +92,10 @@ class ArmAdapter(LM):
                 done += len(pending)
                 self.progress(what, done, len(items))
         answers: list[Any] = [None] * len(requests)
-        for id, places in positions.items():
-            for position, answer in zip(places, self.journal.rows[keys[id]]["answers"], strict=True):
-                answers[position] = answer
+        for id, each in positions.items():
+            for places, answer in zip(each.values(), self.journal.rows[keys[id]]["answers"], strict=True):
+                for position in places:
+                    answers[position] = answer
         return answers
 
     def _id(self, request: Instance) -> tuple[str, int]:
@@ -222,10 +229,10 @@ def _row(
         "prompt_hash": content_hash([list(map(str, a)) for a in sample["arguments"]], 16),
         "question": tasks.question_text(task, doc),
         "choices": tasks.choice_texts(task, doc),
-        "correct": _value(name, headline, sample),
+        "correct": check_score(name, headline, sample),
     }
     if len(filtered) > 1:
-        row["filters"] = {other["filter"]: _value(name, headline, other) for other in filtered}
+        row["filters"] = {other["filter"]: check_score(name, headline, other) for other in filtered}
     if passage := next((doc[field] for field in PASSAGES if doc.get(field)), None):
         row["cluster"] = content_hash(passage, 16)
     if row["choices"] is not None:
@@ -248,17 +255,6 @@ def _row(
     for more in details:
         row |= more
     return row
-
-
-def _value(task: str, metric: str, sample: dict[str, Any]) -> float:
-    """The item's score; `UserError` where the metric scores whole corpora only (BLEU, perplexity)."""
-    value = sample.get(metric)
-    if not isinstance(value, SupportsFloat):
-        raise UserError(
-            f"task {task!r}: its headline metric {metric!r} gives no number for each item, and arms are "
-            "compared item by item; name a task whose first metric does (acc, exact_match)"
-        )
-    return float(value)
 
 
 def _nothing(*_: Any) -> None:

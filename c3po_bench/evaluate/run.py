@@ -1,7 +1,7 @@
 """run(cfg): score every arm of an experiment on the same items, write the runs down, publish."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -56,16 +56,17 @@ def run(cfg: Config) -> list[Run]:
     # all first: bad options of the last one are refused before anything is scored
     arms = list(backend.arms())
     waiting = []
+    check = cache(partial(check_items, cfg, tasks, backend))
     for arm in arms:
         try:
-            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, wait=ranks.world() > 1)
+            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
         except LockHeld:
             log.info("%s: another process is on it, the other arms first", arm.row.name)
             waiting.append(arm)
             continue
         show_newest(list(done.values()))
     for arm in waiting:
-        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared)
+        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check=check)
     runs = [done[arm.row.name] for arm in arms]
     backend.close()
     if ranks.rank() == 0:
@@ -141,12 +142,43 @@ def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, 
     }
 
 
+def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
+    """Put all items in tokens before the first is answered, and note whose prompts are too long for the model.
+
+    Raises:
+        UserError: for an item that can't be.
+    """
+    from c3po_bench.models.encoding import (
+        ItemRefused,
+    )  # torch and lm-eval: a finished experiment needs neither
+
+    try:
+        checked = backend.check_items(tasks.items(cfg.limit))
+    except ItemRefused as error:
+        raise UserError(f"{tasks.where(*error.id)}: {error.why}") from error
+    cut = {task: (several, items) for task, (items, several) in checked.items() if several}
+    tasks.notes += [
+        f"{task}: {several} of {items} prompts are longer than the model reads, and lose their beginning, as in lm-eval"
+        for task, (several, items) in cut.items()
+    ]
+    for note in tasks.notes[len(tasks.notes) - len(cut) :]:
+        log.warning("%s", note)
+    if cut:
+        tasks.counts["cut_prompts"] = sum(several for several, _ in cut.values())
+
+
 def run_arm(
-    cfg: Config, arm: Arm, tasks: TaskSet, backend: Backend, shared: dict[str, Any], wait: bool = True
+    cfg: Config,
+    arm: Arm,
+    tasks: TaskSet,
+    backend: Backend,
+    shared: dict[str, Any],
+    wait: bool = True,
+    check: Callable[[], None] = lambda: None,
 ) -> Run:
     """Score one arm into its run folder, going on where an earlier process stopped.
 
-    Alone, or with other ranks.
+    Alone, or with other ranks. `check` looks at all items first; without effect from the second time on.
 
     Raises:
         LockHeld: if another process has the folder and `wait` is false.
@@ -159,6 +191,7 @@ def run_arm(
     if done():
         log.info("%s: done before, in %s", arm.row.name, folder)
         return Run(folder)
+    check()
     with exclusive_lock(folder, f".lock-{ranks.rank()}", wait):
         if done():
             log.info("%s: done meanwhile, in %s", arm.row.name, folder)
@@ -298,7 +331,7 @@ def make_result(
     losses = [row["losses"] for row in rows if row.get("losses")]
     if losses:
         curves["surrogate_loss"] = [sum(step) / len(step) for step in zip(*losses, strict=False)]
-    counts = dict(report.counts)
+    counts = tasks.counts | report.counts
     if any("dropped_duplicates" in row for row in rows):
         counts["dropped_duplicates"] = sum(row.get("dropped_duplicates", 0) for row in rows)
     return {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,10 @@ class BothBackend:
     def open(cls, cfg: Config, make_tasks: MakeTasks) -> BothBackend:
         """With the feedback backend's tasks."""
         return cls(cfg, FeedbackBackend.open(cls._of_feedback(cfg), make_tasks))
+
+    def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
+        """As the feedback backend does."""
+        return self.feedback.check_items(items)
 
     def arms(self) -> Iterator[Any]:
         """Base, tuned, rewired, rewired after tuning."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from c3po_bench.errors import UserError, cause
 from c3po_bench.feedback.config import GenerationConfig
 
 _SENTINEL = "sentinel17"
@@ -27,9 +28,36 @@ def chat_ids(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> list[int
     """
     if not tokenizer.chat_template:
         return list(tokenizer("\n".join(turn["content"] for turn in conversation) + "\n").input_ids)
-    return list(
-        tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True).input_ids
-    )
+    return list(_templated(tokenizer, conversation, add_generation_prompt=True, return_dict=True).input_ids)
+
+
+def _templated(tokenizer: Any, conversation: Sequence[dict[str, str]], **settings: Any) -> Any:
+    """What the tokenizer's chat template makes of a conversation.
+
+    Raises:
+        UserError: if the template refuses it or fails.
+    """
+    try:
+        return tokenizer.apply_chat_template(conversation, **settings)
+    except Exception as error:  # a template is code, and raises what it likes
+        turns = ", ".join(turn["role"] for turn in conversation)
+        raise UserError(
+            f"the model's chat template (chat_template.jinja or tokenizer_config.json) fails at a conversation of the turns "
+            f"{turns} ({cause(error)}): mend the template, or take it out to be asked in plain text"
+        ) from error
+
+
+def check_chat(tokenizer: Any) -> None:
+    """`UserError` for a tokenizer that can't ask: its template fails or drops what is said, or nothing ends an answer."""
+    question = [{"role": "user", "content": _SENTINEL}]
+    if tokenizer.chat_template and _SENTINEL not in _templated(tokenizer, question, tokenize=False):
+        raise UserError(
+            "the model's chat template (chat_template.jinja or tokenizer_config.json) leaves out what is asked"
+        )
+    if turn_end_ids(tokenizer)[-1] is None:
+        raise UserError(
+            "the model's tokenizer has no EOS token, which ends an answer: name it in tokenizer_config.json"
+        )
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
@@ -44,7 +72,7 @@ def turn_end_ids(tokenizer: Any) -> list[int]:
     """
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-        tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(_SENTINEL)[2]
+        tail = _templated(tokenizer, messages, tokenize=False).rpartition(_SENTINEL)[2]
         ids = list(tokenizer(tail, add_special_tokens=False).input_ids)
         for position, token in enumerate(ids):
             if token in tokenizer.all_special_ids:

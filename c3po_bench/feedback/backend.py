@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import nan
 from typing import Any
 
@@ -69,6 +69,15 @@ class FeedbackBackend:
         GENERATORS.check(section.generator.kind)
         REVISERS.check(section.reviser.kind)
         JUDGES.check(section.judge.kind)
+
+    def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
+        """Those of stock tasks: prompts about feedback are chats, which the backend renders itself."""
+        from c3po_bench.models.encoding import Encoder  # slow to import, and needed by stock tasks alone
+
+        if not (stock := [item for item in items if not item.metadata]):
+            return {}
+        subject = self.session.context.subject
+        return Encoder(subject.model, subject.tokenizer).check(stock)
 
     def arms(self, names: Sequence[str] | None = None) -> Iterator[FeedbackArm]:
         """Base first, then the others in the order given."""

@@ -9,7 +9,7 @@ from typing import Any
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
 from c3po_bench.feedback import synthesis, tasks
-from c3po_bench.feedback.answering import Answer
+from c3po_bench.feedback.answering import Answer, check_chat
 from c3po_bench.feedback.arms import MIX, PROMPT_VARIANTS, plan_of, split_name
 from c3po_bench.feedback.calls import call_key
 from c3po_bench.feedback.context import Subject, SynthesisContext
@@ -92,7 +92,11 @@ class FeedbackSession:
                 )
 
     def check_chats(self) -> None:
-        """Refuse a reviser or judge that can't be opened (no endpoint, no rewriter), before prompts are paid for."""
+        """Refuse, before prompts are paid for, what would fail later.
+
+        That is a chat template, or a reviser or judge that can't be opened (no endpoint, no rewriter).
+        """
+        check_chat(self.context.subject.tokenizer)
         revised = self._plans() or _shows_revisions(self.cfg)
         for feedback in self.feedbacks:
             self.judge(feedback)

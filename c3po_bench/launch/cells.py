@@ -90,7 +90,7 @@ def run_cells(folder: SweepFolder, cells: Iterable[int], run: Callable[[Config],
                 # what the run's provenance gives as its command
                 sys.argv = ["c3po_bench", *folder.cells[cell]]
                 runs += run(folder.config(cell))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin or a task's function may call sys.exit
             failed += 1
             ours = None if isinstance(error, UserError) else error
             log.error("cell %d failed: %s", cell, error, exc_info=ours)

@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from c3po_bench.config import ModelConfig
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError, of_the_disk, unknown
 from c3po_bench.models import deepseek
 from c3po_bench.models.cache import folder_hash
+from c3po_bench.models.soundness import (
+    check_config,
+    check_forward,
+    check_tokenizer,
+    check_weights,
+    fault_of_folder,
+    missing_folder,
+)
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 from c3po_bench.registry import Registry
 
@@ -100,26 +107,33 @@ def _load(cfg: ModelConfig) -> Loaded:
         read: Any = AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype=cfg.dtype, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, LookupError, SafetensorError) as error:
-        where = "a local folder" if Path(path).exists() else "the hub or its cache"
-        raise UserError(
-            f"model {path} can't be loaded from {where} ({' '.join(str(error).split())[:120]}): connect to the hub, "
-            "give model.path=FOLDER, or use model=smolmoe, which needs neither"
-        ) from error
-    # what transformers makes of a folder without a tokenizer
-    if not tokenizer("one", add_special_tokens=False).input_ids:
-        raise UserError(
-            f"model {path} has no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside the weights"
-        )
+    except Exception as error:  # transformers raises many kinds; all of them are about the folder
+        if of_the_disk(error):
+            raise
+        raise UserError(_unloadable(path, error)) from error
     model, info = read
-    if missing := sorted(info["missing_keys"]):  # transformers would fill them in at random, with a warning
-        raise UserError(
-            f"model {path} lacks {len(missing)} of its weights ({missing[0]}): get all files of the checkpoint"
-        )
+    check_weights(path, model.config, info)
+    check_config(path, model.config)
     _place(model, cfg)
+    check_tokenizer(path, tokenizer, model)
+    if cfg.kind == "hf":
+        check_forward(path, tokenizer, model)
     left_out = _plain(model, cfg.name)
     digest = _hash(str(revision), model, _content(cfg, path, model) + left_out)
     return Loaded(model, tokenizer, cfg.name, digest, str(path))
+
+
+def _unloadable(path: str, error: Exception) -> str:
+    """The line for a model that transformers can't load."""
+    why = " ".join(str(error).split())[:120] or type(error).__name__
+    if "ignore_mismatched_sizes" in why:
+        why = "its config.json and its weights are of different sizes: one of them is of another model"
+    if Path(path).is_dir():
+        return f"model {path} can't be loaded from a local folder: {fault_of_folder(Path(path)) or why}"
+    return (
+        f"model {path} can't be loaded from the hub or its cache ({why}): connect to the hub, "
+        "give model.path=FOLDER, or use model=smolmoe, which needs neither"
+    )
 
 
 def _plain(model: Any, name: str) -> str:
@@ -152,7 +166,10 @@ def _source(cfg: ModelConfig) -> tuple[str, str | None]:
         raise UserError(
             f"model.path={cfg.path}: GGUF is not read; give the folder or hub id of the model's safetensors"
         )
-    return cfg.path, cfg.revision
+    if line := missing_folder(cfg.path):
+        raise UserError(line)
+    here = Path(cfg.path).expanduser()
+    return str(here) if here.is_dir() else cfg.path, cfg.revision
 
 
 def _place(model: Any, cfg: ModelConfig) -> None:

@@ -12,6 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from c3po_bench.contract import CHOICES, Answer, Item
+from c3po_bench.models.encoding import decoding
 
 
 class StockScorer:
@@ -35,7 +36,7 @@ class StockScorer:
                 for item in items
             ]
         plain = [item for item in items if item.prompt_ids is None]
-        requests = [_request(item, "generate_until", (item.prompt, dict(item.decoding))) for item in plain]
+        requests = [_request(item, "generate_until", (item.prompt, _settings(item))) for item in plain]
         texts = iter(self.lm.generate_until(requests, disable_tqdm=True) if requests else [])
         return [Answer(text=next(texts)) if item.prompt_ids is None else self._write(item) for item in items]
 
@@ -54,6 +55,12 @@ class StockScorer:
         written = [i for i in output[0, prompt.shape[1] :].tolist() if i not in stops]
         text = self.lm.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Answer(text=text, token_ids=tuple(written), finished=len(written) < most)
+
+
+def _settings(item: Item) -> dict[str, Any]:
+    """How an answer is written, in lm-eval's words: what every arm obeys and nothing else."""
+    most, stops = decoding(item)
+    return {"until": stops, "max_gen_toks": most, "do_sample": False}
 
 
 def _request(item: Item, kind: Any, arguments: tuple[Any, Any]) -> Instance:

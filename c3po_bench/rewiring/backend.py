@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.contract import Answer, Arm, ArmRow, Cost, Item, MakeTasks, Report
+from c3po_bench.errors import UserError
+from c3po_bench.models.encoding import ItemRefused
 from c3po_bench.registry import load
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.bank import ReferenceBank
@@ -35,7 +37,8 @@ class RewiringBackend(Workbench):
         arms.check_tasks(cfg, tasks)
         rows = [arms.ARMS[name] for name in cfg.arms]
         tuned = cfg.method.tune != "none" and any(row.uses_learning_rate for row in rows)
-        if tuned or any(row.references not in ("none", "own") for row in rows):
+        self.uses_references = tuned or any(row.references not in ("none", "own") for row in rows)
+        if self.uses_references:
             _ = self.reference_items  # an unknown task among them is refused before anything is scored
 
     @classmethod
@@ -51,6 +54,14 @@ class RewiringBackend(Workbench):
         check_kernel(cfg.method.kernel)
         EMBEDDERS.check(cfg.embedder.name)
         arms.check_arms(cfg)
+
+    def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
+        """What is evaluated, and the references."""
+        try:
+            self.tokenizer.check(self.reference_items[0] if self.uses_references else ())
+        except ItemRefused as error:
+            raise UserError(f"references.tasks: {error}") from error
+        return self.tokenizer.check(items)
 
     def arms(self) -> Iterator[Arm]:
         """Base first, then the others in the order given."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from c3po_bench.contract import TEXT, Answer, ArmRow, Item
+from c3po_bench.models.encoding import decoding
 from c3po_bench.rewiring.bank import ReferenceBank, to_tensor
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import QuestionEmbedder
@@ -95,7 +96,7 @@ class Rewirer:
     def _write(self, item: TokenizedItem) -> Answer:
         """Greedy decoding, the pathway found for the prompt held at its last token, or while the answer is written."""
         engine, tokenizer, ids = self.engine, self.tokenizer, list(item.prompts[0].context)
-        most, stops = tokenizer.decoding(item.item)
+        most, stops = decoding(item.item)
         ends = tokenizer.end_ids(item.item)
         mixture, details = None, [{}]
         if self.rewiring is not None:

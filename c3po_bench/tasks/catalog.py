@@ -93,6 +93,13 @@ class Catalog:
         """Start empty."""
         self.folders: list[Path] = []
         self._index: dict[str, Any] = {}
+        self._files: dict[str, Path] = {}
+        self._open: list[str] = []
+
+    def folder_of(self, task: str) -> Path | None:
+        """The folder of the YAML file that a leaf task came from; None for one that came from none."""
+        file = self._files.get(task)
+        return None if file is None else Path(file).parent
 
     def _read(self, folder: Path) -> None:
         if folder not in self.folders:
@@ -132,7 +139,16 @@ class Catalog:
 
         Raises `UserError` with the nearest names when there is no such task.
         """
-        entry, overrides = self._entry(name), overrides or {}
+        if name in self._open:
+            raise UserError(f"group {name!r} holds itself: {' > '.join([*self._open, name])}")
+        self._open.append(name)
+        try:
+            return self._leaves(name, overrides or {})
+        finally:
+            self._open.pop()
+
+    def _leaves(self, name: str, overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        entry = self._entry(name)
         if entry.kind is Kind.TAG:
             leaves: dict[str, dict[str, Any]] = {}
             for member in sorted(entry.tags):
@@ -142,16 +158,26 @@ class Catalog:
         if entry.kind is Kind.GROUP:
             return self._expand_group(config, overrides)
         config |= overrides
+        if not isinstance(config.get("task"), str):
+            raise UserError(
+                f"{entry.yaml_path}: task: {config.get('task')!r} is no name: write names that look like numbers in quotes"
+            )
+        self._files[config["task"]] = entry.yaml_path
         return {config["task"]: {k: v for k, v in config.items() if k not in ("tag", "group", "task_list")}}
 
     def _expand_group(self, group: dict[str, Any], overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Members of a group; its own task settings yield to the caller's, as lm-eval merges them."""
         shared = {k: v for k, v in group.items() if k not in _GROUP_FIELDS} | overrides
-        members = group["task"] if isinstance(group["task"], list) else [group["task"]]
+        named = group.get("task") or []
+        members = named if isinstance(named, list) else [named]
         leaves: dict[str, dict[str, Any]] = {}
         for member in members:
             if isinstance(member, str):
                 leaves |= self.expand(member, shared)
+            elif not isinstance(member, dict) or not (
+                "group" in member or isinstance(member.get("task"), str)
+            ):
+                raise UserError(f"group {group.get('group')!r}: {member!r} is the name of no task")
             elif "group" in member:
                 leaves |= self._expand_group(member, shared)
             else:

@@ -5,7 +5,7 @@ before it.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,10 +15,15 @@ from c3po_bench.errors import UserError
 
 
 class FixedShots(ContextSampler):
-    """The first `n` of a seeded shuffle of the pool, passing over the evaluated document itself."""
+    """The first `n` of a seeded shuffle of the pool (of the pool as it is, without a seed), but for the evaluated document.
 
-    seed = 0
+    `asked` gives what a document asks: one that asks the same is passed over, too, whatever its number or label.
+    """
+
+    seed: int | None = 0
+    asked: Callable[[Mapping[str, Any]], Any] | None = None
     _order: list[int] | None = None
+    _seen: dict[int, Any]
 
     def sample(
         self,
@@ -30,14 +35,50 @@ class FixedShots(ContextSampler):
         """The examples for one document; `UserError` if the pool is too small."""
         pool = df or self.df
         if self._order is None or len(self._order) != len(pool):
-            self._order = random.Random(self.seed).sample(range(len(pool)), len(pool))
-        others = (pool[index] for index in self._order if eval_doc is None or pool[index] != eval_doc)
+            places = range(len(pool))
+            shuffled = self.seed is not None
+            self._order = random.Random(self.seed).sample(places, len(pool)) if shuffled else list(places)
+            self._seen = {}
+        same = (lambda doc: doc) if self.asked is None else self.asked
+        own = None if eval_doc is None else same(eval_doc)
+
+        def is_other(index: int) -> bool:
+            if eval_doc is None:
+                return True
+            if index not in self._seen:
+                self._seen[index] = same(pool[index])
+            return pool[index] != eval_doc and self._seen[index] != own
+
+        others = (pool[index] for index in self._order if is_other(index))
         shots = list(islice(others, n))
         if len(shots) < n:
-            raise UserError(f"scoring.num_fewshot={n}: this task has only {len(shots)} examples to show")
+            besides = "" if eval_doc is None else " besides the question itself"
+            raise UserError(f"scoring.num_fewshot={n}: there are only {len(shots)} examples to show{besides}")
         return shots
 
 
-def fixed_shots(seed: int) -> type[FixedShots]:
-    """A sampler class for `seed`, for the `sampler` of a task's `fewshot_config`."""
+def fixed_shots(seed: int | None) -> type[FixedShots]:
+    """A sampler class for `seed`, for the `sampler` of a task's `fewshot_config`; None for lm-eval's `first_n`."""
     return type("FixedShots", (FixedShots,), {"seed": seed})
+
+
+def leave_out_evaluated(task: Any) -> None:
+    """Have a loaded task leave each document out of its own examples, whatever split they come from.
+
+    lm-eval tells the sampler which document is asked only where the YAML names the evaluated split as that of the
+    examples, not where the task has no other.
+    """
+    if not hasattr(task, "sampler"):
+        return
+    task.fewshot_cfg.split = task.config.test_split
+    if isinstance(task.sampler, FixedShots):
+        cfg = task.fewshot_cfg
+
+        def asked(doc: Mapping[str, Any]) -> Any:
+            try:
+                choices = task.doc_to_choice(doc, cfg.doc_to_choice) if cfg.doc_to_choice else None
+                return task.doc_to_text(doc, cfg.doc_to_text), choices
+            except Exception:  # examples that the YAML lists may have other fields than documents
+                return doc
+
+        task.sampler.asked = asked

@@ -13,18 +13,24 @@ from lm_eval import utils as lm_eval_utils
 
 from c3po_bench.errors import UserError
 
-# Tasks whose stock prompt is not the question: an index (WinoGrande), a long support text or fixed examples
-# before it.
+# Stock tasks, by name and data set, whose prompt is not the question: an index (WinoGrande), a long support text or
+# fixed examples before it. A task of the user's own may have the name, but not the data set.
 QUESTION_FIELDS = {
-    "winogrande": "sentence",
-    "sciq": "question",
-    "truthfulqa_mc1": "question",
-    "truthfulqa_mc2": "question",
+    ("winogrande", "allenai/winogrande"): "sentence",
+    ("sciq", "allenai/sciq"): "question",
+    ("truthfulqa_mc1", "truthfulqa/truthful_qa"): "question",
+    ("truthfulqa_mc2", "truthfulqa/truthful_qa"): "question",
 }
-OPTION_FIELDS = {"winogrande": ("option1", "option2")}
+OPTION_FIELDS = {("winogrande", "allenai/winogrande"): ("option1", "option2")}
+MMLU = ("cais/mmlu", "hails/mmlu_no_train")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _CUE_BEFORE = re.compile(r"^(Question|Q):\s*")
 _CUE_AFTER = re.compile(r"\s*\b(Answer|A):\s*$")
+
+
+class Unsound(ValueError):
+    """What is wrong with a document, or with a part of a task's file; `refused` says of which."""
 
 
 def render(template: Any, doc: Mapping[str, Any]) -> Any:
@@ -48,6 +54,33 @@ def compile_once() -> None:
         jinja.from_string = lru_cache(1024)(jinja.from_string)
 
 
+def missing_fields(doc: Mapping[str, Any]) -> list[str]:
+    """Names of a document's fields that have no value: null in JSON, empty in CSV, or NaN."""
+    return [name for name, value in doc.items() if is_missing(value)]
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is null or NaN."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def refuse_missing() -> None:
+    """Let lm-eval's templates refuse to print a missing value, which would be asked as the word None."""
+
+    def printed(value: Any) -> Any:
+        if is_missing(value):
+            raise Unsound("it prints a field that has no value")
+        return value
+
+    jinja: Any = lm_eval_utils.env
+    jinja.finalize = printed
+
+
+def is_mmlu(task: str, config: Mapping[str, Any]) -> bool:
+    """Whether a task is one of the stock MMLU's subjects, and not one that is only called so."""
+    return task.startswith("mmlu_") and config.get("dataset_path") in MMLU
+
+
 def _texts(doc: Mapping[str, Any]) -> Any:
     choices = doc.get("choices")
     return choices.get("text") if isinstance(choices, Mapping) else choices
@@ -61,18 +94,24 @@ class Fields:
     text: Any
     choice: Any
     target: Any
+    data: str | None = None
 
     @classmethod
     def of(cls, task: str, config: Any) -> Fields:
         """From a config that no rule has changed yet: a dict, or lm-eval's `TaskConfig`."""
         get = config.get if type(config) is dict else lambda key: getattr(config, key, None)
-        return cls(task, get("doc_to_text"), get("doc_to_choice"), get("doc_to_target"))
+        return cls(task, get("doc_to_text"), get("doc_to_choice"), get("doc_to_target"), get("dataset_path"))
+
+    @property
+    def question_field(self) -> str | None:
+        """The field of a stock task that is its question, where its prompt is something else."""
+        return QUESTION_FIELDS.get((self.task, str(self.data)))
 
     @property
     def lettered(self) -> bool:
         """Whether the stock continuations are the letters A, B, ... of options that the prompt shows."""
         return isinstance(self.choice, list) and [str(c).strip() for c in self.choice] == list(
-            "ABCDEFGHIJ"[: len(self.choice)]
+            LETTERS[: len(self.choice)]
         )
 
     def body(self, doc: Mapping[str, Any]) -> str:
@@ -81,14 +120,14 @@ class Fields:
             start = "Question: " if str(render(self.text, doc)).startswith("Question:") else ""
             return start + self.question(doc)
         text = render(self.text, doc)
-        if self.task in QUESTION_FIELDS and not isinstance(text, str):
+        if self.question_field and not isinstance(text, str):
             return self.question(doc)
         return _CUE_AFTER.sub("", str(text))
 
     def question(self, doc: Mapping[str, Any]) -> str:
         """The question alone, as an embedder should see it; never holds the label."""
-        if self.task in QUESTION_FIELDS:
-            return str(doc[QUESTION_FIELDS[self.task]]).strip()
+        if self.question_field:
+            return str(doc[self.question_field]).strip()
         if self.lettered and isinstance(doc.get("question"), str):
             return doc["question"].strip()
         text = render(self.text, doc)
@@ -105,8 +144,8 @@ class Fields:
 
     def options(self, doc: Mapping[str, Any]) -> list[str]:
         """The texts of the choices, without letters or surrounding blanks."""
-        if self.task in OPTION_FIELDS:
-            return [str(doc[field]) for field in OPTION_FIELDS[self.task]]
+        if fields := OPTION_FIELDS.get((self.task, str(self.data))):
+            return [str(doc[field]) for field in fields]
         if not self.lettered:
             return [str(choice).strip() for choice in self.choices(doc)]
         if not self.keeps_options(doc):
@@ -122,12 +161,18 @@ class Fields:
         text = render(self.text, doc)
         return isinstance(text, int) or (isinstance(text, str) and text.isdigit())
 
+    def gold(self, doc: Mapping[str, Any]) -> Any:
+        """What the task's file gives as right: a place, a choice's text, or a list of places."""
+        template = self.text if self.several_inputs(doc) else self.target
+        gold = render(template, doc)
+        field = isinstance(template, str) and template in doc
+        listed = isinstance(gold, str) and not field and gold.startswith("[") and gold.endswith("]")
+        return ast.literal_eval(gold) if listed else gold
+
     def golds(self, doc: Mapping[str, Any]) -> list[int]:
         """Indices of the right choices in stock order; all but a few tasks have one."""
         template = self.text if self.several_inputs(doc) else self.target
-        gold, field = render(template, doc), isinstance(template, str) and template in doc
-        if isinstance(gold, str) and gold.startswith("["):
-            gold = ast.literal_eval(gold)
+        gold, field = self.gold(doc), isinstance(template, str) and template in doc
         several = gold if isinstance(gold, list) else [gold]
         choices = self.choices(doc)
         # as in lm-eval: digits that a template gives are a place, a field's text is a choice even if it is a number

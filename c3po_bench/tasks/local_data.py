@@ -7,9 +7,10 @@ the stock dataset. Rows are read directly, not through the `json` builder of `da
 import json
 import logging
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
+from glob import glob
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,11 +21,15 @@ from datasets import config as datasets_config
 from huggingface_hub import constants as hub
 
 from c3po_bench.errors import UserError, nearest
+from c3po_bench.tasks.fields import is_mmlu
 
 FORMATS = ("json", "csv", "parquet", "text")  # what `datasets` calls files that a task names itself
-# A file that stands in for a missing one, with what is said about it in the notes.
+# A file that stands in for a missing one of a stock data set, with what is said about it in the notes.
 STAND_INS = {
-    ("hellaswag", "train"): ("reference_from_validation", "held-out validation items (no train split here)"),
+    ("Rowan/hellaswag", "train"): (
+        "reference_from_validation",
+        "held-out validation items (no train split here)",
+    ),
 }
 
 
@@ -39,14 +44,19 @@ def check_root(root: str | Path) -> Path:
     raise UserError(f"data.root: there is no folder {str(root)!r}; {hint}")
 
 
-def folder_name(task: str) -> str:
-    """The folder of a task below the data root: its name, but `mmlu/anatomy` for `mmlu_anatomy`."""
-    return f"mmlu/{task.removeprefix('mmlu_')}" if task.startswith("mmlu_") else task
+def folder_name(task: str, config: Mapping[str, Any]) -> str:
+    """The folder of a task below the data root: its name, but `mmlu/anatomy` for the stock `mmlu_anatomy`."""
+    return f"mmlu/{task.removeprefix('mmlu_')}" if is_mmlu(task, config) else task
 
 
-def has_local(task: str, root: Path) -> bool:
+def has_local(task: str, root: Path, config: Mapping[str, Any]) -> bool:
     """Whether `root` holds any data of `task`."""
-    return any((root / folder_name(task)).glob("*.jsonl"))
+    return any((root / folder_name(task, config)).glob("*.jsonl"))
+
+
+def evaluated_split(config: Mapping[str, Any]) -> str | None:
+    """The split whose documents are scored."""
+    return config.get("test_split") or config.get("validation_split")
 
 
 def names_files(config: dict[str, Any]) -> bool:
@@ -61,24 +71,24 @@ def localize(task: str, config: dict[str, Any], root: Path) -> tuple[dict[str, A
 
     Splits without a file are dropped, except the one that is evaluated: that is a `UserError`.
     """
-    folder = root / folder_name(task)
-    if not has_local(task, root):
+    folder = root / folder_name(task, config)
+    if not has_local(task, root, config):
         folders = sorted(path.name for path in root.iterdir() if path.is_dir())
         close = nearest(task, folders, 1)
         hint = f"the nearest is {close[0]!r}" if close else f"it has {', '.join(folders[:12]) or 'nothing'}"
         raise UserError(
-            f"data.root={root}: no folder {folder_name(task)!r} with data of task {task!r}; {hint}"
+            f"data.root={root}: no folder {folder_name(task, config)!r} with data of task {task!r}; {hint}"
         )
-    evaluated = config.get("test_split") or config.get("validation_split")
+    evaluated = evaluated_split(config)
     files: dict[str, Path] = {}
-    overrides: dict[str, Any] = {"custom_dataset": partial(read_splits, files), "dataset_kwargs": None}
+    overrides: dict[str, Any] = {"custom_dataset": partial(read_splits, files=files), "dataset_kwargs": None}
     notes: list[str] = []
     for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
         if (split := config.get(key)) is None:
             continue
         path = folder / f"{split}.jsonl"
-        if not path.is_file() and (task, split) in STAND_INS:
-            stem, what = STAND_INS[task, split]
+        if not path.is_file() and (name := (str(config.get("dataset_path")), split)) in STAND_INS:
+            stem, what = STAND_INS[name]
             path = folder / f"{stem}.jsonl"
             notes.append(f"{task}: {what}")
         if path.is_file():
@@ -97,44 +107,227 @@ def read_splits(files: dict[str, Path], **_: Any) -> dict[str, Any]:
     """Read JSON lines into a `datasets.Dataset` for each split."""
     splits = {}
     for split, path in files.items():
-        with path.open(encoding="utf-8") as lines:
-            rows = [
-                _row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
-            ]
+        rows = list(read_lines(path))
         if not rows:
             raise UserError(f"{path} holds no rows")
-        splits[split] = datasets.Dataset.from_list(rows)
+        columns = dict.fromkeys(key for _, row in rows for key in row)
+        try:
+            splits[split] = datasets.Dataset.from_list([dict.fromkeys(columns) | row for _, row in rows])
+        except Exception as error:
+            raise UserError(_mixed(path, rows) or f"{path} can't be read ({_first_line(error)})") from error
     return splits
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file of JSON lines, each with the file and line to name it by.
+
+    Raises:
+        UserError: naming the file, and the line that is no JSON object or no text.
+    """
+    try:
+        # a byte that is no UTF-8 becomes half a surrogate pair, as JSON's own escapes can
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path}, line {number}", _row(line, f"{path}, line {number}")
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror})") from error
+
+
+def check_lines(paths: Sequence[str]) -> None:
+    """`UserError` for a bad line of files of JSON lines, and for a field of two types.
+
+    `datasets` names neither, and some of both it reads as something else. Files of another form are left to it.
+    """
+    for path in map(Path, paths):
+        if path.suffix not in (".jsonl", ".json") or not path.is_file():
+            continue
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            first = next((line for line in lines if line.strip()), None)
+        if first is None:
+            raise UserError(f"{path} holds no rows")
+        if path.suffix == ".json" and not _is_object(first):  # an array, or one object over many lines
+            continue
+        rows = list(read_lines(path))
+        if line := _mixed(path, rows):
+            raise UserError(line)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _row(line: str, where: str) -> dict[str, Any]:
     try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} is not UTF-8: save the file in that encoding") from error
+    try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON ({error})") from error
     if not isinstance(row, dict):
         raise UserError(f"{where} is no JSON object")
+    if "\\u" in line:
+        for field, value in row.items():
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{where}: field {field!r} holds half a character (a lone surrogate like \\ud83d): mend or leave it out"
+                ) from error
     return row
 
 
+def _mixed(path: Path, rows: Sequence[tuple[str, dict[str, Any]]]) -> str | None:
+    """The line for the first field that is of another type than in the rows before; None without one."""
+    kinds: dict[str, str] = {}
+    for where, row in rows:
+        for field, value in _leaves(row):
+            kind = _KINDS.get(type(value), type(value).__name__)
+            if value is not None and (before := kinds.setdefault(field, kind)) != kind:
+                return f"{where}: field {field!r} is {kind}, and {before} in the rows before"
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                return f"{where}: field {field!r} is a number beyond 64 bits: write it in quotes"
+    return None
+
+
+_KINDS = {
+    str: "text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a row and of the objects and lists in it, by dotted name."""
+    for key, part in value.items():
+        yield f"{prefix}{key}", part
+        for each in part if isinstance(part, list) else [part]:
+            if each is not part:
+                yield f"{prefix}{key}[]", each
+            if isinstance(each, Mapping):
+                yield from _leaves(each, f"{prefix}{key}.")
+
+
+def find_files(task: str, config: dict[str, Any], folder: Path | None) -> tuple[dict[str, Any], list[str]]:
+    """The config overrides that make a task read the files which its YAML names, and what is to be said about it.
+
+    A relative path is sought where the command was given, as `datasets` does, and then beside the YAML file. A path
+    without a split is the train split, as for `datasets`, and is evaluated where the task has no other.
+
+    Raises:
+        UserError: for a file or split that there is not, with what was tried.
+    """
+    if not names_files(config):
+        return {}, []
+    named = config["dataset_kwargs"]["data_files"]
+    splits = named if isinstance(named, dict) else {"train": named}
+    found: dict[str, list[str]] = {}
+    for split, paths in splits.items():
+        listed = paths if isinstance(paths, list) else [paths]
+        found[split] = [_find(task, path, folder) for path in listed]
+    overrides: dict[str, Any] = {"dataset_kwargs": {**config["dataset_kwargs"], "data_files": found}}
+    notes = []
+    for key in ("test_split", "validation_split", "training_split", "fewshot_split"):
+        if (split := config.get(key)) is None or split.partition("[")[0] in found:
+            continue
+        if not isinstance(named, dict) and split == evaluated_split(config):
+            overrides[key] = "train"
+            notes.append(
+                f"{task}: its one file is evaluated, which is the train split: there is no {split!r}"
+            )
+            logging.getLogger(__name__).warning("%s", notes[-1])
+        else:
+            raise UserError(
+                f"task {task}: {key} is {split!r}, and data_files has only {', '.join(map(repr, found))}"
+            )
+    return overrides, notes
+
+
+def _find(task: str, path: Any, folder: Path | None) -> str:
+    """A file that a task names, as a path from the root of the file system; an address stays as it is."""
+    if not isinstance(path, str) or not path:
+        raise UserError(f"task {task}: data_files wants paths of files, and has {path!r}")
+    if "://" in path:
+        return path
+    given = Path(path).expanduser()
+    tried = list(dict.fromkeys([given.absolute(), (folder or Path.cwd()) / given]))
+    for candidate in tried:
+        if candidate.is_file() or candidate.is_dir() or glob(str(candidate), recursive=True):
+            return str(candidate)
+    beside = sorted({p.name for t in tried if t.parent.is_dir() for p in t.parent.iterdir() if p.is_file()})
+    close = nearest(Path(path).name, beside, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise UserError(f"task {task}: there is no file {' and no '.join(map(str, tried))}{hint}")
+
+
 def from_hub(task: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The config overrides that make a failing download a one-line `UserError`."""
+    """The config overrides that make a failing download, or a bad file, a one-line `UserError`."""
     kwargs = {k: v for k, v in (config.get("dataset_kwargs") or {}).items() if k != "trust_remote_code"}
-    source = partial(_download, task, str(config.get("dataset_path")), config.get("dataset_name"), kwargs)
+    files = {}
+    if names_files(config):
+        files = {
+            split: Path(paths[0])
+            for split, paths in kwargs["data_files"].items()
+            if len(paths) == 1 and Path(paths[0]).is_file()
+        }
+    source = partial(
+        _download, task, str(config.get("dataset_path")), config.get("dataset_name"), kwargs, files=files
+    )
     return {"custom_dataset": source, "dataset_kwargs": None}
 
 
-def _download(task: str, path: str, name: str | None, kwargs: dict[str, Any], **_: Any) -> Any:
+def _download(
+    task: str, path: str, name: str | None, kwargs: dict[str, Any], files: dict[str, Path], **_: Any
+) -> Any:
+    own = path in FORMATS and "data_files" in kwargs
+    if own and path == "json":
+        check_lines([each for listed in kwargs["data_files"].values() for each in listed])
     try:
-        with _without_retries():
+        with _without_retries(), _quiet_reading() if own else nullcontext():
             return datasets.load_dataset(path=path, name=name, **kwargs)
     except Exception as error:
         logging.getLogger(__name__).debug("loading %s failed", path, exc_info=True)
-        lines = str(error).strip().splitlines() or ["no details"]
+        if own:
+            raise UserError(_bad_file(task, path, kwargs["data_files"], error)) from error
         raise UserError(
             f"no data for task {task!r}: give local copies with data.root=DIR, or connect to the hub "
-            f"({path}: {type(error).__name__}: {lines[0][:120]})"
+            f"({path}: {_first_line(error)})"
         ) from error
+
+
+def _bad_file(task: str, kind: str, named: Mapping[str, list[str]], error: BaseException) -> str:
+    """The line for files of a task's own that can't be read."""
+    paths = [path for listed in named.values() for path in listed]
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"task {task}: {', '.join(paths)} can't be read as {kind} ({_first_line(error)})"
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no details'])[0][:120]}"
+
+
+@contextmanager
+def _quiet_reading() -> Iterator[None]:
+    """Without progress bars, and without the words of `datasets` for a bad file: ours name its line."""
+    logger = logging.getLogger("datasets")
+    level, bars = logger.level, datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
 
 
 @contextmanager

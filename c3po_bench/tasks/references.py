@@ -122,9 +122,9 @@ def tasks_of(name: str, root: Path | None) -> tuple[list[str], list[str]]:
     if name not in SETS:
         return [name], []
     whole = SETS[name]
-    found = [task for task in whole.tasks if root is None or has_local(task, root)]
+    found = [task for task in whole.tasks if root is None or has_local(task, root, {})]
     if not found:
-        found = [task for task in whole.instead if root is None or has_local(task, root)]
+        found = [task for task in whole.instead if root is None or has_local(task, root, {})]
     if not found:
         near = ", ".join([*whole.tasks, *whole.instead][:6])
         raise UserError(f"references.tasks: data.root={root} holds nothing for {name!r} (looked for {near})")

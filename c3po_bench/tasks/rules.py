@@ -17,10 +17,9 @@ from typing import Any
 
 from c3po_bench import errors
 from c3po_bench.tasks.duplicates import normalize
-from c3po_bench.tasks.fields import Fields, render
+from c3po_bench.tasks.fields import LETTERS, Fields, Unsound, render
 
 RULES = ("cloze", "letters", "length_normalized")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Layout:
         order = list(range(len(self.fields.choices(doc))))
         shuffled = self.rule == "letters" and isinstance(self.fields.target, int)
         if self.permute or shuffled:
-            key = f"{self.seed}:{self.fields.task}:{normalize(self.fields.question(doc))}"
+            question = normalize(self.fields.question(doc))  # nothing, where the options are all there is
+            key = f"{self.seed}:{self.fields.task}:{question or sorted(self.fields.choices(doc))}"
             if self.permute and shuffled:  # another order than the one shown without `permute`
                 key += ":permuted"
             random.Random(key).shuffle(order)
@@ -93,7 +93,7 @@ class Layout:
         if self.fields.lettered:  # as they are spelt there, spaces and all
             return stock
         order = self.order(doc)
-        return list(LETTERS[: len(order)]) if self.lettered else [stock[i] for i in order]
+        return list(_letters(len(order))) if self.lettered else [stock[i] for i in order]
 
     def golds(self, doc: Mapping[str, Any]) -> list[int]:
         """Places of the right choices in the order shown."""
@@ -107,8 +107,8 @@ class Layout:
         """
         if not self.lettered and self.fields.several_inputs(doc):
             return str(render(self.fields.target, doc))
-        golds = self.golds(doc)
-        return golds[0] if len(golds) == 1 else golds
+        golds, stock = self.golds(doc), self.fields.gold(doc)
+        return golds if isinstance(stock, list) else golds[0]
 
     def scored(self, process: Callable[..., Any], doc: Mapping[str, Any], results: Sequence[Any]) -> Any:
         """`process_results` of a task that has its own.
@@ -119,8 +119,15 @@ class Layout:
         return process(doc, [results[order.index(i)] for i in range(len(order))])
 
 
+def _letters(count: int) -> str:
+    if count > len(LETTERS):
+        raise Unsound(f"scoring.rule=letters: there are {len(LETTERS)} letters, and it has {count} choices")
+    return LETTERS[:count]
+
+
 def _listed(options: Sequence[str]) -> str:
-    return "\n".join(f"{LETTERS[i]}. {option}" for i, option in enumerate(options))
+    pairs = zip(_letters(len(options)), options, strict=True)
+    return "\n".join(f"{letter}. {option}" for letter, option in pairs)
 
 
 def check(rule: str, num_fewshot: int) -> None:
@@ -141,10 +148,10 @@ def overrides(
     changed: dict[str, Any] = {"num_fewshot": num_fewshot}
     fewshot = config.get("fewshot_config")
     fewshot = dict(fewshot) if isinstance(fewshot, dict) else {}
-    if num_fewshot and fewshot.get("sampler", "default") == "default":
+    if num_fewshot and (sampler := fewshot.get("sampler", "default")) in ("default", "first_n"):
         from c3po_bench.tasks.fewshot import fixed_shots
 
-        fewshot["sampler"] = fixed_shots(seed)
+        fewshot["sampler"] = fixed_shots(seed if sampler == "default" else None)
     if config.get("output_type") == "multiple_choice":
         fields = Fields.of(task, config)
         if permute or (rule == "letters" and not fields.lettered):

@@ -6,21 +6,38 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from c3po_bench.contract import CHOICES, TEXT, Item
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
-from c3po_bench.tasks.fields import compile_once
-from c3po_bench.tasks.local_data import check_root, from_hub, has_local, localize, names_files
+from c3po_bench.tasks.checks import (
+    check_config,
+    check_document,
+    check_scoring,
+    explain_loading,
+    refused,
+)
+from c3po_bench.tasks.fewshot import leave_out_evaluated
+from c3po_bench.tasks.fields import Unsound, compile_once, is_mmlu, refuse_missing
+from c3po_bench.tasks.functions import PROBED, check_repeatable, original, seed_templates, with_seeds
+from c3po_bench.tasks.local_data import (
+    check_root,
+    evaluated_split,
+    find_files,
+    from_hub,
+    has_local,
+    localize,
+    names_files,
+)
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -54,33 +71,42 @@ class TaskSet:
         self.names, self.rule, self.num_fewshot, self.seed = tuple(names), rule, num_fewshot, seed
         self.stand_ins: list[str] = []
         self.notes: list[str] = []
+        self.counts: dict[str, int] = {}
         self.groups: dict[str, list[str]] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         self._tasks: dict[str, ConfigurableTask] = {}
+        self._ours: set[str] = set()
         catalog, stock = Catalog(), {}
         for name in names:
-            with _refused(f"task {name} can't be read"):
+            with refused(f"task {name} can't be read"):
                 leaves = own[name] if own and name in own else catalog.expand(name)
+            if not leaves:
+                raise UserError(f"task {name}: there is no task in this group")
             self.groups[name] = list(leaves)
+            self._ours |= set(leaves) if own and name in own else set()
             for task, config in leaves.items():
                 if stock.setdefault(task, _plain(config)) != _plain(config):
                     raise UserError(
                         f"tasks: {name} holds another task {task} than one before it: give one of them another name"
                     )
                 if task not in self.configs:
-                    with _refused(f"task {task} can't be set up"):
-                        self.configs[task] = self._configure(task, config, root, permute_options)
+                    with refused(f"task {task} can't be set up"):
+                        check_config(task, config, ours=task in self._ours)
+                        folder = catalog.folder_of(task)
+                        self.configs[task] = self._configure(task, config, root, permute_options, folder)
         self._folders = catalog.folders
 
     def _configure(
-        self, task: str, stock: dict[str, Any], root: Path | None, permute: bool
+        self, task: str, stock: dict[str, Any], root: Path | None, permute: bool, folder: Path | None
     ) -> dict[str, Any]:
-        _check(task, stock)
-        config = dict(stock)
-        if task.startswith("mmlu_"):  # the stock YAML does not name it; it serves as reference
+        config = with_seeds(dict(stock), f"{self.seed}:{task}")
+        if is_mmlu(task, config):  # the stock YAML does not name it; it serves as reference
             config.setdefault("validation_split", "validation")
         if "custom_dataset" not in config:
-            if root is None or names_files(config) and not has_local(task, root):
+            if root is None or names_files(config) and not has_local(task, root, config):
+                changed, notes = find_files(task, config, folder)
+                config |= changed
+                self.notes += notes
                 config |= from_hub(task, config)
             else:
                 changed, notes = localize(task, config, root)
@@ -91,8 +117,6 @@ class TaskSet:
             self.notes.append(
                 f"{task}: asked with {self.num_fewshot} examples (scoring.num_fewshot), in lm-eval with {usual}"
             )
-        if config.get("process_docs") is not None:
-            config["process_docs"] = ProcessedOnce(config["process_docs"])
         return config | rules.overrides(
             task, config, rule=self.rule, num_fewshot=self.num_fewshot, permute=permute, seed=self.seed
         )
@@ -114,14 +138,36 @@ class TaskSet:
         if not self._tasks and self.configs:
             from lm_eval.tasks import TaskManager
 
+            refuse_missing()
+            seed_templates()
             compile_once()
-            builder = TaskManager(include_defaults=False)
+            builder, loaded = TaskManager(include_defaults=False), {}
             with quiet("lm_eval.api.task"):
                 for name, config in self.configs.items():
-                    with _refused(f"task {name} can't be set up"):
-                        task = builder.load([dict(config)])["tasks"][name]
-                    self._tasks[name] = cast("ConfigurableTask", task)
+                    # what a backend's own task fails at is no fault of a task's file
+                    with nullcontext() if name in self._ours else refused(f"task {name} can't be set up"):
+                        loaded[name] = cast("ConfigurableTask", self._build(builder, name, config))
+                        leave_out_evaluated(loaded[name])
+            self._tasks = loaded
         return self._tasks
+
+    def _build(self, builder: TaskManager, name: str, config: dict[str, Any]) -> Any:
+        try:
+            return builder.load([dict(config)])["tasks"][name]
+        except Exception as error:
+            if name in self._ours:
+                raise
+            explain_loading(self.where(name, 0), config, error)
+            raise
+
+    def where(self, name: str, doc_id: int) -> str:
+        """A document for an error: its number in the task and, where its file is known, the row."""
+        config = self.configs.get(name, {})
+        files = getattr(config.get("custom_dataset"), "keywords", {}).get("files") or {}
+        split = evaluated_split(config)
+        file = files.get(split) if isinstance(files, dict) else None
+        row = f" (row {doc_id + 1} of {file})" if file and not config.get("process_docs") else ""
+        return f"task {name}: document {doc_id}{row or (f' (of {file})' if file else '')} can't be asked"
 
     def extend(self, group: str, tasks: Mapping[str, ConfigurableTask]) -> None:
         """Add ready-made tasks under a group's name.
@@ -158,27 +204,34 @@ class TaskSet:
             settings = [getattr(task.config, key, None) for key in SCORED_BY]
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=_source).encode())
             docs: Any = islice(task.eval_docs, limit)
+            scored = callable(task.config.process_results)
             for doc_id, doc in enumerate(docs):
-                with _refused(f"task {name}: document {doc_id} can't be asked"):
-                    asked = [request.args for request in self._requests(task, doc_id, doc)]
-                    if task.OUTPUT_TYPE == "multiple_choice":
-                        right = self._checked_golds(task, doc)
-                    else:
-                        right = task.doc_to_target(doc)
+                with refused(self.where(name, doc_id)):
+                    right = self._checked_golds(task, doc)
+                    requests = self._requests(task, doc_id, doc)
+                    asked = [request.args for request in requests]
+                    if doc_id < PROBED:
+                        again = [request.args for request in self._requests(task, doc_id, doc)]
+                        check_repeatable(task.config, asked, again)
+                    if scored or doc_id == 0 or isinstance(right, list) and len(right) > 1:
+                        check_scoring(task, requests, doc, self.headline[name])
                 digest.update(json.dumps([asked, right], sort_keys=True, default=str).encode())
             hashes[name] = digest.hexdigest()
         return hashes
 
-    def _checked_golds(self, task: ConfigurableTask, doc: Mapping[str, Any]) -> list[int]:
-        """Places of the right choices.
+    def _checked_golds(self, task: ConfigurableTask, doc: Mapping[str, Any]) -> Any:
+        """Places of the right choices; of a task without choices the answer.
 
         ValueError where there is no such choice, or one that can't be scored.
         """
+        check_document(task, doc)
+        if task.OUTPUT_TYPE != "multiple_choice":
+            return task.doc_to_target(doc)
         golds, lengths = rules.layout_of(task).golds(doc), self.choice_lengths(task, doc)
         if not all(0 <= gold < len(lengths) for gold in golds):
-            raise ValueError(f"its answer, {golds}, is none of its {len(lengths)} choices")
+            raise Unsound(f"its answer, {golds}, is none of its {len(lengths)} choices")
         if rules.headline(task, self.rule) == "acc_norm" and not all(lengths):
-            raise ValueError("a choice without text can't be scored by length")
+            raise Unsound("a choice without text can't be scored by length")
         return golds
 
     @staticmethod
@@ -251,13 +304,22 @@ class TaskSet:
         key = content_hash([request, id[0], [list(map(str, each)) for each in rendered]], 24)
         return Item(id, kind, key, self.question_text(task, doc), metadata=metadata, **options)
 
+    def items(self, limit: int | None = None) -> Iterator[Item]:
+        """The items of the first `limit` documents of each task, without labels, as lm-eval will render them."""
+        for name, task in self.load().items():
+            kind = TEXT if task.OUTPUT_TYPE == "generate_until" else CHOICES
+            docs: Any = islice(task.eval_docs, limit)
+            for doc_id, doc in enumerate(docs):
+                arguments = [request.args for request in self._requests(task, doc_id, doc)]
+                yield self.item((name, doc_id), doc, kind, arguments, labelled=False)
+
     def references(self, name: str, docs: Iterable[tuple[int, dict[str, Any]]]) -> list[Item]:
         """Labelled items of (number, document) pairs of a multiple-choice task, rendered by lm-eval itself."""
         task, items = self.load()[name], []
         for doc_id, doc in docs:
-            with _refused(f"task {name}: document {doc_id} can't be asked"):
-                arguments = [request.args for request in self._requests(task, doc_id, doc)]
+            with refused(f"task {name}: document {doc_id} can't be asked"):
                 self._checked_golds(task, doc)
+                arguments = [request.args for request in self._requests(task, doc_id, doc)]
                 item = self.item((name, doc_id), doc, CHOICES, arguments)
                 # a metric's further requests teach nothing
                 items.append(replace(item, requests=item.options))
@@ -276,46 +338,12 @@ def _source(value: Any) -> str:
 
     Of a function of this package it is its own text: the rest of its file is not about scoring.
     """
-    if isinstance(value, partial):
-        value = value.args[0]
+    value = original(value)
     try:
         ours = str(value.__module__).startswith("c3po_bench.")
         return inspect.getsource(value) if ours else Path(inspect.getfile(value)).read_text(encoding="utf-8")
     except (AttributeError, TypeError, OSError):
         return type(value).__qualname__
-
-
-@contextmanager
-def _refused(what: str) -> Iterator[None]:
-    """Say in one line what a task's file or documents make lm-eval fail at.
-
-    Whoever named the task can mend it.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
-
-
-def _check(task: str, config: Mapping[str, Any]) -> None:
-    """`UserError` for what a task's file lacks, and for a metric that lm-eval would look for on the hub, without a word."""
-    from lm_eval.api import metrics, registry
-
-    del metrics  # imported to be registered
-    if str(config.get("output_type", "")).startswith("loglikelihood_rolling"):
-        raise UserError(
-            f"task {task} measures the perplexity of whole texts, which has no answer to compare: leave it out"
-        )
-    if config.get("output_type") == "multiple_choice" and not config.get("use_prompt"):
-        for key in ("doc_to_text", "doc_to_choice", "doc_to_target"):
-            if config.get(key) is None:
-                raise UserError(f"task {task}: a multiple-choice task needs {key}, which its file lacks")
-    for metric in [] if config.get("process_results") else config.get("metric_list") or []:
-        name = metric.get("metric")
-        if isinstance(name, str) and not metric.get("hf_evaluate") and name not in registry.metric_registry:
-            raise unknown(f"metric of task {task}", name, list(registry.metric_registry))
 
 
 @contextmanager
@@ -328,24 +356,3 @@ def quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-class ProcessedOnce:
-    """A task's `process_docs`, applied once to each split (lm-eval asks many times), without a progress bar."""
-
-    def __init__(self, process: Callable[[Any], Any]) -> None:
-        """Wrap `process`."""
-        self.process = process
-        self._done: dict[int, tuple[Any, Any]] = {}
-
-    def __call__(self, split: Any) -> Any:
-        """The processed split."""
-        if id(split) not in self._done:
-            from datasets.utils import disable_progress_bars, enable_progress_bars
-
-            disable_progress_bars()
-            try:
-                self._done[id(split)] = (split, self.process(split))
-            finally:
-                enable_progress_bars()
-        return self._done[id(split)][1]

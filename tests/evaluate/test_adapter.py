@@ -136,6 +136,18 @@ def test_one_filter_needs_no_list(scored):
     assert [row["correct"] for row in rows] == [1.0] * 6 and not any("filters" in row for row in rows)
 
 
+def test_requests_that_a_task_repeats_are_asked_once_and_answered_each_time(scored):
+    vote = [{"function": "regex", "regex_pattern": "([0-9]+)"}, {"function": "majority_vote"}]
+    steps = {"filter_list": [{"name": "vote", "filter": [*vote, {"function": "take_first"}]}]}
+    arm = CuriousArm(reads_labels=False)
+    rows = scored(SUMS, arm=arm, **GSM8K_LIKE | steps, repeats=3)
+    assert [row["correct"] for row in rows] == [1.0] * 6 and len(arm.items) == 6
+    docs = [{"q": f"question {n}", "c": ["yes", "no"], "a": n % 2} for n in range(4)]
+    rows = scored(docs, arm=arm, **CHOOSE, repeats=2)
+    assert [row["correct"] for row in rows] == [1.0, 0.0, 1.0, 0.0]
+    assert len(arm.items[-1].requests) == 2
+
+
 def test_a_metric_of_whole_corpora_is_refused_and_never_zero(scored):
     with pytest.raises(UserError, match=r"task 'made': its headline metric 'bleu'"):
         scored(SUMS, **{**GSM8K_LIKE, "metric_list": [{"metric": "bleu"}], "filter_list": None})

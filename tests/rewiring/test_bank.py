@@ -198,7 +198,7 @@ def test_a_damaged_bank_is_built_anew(build, name, damage, done):
 def test_tokenizer_renders_as_lm_eval_does(tokenizer):
     lm = tokenizer.lm
     for context, continuation in [("a b", " c d"), ("a b ", "c d"), ("", "c d"), ("x" * 5000, " y")]:
-        before, after = tokenizer.pair(context, continuation)
+        ((before, after),), _ = tokenizer.pairs(reference(0, "q", ((context, continuation),), 0))
         if context:
             c, a = lm._encode_pair(context, continuation)
             assert list(after) == a and list(before) == c[-(lm.max_length + 1 - len(a)) :]

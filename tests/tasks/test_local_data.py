@@ -35,7 +35,10 @@ def _stock(name: str, data_root: Path, cache: Path) -> ConfigurableTask:
     file, splits = STOCK[name]
     config = load_yaml(stock_root() / file, resolve_func=True)
     config.pop("tag", None)
-    files = {split: str(data_root / folder_name(name) / f"{split}.jsonl") for split in splits}
+    files = {
+        split: str(data_root / folder_name(name, {"dataset_path": "cais/mmlu"}) / f"{split}.jsonl")
+        for split in splits
+    }
     config |= {"dataset_path": "json", "dataset_name": None}
     config["dataset_kwargs"] = {"data_files": files, "cache_dir": str(cache)}
     for key in ("training_split", "validation_split"):

@@ -317,10 +317,14 @@ def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
         (
             "cloze",
             {"question": "q", "choices": ["a", "b"], "answer": 5},
-            "document 1 can't be asked .ValueError: 5",
+            r"document 1 \(row 2 of .*\) can't be asked: doc_to_target .*gives 5, which is none of its 2 choices",
         ),
         ("length_normalized", {"question": "q", "choices": ["a", ""], "answer": 0}, "a choice without text"),
-        ("cloze", {"question": "q", "choices": None, "answer": 0}, "document 1 can't be asked"),
+        (
+            "cloze",
+            {"question": "q", "choices": None, "answer": 0},
+            "document 1 .*can't be asked: doc_to_choice",
+        ),
     ],
 )
 def test_documents_that_cannot_be_asked_are_named(
@@ -335,11 +339,11 @@ def test_documents_that_cannot_be_asked_are_named(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"doc_to_text": "{{question"}, "task plain can't be set up .TemplateSyntaxError"),
-        ({"doc_to_txt": "question"}, "unexpected keyword argument 'doc_to_txt'"),
+        ({"doc_to_text": "{{question"}, "can't be asked: doc_to_text: TemplateSyntaxError"),
+        ({"doc_to_txt": "question"}, "unknown key of task plain 'doc_to_txt': did you mean 'doc_to_text'"),
         ({"doc_to_target": None}, "needs doc_to_target, which its file lacks"),
         ({"metric_list": [{"metric": "accc"}]}, "unknown metric of task plain 'accc': did you mean 'acc'"),
-        ({"test_split": None}, "must have valid or test docs"),
+        ({"test_split": None}, "names neither test_split nor validation_split"),
         ({"include": "absent.yaml"}, "can't be read .FileNotFoundError"),
     ],
 )
@@ -377,7 +381,7 @@ def test_an_answer_is_found_as_lm_eval_finds_it(tmp_path: Path) -> None:
         )
         assert plain.requests[plain.gold] == other.requests[other.gold]
     wrong = own_task(tmp_path, "wrong", docs=docs, doc_to_text="question", doc_to_choice=["yes", "no"])
-    with pytest.raises(UserError, match="'1' is not in list"):
+    with pytest.raises(UserError, match="gives '1', which is none of its 2 choices"):
         TaskSet([wrong], data_root=tmp_path).references("wrong", [(0, docs[0])])
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from c3po_bench.contract import Answer, ArmRow, Item
+from c3po_bench.contract import Answer, ArmRow, Item, Report
+from c3po_bench.models.encoding import decoding
 from c3po_bench.rewiring.baselines.arm import BaselineArm, Retriever
 from c3po_bench.rewiring.rewirer import Rewirer
 from c3po_bench.rewiring.workbench import Workbench
@@ -25,6 +26,8 @@ def icl(backend: Workbench, row: ArmRow, *, shots: int = 5) -> IclArm:
 
 class IclArm(BaselineArm):
     """The base model behind retrieved examples."""
+
+    _cut = 0
 
     def settings(self) -> dict[str, Any]:
         """The only arm whose prompts are not the base's: tables say so."""
@@ -46,8 +49,25 @@ class IclArm(BaselineArm):
         for item, place in zip(items, places, strict=True):
             nearest = near.index[place][near.weights[place] > 0].tolist()
             asked.append(self._behind([text for i in reversed(nearest) if (text := self._shown[i])], item))
-        found = zip(self._base.answer(asked), places, strict=True)
-        return [replace(a, details=self.backend.bank.details(near, place)) for a, place in found]
+        answers = []
+        for shown, answer, place in zip(asked, self._base.answer(asked), places, strict=True):
+            lost = self.backend.tokenizer.lost(shown)
+            cut = {"prompt_tokens_cut": lost} if lost else {}
+            answers.append(replace(answer, details=self.backend.bank.details(near, place) | cut))
+        return answers
+
+    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+        """Count the items whose examples are more than the model reads."""
+        self._cut = sum("prompt_tokens_cut" in row for row in rows)
+        return rows, {}
+
+    def report(self) -> Report:
+        """What every baseline reports, and how many prompts were cut."""
+        report = super().report()
+        if not self._cut:
+            return report
+        note = f"{self.row.name}: {self._cut} prompts are longer than the model reads, and lose their first examples"
+        return replace(report, notes=[*report.notes, note])
 
     def _behind(self, examples: list[str], item: Item) -> Item:
         """The item with examples before it; a rendered chat with the tokens of as many as fit."""
@@ -55,7 +75,7 @@ class IclArm(BaselineArm):
         if item.prompt_ids is None:
             return asked
         tokenizer = self.backend.tokenizer
-        room = tokenizer.lm.max_length - tokenizer.decoding(item)[0] - len(item.prompt_ids)
+        room = tokenizer.max_length - decoding(item)[0] - len(item.prompt_ids)
         before = tokenizer.lm.tok_encode("\n\n".join([*examples, ""]))[-room:] if room > 0 else []
         return replace(asked, prompt_ids=(*before, *item.prompt_ids))
 

@@ -1,0 +1,183 @@
+"""A task's own functions as they are called here: what they draw at random is the same in every run and on every rank."""
+
+import hashlib
+import inspect
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial, wraps
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy
+from lm_eval import utils as lm_eval_utils
+
+from c3po_bench.errors import LIBRARIES, STOCK_TASK, UserError
+from c3po_bench.store.identity import content_hash
+
+PROBED = 8  # documents that are processed or rendered twice, to see whether both give the same
+PER_DOCUMENT = ("doc_to_text", "doc_to_choice", "doc_to_target", "process_results")
+_DRAWS = re.compile(r"random|shuffle|uuid|secrets")
+
+
+@contextmanager
+def fixed_draws(key: str) -> Iterator[None]:
+    """Seed the global generators of Python and numpy by `key`; afterwards they go on as if nothing had been drawn."""
+    before, numpy_before = random.getstate(), numpy.random.get_state()
+    random.seed(key)
+    numpy.random.seed(int(hashlib.sha256(key.encode()).hexdigest()[:8], 16))
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        numpy.random.set_state(numpy_before)
+
+
+def original(function: Any) -> Any:
+    """The function that a task's file names, without what is wrapped around it here."""
+    while isinstance(function, partial):
+        function = function.args[0] if function.args and callable(function.args[0]) else function.func
+    return inspect.unwrap(function)
+
+
+def may_draw(function: Any) -> bool:
+    """Whether a function's file, or one that it imports from beside it, speaks of random numbers."""
+    function = original(function)
+    used = [
+        v for v in getattr(function, "__globals__", {}).values() if isinstance(v, FunctionType | ModuleType)
+    ]
+    return any(map(_speaks_of_draws, {_file(each) for each in (function, *used)}))
+
+
+def _file(thing: Any) -> str:
+    try:
+        return inspect.getfile(thing)
+    except TypeError:
+        return ""
+
+
+@cache
+def _speaks_of_draws(file: str) -> bool:
+    if not file or file.startswith(LIBRARIES) and not STOCK_TASK.search(file):
+        return False
+    path = Path(file)
+    return path.is_file() and bool(_DRAWS.search(path.read_text(encoding="utf-8", errors="replace")))
+
+
+def seeded(function: Any, key: str) -> Any:
+    """`function`, its draws seeded by `key` and its first argument, a document. Anything else comes back as it is."""
+    if not callable(function) or not may_draw(function):
+        return function
+
+    @wraps(function)
+    def call(*arguments: Any, **more: Any) -> Any:
+        about = content_hash(arguments[0]) if arguments else ""
+        with fixed_draws(f"{key}:{about}"):
+            return function(*arguments, **more)
+
+    return call
+
+
+def with_seeds(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """A task's config, every function in it that draws seeded: the same document is rendered the same every time."""
+    fewshot = config.get("fewshot_config")
+    changed = {
+        name: seeded(config[name], f"{key}:render") for name in PER_DOCUMENT if callable(config.get(name))
+    }
+    if callable(config.get("process_docs")):
+        changed["process_docs"] = ProcessedOnce(config["process_docs"], key)
+    if callable(config.get("custom_dataset")):
+        changed["custom_dataset"] = _once_seeded(config["custom_dataset"], key)
+    if isinstance(fewshot, dict):
+        own = {
+            name: ProcessedOnce(value, key)
+            if name == "process_docs"
+            else seeded(value, f"{key}:render")
+            if name in PER_DOCUMENT
+            else _once_seeded(value, key)
+            for name, value in fewshot.items()
+            if inspect.isfunction(value)
+        }
+        changed["fewshot_config"] = {**fewshot, **own}
+    return config | changed
+
+
+def _once_seeded(function: Callable[..., Any], key: str) -> Callable[..., Any]:
+    """A function that makes documents, seeded by `key` alone."""
+
+    @wraps(function)
+    def call(*arguments: Any, **more: Any) -> Any:
+        with fixed_draws(key):
+            return function(*arguments, **more)
+
+    return call
+
+
+class ProcessedOnce:
+    """A task's `process_docs`, applied once to each split (lm-eval asks many times), without a progress bar.
+
+    What it draws is seeded by `key`, and nothing is taken from the cache of `datasets`: what an unseeded run has left
+    there would be taken for the same.
+    """
+
+    def __init__(self, process: Callable[[Any], Any], key: str) -> None:
+        """Wrap `process`."""
+        self.process, self.key = process, key
+        self._done: dict[int, tuple[Any, Any]] = {}
+
+    def __call__(self, split: Any) -> Any:
+        """The processed split."""
+        if id(split) not in self._done:
+            self._done[id(split)] = (split, self._process(split))
+            if may_draw(self.process) and hasattr(split, "select"):
+                few = split.select(range(min(PROBED, len(split))))
+                if list(self._process(few)) != list(self._process(few)):
+                    raise UserError(_unseeded(self.process))
+        return self._done[id(split)][1]
+
+    def _process(self, split: Any) -> Any:
+        from datasets import disable_caching, enable_caching, is_caching_enabled
+        from datasets.utils import disable_progress_bars, enable_progress_bars
+
+        caching = is_caching_enabled()
+        disable_progress_bars()
+        disable_caching()
+        try:
+            with fixed_draws(self.key):
+                return self.process(split)
+        finally:
+            enable_progress_bars()
+            if caching:
+                enable_caching()
+
+
+def _unseeded(function: Any) -> str:
+    return (
+        f"{_file(original(function))}: {original(function).__name__} gives another result each time: draw from `random` or "
+        "`numpy.random` themselves, which are seeded here, or give a generator of its own a seed"
+    )
+
+
+def check_repeatable(config: Any, first: Any, second: Any) -> None:
+    """`UserError` if a document rendered twice is not the same twice, naming the function to blame."""
+    if repr(first) != repr(second):
+        names = [getattr(config, name, None) for name in PER_DOCUMENT]
+        drawing = [function for function in names if callable(function)]
+        raise UserError(_unseeded(next(filter(may_draw, drawing), drawing[0])) if drawing else "it is random")
+
+
+def seed_templates() -> None:
+    """Let the filter `random` of lm-eval's templates draw by the document alone, like all that is drawn here."""
+    from jinja2 import pass_context
+
+    @pass_context
+    def draw(context: Any, choices: Any) -> Any:
+        names: Mapping[str, Any] = context.get_all()
+        return random.Random(content_hash({k: v for k, v in names.items() if not callable(v)})).choice(
+            choices
+        )
+
+    jinja: Any = lm_eval_utils.env
+    jinja.filters["random"] = draw
