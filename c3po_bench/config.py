@@ -5,14 +5,14 @@ this module puts them together. It imports nothing heavy.
 """
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.options import check_number, keys, option
+from c3po_bench.options import check_finite, check_number, keys, option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
 
 MODES = ("disabled", "offline", "online")
@@ -135,6 +135,7 @@ def check_ranges(cfg: Config) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
+    check_finite(asdict(cfg))
     for key, bounds in _BOUNDS.items():
         check_number(key, attrgetter(key)(cfg), **bounds)
     if cfg.seed >= 2**32:

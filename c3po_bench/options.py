@@ -49,6 +49,18 @@ def check_number(
     raise UserError(f"{key}={value}: must be {' and '.join(limits) or 'a number'}")
 
 
+def check_finite(value: Any, key: str = "") -> None:
+    """`UserError` for NaN or infinity anywhere in a config's values, options of single arms and lists among them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}={value}: must be a number, neither NaN nor infinite")
+    if isinstance(value, dict):
+        for name, part in value.items():
+            check_finite(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            check_finite(part, key)
+
+
 def check_bounds(section: Any, prefix: str = "") -> None:
     """`UserError` for a number of a config's `section`, nested ones included, that is out of its bounds."""
     for key, entry in keys(section):

@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+import httpx
 import openai
 
 from c3po_bench.errors import UserError
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 MOST_REFUSALS = 8  # refused calls, and none answered, after which it is the settings that are wrong
 CUT = ("length", "content_filter")  # finish reasons of texts that stop in the middle
 REFUSALS = (400, 413, 422)  # of one call, which others may not share
+MOST_BYTES = 64 << 20  # of one reply
 UNREADABLE = 599  # in place of 200, of a reply that is no completion: the library retries 500 and more
 
 
@@ -94,7 +96,7 @@ class EndpointChat:
             base_url=self.cfg.base_url,
             timeout=self.cfg.timeout,
             max_retries=self.cfg.retries,
-            http_client=_Connection(self._report),
+            http_client=_Connection(self._report, self.cfg.timeout),
         ) as client:
             calls = [asyncio.create_task(ask(*item)) for item in missing.items()]
             try:
@@ -158,16 +160,23 @@ class EndpointChat:
 
 
 class _Connection(openai.DefaultAsyncHttpxClient):
-    """The library's HTTP client, which reports failures and follows no redirect, as it may lead elsewhere."""
+    """The library's HTTP client, which reports failures and follows no redirect, as it may lead elsewhere.
 
-    def __init__(self, report: Callable[[str | Exception], None]) -> None:
+    An attempt ends after `seconds` in all: the library's own limit is between two bytes, and an endpoint that drips
+    keeps within it for ever. A reply that does not end is cut off at `MOST_BYTES`.
+    """
+
+    def __init__(self, report: Callable[[str | Exception], None], seconds: float) -> None:
         super().__init__(follow_redirects=False)
-        self._report_failure = report
+        self._report_failure, self._seconds = report, seconds
 
     async def send(self, *args: Any, **kwargs: Any) -> Any:
         """The response to one attempt, with another status where it is no completion."""
         try:
-            response = await super().send(*args, **kwargs)
+            async with asyncio.timeout(self._seconds):
+                response = await super().send(*args, **{**kwargs, "stream": True})
+                response.stream = _Bounded(response.stream)
+                await response.aread()
         except Exception as error:  # whose class depends on the library's version
             self._report_failure(error)
             raise
@@ -176,6 +185,24 @@ class _Connection(openai.DefaultAsyncHttpxClient):
         if _may_pass(response.status_code):
             self._report_failure(_status(response))
         return response
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """The bytes of a reply, of which there may be too many."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in self._stream:
+            if (size := size + len(part)) > MOST_BYTES:
+                raise httpx.ReadError(f"a reply of more than {MOST_BYTES >> 20} MiB")
+            yield part
+
+    async def aclose(self) -> None:
+        """Let go of the connection."""
+        await self._stream.aclose()
 
 
 def _may_pass(code: int) -> bool:

@@ -5,11 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from c3po_bench.errors import UserError
-from c3po_bench.store.files import parsed, read_jsonl
-from c3po_bench.store.schema import SCHEMA_VERSION
+from c3po_bench.store.files import damaged, read_jsonl
+from c3po_bench.store.records import file_checksum, read_json, read_yaml
+from c3po_bench.store.schema import SCHEMA_VERSION, Experiment, Provenance, Result
+
+AGAIN = "put it back, or delete its folder's result.json and run again: finished items are not answered anew"
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,23 @@ class Run:
         Raises:
             UserError: if it is damaged, or another version wrote it.
         """
-        result = _json(self.path / "result.json")
+        result = read_json(self.path / "result.json", dict, AGAIN)
         if (version := result.get("schema_version")) != SCHEMA_VERSION:
             raise UserError(
                 f"{self.path}/result.json has schema version {version}, which this version of c3po_bench does not read "
                 f"(it reads {SCHEMA_VERSION}): run again into another results_dir"
             )
-        return result
+        return read_json(self.path / "result.json", Result, AGAIN)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The composed config."""
-        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        return read_yaml(self.path / "config.yaml", dict, AGAIN)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """provenance.json; see `store.schema.Provenance`."""
-        return _json(self.path / "provenance.json")
+        return read_json(self.path / "provenance.json", Provenance, AGAIN)
 
     @property
     def run_id(self) -> str:
@@ -54,17 +55,28 @@ class Run:
         return self.result["arm"]
 
     def samples(self) -> list[dict[str, Any]]:
-        """Rows of samples.jsonl; see `store.schema.Sample`."""
-        if not (self.path / "samples.jsonl").exists():
-            raise UserError(
-                f"{self.path} has a result but no samples.jsonl: "
-                "put it back, or delete the folder and run again"
-            )
-        return list(read_jsonl(self.path / "samples.jsonl"))
+        """Rows of samples.jsonl; see `store.schema.Sample`.
+
+        Raises:
+            UserError: where the file is missing, damaged, or not the one that was written with the result.
+        """
+        path = self.path / "samples.jsonl"
+        if not path.exists():
+            raise UserError(f"{self.path} has a result but no samples.jsonl: {AGAIN}")
+        known = self.provenance.get("checksums", {}).get(path.name)
+        if known and file_checksum(path) != known:
+            raise damaged(str(path), "it is not what was written: its checksum does not hold", AGAIN)
+        rows = list(read_jsonl(path))
+        for number, row in enumerate(rows, start=1):
+            if not (
+                isinstance(row, dict) and all(isinstance(row.get(name), of) for name, of in KEYS.items())
+            ):
+                raise damaged(f"{path}, line {number}", f"it lacks one of {', '.join(KEYS)}", AGAIN)
+        return rows
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return parsed(path.read_bytes(), str(path))
+KEYS = {"task": str, "doc_id": int, "doc_hash": str, "prompt_hash": str, "correct": int | float}
+"""What every row of samples.jsonl has."""
 
 
 def load_runs(results_dir: str | Path) -> list[Run]:
@@ -84,4 +96,5 @@ def load_runs(results_dir: str | Path) -> list[Run]:
 def load_experiments(results_dir: str | Path) -> list[dict[str, Any]]:
     """The experiments recorded in a store, oldest first: name, config, command and run ids (base first)."""
     files = sorted((Path(results_dir) / "experiments").glob("*.json"))
-    return sorted(map(_json, files), key=lambda experiment: experiment["created"])
+    found = [read_json(path, Experiment, "put it back, or delete it: its runs stay") for path in files]
+    return sorted(found, key=lambda experiment: experiment["created"])
