@@ -11,10 +11,10 @@ import json
 import logging
 import os
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
-import httpx
 import openai
 
 from c3po_bench.errors import UserError
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 MOST_REFUSALS = 8  # refused calls, and none answered, after which it is the settings that are wrong
 CUT = ("length", "content_filter")  # finish reasons of texts that stop in the middle
 REFUSALS = (400, 413, 422)  # of one call, which others may not share
+HTTP: Any = import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
+"""The HTTP library that this version of `openai` is built on: it retries that library's errors."""
 MOST_BYTES = 64 << 20  # of one reply
 UNREADABLE = 599  # in place of 200, of a reply that is no completion: the library retries 500 and more
 
@@ -170,13 +172,20 @@ class _Connection(openai.DefaultAsyncHttpxClient):
         super().__init__(follow_redirects=False)
         self._report_failure, self._seconds = report, seconds
 
-    async def send(self, *args: Any, **kwargs: Any) -> Any:
-        """The response to one attempt, with another status where it is no completion."""
+    async def _whole(self, *args: Any, **kwargs: Any) -> Any:
+        """The response with all of its bytes, in time."""
         try:
             async with asyncio.timeout(self._seconds):
                 response = await super().send(*args, **{**kwargs, "stream": True})
-                response.stream = _Bounded(response.stream)
-                await response.aread()
+                response._content = await _bounded(response)  # as `aread` does, however many there are
+                return response
+        except TimeoutError as error:
+            raise HTTP.ReadTimeout(f"no whole answer within {self._seconds:g} s") from error
+
+    async def send(self, *args: Any, **kwargs: Any) -> Any:
+        """The response to one attempt, with another status where it is no completion."""
+        try:
+            response = await self._whole(*args, **kwargs)
         except Exception as error:  # whose class depends on the library's version
             self._report_failure(error)
             raise
@@ -187,22 +196,17 @@ class _Connection(openai.DefaultAsyncHttpxClient):
         return response
 
 
-class _Bounded(httpx.AsyncByteStream):
-    """The bytes of a reply, of which there may be too many."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for part in self._stream:
+async def _bounded(response: Any) -> bytes:
+    """The bytes of a reply; a broken connection where they are too many."""
+    parts, size = [], 0
+    try:
+        async for part in response.aiter_bytes():
+            parts.append(part)
             if (size := size + len(part)) > MOST_BYTES:
-                raise httpx.ReadError(f"a reply of more than {MOST_BYTES >> 20} MiB")
-            yield part
-
-    async def aclose(self) -> None:
-        """Let go of the connection."""
-        await self._stream.aclose()
+                raise HTTP.ReadError(f"a reply of more than {MOST_BYTES >> 20} MiB")
+    finally:
+        await response.aclose()
+    return b"".join(parts)
 
 
 def _may_pass(code: int) -> bool:
