@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -201,6 +202,28 @@ def test_a_damaged_bank_is_built_anew(build, name, damage, done):
     np.testing.assert_array_equal(again.pathways, bank.pathways)
     np.testing.assert_array_equal(again.embeddings, bank.embeddings)
     assert again.counts == bank.counts
+
+
+def test_a_bank_has_its_room_on_disk_before_it_is_written(build, monkeypatch):
+    """A mapped file without it ends the process where the disk is full."""
+
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(make_items(4))
+    assert build.read == 0
+    monkeypatch.undo()
+    assert len(build(make_items(4))) == 4
+
+
+def test_embeddings_that_are_no_numbers_are_refused(build):
+    build.embedder.__class__ = type(
+        "Nan", (Embedder,), {"__call__": lambda self, texts: np.full((len(texts), 3), np.nan)}
+    )
+    with pytest.raises(UserError, match="embedding of question 0 of 4 holds NaN"):
+        build(make_items(4))
 
 
 def test_tokenizer_renders_as_lm_eval_does(tokenizer):
