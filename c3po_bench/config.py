@@ -5,7 +5,7 @@ this module puts them together. It imports nothing heavy.
 """
 
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,8 @@ def check_ranges(cfg: Config) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    check_finite(asdict(cfg))
+    for key in KEYS:
+        check_finite(key, attrgetter(key)(cfg))
     for key, bounds in _BOUNDS.items():
         check_number(key, attrgetter(key)(cfg), **bounds)
     if cfg.seed >= 2**32:

@@ -16,6 +16,10 @@ class UserError(Exception):
     """Raised for anything the user can put right; the command line prints it in one line and exits with 2."""
 
 
+class DamagedFile(UserError):
+    """Raised for a file of a store that is missing, or not what was written: no view goes on without it."""
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BROKEN = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)

@@ -15,7 +15,7 @@ from c3po_bench.analysis import statistics
 from c3po_bench.analysis.arms import arm_of, columns_of, prompt_differs
 from c3po_bench.analysis.pairing import Partners, check_comparable, run_labels
 from c3po_bench.analysis.scores import MIN_CLUSTERS, Scores, load_scores
-from c3po_bench.errors import UserError
+from c3po_bench.errors import DamagedFile, UserError
 from c3po_bench.store.reader import Run
 
 POOLED, MACRO = "all items", "mean of tasks"
@@ -153,7 +153,7 @@ def _refusal(refused: dict[str, str] | None, name: str) -> Iterator[None]:
     try:
         yield
     except UserError as reason:
-        if refused is None:
+        if refused is None or isinstance(reason, DamagedFile):
             raise
         refused[name] = str(reason)
 

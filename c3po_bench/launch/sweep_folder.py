@@ -58,6 +58,8 @@ class SweepFolder:
         Raises:
             UserError: where it is missing or damaged.
         """
+        if not (self.path / name).is_file():
+            raise UserError(f"{self.path} has no {name}: submit the sweep anew")
         return read_json(
             self.path / name, kind, "put it back, or delete the sweep's folder and submit it anew"
         )

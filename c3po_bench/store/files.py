@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.errors import UserError, disk_failure, of_the_disk
+from c3po_bench.errors import DamagedFile, UserError, disk_failure, of_the_disk
 
 HOST = socket.gethostname().replace(".", "_")[:60]
 DAY = 24 * 3600.0
@@ -184,9 +184,9 @@ def parsed(text: bytes, where: str) -> Any:
 
 def damaged(
     where: str, why: str, remedy: str = "put it back, or delete it to have it made again"
-) -> UserError:
+) -> DamagedFile:
     """The error for a file of a store that is not what was written."""
-    return UserError(f"{where} is damaged ({why}): {remedy}")
+    return DamagedFile(f"{where} is damaged ({why}): {remedy}")
 
 
 def _is_count(value: Any) -> bool:

@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from c3po_bench.errors import UserError
-from c3po_bench.store.files import damaged, read_jsonl
-from c3po_bench.store.records import file_checksum, read_json, read_yaml
+from c3po_bench.errors import DamagedFile, UserError
+from c3po_bench.store.files import damaged, parsed
+from c3po_bench.store.records import bytes_checksum, read_json, read_yaml
 from c3po_bench.store.schema import SCHEMA_VERSION, Experiment, Provenance, Result
 
 AGAIN = "put it back, or delete its folder's result.json and run again: finished items are not answered anew"
@@ -54,20 +54,31 @@ class Run:
         """Name of the arm."""
         return self.result["arm"]
 
+    @property
+    def stored_samples(self) -> bytes:
+        """samples.jsonl as it is.
+
+        Raises:
+            UserError: where it is missing, empty, cut short, or not what was written with the result.
+        """
+        path = self.path / "samples.jsonl"
+        if not path.exists():
+            raise DamagedFile(f"{self.path} has a result but no samples.jsonl: {AGAIN}")
+        data = path.read_bytes()
+        known = self.provenance.get("checksums", {}).get(path.name)
+        if (known and bytes_checksum(data) != known) or not data.endswith(b"\n"):
+            raise damaged(str(path), "it is not what was written: cut short, or changed", AGAIN)
+        return data
+
     def samples(self) -> list[dict[str, Any]]:
         """Rows of samples.jsonl; see `store.schema.Sample`.
 
         Raises:
-            UserError: where the file is missing, damaged, or not the one that was written with the result.
+            UserError: where the file is damaged.
         """
-        path = self.path / "samples.jsonl"
-        if not path.exists():
-            raise UserError(f"{self.path} has a result but no samples.jsonl: {AGAIN}")
-        known = self.provenance.get("checksums", {}).get(path.name)
-        if known and file_checksum(path) != known:
-            raise damaged(str(path), "it is not what was written: its checksum does not hold", AGAIN)
-        rows = list(read_jsonl(path))
-        for number, row in enumerate(rows, start=1):
+        path, rows = self.path / "samples.jsonl", []
+        for number, line in enumerate(self.stored_samples.splitlines(), start=1):
+            rows.append(row := parsed(line, f"{path}, line {number}"))
             if not (
                 isinstance(row, dict) and all(isinstance(row.get(name), of) for name, of in KEYS.items())
             ):
@@ -75,7 +86,7 @@ class Run:
         return rows
 
 
-KEYS = {"task": str, "doc_id": int, "doc_hash": str, "prompt_hash": str, "correct": int | float}
+KEYS = {"task": str, "doc_id": int, "doc_hash": str, "prompt_hash": str}
 """What every row of samples.jsonl has."""
 
 

@@ -15,7 +15,7 @@ from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import DamagedFile, UserError
 from c3po_bench.store.files import write_json
 
 log = logging.getLogger("c3po_bench")
@@ -50,12 +50,12 @@ def _read(path: Path, parse: Callable[[str], Any], kind: Any, remedy: str) -> An
         if why := mismatch(data, kind):
             raise ValueError(why)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: {remedy}") from error
+        raise DamagedFile(f"{path} is missing: {remedy}") from error
     except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror}): {remedy}") from error
+        raise DamagedFile(f"{path} can't be read ({error.strerror}): {remedy}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} is damaged ({why}): {remedy}") from error
+        raise DamagedFile(f"{path} is damaged ({why}): {remedy}") from error
     return data
 
 
@@ -124,7 +124,7 @@ def read_sealed(path: Path, kind: Any = dict) -> dict[str, Any] | None:
         return None
     try:
         record = read_json(path, kind)
-        if record.pop("crc", checksum(record)) != checksum(record):
+        if record.pop("crc", None) != checksum(record):
             raise UserError(f"{path} is damaged (its checksum does not hold)")
     except UserError as error:
         log.warning("%s: it is made anew", str(error).partition(": put it back")[0])
@@ -154,6 +154,11 @@ def file_checksum(path: Path) -> str:
         while part := file.read(1 << 22):
             crc, size = zlib.crc32(part, crc), size + len(part)
     return f"{crc:08x}-{size}"
+
+
+def bytes_checksum(data: bytes) -> str:
+    """The same of bytes."""
+    return f"{zlib.crc32(data):08x}-{len(data)}"
 
 
 def lost_file(folder: Path, checksums: dict[str, str]) -> str | None:

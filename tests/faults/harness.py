@@ -170,6 +170,7 @@ class Experiment:
             outcome.statuses.append(status)
             if status == 2 and fault.kind in DAMAGES and Path(fault.label).name.split(".")[0] in last(output):
                 (home / fault.label).unlink(missing_ok=True)  # as the line says
+                (home / fault.label).with_name("result.json").unlink(missing_ok=True)
                 status, output = server.run(home, self.command(home))
                 outcome.statuses.append(status)
             if status != 0:
