@@ -146,7 +146,7 @@ def test_rows_that_are_not_those_that_were_written_are_refused(tmp_path):
     provenance.write_text(json.dumps(record | {"checksums": file_checksums(run.path)}))
     assert len(load_runs(tmp_path)[0].samples()) == 2
     path.write_bytes(path.read_bytes().replace(b'"correct": 1', b'"correct": 0'))
-    with pytest.raises(UserError, match=r"samples\.jsonl is damaged .*checksum"):
+    with pytest.raises(UserError, match=r"samples\.jsonl is damaged .*changed"):
         load_runs(tmp_path)[0].samples()
     with pytest.raises(UserError, match="no results"):
         load_runs(tmp_path / "nowhere")

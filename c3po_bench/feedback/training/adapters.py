@@ -132,12 +132,18 @@ def _train(
                 if not out_of_memory(error):
                     raise
                 raise UserError(no_memory(plan, error)) from error
-            for name, weight in trained.items():
-                finite(weight.sum().item(), f"{plan.name}: a weight of {name}", trainer.state.global_step)
             history = trainer.state.log_history
             if trainer.eval_dataset is not None and trainer.state.global_step not in _evaluated(history):
                 trainer.evaluate()
         flops = group.total(sum(passes))
+        try:
+            steps = trainer.state.global_step
+            finite(trainers.loss_now(trainer), f"{plan.name}: the loss after the training", steps)
+            for name, weight in trained.items():
+                finite(weight.sum().item(), f"{plan.name}: a weight of {name}", steps)
+        except UserError:  # what was saved holds the same weights
+            remove(checkpoints)
+            raise
         if group.is_main_process:
             trainer.model.save_pretrained(str(folder), selected_adapters=["default"])
         trainer.model.unload()

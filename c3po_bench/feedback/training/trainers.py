@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
@@ -72,6 +73,14 @@ class _Guard(TrainerCallback):
 def guard(trainer: Any, plan: Plan, group: RankGroup, seal: str) -> None:
     """Have a training stop where it diverges, and each checkpoint get a file `seal` of checksums."""
     trainer.add_callback(_Guard(plan, group, seal))
+
+
+def loss_now(trainer: Any) -> float:
+    """The loss of a training's first batch under the weights as they are: the last step's own was logged before it."""
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.eval()
+    with torch.no_grad():
+        return float(trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)))
 
 
 def show_progress(trainer: Any, what: str) -> None:
