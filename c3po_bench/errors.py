@@ -116,6 +116,15 @@ def finite(value: float, what: str, step: int | None = None) -> float:
     )
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the processor or of a GPU, does not suffice."""
+    named = isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "ArrayMemoryError")
+    words = r"out of memory|can't allocate memory|not enough memory|failed to allocate|ALLOC_FAILED|cannot allocate"
+    return named or (
+        isinstance(error, RuntimeError | OSError) and bool(re.search(words, str(error), re.IGNORECASE))
+    )
+
+
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:
     """The `n` choices that look most like `name`, best first (may be empty)."""
     pool = sorted(set(choices))

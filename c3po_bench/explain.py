@@ -11,8 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from c3po_bench.config import KEYS, RENAMED
-from c3po_bench.errors import OURS, UserError, nearest, of_the_disk, our_fault, refuse, unknown
-from c3po_bench.runtime.resources import out_of_memory
+from c3po_bench.errors import OURS, UserError, nearest, of_the_disk, our_fault, out_of_memory, refuse, unknown
 
 GROUPS_TO_ADD = ("experiment", "sweep", "task")
 """Groups of conf/ of which conf/config.yaml chooses none: Hydra wants a `+` before their choice."""

@@ -4,7 +4,6 @@ import ctypes
 import gc
 import logging
 import os
-import re
 import resource
 import sys
 import time
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, out_of_memory
 
 log = logging.getLogger("c3po_bench")
 T = TypeVar("T")
@@ -51,15 +50,6 @@ def rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of the processor or of a GPU, does not suffice."""
-    named = isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "ArrayMemoryError")
-    words = r"out of memory|can't allocate memory|not enough memory|failed to allocate|ALLOC_FAILED|cannot allocate"
-    return named or (
-        isinstance(error, RuntimeError | OSError) and bool(re.search(words, str(error), re.IGNORECASE))
-    )
 
 
 def in_halves(

@@ -84,11 +84,12 @@ def mismatch(value: Any, kind: Any, at: str = "") -> str:
     fits = isinstance(value, plain) or (plain is float and isinstance(value, int)) or (plain is int and whole)
     if not fits or (isinstance(value, bool) and plain in (int, float)):
         return f"{name} is {_kind(value)}, not {_KINDS.get(plain, plain.__name__)}"
+    inside: Any = value
     if plain is list and parts:
-        return next((why for i, v in enumerate(value) if (why := mismatch(v, parts[0], f"{at}[{i}]"))), "")
+        return next((why for i, v in enumerate(inside) if (why := mismatch(v, parts[0], f"{at}[{i}]"))), "")
     if plain is dict and parts:
         return next(
-            (why for k, v in value.items() if (why := mismatch(v, parts[1], f"{at and at + '.'}{k}"))), ""
+            (why for k, v in inside.items() if (why := mismatch(v, parts[1], f"{at and at + '.'}{k}"))), ""
         )
     return ""
 

@@ -10,14 +10,13 @@ from math import isnan
 from pathlib import Path
 from typing import Any, TypedDict
 
-from c3po_bench.errors import UserError, finite
+from c3po_bench.errors import UserError, finite, out_of_memory
 from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.synthesis import FeedbackDataset
 from c3po_bench.feedback.training.distributed import RankGroup
 from c3po_bench.feedback.training.recipes import Plan, precision
 from c3po_bench.models.flops import counting, shape_of, trained_part
 from c3po_bench.models.targets import find_targets
-from c3po_bench.runtime.resources import out_of_memory
 from c3po_bench.store.files import remove, writing
 from c3po_bench.store.records import file_checksums, lost_file, read_sealed, write_sealed
 
