@@ -112,12 +112,12 @@ class ArmAdapter(LM):
         before, start = self.arm.cost(), time.perf_counter()
         parts: list[int] = []  # sizes of what was answered at once
 
-        def answer(part: Sequence[Item]) -> list[Answer]:
+        def answer_part(part: Sequence[Item]) -> list[Answer]:
             found = self.arm.answer(part)
             parts.append(len(part))
             return found
 
-        answers = in_halves(answer, items, "items", _size)
+        answers = in_halves(answer_part, items, "items", _size)
         after = self.arm.cost()
         self._check_numbers(items, answers)
         cached = after.cached_seconds - before.cached_seconds

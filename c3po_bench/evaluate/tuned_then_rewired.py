@@ -261,7 +261,7 @@ class Merged(TypedDict):
 def _is_whole(done: Path) -> bool:
     """Whether a merged model is there, and no file of it is missing or damaged."""
     record = read_sealed(done, Merged)
-    lost = record and lost_file(done.parent, record["files"])
+    lost = lost_file(done.parent, record["files"]) if record else None
     if lost:
         log.warning("%s is missing or damaged: it is made anew", done.parent / lost)
     return record is not None and not lost
