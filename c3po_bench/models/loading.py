@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.models import deepseek
 from c3po_bench.models.cache import folder_hash
-from c3po_bench.models.embedded import planted, smollm, smolmoe
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
+from c3po_bench.registry import Registry
 
 log = logging.getLogger(__name__)
-EMBEDDED = {"smolmoe": smolmoe.checkpoint, "smollm": smollm.checkpoint, "planted": planted.checkpoint}
+EMBEDDED: Registry[Callable[[], Path]] = Registry(
+    "model.kind",
+    {name: f"c3po_bench.models.embedded.{name}:checkpoint" for name in ("smolmoe", "smollm", "planted")},
+)
 KINDS = (*EMBEDDED, "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")
 WRITTEN = (
