@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 EXTRAS ?= wandb,feedback,slurm,report,docs,dev
 READY := $(VENV)/.ready
 
-.PHONY: setup bench test test-all lint format docs results-check clean
+.PHONY: setup bench test test-all faults lint format docs results-check clean
 
 setup: $(READY)
 
@@ -24,9 +24,13 @@ test: $(READY)
 	$(PY) -m pytest
 
 test-all: $(READY)
-	$(PY) -m pytest -n 0 -m "not slurm and not browser"
+	$(PY) -m pytest -n 0 -m "not slurm and not browser and not faults"
 	$(PY) -m pytest -n 0 -m "browser"
 	$(PY) -m pytest -n 0 -m "slurm"
+
+# kills, full disks and damage at every stage: some 20 minutes on two cores
+faults: $(READY)
+	$(PY) -m pytest -n 0 -m faults -s
 
 lint: $(READY)
 	$(PY) -m ruff check .

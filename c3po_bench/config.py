@@ -13,7 +13,7 @@ from typing import Any
 from c3po_bench.analysis.config import AnalysisConfig
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.options import check_number, keys, option
+from c3po_bench.options import check_finite, check_number, keys, option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
 
 MODES = ("disabled", "offline", "online")
@@ -137,6 +137,8 @@ def check_ranges(cfg: Config) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
+    for key in KEYS:
+        check_finite(key, attrgetter(key)(cfg))
     for key, bounds in _BOUNDS.items():
         check_number(key, attrgetter(key)(cfg), **bounds)
     if cfg.seed >= 2**32:

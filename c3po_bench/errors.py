@@ -2,6 +2,8 @@
 
 import difflib
 import errno
+import math
+import os
 import re
 import sys
 import sysconfig
@@ -17,17 +19,53 @@ class UserError(Exception):
     """Raised for anything the user can put right; the command line prints it in one line and exits with 2."""
 
 
+class DamagedFile(UserError):
+    """Raised for a file of a store that is missing, or not what was written: no view goes on without it."""
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BROKEN = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+WITHOUT_NUMBER = {
+    r"no space left|disk is full|PytorchStreamWriter failed|file write failed|requested and \d+ written": errno.ENOSPC,
+    r"disk quota exceeded": errno.EDQUOT,
+    r"input/output error": errno.EIO,
+}
+"""What libraries say of a full or failing disk that give no error number: safetensors, torch, numpy, tokenizers."""
 
 
-def of_the_disk(error: BaseException) -> str | None:
-    """The line for an error of the file system that the user can mend; None for any other."""
-    if not isinstance(error, OSError) or error.errno not in FULL + IN_THE_WAY:
+def disk_failure(error: BaseException) -> OSError | None:
+    """The full or failing disk behind an error, found anywhere in its chain of causes; None for any other error."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen and not isinstance(link, UserError):
+        seen.append(link)
+        number = link.errno if isinstance(link, OSError) else None
+        if told := re.search(r"os error (\d+)", str(link)):  # of a library in Rust
+            number = number or int(told[1])
+        if number is None and isinstance(link, Exception):
+            texts = (n for text, n in WITHOUT_NUMBER.items() if re.search(text, str(link), re.IGNORECASE))
+            number = next(texts, None)
+        if number in FULL + BROKEN:
+            return OSError(number, os.strerror(number), getattr(link, "filename", None))
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def of_the_disk(error: BaseException, where: str = "") -> str | None:
+    """The line for an error of the file system that the user can mend; None for any other.
+
+    `where` names the folder that is full, and what sets it.
+    """
+    failure = disk_failure(error) or error
+    if not isinstance(failure, OSError) or failure.errno not in FULL + BROKEN + IN_THE_WAY:
         return None
-    what = ": ".join(str(part)[:200] for part in (error.filename, error.strerror) if part)
-    if error.errno in FULL:
-        return f"{what}: make room, then run the same command again: it goes on where it stopped"
+    what = ": ".join(str(part)[:300] for part in (failure.filename, failure.strerror) if part)
+    then = "then run the same command again: it goes on where it stopped"
+    if failure.errno in FULL:
+        return f"{what}: make room{where and f' in {where}'}, {then}"
+    if failure.errno in BROKEN:
+        return f"{what}: the disk{where and f' of {where}'} fails; mend it or choose another, {then}"
     return f"{what}; results_dir and name say what is written where"
 
 
@@ -108,12 +146,38 @@ def refuse(message: str) -> int:
 
 
 def exit_status(work: Callable[[], object]) -> int:
-    """Run a command: 0, or 2 with one line on standard error where the user can mend it."""
+    """Run a command: 0, or 2 with one line on standard error where the user can mend it, the disk included."""
     try:
         work()
-    except UserError as error:
-        return refuse(str(error))
+    except Exception as error:
+        line = str(error) if isinstance(error, UserError) else of_the_disk(error)
+        if line is None:
+            raise
+        return refuse(line)
     return 0
+
+
+def finite(value: float, what: str, step: int | None = None) -> float:
+    """`value`, where it is a number.
+
+    Raises:
+        UserError: for NaN and infinity, which would be ranked, averaged and kept: `what` it is, after which step.
+    """
+    if math.isfinite(value):
+        return value
+    when = "" if step is None else f" at step {step}"
+    raise UserError(
+        f"{what} is {value}{when}, no number, so nothing of it is kept: try a smaller learning rate, or model.dtype=float32"
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the processor or of a GPU, does not suffice."""
+    named = isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "ArrayMemoryError")
+    words = r"out of memory|can't allocate memory|not enough memory|failed to allocate|ALLOC_FAILED|cannot allocate"
+    return named or (
+        isinstance(error, RuntimeError | OSError) and bool(re.search(words, str(error), re.IGNORECASE))
+    )
 
 
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:

@@ -19,6 +19,7 @@ from c3po_bench.errors import (
     nearest,
     of_the_disk,
     our_fault,
+    out_of_memory,
     refuse,
     unknown,
 )
@@ -85,7 +86,12 @@ def explain(error: BaseException) -> str | None:
     """The line for an error that the user can mend, found anywhere in its chain of causes; None for any other."""
     if not isinstance(error, UserError | HydraException | OmegaConfBaseException):
         lines = (line.format(error) for start, line in PLAIN.items() if str(error).startswith(start))
-        return of_the_disk(error) or next(lines, None) or (cause(error) if foreign_place(error) else None)
+        return (
+            of_the_disk(error)
+            or of_memory(error)
+            or next(lines, None)
+            or (cause(error) if foreign_place(error) else None)
+        )
     chain: list[BaseException] = [error]
     while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
         chain.append(before)
@@ -113,6 +119,14 @@ def explain(error: BaseException) -> str | None:
         why = texts[1].splitlines()[0]
         return f"{merging[1]}: {'must have a value' if 'is not Optional' in why else why}"
     return texts[0].split("\n\n")[0]
+
+
+def of_memory(error: BaseException) -> str | None:
+    """The line for memory that does not suffice; None for any other error."""
+    if not out_of_memory(error):
+        return None
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return f"memory does not suffice ({reason}): use a smaller model or batch_size, model.dtype=bfloat16, or a larger machine"
 
 
 def unreadable(word: str) -> str:

@@ -5,7 +5,7 @@ Docs, tests and the check of every config read them off the schema.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, field, fields, is_dataclass
 from operator import attrgetter
 from typing import Any
@@ -47,6 +47,18 @@ def check_number(
         raise UserError(f"{key}={value}: must be a number of at least {least}")
     limits = [f"above {above}"] * (above > -math.inf) + [f"at most {most}"] * (most < math.inf)
     raise UserError(f"{key}={value}: must be {' and '.join(limits) or 'a number'}")
+
+
+def check_finite(key: str, value: Any) -> None:
+    """`UserError` for NaN or infinity in a key's value, in a list's parts and in an arm's options."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}={value}: must be a number, neither NaN nor infinite")
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            check_finite(f"{key}.{name}", part)
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for part in value:
+            check_finite(key, part)
 
 
 def check_bounds(section: Any, prefix: str = "") -> None:

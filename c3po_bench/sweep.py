@@ -178,7 +178,7 @@ def work_command(options: argparse.Namespace) -> int:
         raise UserError(f"{options.folder} holds {1 + len(others)} sweeps: name one, like {folder.path}")
     cells = options.cells
     if options.groups is not None:
-        groups, number = folder.read(Path(options.groups).name), options.group or 0
+        groups, number = folder.read(Path(options.groups).name, list[list[int]]), options.group or 0
         if not 0 <= number < len(groups):
             raise UserError(f"--group {number}: {options.groups} has groups 0 to {len(groups) - 1}")
         cells = groups[number]

@@ -13,6 +13,7 @@ import pandas as pd
 from c3po_bench.analysis.arms import BASE, columns_of
 from c3po_bench.analysis.compare import compare, total_flops
 from c3po_bench.analysis.frames import known, records
+from c3po_bench.store.files import replacing
 from c3po_bench.store.reader import Run
 
 IDENTITY = {"arm": "str", "title": "str", "role": "str", "label": "str", "run_id": "str", "model": "str"}
@@ -282,8 +283,9 @@ def _kind_of(values: list[Any]) -> str:
 
 def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
     """Write `frame` as STEM.csv and STEM.parquet, typed; returns the two paths."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     csv, parquet = stem.with_suffix(".csv"), stem.with_suffix(".parquet")
-    frame.to_csv(csv, index=False)
-    frame.to_parquet(parquet, index=False)
+    with replacing(csv) as path:
+        frame.to_csv(path, index=False)
+    with replacing(parquet) as path:
+        frame.to_parquet(path, index=False)
     return [csv, parquet]

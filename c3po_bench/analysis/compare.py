@@ -16,7 +16,7 @@ from c3po_bench.analysis.arms import BASE, arm_of, columns_of, prompt_differs
 from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, MACRO, POOLED, headlines, typed
 from c3po_bench.analysis.pairing import Partners, check_comparable, run_labels
 from c3po_bench.analysis.scores import Scores, load_scores, many_clusters
-from c3po_bench.errors import UserError
+from c3po_bench.errors import DamagedFile, UserError
 from c3po_bench.store.reader import Run, load_experiments
 
 
@@ -125,7 +125,7 @@ def _refusal(refused: dict[str, str] | None, name: str) -> Iterator[None]:
     try:
         yield
     except UserError as reason:
-        if refused is None:
+        if refused is None or isinstance(reason, DamagedFile):
             raise
         refused[name] = str(reason)
 

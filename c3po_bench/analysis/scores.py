@@ -69,8 +69,8 @@ def load_scores(run: Run) -> Scores:
         UserError: where a row lacks a score, or an item has two rows.
     """
     try:
-        rows: list[Any] = _DECODER.decode_lines((run.path / "samples.jsonl").read_bytes())
-    except (OSError, msgspec.DecodeError):
+        rows: list[Any] = _DECODER.decode_lines(run.stored_samples)
+    except msgspec.DecodeError:
         rows = [_Row(**{name: row[name] for name in COLUMNS if name in row}) for row in run.samples()]
     columns = {name: list(map(attrgetter(name), rows)) for name in COLUMNS}
     correct = np.array(columns["correct"], dtype=np.float64)  # None becomes NaN

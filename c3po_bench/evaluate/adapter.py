@@ -18,6 +18,7 @@ from lm_eval.api.model import LM
 from c3po_bench.contract import CHOICES, TEXT, Answer, Arm, Cost, Item
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate.chunks import Chunks
+from c3po_bench.runtime.resources import in_halves
 from c3po_bench.store.files import Journal
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.checks import check_score
@@ -116,10 +117,16 @@ class ArmAdapter(LM):
         """Have the arm answer, and write the answers down together."""
         self.prepare()
         before, start = self.arm.cost(), time.perf_counter()
-        answers = self.arm.answer(items)
+        parts: list[int] = []  # sizes of what was answered at once
+
+        def answer_part(part: Sequence[Item]) -> list[Answer]:
+            found = self.arm.answer(part)
+            parts.append(len(part))
+            return found
+
+        answers = in_halves(answer_part, items, "items", _size)
         after = self.arm.cost()
-        if kind == CHOICES:
-            self._check_numbers(items, answers)
+        self._check_numbers(items, answers)
         cached = after.cached_seconds - before.cached_seconds
         seconds = (time.perf_counter() - start + cached) / len(items)
         rows = []
@@ -128,16 +135,43 @@ class ArmAdapter(LM):
             row = {"key": keys[item.id], "answers": kept, "seconds": round(seconds, 6)}
             rows.append(row | ({"details": answer.details} if answer.details else {}))
         rows[0]["phases"] = _difference(after, before)
+        if len(parts) > 1:
+            rows[0]["halved"] = max(parts)
         self.journal.append(rows)
 
     def _check_numbers(self, items: list[Item], answers: list[Answer]) -> None:
-        """Refuse log-likelihoods that are not numbers: they would be ranked, and stay in the journal."""
+        """Refuse what is no number, in log-likelihoods and details: it would be ranked, and stay in the journal."""
         for item, answer in zip(items, answers, strict=True):
-            if any(math.isnan(score) for score, _ in answer.scores):
+            place = f"{self.arm.row.name}: item {item.id[1]} of task {item.id[0]}"
+            if any(not math.isfinite(score) for score, _ in answer.scores):
                 raise UserError(
-                    f"{self.arm.row.name}: item {item.id[1]} of task {item.id[0]} has a log-likelihood that is not a "
-                    "number (NaN); try model.dtype=float32, or smaller steps if the arm takes any"
+                    f"{place} has a log-likelihood that is not a number (NaN or infinity); try model.dtype=float32, or "
+                    "smaller steps if the arm takes any"
                 )
+            if bad := _not_finite(answer.details):
+                raise UserError(
+                    f"{place}: {bad} is not a number (NaN or infinity); try model.dtype=float32, or smaller steps if the arm "
+                    "takes any"
+                )
+
+
+def _size(item: Item) -> str:
+    longest = max((len(before) + len(after) for before, after in item.requests), default=len(item.prompt))
+    return f"{item.id[0]}/{item.id[1]}: {len(item.requests) or 1} requests of up to {longest} characters"
+
+
+def _not_finite(details: Any, name: str = "") -> str:
+    """The place of the first number in `details` that is NaN or infinite, such as "losses at step 3"; else nothing."""
+    if isinstance(details, float) and not math.isfinite(details):
+        return name
+    if isinstance(details, dict):
+        return next((bad for key, value in details.items() if (bad := _not_finite(value, str(key)))), "")
+    if isinstance(details, list | tuple):
+        named = (
+            (f"{name} at step {i}" if name == "losses" else name, value) for i, value in enumerate(details)
+        )
+        return next((bad for label, value in named if (bad := _not_finite(value, label))), "")
+    return ""
 
 
 def _difference(after: Cost, before: Cost) -> dict[str, list[float | None]]:
@@ -269,4 +303,11 @@ def _totals(journal: Journal) -> dict[str, Any]:
             phase = phases.setdefault(name, {"seconds": 0.0, "flops": 0})
             phase["seconds"] += seconds
             phase["flops"] = None if None in (flops, phase["flops"]) else phase["flops"] + flops
-    return {"phases": phases, "seconds": sum(row["seconds"] for row in journal.rows.values())}
+    halved = [row["halved"] for row in journal.rows.values() if "halved" in row]
+    notes = []
+    if halved:
+        notes.append(
+            f"memory did not suffice for whole batches: {len(halved)} of them were answered in parts of at most "
+            f"{max(halved)} items; their numbers may differ in the last digits"
+        )
+    return {"phases": phases, "notes": notes, "seconds": sum(row["seconds"] for row in journal.rows.values())}

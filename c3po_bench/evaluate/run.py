@@ -22,9 +22,10 @@ from c3po_bench.runtime.locks import LockHeld, exclusive_lock
 from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.runtime.resources import keep_freed_memory, rare_collections, sleep_where_shared
 from c3po_bench.store import provenance
-from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_text
+from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_text, writing
 from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.reader import Run
+from c3po_bench.store.records import file_checksum
 from c3po_bench.store.schema import SCHEMA_VERSION
 from c3po_bench.tasks.taskset import TaskSet
 from c3po_bench.tracking import publish as publish_store
@@ -48,6 +49,12 @@ def run(cfg: Config) -> list[Run]:
     """
     check_ranges(cfg)
     set_up(cfg)
+    with writing(Path(cfg.results_dir), "results_dir"):
+        return run_arms(cfg)
+
+
+def run_arms(cfg: Config) -> list[Run]:
+    """The same, for a config that has been checked."""
     with rare_collections():
         backend = open_backend(cfg)
     tasks = backend.tasks
@@ -248,7 +255,9 @@ def score_arm(
             return rows
         ranks.await_shares(folder)
         adopt(journal, folder)
-    return scored(chosen)
+    found = scored(chosen)
+    prepare()  # also where every answer was in the journal: cost and counts are those of a training, of references
+    return found
 
 
 def adopt(journal: Journal, folder: Path) -> None:
@@ -278,7 +287,7 @@ def record_arm(
     rows, totals = score_arm(cfg, arm, tasks, folder)
     rows, extra = arm.finish(rows)
     result = make_result(cfg, arm, tasks, shared, folder.name, rows, totals, extra)
-    write_jsonl(folder / "samples.jsonl", rows)
+    write_jsonl(samples := folder / "samples.jsonl", rows)
     record = {
         "code_version": __version__,
         "git_commit": provenance.git_commit(),
@@ -288,6 +297,7 @@ def record_arm(
         "identity": identity,
         "seeds": {"seed": cfg.seed},
         "hardware": provenance.hardware(),
+        "checksums": {samples.name: file_checksum(samples)},
         "command": provenance.command(),
         "started": started,
         "finished": provenance.now(),
@@ -357,7 +367,7 @@ def make_result(
         },
         "counts": counts,
         "curves": curves,
-        "notes": [*tasks.notes, *report.notes],
+        "notes": [*tasks.notes, *report.notes, *totals["notes"]],
     }
 
 

@@ -9,12 +9,11 @@ method then rewires that one. This module knows both backends; they do not know 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from c3po_bench.config import Config, ModelConfig
 from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report
@@ -31,7 +30,8 @@ from c3po_bench.rewiring.arms import ARMS, check_tasks
 from c3po_bench.rewiring.backend import RewiringBackend
 from c3po_bench.rewiring.pathway import critical_layers
 from c3po_bench.runtime.locks import exclusive_lock
-from c3po_bench.store.files import write_text
+from c3po_bench.store.files import writing
+from c3po_bench.store.records import file_checksums, lost_file, read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
@@ -254,20 +254,39 @@ def template_identity(session: FeedbackSession) -> dict[str, Any]:
     return {} if same else {"asked": [ids, stops]}
 
 
+class Merged(TypedDict):
+    """merged.json: written last into the folder of a merged model."""
+
+    arm: str
+    model: str
+    files: dict[str, str]  # checksums
+
+
+def _is_whole(done: Path) -> bool:
+    """Whether a merged model is there, and no file of it is missing or damaged."""
+    record = read_sealed(done, Merged)
+    lost = lost_file(done.parent, record["files"]) if record else None
+    if lost:
+        log.warning("%s is missing or damaged: it is made anew", done.parent / lost)
+    return record is not None and not lost
+
+
 def merged_model(arm: FeedbackArm, model: ModelConfig) -> ModelConfig:
     """The config of the model with the arm's adapter merged in, saved once in the cache as a Hugging Face folder."""
     folder = arm.session.context.folder / "merged" / arm.adapter_name()
     done = folder / "merged.json"
-    if not done.exists():
+    if not _is_whole(done):
         peft_model, adapters = arm.tuned_model()  # before the lock: the ranks of a run train together
         with exclusive_lock(folder):
-            if not done.exists():
+            if not _is_whole(done):
                 log.info("merging the adapter of %s into the model", arm.row.name)
                 tuned = peft_model.merge_and_unload(adapter_names=sorted(set(adapters.values())))
-                tuned.save_pretrained(folder)
-                arm.session.context.subject.tokenizer.save_pretrained(folder)
-                arm.session.context.subject.forget()
-                write_text(done, json.dumps({"arm": arm.row.name, "model": arm.backend.model_hash}))
+                with writing(arm.session.context.folder, "feedback.cache_dir"):
+                    tuned.save_pretrained(folder)
+                    arm.session.context.subject.tokenizer.save_pretrained(folder)
+                    arm.session.context.subject.forget()
+                    files = file_checksums(folder, skip=(done.name,))
+                    write_sealed(done, {"arm": arm.row.name, "model": arm.backend.model_hash, "files": files})
     return replace(
         model, name=f"{model.name}+{arm.row.name}", kind="hf", path=str(Path(folder)), revision=None
     )

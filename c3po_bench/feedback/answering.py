@@ -16,6 +16,7 @@ from typing import Any
 
 from c3po_bench.errors import UserError, cause
 from c3po_bench.feedback.config import GenerationConfig
+from c3po_bench.runtime.resources import in_halves
 
 _SENTINEL = "sentinel17"
 TOP_K = 50  # RLVF, appendix A
@@ -129,7 +130,7 @@ def answer_batch(
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     stops = stop_ids(tokenizer, model)
-    draws = LogitsProcessorList(_draws(prompts, cfg, seed) if cfg.temperature > 0 else [])
+    draws = LogitsProcessorList([_check_scores, *(_draws(prompts, cfg, seed) if cfg.temperature > 0 else [])])
     with torch.inference_mode():
         output = model.generate(
             input_ids=ids,
@@ -168,7 +169,12 @@ def answer_all(
     for batch in batches(prompts, cfg.batch_size):
         if all(answers[i] is not None for i in batch):
             continue
-        fresh = answer_batch(model, tokenizer, [prompts[i] for i in batch], cfg, seed)
+        fresh = in_halves(
+            lambda part: answer_batch(model, tokenizer, part, cfg, seed),
+            [prompts[i] for i in batch],
+            "prompts",
+            lambda prompt: f"{len(prompt)} tokens, {cfg.max_new_tokens} more to write",
+        )
         new = {i: answer for i, answer in zip(batch, fresh, strict=True) if answers[i] is None}
         for i, answer in new.items():
             answers[i] = answer
@@ -182,6 +188,20 @@ def settings(cfg: GenerationConfig) -> dict[str, Any]:
     return {k: v for k, v in asdict(cfg).items() if k != "batch_size"} | (
         {"draws": "by row"} if cfg.temperature > 0 else {}
     )
+
+
+def _check_scores(input_ids: Any, scores: Any) -> Any:
+    """The scores of the next token as they are.
+
+    Raises:
+        UserError: where one is NaN: the highest of such scores is no answer.
+    """
+    if scores.isnan().any():
+        step = input_ids.shape[1]
+        raise UserError(
+            f"the model's logits are NaN (at token {step} of a prompt and its answer): try model.dtype=float32"
+        )
+    return scores
 
 
 def _draws(prompts: Sequence[Sequence[int]], cfg: GenerationConfig, seed: int) -> list[Any]:

@@ -185,7 +185,7 @@ class FeedbackArm:
         suffix = split_name(self.row.name)[1]
         groups = {f"on_{d.feedback.id}": [d] for d in datasets} if suffix != JOINT else {"on_joint": datasets}
         folders = {adapter: train_adapter(plan, group, context) for adapter, group in groups.items()}
-        records = list(map(training_record, folders.values()))
+        records = [record for folder in folders.values() if (record := training_record(folder))]
         self.records += records
         for record in records:
             flops = record.get("flops")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from c3po_bench.store.files import Journal
+from c3po_bench.store.files import Journal, writing
 
 Conversation = list[dict[str, str]]  # [{"role": "user", "content": ...}, ...]
 
@@ -53,7 +53,7 @@ class Reply(NamedTuple):
 class CallCache(Journal):
     """A file of ``{"key", "value"}`` rows, one a finished call.
 
-    It survives SIGKILL and several processes at once. A row that is damaged, or whose value has not the
+    It survives SIGKILL and several processes at once. A row that is not what was written, or whose value has not the
     fields of `record`, is a call that was not made.
     """
 
@@ -80,4 +80,5 @@ class CallCache(Journal):
 
     def put(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
         """Record finished calls; they are on disk when this returns."""
-        self.append({"key": key, "value": value} for key, value in dict(values).items())
+        with writing(self.path, "feedback.cache_dir"):
+            self.append({"key": key, "value": value} for key, value in dict(values).items())

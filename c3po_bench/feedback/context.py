@@ -17,7 +17,7 @@ class Subject:
     """The model being tuned: loaded when first needed, always without adapters at rest."""
 
     def __init__(self, model_cfg: Any) -> None:
-        self._cfg = model_cfg
+        self._cfg, self._switched_off = model_cfg, False
 
     @cached_property
     def _loaded(self) -> loading.Loaded:
@@ -82,15 +82,32 @@ class Subject:
                 loaded.adapted.load_adapter(str(folder), adapter_name=name)
         return loaded.adapted.eval()
 
-    def unadapted(self) -> contextlib.AbstractContextManager[Any]:
-        """Within the block the model answers as it did before any tuning, whatever adapter is on it."""
+    @contextlib.contextmanager
+    def unadapted(self) -> Iterator[None]:
+        """Within the block, or blocks of it, the model answers as it did before any tuning, whatever adapter is on it."""
         adapted = self._loaded.adapted
-        return contextlib.nullcontext() if adapted is None else adapted.disable_adapter()
+        if adapted is None or self._switched_off:
+            yield
+            return
+        self._switched_off = True
+        try:
+            with adapted.disable_adapter():
+                yield
+        finally:
+            self._switched_off = False
 
 
-def bare(model: Any) -> Any:
-    """`model`, which must have no adapter on it: what it answers now is taken for the base model's."""
-    left = [name for name, _ in model.named_modules() if "lora_" in name]
+def bare(model: Any, switched_off: bool = False) -> Any:
+    """`model`, which must have no adapter on it, or with `switched_off` none that is switched on.
+
+    What it answers now is taken for the base model's.
+    """
+    layers = dict(model.named_modules())
+    left = [
+        n
+        for n, m in layers.items()
+        if (not getattr(m, "disable_adapters", True) if switched_off else "lora_" in n)
+    ]
     assert not left, f"an adapter is still on the model: {left[0]}"
     return model
 

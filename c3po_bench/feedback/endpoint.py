@@ -12,6 +12,7 @@ import logging
 import os
 import urllib.parse
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import openai
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 MOST_REFUSALS = 8  # refused calls, and none answered, after which it is the settings that are wrong
 CUT = ("length", "content_filter")  # finish reasons of texts that stop in the middle
 REFUSALS = (400, 413, 422)  # of one call, which others may not share
+HTTP: Any = import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
+"""The HTTP library that this version of `openai` is built on: it retries that library's errors."""
+MOST_BYTES = 64 << 20  # of one reply
 UNREADABLE = 599  # in place of 200, of a reply that is no completion: the library retries 500 and more
 
 
@@ -94,7 +98,7 @@ class EndpointChat:
             base_url=self.cfg.base_url,
             timeout=self.cfg.timeout,
             max_retries=self.cfg.retries,
-            http_client=_Connection(self._report),
+            http_client=_Connection(self._report, self.cfg.timeout),
         ) as client:
             calls = [asyncio.create_task(ask(*item)) for item in missing.items()]
             try:
@@ -158,16 +162,30 @@ class EndpointChat:
 
 
 class _Connection(openai.DefaultAsyncHttpxClient):
-    """The library's HTTP client, which reports failures and follows no redirect, as it may lead elsewhere."""
+    """The library's HTTP client, which reports failures and follows no redirect, as it may lead elsewhere.
 
-    def __init__(self, report: Callable[[str | Exception], None]) -> None:
+    An attempt ends after `seconds` in all: the library's own limit is between two bytes, and an endpoint that drips
+    keeps within it for ever. A reply that does not end is cut off at `MOST_BYTES`.
+    """
+
+    def __init__(self, report: Callable[[str | Exception], None], seconds: float) -> None:
         super().__init__(follow_redirects=False)
-        self._report_failure = report
+        self._report_failure, self._seconds = report, seconds
+
+    async def _whole(self, *args: Any, **kwargs: Any) -> Any:
+        """The response with all of its bytes, in time."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                response = await super().send(*args, **{**kwargs, "stream": True})
+                response._content = await _bounded(response)  # as `aread` does, however many there are
+                return response
+        except TimeoutError as error:
+            raise HTTP.ReadTimeout(f"no whole answer within {self._seconds:g} s") from error
 
     async def send(self, *args: Any, **kwargs: Any) -> Any:
         """The response to one attempt, with another status where it is no completion."""
         try:
-            response = await super().send(*args, **kwargs)
+            response = await self._whole(*args, **kwargs)
         except Exception as error:  # whose class depends on the library's version
             self._report_failure(error)
             raise
@@ -176,6 +194,19 @@ class _Connection(openai.DefaultAsyncHttpxClient):
         if _may_pass(response.status_code):
             self._report_failure(_status(response))
         return response
+
+
+async def _bounded(response: Any) -> bytes:
+    """The bytes of a reply; a broken connection where they are too many."""
+    parts, size = [], 0
+    try:
+        async for part in response.aiter_bytes():
+            parts.append(part)
+            if (size := size + len(part)) > MOST_BYTES:
+                raise HTTP.ReadError(f"a reply of more than {MOST_BYTES >> 20} MiB")
+    finally:
+        await response.aclose()
+    return b"".join(parts)
 
 
 def _may_pass(code: int) -> bool:

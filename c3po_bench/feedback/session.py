@@ -19,6 +19,7 @@ from c3po_bench.feedback.sentences import Feedback, find_feedback
 from c3po_bench.feedback.training.recipes import Plan
 from c3po_bench.models.targets import find_targets
 from c3po_bench.runtime.locks import exclusive_lock
+from c3po_bench.store.files import writing
 
 
 class FeedbackSession:
@@ -56,14 +57,16 @@ class FeedbackSession:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Of several processes one makes the data, with the bare model.
+        """Of several processes one makes the data, with the model as it was before any tuning.
 
-        The others then find all calls made.
+        The others then find all calls made. Adapters that are on the model stay there, as an arm may be answering
+        with them: they are switched off meanwhile.
         """
-        self.context.subject.release()
-        name = call_key(pieces=[f.digest() for f in self.feedbacks], model=self.context.subject.hash)
-        with exclusive_lock(self.context.folder, f".synthesis-{name}.lock"):
-            self.context.reopen()
+        context, subject = self.context, self.context.subject
+        name = call_key(pieces=[f.digest() for f in self.feedbacks], model=subject.hash)
+        lock = exclusive_lock(context.folder, f".synthesis-{name}.lock")
+        with writing(context.folder, "feedback.cache_dir"), lock, subject.unadapted():
+            context.reopen()
             yield
 
     def task_configs(self) -> dict[str, dict[str, dict[str, Any]]]:

@@ -205,7 +205,7 @@ def answer_prompts(
             progress("answering with the base model", len(known), len(prompts))
 
     answers = answer_all(
-        bare(subject.model),
+        bare(subject.model, switched_off=True),
         subject.tokenizer,
         [prompt_ids(subject.tokenizer, prompt) for prompt in prompts],
         context.cfg.answers,

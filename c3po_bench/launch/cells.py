@@ -4,7 +4,6 @@ Cells run one after another in one process, so that model, tasks and bank are lo
 read from the sweep's folder and, where there is one, Slurm's queue; no accounting is needed.
 """
 
-import json
 import logging
 import os
 import socket
@@ -165,7 +164,7 @@ def _jobs_of_cells(folder: SweepFolder) -> dict[int, str]:
     for job in folder.record["jobs"]:
         groups = folder.path / str(job.get("groups"))
         if job.get("job") and groups.is_file():
-            for number, cells in enumerate(json.loads(groups.read_text(encoding="utf-8"))):
+            for number, cells in enumerate(folder.read(groups.name, list[list[int]])):
                 tasks |= dict.fromkeys(cells, f"{job['job']}_{number}")
     return tasks
 

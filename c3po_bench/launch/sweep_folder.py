@@ -7,13 +7,11 @@ RESULTS_DIR/sweep/NAME-HASH/
   job-1.sh        the array job, ready to be sent again; groups-1.json its cells; logs/ its output
 """
 
-import json
 import os
 import shlex
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,10 @@ import c3po_bench
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
 from c3po_bench.launch.grid import Grid
-from c3po_bench.store.files import parsed, write_json
+from c3po_bench.store.files import write_json, write_text
 from c3po_bench.store.provenance import git_commit, now
-from c3po_bench.store.schema import SCHEMA_VERSION
+from c3po_bench.store.records import read_json
+from c3po_bench.store.schema import SCHEMA_VERSION, CellState, SweepRecord
 
 
 class SweepFolder:
@@ -46,22 +45,24 @@ class SweepFolder:
     @property
     def record(self) -> dict[str, Any]:
         """sweep.json."""
-        return self.read("sweep.json")
+        return self.read("sweep.json", SweepRecord)
 
     @cached_property
     def cells(self) -> list[list[str]]:
         """Overrides of each cell, by number."""
-        return self.read("cells.json")
+        return self.read("cells.json", list[list[str]])
 
-    def read(self, name: str) -> Any:
-        """A JSON file of the folder.
+    def read(self, name: str, kind: Any) -> Any:
+        """A JSON file of the folder, of its kind.
 
         Raises:
             UserError: where it is missing or damaged.
         """
         if not (self.path / name).is_file():
             raise UserError(f"{self.path} has no {name}: submit the sweep anew")
-        return parsed((self.path / name).read_bytes(), str(self.path / name))
+        return read_json(
+            self.path / name, kind, "put it back, or delete the sweep's folder and submit it anew"
+        )
 
     def update(self, **changes: Any) -> None:
         """Write `changes` into sweep.json."""
@@ -94,6 +95,9 @@ class SweepFolder:
             raise UserError(
                 f"{path} was frozen by another version of c3po_bench ({line}): submit the sweep anew"
             ) from error
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} is missing or damaged ({line}): submit the sweep anew") from error
         config.results_dir = str(self.results_dir)
         return config
 
@@ -101,11 +105,17 @@ class SweepFolder:
         """The last state written of a cell, with `seen`, the time of its last sign of life.
 
         None if there is none.
+
+        Raises:
+            UserError: where it is damaged.
         """
         path = self._state(cell)
-        with suppress(OSError, json.JSONDecodeError):
-            return json.loads(path.read_text(encoding="utf-8")) | {"seen": path.stat().st_mtime}
-        return None
+        if not path.exists():
+            return None
+        state = read_json(
+            path, CellState, "delete it: the cell then counts as missing, and retry runs it again"
+        )
+        return state | {"seen": path.stat().st_mtime}
 
     def set_state(self, cell: int, status: str, **more: Any) -> None:
         """Write a cell's state: running, done, failed or stopped."""
@@ -169,7 +179,7 @@ def freeze(grid: Grid) -> SweepFolder:
     for cell in grid.cells:
         text = yaml.dump(cell.config, Dumper=dumper, sort_keys=False, allow_unicode=True)
         heading = f"# {' '.join(cell.overrides)}\n"
-        (path / "cells" / f"{cell.number:04d}.yaml").write_text(heading + text, encoding="utf-8")
+        write_text(path / "cells" / f"{cell.number:04d}.yaml", heading + text)
     write_json(path / "cells.json", [list(cell.overrides) for cell in grid.cells])
     record = {
         "schema_version": SCHEMA_VERSION,

@@ -31,8 +31,11 @@ def show_sweep(folder: SweepFolder) -> bool:
     if runs := runs_of(folder):
         frame = ablation_table(runs)
         console.print(sweep_table(frame))
-        csv, parquet = write_table(frame, folder.path / "ablation")
-        show(f"table:   {csv} and {parquet.name}")
+        try:
+            csv, parquet = write_table(frame, folder.path / "ablation")
+            show(f"table:   {csv} and {parquet.name}")
+        except OSError as error:  # a store that can only be read can still be viewed
+            show(f"table:   not written: {error.filename or folder.path}: {error.strerror or error}")
     if (folder.results_dir / "shards").is_dir():
         show(f"shards:  python -m c3po_bench.sweep merge {folder.results_dir}")
     left = [f"{count} {name}" for name, count in counts.items() if name != "done"]

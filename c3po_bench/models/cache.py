@@ -16,7 +16,7 @@ from pathlib import Path
 from c3po_bench.models import cache_dir
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.store import identity
-from c3po_bench.store.files import write_text
+from c3po_bench.store.files import write_text, writing
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def build_once(name: str, recipe: dict[str, str], build: Callable[[Path], None])
     folder = root / folder_name(name, recipe)
     if is_intact(folder):
         return folder
-    with exclusive_lock(root, f".{folder.name}.lock"):
+    with writing(root, "C3PO_CACHE"), exclusive_lock(root, f".{folder.name}.lock"):
         if is_intact(folder):
             return folder
         for orphan in root.glob(f".{folder.name}-*"):  # of a build that was killed: nobody else has the lock

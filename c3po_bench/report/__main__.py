@@ -1,6 +1,7 @@
 """`python -m c3po_bench.report RESULTS_DIR [--output DIR] [--to FORMAT]`: report or records of a store."""
 
 import argparse
+import errno
 import sys
 
 from c3po_bench.errors import UserError, exit_status
@@ -35,7 +36,14 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(
                 "the report needs altair and vl-convert: pip install 'c3po-bench[report]'"
             ) from error
-        sys.stdout.write(f"{write_report(arguments.results_dir, arguments.output)}\n")
+        try:
+            sys.stdout.write(f"{write_report(arguments.results_dir, arguments.output)}\n")
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or arguments.output:
+                raise
+            raise UserError(
+                f"{error.filename}: {error.strerror}: this store can only be read; --output DIR writes elsewhere"
+            ) from error
 
     return exit_status(work)
 

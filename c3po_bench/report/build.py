@@ -27,6 +27,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.report import page, tables
 from c3po_bench.report.figures import Figure, ablation_figures, comparison_figures
 from c3po_bench.report.items import explore
+from c3po_bench.store.files import replacing, write_text
 from c3po_bench.store.reader import Run, load_experiments, load_runs
 
 MOST_RUNS = (
@@ -119,7 +120,7 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         packed_blocks=[(f"data-{name}", page.pack(data)) for name, data in packed.items()],
     )
     path = output / "report.html"
-    path.write_text(html, encoding="utf-8")
+    write_text(path, html)
     return path
 
 
@@ -134,14 +135,14 @@ def write_tables(folder: Path, frames: dict[str, pd.DataFrame]) -> None:
 
 def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
     """Each figure as SVG and PNG (twice the size, for slides)."""
-    folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for figure in figures:
         spec = json.dumps(figure.chart.properties(width=680).to_dict())
         svg = vl_convert.vegalite_to_svg(spec, vl_version=page.VEGA_LITE, config=PRINT)
         drawn, pixels = folder / f"{figure.name}.svg", folder / f"{figure.name}.png"
-        drawn.write_text(svg, encoding="utf-8")
-        pixels.write_bytes(vl_convert.svg_to_png(svg, scale=2))
+        write_text(drawn, svg)
+        with replacing(pixels) as path:
+            path.write_bytes(vl_convert.svg_to_png(svg, scale=2))
         written += [drawn, pixels]
     _remove_others(folder, written, FIGURES, (".svg", ".png"))
 
@@ -252,10 +253,9 @@ def _provenance(run: Run) -> dict[str, Any]:
         "time": f"{record['started']} to {record['finished']}",
         "counts": listed(counts),
     }
-    try:
+    config = "not kept: a published study holds what the tables are computed from"
+    if (run.path / "config.yaml").exists():
         config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-    except FileNotFoundError:
-        config = "not kept: a published study holds what the tables are computed from"
     return {
         "run_id": run.run_id,
         "summary": f"{cost['items']:,} items in {cost['seconds']:.1f} s",

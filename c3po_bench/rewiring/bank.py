@@ -5,30 +5,32 @@ are kept). Building goes on where it was interrupted, and of several processes t
 builds it.
 """
 
-import json
+import logging
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 
 from c3po_bench.contract import Item
-from c3po_bench.errors import UserError
-from c3po_bench.rewiring.embedders import Embedder
+from c3po_bench.errors import UserError, finite
+from c3po_bench.rewiring.embedders import Embedder, finite_vectors
 from c3po_bench.rewiring.engines.base import Engine, Sizes
 from c3po_bench.rewiring.neighbors import Neighborhood
 from c3po_bench.rewiring.states import VERSION, Prompt
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
 from c3po_bench.runtime.locks import exclusive_lock
-from c3po_bench.store.files import write_json
+from c3po_bench.store.files import replacing, writing
 from c3po_bench.store.identity import content_hash
+from c3po_bench.store.records import file_checksum, lost_file, read_sealed, write_sealed
 from c3po_bench.tasks.duplicates import question_hash
 
+log = logging.getLogger(__name__)
 NONE_LEFT = "no usable reference item is left: raise references.limit or name other references.tasks"
 Progress = Callable[[str, int, int, float], None]
 
@@ -110,11 +112,7 @@ def build_bank(
     home = folder / key
     home.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder, f"{key}.lock"):
-        if not (
-            (home / "done.json").exists()
-            and _whole(home, len(candidates), "correct", "pathways", "embeddings")
-        ):
-            _build(home, candidates, questions, engine, embedder, progress)
+        _build(home, candidates, questions, engine, embedder, progress)
     correct = np.load(home / "correct.npy")
     kept = np.flatnonzero(correct) if only_correct else np.arange(len(candidates))
     if not len(kept):
@@ -149,6 +147,14 @@ def _chunks(questions: list[TokenizedItem], sizes: Sizes) -> list[list[int]]:
     return chunks
 
 
+class Built(TypedDict):
+    """progress.json: how far a bank is."""
+
+    sizes: list[int]  # of the chunks that were read, in order
+    checksums: list[str]  # of the pathways and the correctness of each
+    embeddings: str | None  # of embeddings.npy, when all is done
+
+
 def _build(
     home: Path,
     items: list[Item],
@@ -157,53 +163,88 @@ def _build(
     embedder: Embedder,
     progress: Progress,
 ) -> None:
-    """Write embeddings, pathways and correctness, a chunk of similar lengths at a time."""
+    """Write embeddings, pathways and correctness, a chunk of similar lengths at a time.
+
+    What is there is checked, and what is missing or damaged is made, with whatever was made after it.
+    """
     total, family = len(items), engine.family
-    done, chunks = _resume(home, total), _chunks(questions, engine.sizes)
-    open_array = partial(np.lib.format.open_memmap, mode="r+" if done else "w+")
+    chunks = _chunks(questions, engine.sizes)
+    record = home / "progress.json"
+    built = read_sealed(record, Built) or {"sizes": [], "checksums": [], "embeddings": None}
     shape = (total, len(family.layers), family.num_experts)
-    pathways: Any = open_array(home / "pathways.npy", dtype=np.float32, shape=shape)
-    correct: Any = open_array(home / "correct.npy", dtype=np.bool_, shape=(total,))
+    with writing(home):
+        pathways = _open(home / "pathways.npy", np.dtype(np.float32), shape)
+        correct = _open(home / "correct.npy", np.dtype(np.bool_), (total,))
+    order, ends = [i for chunk in chunks for i in chunk], list(accumulate(map(len, chunks)))
+    read: Built = {"sizes": [], "checksums": [], "embeddings": None}
+    for size, known in zip(built["sizes"], built["checksums"], strict=False):
+        start = sum(read["sizes"])
+        if _checksum(pathways, correct, order[start : start + size]) != known:
+            log.warning("%s is damaged: references are read again from the damage on", home)
+            break
+        read["sizes"].append(size)
+        read["checksums"].append(known)
+    while (done := sum(read["sizes"])) not in (0, *ends):  # another machine reads other chunks
+        read["sizes"].pop()
+        read["checksums"].pop()
     tokens = np.cumsum([0, *(sum(p.tokens for p in questions[i].prompts) for chunk in chunks for i in chunk)])
-    for chunk, end in zip(chunks, accumulate(map(len, chunks)), strict=True):
+    for chunk, end in zip(chunks, ends, strict=True):
         if end <= done:
             continue
-        states = engine.read_new([prompt for i in chunk for prompt in questions[i].prompts])
+        states = engine.read_prompts([prompt for i in chunk for prompt in questions[i].prompts])
         firsts = [0, *accumulate(len(questions[i].prompts) for i in chunk)]
         rows = [(first + p, c) for i, first in zip(chunk, firsts, strict=False) for p, c in questions[i].rows]
         scores = engine.batch(states, rows).score(None)[0].cpu()
         right = []
         shares = scores.split([len(questions[i].rows) for i in chunk])
         for i, first, mine in zip(chunk, firsts, shares, strict=False):
+            finite(float(mine.sum()), f"the score of reference {items[i].id[0]}/{items[i].id[1]}")
             correct[i] = int((mine / torch.tensor(items[i].lengths or 1.0)).argmax()) == items[i].gold
             right.append(states[first + questions[i].gold_row[0]])
             pathways[i] = right[-1].original.numpy()
         engine.keep(right)
-        pathways.flush()
-        correct.flush()
-        write_json(home / "progress.json", {"done": end})
+        with writing(home):
+            pathways.flush()
+            correct.flush()
+        read["sizes"].append(len(chunk))
+        read["checksums"].append(_checksum(pathways, correct, chunk))
+        write_sealed(record, {**read})
         progress("reading references", end, total, float(tokens[end] / tokens[-1]))
-    if not _whole(home, total, "embeddings"):
-        np.save(home / "embeddings.tmp.npy", embedder([item.question for item in items]).astype(np.float32))
-        os.replace(home / "embeddings.tmp.npy", home / "embeddings.npy")
-    write_json(home / "done.json", {"references": total})
+    vectors = home / "embeddings.npy"
+    if built["embeddings"] is None or lost_file(home, {vectors.name: built["embeddings"]}):
+        with replacing(vectors) as path:
+            np.save(path, finite_vectors(embedder([item.question for item in items]).astype(np.float32)))
+    read["embeddings"] = file_checksum(vectors)
+    if read != built:
+        write_sealed(record, {**read})
 
 
-def _resume(home: Path, total: int) -> int:
-    """How many references were read before: 0 where nobody can tell, or where an array is cut short."""
+def _open(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """The array in a file, mapped to be written, made where it is missing or of another shape.
+
+    All of the file is on disk before it is mapped: a disk that is full then says so here, and not by ending the process
+    at a later write.
+    """
     try:
-        done = int(json.loads((home / "progress.json").read_text())["done"])
-    except (OSError, ValueError):
-        return 0
-    return done if _whole(home, total, "pathways", "correct") else 0
-
-
-def _whole(home: Path, count: int, *names: str) -> bool:
-    """Whether these arrays are there, with a row for each of `count` references and none cut short."""
-    try:
-        return all(len(np.load(home / f"{name}.npy", mmap_mode="r")) == count for name in names)
+        found = np.load(path, mmap_mode="r")
+        fits = found.shape == shape and found.dtype == dtype
     except (OSError, ValueError, EOFError):
-        return False
+        fits = False
+    if not fits:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            size = file.tell() + dtype.itemsize * int(np.prod(shape))
+            file.truncate(size)
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _checksum(pathways: np.ndarray, correct: np.ndarray, chunk: list[int]) -> str:
+    """Of a chunk's pathways and correctness."""
+    return f"{zlib.crc32(correct[chunk].tobytes(), zlib.crc32(pathways[chunk].tobytes())):08x}"
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -17,6 +17,7 @@ from c3po_bench.registry import Registry
 from c3po_bench.rewiring.config import EmbedderConfig
 from c3po_bench.rewiring.engines.batching import pad_right
 from c3po_bench.runtime.meter import Meter
+from c3po_bench.runtime.resources import in_halves
 
 
 class Embedder(Protocol):
@@ -31,6 +32,21 @@ class Embedder(Protocol):
     def __call__(self, texts: list[str]) -> np.ndarray:
         """Unit embeddings, float32 [texts, width]."""
         ...
+
+
+def finite_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Embeddings [texts, width], all of them numbers.
+
+    Raises:
+        UserError: naming the first text that has none.
+    """
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"the embedding of question {bad[0]} of {len(vectors)} holds NaN or infinity: use another embedder, or "
+            "model.dtype=float32 where the model itself embeds"
+        )
+    return vectors
 
 
 class QuestionEmbedder:
@@ -52,7 +68,7 @@ class QuestionEmbedder:
             return vectors
         before = meter.spent("embed")
         with meter.phase("embed"), counting(self.embedder.transformer, self.shape) as passes:
-            vectors = self.embedder(list(texts))
+            vectors = finite_vectors(self.embedder(list(texts)))
             meter.count("embed", sum(passes) if passes else nan)
         seconds, flops = (now - then for now, then in zip(meter.spent("embed"), before, strict=True))
         self._known[key] = (vectors, seconds, flops)
@@ -80,10 +96,16 @@ class MeanPooled:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         with torch.no_grad():
-            vectors = np.concatenate([self._embed([texts[i] for i in batch]) for batch in batches])
+            vectors = np.stack(
+                [
+                    row
+                    for batch in batches
+                    for row in in_halves(self._embed, [texts[i] for i in batch], "texts to embed", _length)
+                ]
+            )
         return vectors[np.argsort(order)]
 
-    def _embed(self, texts: list[str]) -> np.ndarray:
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
         """One batch, padded on the right."""
         rows = [
             self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"] or [0]
@@ -94,6 +116,10 @@ class MeanPooled:
         hidden = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+
+
+def _length(text: str) -> str:
+    return f"{len(text)} characters"
 
 
 def minilm(cfg: EmbedderConfig, loaded: Any) -> Embedder:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from c3po_bench.contract import TEXT, Answer, ArmRow, Item
+from c3po_bench.errors import finite
 from c3po_bench.models.encoding import decoding
 from c3po_bench.rewiring.bank import ReferenceBank, to_tensor
 from c3po_bench.rewiring.config import MethodConfig
@@ -113,6 +114,10 @@ class Rewirer:
                 else:
                     out = engine.model(**inputs, use_cache=True)
                 cache, tokens = out.past_key_values, out.logits[:, -1:].argmax(dim=-1)
+                finite(
+                    float(out.logits[0, -1].max()),
+                    f"a logit of item {item.item.id[1]} of task {item.item.id[0]}",
+                )
                 if finished := int(tokens) in ends:
                     break
                 written.append(int(tokens))

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from c3po_bench.runtime.locks import exclusive_lock
-from c3po_bench.store.files import Journal
+from c3po_bench.store.files import Journal, write_all, writing
 from c3po_bench.store.identity import content_hash
 
 VERSION = 4  # of states and banks: raise when reading changes its numbers, even in the last digits
@@ -110,11 +110,11 @@ class StateStore:
             self._refresh()
             places: dict[str, dict[str, Any]] = {}
             new = {key_of(state.prompt): state for state in states if state.prompt not in self}
-            with open(self.data, "ab") as file:
+            with writing(self.data), open(self.data, "ab", buffering=0) as file:
                 for key, state in new.items():
                     blob, offset = _pack(state), file.tell()
                     if offset + len(blob) <= self.most_bytes:
-                        file.write(blob)
+                        write_all(file, blob)
                         crc = zlib.crc32(blob)
                         places[key] = {"key": key, "offset": offset, "size": len(blob), "crc": crc}
             self._index.append(places.values())

@@ -7,11 +7,11 @@ descends, controls and oracle included, so that no arm has an advantage.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 
@@ -27,14 +27,25 @@ from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.runtime.meter import Meter
-from c3po_bench.store.files import write_json
 from c3po_bench.store.identity import content_hash
+from c3po_bench.store.records import read_sealed, write_sealed
+from c3po_bench.store.schema import Phase as PhaseRecord
 from c3po_bench.tasks.duplicates import question_hash
 
 log = logging.getLogger(__name__)
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 MIXINGS = ("dense", "hard", "straight_through")
 HELD_OUT = 48
+
+
+class Tuned(TypedDict):
+    """A file of `results_dir/tuned`."""
+
+    learning_rate: float
+    mixing: str
+    losses: dict[str, float]
+    held_out: int
+    phase: PhaseRecord
 
 
 @dataclass(frozen=True)
@@ -84,14 +95,15 @@ def tune(backend: Workbench) -> Tuning:
     ]
     path = Path(cfg.results_dir) / "tuned" / f"{content_hash([*identity, cfg.seed])}.json"
     with exclusive_lock(path.parent, f"{path.name}.lock"):
-        if not path.exists():
-            write_json(path, _search(backend, held_out))
-    found = json.loads(path.read_text())
+        found = read_sealed(path, Tuned)
+        if found is None:
+            found = _search(backend, held_out)
+            write_sealed(path, found)
     method = replace(cfg.method, learning_rate=found["learning_rate"], mixing=found["mixing"])
     return Tuning(method, found["losses"], found["held_out"], Phase(**found["phase"]))
 
 
-def _search(backend: Workbench, held_out: Sequence[Item]) -> dict[str, object]:
+def _search(backend: Workbench, held_out: Sequence[Item]) -> dict[str, Any]:
     cfg, meter, answering, losses = backend.cfg, Meter(), Meter(), {}
     bank = without(backend.bank, {item.id for item in held_out})
     progress, total = Progress(), 1 + len(RATES) + len(MIXINGS) - 1

@@ -2,14 +2,21 @@
 
 import ctypes
 import gc
+import logging
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+from c3po_bench.errors import UserError, out_of_memory
+
+log = logging.getLogger("c3po_bench")
+T = TypeVar("T")
+R = TypeVar("R")
 KEPT_BYTES = 1 << 30
 LARGE_BYTES = 1 << 28
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -43,6 +50,41 @@ def rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
+
+
+def in_halves(
+    work: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T], what: str, size: Callable[[T], str] = str
+) -> list[R]:
+    """`work(items)`; where memory does not suffice for all at once, of one half after the other, down to single items.
+
+    Args:
+        work: gives a result for each of the items, and leaves nothing behind where it fails.
+        items: what is worked on.
+        what: they are, in the plural.
+        size: says of an item how large it is.
+
+    Raises:
+        UserError: where memory does not suffice for one of them.
+    """
+    try:
+        return list(work(items))
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        if len(items) < 2:
+            raise UserError(
+                f"memory does not suffice for one of {what} ({', '.join(map(size, items))}): {reason}; use a smaller model, "
+                "shorter prompts, model.dtype=bfloat16, or a larger machine"
+            ) from error
+    log.warning("memory does not suffice for %d %s at once (%s): half as many", len(items), what, reason)
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    half = (len(items) + 1) // 2
+    parts = (items[:half], items[half:])
+    return [result for part in parts for result in in_halves(work, part, what, size)]
 
 
 def peak_resident() -> int:

@@ -5,11 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
+from c3po_bench.errors import DamagedFile, UserError
+from c3po_bench.store.files import damaged, parsed
+from c3po_bench.store.records import bytes_checksum, read_json, read_yaml
+from c3po_bench.store.schema import SCHEMA_VERSION, Experiment, Provenance, Result
 
-from c3po_bench.errors import UserError
-from c3po_bench.store.files import parsed, read_jsonl
-from c3po_bench.store.schema import SCHEMA_VERSION
+AGAIN = "put it back, or delete its folder's result.json and run again: finished items are not answered anew"
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,23 @@ class Run:
         Raises:
             UserError: if it is damaged, or another version wrote it.
         """
-        result = _json(self.path / "result.json")
+        result = read_json(self.path / "result.json", dict, AGAIN)
         if (version := result.get("schema_version")) != SCHEMA_VERSION:
             raise UserError(
                 f"{self.path}/result.json has schema version {version}, which this version of c3po_bench does not read "
                 f"(it reads {SCHEMA_VERSION}): run again into another results_dir"
             )
-        return result
+        return read_json(self.path / "result.json", Result, AGAIN)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The composed config."""
-        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        return read_yaml(self.path / "config.yaml", dict, AGAIN)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """provenance.json; see `store.schema.Provenance`."""
-        return _json(self.path / "provenance.json")
+        return read_json(self.path / "provenance.json", Provenance, AGAIN)
 
     @property
     def run_id(self) -> str:
@@ -53,18 +54,40 @@ class Run:
         """Name of the arm."""
         return self.result["arm"]
 
+    @property
+    def stored_samples(self) -> bytes:
+        """samples.jsonl as it is.
+
+        Raises:
+            UserError: where it is missing, empty, cut short, or not what was written with the result.
+        """
+        path = self.path / "samples.jsonl"
+        if not path.exists():
+            raise DamagedFile(f"{self.path} has a result but no samples.jsonl: {AGAIN}")
+        data = path.read_bytes()
+        known = self.provenance.get("checksums", {}).get(path.name)
+        if (known and bytes_checksum(data) != known) or not data.endswith(b"\n"):
+            raise damaged(str(path), "it is not what was written: cut short, or changed", AGAIN)
+        return data
+
     def samples(self) -> list[dict[str, Any]]:
-        """Rows of samples.jsonl; see `store.schema.Sample`."""
-        if not (self.path / "samples.jsonl").exists():
-            raise UserError(
-                f"{self.path} has a result but no samples.jsonl: "
-                "put it back, or delete the folder and run again"
-            )
-        return list(read_jsonl(self.path / "samples.jsonl"))
+        """Rows of samples.jsonl; see `store.schema.Sample`.
+
+        Raises:
+            UserError: where the file is damaged.
+        """
+        path, rows = self.path / "samples.jsonl", []
+        for number, line in enumerate(self.stored_samples.splitlines(), start=1):
+            rows.append(row := parsed(line, f"{path}, line {number}"))
+            if not (
+                isinstance(row, dict) and all(isinstance(row.get(name), of) for name, of in KEYS.items())
+            ):
+                raise damaged(f"{path}, line {number}", f"it lacks one of {', '.join(KEYS)}", AGAIN)
+        return rows
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return parsed(path.read_bytes(), str(path))
+KEYS = {"task": str, "doc_id": int, "doc_hash": str, "prompt_hash": str}
+"""What every row of samples.jsonl has."""
 
 
 def load_runs(results_dir: str | Path) -> list[Run]:
@@ -84,4 +107,5 @@ def load_runs(results_dir: str | Path) -> list[Run]:
 def load_experiments(results_dir: str | Path) -> list[dict[str, Any]]:
     """The experiments recorded in a store, oldest first: name, config, command and run ids (base first)."""
     files = sorted((Path(results_dir) / "experiments").glob("*.json"))
-    return sorted(map(_json, files), key=lambda experiment: experiment["created"])
+    found = [read_json(path, Experiment, "put it back, or delete it: its runs stay") for path in files]
+    return sorted(found, key=lambda experiment: experiment["created"])

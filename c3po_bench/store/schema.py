@@ -28,9 +28,11 @@ class ArmRow(TypedDict):
     name: str
     title: str  # what a reader calls it
     role: str  # base, method, baseline, control or ceiling (an arm that sees labels)
-    control_of: str | None  # the arm that it is a control of
-    change: str  # of a control: what it does otherwise than that arm, such as "random neighbors"
-    not_due_to: str  # of a control: what a gain that it shares is not due to, such as "retrieval"
+    control_of: NotRequired[str | None]  # the arm that it is a control of
+    change: NotRequired[str]  # of a control: what it does otherwise than that arm, such as "random neighbors"
+    not_due_to: NotRequired[
+        str
+    ]  # of a control: what a gain that it shares is not due to, such as "retrieval"
     place: NotRequired[int]  # of a control: its place among those of its arm, the strictest first
     losses_over: NotRequired[
         str
@@ -115,7 +117,44 @@ class Provenance(TypedDict):
     data_hashes: dict[str, str]
     identity: dict[str, Any]  # what the run folder's hash is made of
     seeds: dict[str, int]
-    hardware: dict[str, Any]
+    hardware: NotRequired[dict[str, Any]]  # a published study has none
+    checksums: NotRequired[dict[str, str]]  # of samples.jsonl, as it was written
     command: str
     started: str
     finished: str
+
+
+class Experiment(TypedDict):
+    """experiments/NAME-HASH.json: which runs an experiment compares, base first."""
+
+    name: str
+    config: dict[str, Any]
+    command: str
+    runs: list[str]
+    created: str
+
+
+class SweepRecord(TypedDict):
+    """sweep.json of a sweep's folder."""
+
+    name: str
+    overrides: list[str]
+    cells: int
+    code_version: str
+    git_commit: str | None
+    cwd: str
+    created: str
+    jobs: list[dict[str, Any]]
+
+
+class CellState(TypedDict):
+    """state/NNNN.json of a sweep's folder: the last that a worker wrote of a cell."""
+
+    status: str  # running, done, failed or stopped
+    host: str
+    pid: int
+    job: str | None
+    when: str
+    attempt: NotRequired[int]
+    runs: NotRequired[list[str]]
+    error: NotRequired[str]

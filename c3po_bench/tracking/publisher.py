@@ -21,8 +21,9 @@ from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.pairing import Partners
 from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
 from c3po_bench.errors import UserError
-from c3po_bench.store.files import write_json
+from c3po_bench.store.files import write_json, write_text
 from c3po_bench.store.reader import Run, load_experiments, load_runs
+from c3po_bench.store.records import read_json
 from c3po_bench.tracking import TrackingConfig, tables
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ class State:
         self.path = results_dir / "wandb" / "published.json"
         self.all: dict[str, dict[str, Any]] = {}
         if self.path.exists():
-            self.all = json.loads(self.path.read_text(encoding="utf-8"))
+            remedy = "put it back, or delete it: everything is then published again"
+            self.all = read_json(self.path, dict[str, dict[str, Any]], remedy)
         self.here = self.all.setdefault(f"{mode}:{target}", {})
 
     def analysis_id(self, new: str) -> str:
@@ -297,8 +299,8 @@ class _Publisher:
                 log.warning("the W&B dashboard was not saved (%s): %s", type(error).__name__, error)
                 saved = False
         preview = {"report": dashboard.as_json(page), "workspace": dashboard.as_json(view)}
-        path = self.results_dir / "wandb" / "dashboard.json"
-        path.write_text(json.dumps(preview, indent=1, default=str), encoding="utf-8")
+        text = json.dumps(preview, indent=1, default=str)
+        write_text(self.results_dir / "wandb" / "dashboard.json", text)
         return saved
 
     def _save_dashboard(self, page: Any, view: Any) -> None:

@@ -58,8 +58,10 @@ def cells_of(root, cells, arm="ngd", model="smolmoe"):
 def test_flops_that_nobody_counted_are_no_zero(tmp_path):
     rows = factory.sample_rows("base", "arc", factory.scores_of("base", 20, 0.5), details=False)
     for seed, counted in enumerate(([None, None], [None, 5], [2, 5])):
-        phases = {name: {"flops": f} for name, f in zip(("read", "score"), counted, strict=True)}
-        cost = {"seconds": 1.0, "items": 20, "phases": phases}
+        phases = {
+            name: {"seconds": 0.5, "flops": f} for name, f in zip(("read", "score"), counted, strict=True)
+        }
+        cost = {"seconds": 1.0, "items": 20, "phases": phases, "peak_memory_bytes": 1}
         factory.write_run(tmp_path, "base", rows, seed=seed, cost=cost)
     table = ablation_table(load_runs(tmp_path)).sort_values("seed")
     assert table["flops"].isna().tolist() == [True, False, False] and table["flops"].tolist()[1:] == [5, 7]

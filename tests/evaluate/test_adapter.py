@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -274,3 +275,37 @@ def test_a_task_of_written_answers_makes_text_items(scored):
 def test_perplexity_tasks_are_refused_before_anything_is_loaded(scored):
     with pytest.raises(UserError, match="task made measures the perplexity of whole texts"):
         scored([{"q": "a text"}], output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{q}}")
+
+
+class GreedyForMemory(ParrotArm):
+    """Has memory for two items at once."""
+
+    sizes: list[int]
+
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        if len(items) > 2:
+            raise MemoryError
+        self.sizes.append(len(items))
+        return super().answer(items)
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_answered_in_parts(scored, tmp_path):
+    whole = scored(SUMS, **GSM8K_LIKE)
+    (tmp_path / "journal.jsonl").unlink()
+    arm = GreedyForMemory()
+    arm.sizes = []
+    assert scored(SUMS, arm=arm, **GSM8K_LIKE) == whole and arm.sizes == [2, 2, 2]
+    assert [row.get("halved") for row in Journal(tmp_path / "journal.jsonl").rows.values()].count(2) == 1
+
+
+class Diverging(ParrotArm):
+    """Its second loss is no number."""
+
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        return [replace(a, details={"losses": [0.5, float("nan")]}) for a in super().answer(items)]
+
+
+def test_what_is_no_number_ends_the_run_with_its_step(scored, tmp_path):
+    with pytest.raises(UserError, match=r"item \d of task made: losses at step 1 is not a number"):
+        scored(SUMS, arm=Diverging(), **GSM8K_LIKE)
+    assert not (tmp_path / "journal.jsonl").exists()

@@ -19,6 +19,7 @@ from c3po_bench.evaluate import run as harness
 from c3po_bench.evaluate import tuned_then_rewired
 from c3po_bench.evaluate.tuned_then_rewired import BothBackend, divide
 from c3po_bench.models.tiny import CHARACTERS, tiny_model, tiny_tokenizer
+from c3po_bench.store.records import write_sealed
 from tests.evaluate.conftest import config
 
 
@@ -94,7 +95,7 @@ def test_two_processes_do_not_merge_into_one_folder_at_once(
     @contextlib.contextmanager
     def other_process_first(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "merged.json").write_text("{}")
+        write_sealed(folder / "merged.json", {"arm": "c3po", "model": "m", "files": {}})
         held.append(folder)
         yield
 

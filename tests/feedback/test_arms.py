@@ -460,3 +460,66 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny: Path, tmp_path: Path):
     assert texts[0] == texts[1]
     answers = next(folder.glob("cache/ledgers/answers-*.jsonl")).read_text().splitlines()
     assert len(answers) == len(set(answers)) == 48  # nothing answered twice
+
+
+def test_a_kill_behind_the_last_answer_loses_nothing_of_the_training(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Counts, curves and cost are those of the training's record, whichever process trained."""
+    cfg = config(tiny, tmp_path, ["scd"])
+    made = harness.make_result
+
+    def killed(cfg: Config, arm: Any, *rest: Any) -> dict[str, Any]:
+        if arm.row.name == "scd":
+            raise SystemExit
+        return made(cfg, arm, *rest)
+
+    whole = harness.run(replace(cfg, results_dir=str(tmp_path / "whole")))[1].result
+    monkeypatch.setattr(harness, "make_result", killed)
+    with pytest.raises(SystemExit):
+        harness.run(cfg)
+    monkeypatch.setattr(harness, "make_result", made)
+    again = harness.run(cfg)[1].result
+    assert again["curves"] == whole["curves"] and again["counts"] == whole["counts"]
+    assert "train_loss" in again["curves"] and again["counts"]["in_rows"]
+    assert again["cost"]["phases"]["train"] == whole["cost"]["phases"]["train"]
+
+
+def test_an_arm_answers_with_its_adapter_though_the_calls_before_it_are_lost(tiny: Path, tmp_path: Path):
+    """The base's answers are then written again meanwhile, with the adapter on the model."""
+    cfg = config(tiny, tmp_path, ["scd"])
+    whole = harness.run(cfg)
+    rows = [run.samples() for run in whole]
+    shutil.rmtree(whole[1].path)
+    for path in (tmp_path / "cache" / "ledgers").iterdir():
+        path.unlink()
+    assert [run.samples() for run in harness.run(cfg)] == rows
+    shutil.rmtree(tmp_path / "cache")
+    shutil.rmtree(whole[1].path)
+    assert [run.samples() for run in harness.run(cfg)] == rows
+
+
+def test_a_damaged_adapter_is_trained_anew(tiny: Path, tmp_path: Path):
+    cfg = config(tiny, tmp_path, ["scd"])
+    whole = harness.run(cfg)
+    rows = whole[1].samples()
+    adapter = min((tmp_path / "cache" / "adapters").glob("*/adapter_model.safetensors"))
+    for name, harm in (("adapter_model.safetensors", 7), ("training.json", 40), ("adapter_config.json", 9)):
+        shutil.rmtree(whole[1].path)
+        path = adapter.with_name(name)
+        data = bytearray(path.read_bytes())
+        data[-harm] ^= 1
+        path.write_bytes(data)
+        kept = path.read_bytes()
+        assert harness.run(cfg)[1].samples() == rows
+        assert path.read_bytes() != kept, "it was made again"
+
+
+def test_a_training_that_diverges_ends_with_its_step_and_leaves_nothing_done(tiny: Path, tmp_path: Path):
+    cfg = config(tiny, tmp_path, ["scd"])
+    cfg.feedback.train.sft_lr = 1e30
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"scd: .* (nan|inf) at step \d"):
+            harness.run(cfg)
+    assert not list(tmp_path.rglob("training.json")) and not list(tmp_path.rglob("checkpoint-*"))
+    assert not list((tmp_path / "results" / "runs").glob("scd-*/result.json"))

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from c3po_bench.errors import UserError
+from c3po_bench.feedback import endpoint
 from c3po_bench.feedback.chats import open_chat
 from c3po_bench.feedback.config import ChatConfig
 from c3po_bench.feedback.endpoint import EndpointChat
 from c3po_bench.runtime import signals
-from tests.feedback.stub_server import ask, chat_config, make_context, serve, texts_of
+from tests.feedback.stub_server import ask, chat_config, listening, make_context, serve, texts_of
 
 
 @pytest.mark.parametrize("failure", [429, 500, "hang", "cut", "garbage"])
@@ -206,3 +207,25 @@ def test_two_servers_with_one_model_name_are_asked_apart(tmp_path: Path):
             chat = EndpointChat(chat_config(stub.url), make_context(tmp_path))
             answers += texts_of(chat.complete("x", ask("hi")))
     assert answers == ["one", "two"]
+
+
+@pytest.mark.parametrize("how", ["drips", "never ends", "is endless"])
+def test_a_reply_that_does_not_end_is_given_up_in_time(tmp_path: Path, monkeypatch, how: str):
+    """The socket's own limit is between two bytes: an endpoint that drips keeps within it for ever."""
+    monkeypatch.setattr(endpoint, "MOST_BYTES", 1 << 20)
+
+    def handle(handler: Any) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(1 << 40))
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b" " * (1 << 20) if how == "is endless" else b" ")
+            time.sleep(0.01 if how == "is endless" else 0.1 if how == "drips" else 5)
+
+    with listening(handle) as url:
+        context = make_context(tmp_path)
+        before = time.monotonic()
+        chat = open_chat(chat_config(url, retries=1), context)
+        assert chat.complete("stage", ask("a")) == [None]
+        assert time.monotonic() - before < 30 and context.counts["failed_calls"] == 1

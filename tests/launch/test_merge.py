@@ -70,7 +70,8 @@ def test_a_stray_shard_keeps_no_complete_set_from_being_merged(tmp_path):
     for share, limit in ((1, 12), (2, 12), (1, 3)):
         path = tmp_path / "shards" / f"{share}-of-2" / "experiments" / f"x-{limit}.json"
         config = {"name": "x", "shard": f"{share}/2", "limit": limit}
-        write_json(path, {"config": config, "runs": [], "command": f"c3po limit={limit}", "created": ""})
+        record = {"name": "x", "config": config, "runs": [], "created": ""}
+        write_json(path, {**record, "command": f"c3po limit={limit}"})
     merged: list[int | None] = []
 
     def run(config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -15,6 +16,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.models.tiny import tiny_tokenizer
 from c3po_bench.rewiring.bank import build_bank
 from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.store.records import write_sealed
 from c3po_bench.tasks.duplicates import question_hash
 
 
@@ -167,8 +169,9 @@ def test_an_interrupted_build_goes_on(build):
     with pytest.raises(KeyboardInterrupt):
         build(items, progress=stopping)
     assert build.read == 8
-    (state,) = [p for p in build.folder.glob("*/progress.json") if json.loads(p.read_text())["done"] == 8]
-    assert not (state.parent / "done.json").exists()
+    records = [json.loads(p.read_text()) for p in build.folder.glob("*/progress.json")]
+    (half,) = [record for record in records if sum(record["sizes"]) == 8]
+    assert half["embeddings"] is None, "not done"
     resumed = build(items)
     assert build.read == 14, "what was read before the interruption is not read again"
     np.testing.assert_array_equal(resumed.pathways, whole.pathways)
@@ -177,22 +180,50 @@ def test_an_interrupted_build_goes_on(build):
 
 @pytest.mark.parametrize("done", [True, False])
 @pytest.mark.parametrize("name", ["pathways.npy", "correct.npy", "embeddings.npy", "progress.json"])
-@pytest.mark.parametrize("damage", ["gone", "empty", "cut"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "flipped"])
 def test_a_damaged_bank_is_built_anew(build, name, damage, done):
     """Not loaded, and not gone on with: numpy fills up with zeros what lacks."""
     items = make_items(4)
     bank = build(items)
-    (home,) = [p.parent for p in build.folder.glob("*/done.json")]
+    (home,) = [p.parent for p in build.folder.glob("*/progress.json")]
     if not done:
-        (home / "done.json").unlink()
+        record = json.loads((home / "progress.json").read_text())
+        del record["crc"]
+        write_sealed(home / "progress.json", record | {"embeddings": None})
     if damage == "gone":
         (home / name).unlink()
+    elif damage == "flipped":
+        data = bytearray((home / name).read_bytes())
+        data[-2] ^= 1
+        (home / name).write_bytes(data)
     else:
         os.truncate(home / name, 0 if damage == "empty" else (home / name).stat().st_size - 2)
     again = build(items)
     np.testing.assert_array_equal(again.pathways, bank.pathways)
     np.testing.assert_array_equal(again.embeddings, bank.embeddings)
     assert again.counts == bank.counts
+
+
+def test_a_bank_has_its_room_on_disk_before_it_is_written(build, monkeypatch):
+    """A mapped file without it ends the process where the disk is full."""
+
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(make_items(4))
+    assert build.read == 0
+    monkeypatch.undo()
+    assert len(build(make_items(4))) == 4
+
+
+def test_embeddings_that_are_no_numbers_are_refused(build):
+    build.embedder.__class__ = type(
+        "Nan", (Embedder,), {"__call__": lambda self, texts: np.full((len(texts), 3), np.nan)}
+    )
+    with pytest.raises(UserError, match="embedding of question 0 of 4 holds NaN"):
+        build(make_items(4))
 
 
 def test_tokenizer_renders_as_lm_eval_does(tokenizer):

@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from c3po_bench.errors import UserError
 from c3po_bench.runtime import resources
-from c3po_bench.runtime.resources import SPINS, others_running, rare_collections, sleep_where_shared
+from c3po_bench.runtime.resources import (
+    SPINS,
+    in_halves,
+    others_running,
+    rare_collections,
+    sleep_where_shared,
+)
 
 
 @pytest.fixture
@@ -81,3 +88,35 @@ def test_collections_are_rare_within_only():
         assert gc.get_threshold()[0] > 10 * usual[0] and gc.get_threshold()[1:] == usual[1:]
         _ = 1 / 0
     assert gc.get_threshold() == usual
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_what_memory_does_not_suffice_for_is_done_in_halves(error: Exception, caplog):
+    done: list[int] = []
+
+    def work(items):
+        if len(items) > 3:
+            raise error
+        done.append(len(items))
+        return [item * 10 for item in items]
+
+    assert in_halves(work, range(10), "numbers") == [item * 10 for item in range(10)]
+    assert done == [3, 2, 3, 2] and "10 numbers at once" in caplog.text
+
+
+def test_where_memory_does_not_suffice_for_one_its_size_is_said():
+    def work(items):
+        raise MemoryError("Unable to allocate 7.45 GiB")
+
+    with pytest.raises(UserError, match=r"one of the prompts \(5 tokens\): Unable to allocate 7.45 GiB"):
+        in_halves(work, ["a"] * 4, "the prompts", lambda _: "5 tokens")
+    with pytest.raises(ZeroDivisionError):
+        in_halves(lambda items: [1 / 0 for _ in items], [1], "numbers")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from c3po_bench.errors import UserError
-from c3po_bench.store.files import Journal, read_groups, read_jsonl, write_json
+from c3po_bench.errors import UserError, disk_failure
+from c3po_bench.store.files import HOST, Journal, read_groups, read_jsonl, replacing, write_json, writing
 from c3po_bench.store.identity import content_hash, run_id
 from c3po_bench.store.reader import Run, load_experiments
 
@@ -108,3 +110,94 @@ def test_damage_is_said_in_one_line_with_its_place(tmp_path):
     (tmp_path / "experiments" / "e.json").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"e\.json is damaged"):
         load_experiments(tmp_path)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("ne")
+        raise RuntimeError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    with replacing(path) as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("new")
+    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_dead_processes_were_writing_goes_away(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, living = (
+        tmp_path / f".a.{HOST}-{ended.pid}.tmp.json",
+        tmp_path / f".b.{HOST}-{os.getppid()}.tmp.json",
+    )
+    elsewhere, old = tmp_path / ".c.another-1.tmp.json", tmp_path / ".d.another-2.tmp.json"
+    for file in (dead, living, elsewhere, old):
+        file.touch()
+    os.utime(old, (0, 0))
+    write_json(tmp_path / "x.json", {})
+    assert {p.name for p in tmp_path.iterdir()} == {living.name, elsewhere.name, "x.json"}
+
+
+def test_a_changed_byte_of_a_journal_is_noticed(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append([{"key": "a", "answers": [-1.25, -3.5]}, {"key": "b", "text": "naïve"}])
+    assert [row.get("crc") for row in read_jsonl(path)] == [None, None]
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"-1.25", b"-1.35"))
+    with pytest.raises(UserError, match=r"journal\.jsonl, line 1 is damaged \(its checksum"):
+        Journal(path)
+    assert set(Journal(path, valid=lambda row: True).rows) == {"b"}
+    for row in (b"{}\n", b"null\n", b'{"key": 1}\n', b'{"key": "a", "of": "b"}\n'):
+        path.write_bytes(row)
+        with pytest.raises(UserError, match=r"line 1 is damaged"):
+            Journal(path)
+
+
+def test_a_full_disk_leaves_no_part_of_a_group_and_is_said_with_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append([{"key": "a"}])
+    kept = path.read_bytes()
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"journal\.jsonl"):
+        journal.append([{"key": "b"}, {"key": "c"}])
+    assert path.read_bytes() == kept
+    with (
+        pytest.raises(UserError, match=r"b\.json: No space left .*make room in .* \(results_dir\)"),
+        writing(tmp_path, "results_dir"),
+    ):
+        write_json(tmp_path / "b.json", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.EDQUOT, "quota"), errno.EDQUOT),
+        (
+            RuntimeError(
+                "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file"
+            ),
+            errno.ENOSPC,
+        ),
+        (OSError("40000 requested and 12288 written"), errno.ENOSPC),
+        (Exception("I/O error: No space left on device (os error 28)"), errno.ENOSPC),
+        (ValueError("Error while serializing: I/O error: Input/output error (os error 5)"), errno.EIO),
+        (ValueError("another"), None),
+        (FileNotFoundError(errno.ENOENT, "no such file"), None),
+        (UserError("No space left"), None),
+    ],
+)
+def test_a_full_or_failing_disk_is_known_whoever_says_so(error, number):
+    failure = disk_failure(error)
+    assert (failure and failure.errno) == number
+    wrapped = RuntimeError("while saving")
+    wrapped.__cause__ = error
+    failure = disk_failure(wrapped)
+    assert (failure and failure.errno) == number

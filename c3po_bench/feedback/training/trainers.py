@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, finite
 from c3po_bench.feedback.answering import completion_ids, prompt_ids
 from c3po_bench.feedback.context import SynthesisContext
 from c3po_bench.feedback.synthesis import Example, FeedbackDataset
@@ -24,6 +25,8 @@ from c3po_bench.feedback.training.recipes import Plan, precision
 from c3po_bench.feedback.training.rows import SCOPES, Row, answer_schedule
 from c3po_bench.models.targets import check_adapted, find_targets
 from c3po_bench.runtime.console import Progress
+from c3po_bench.store.files import remove
+from c3po_bench.store.records import file_checksums, write_sealed
 
 CHECKPOINT_STEPS = 10  # a killed training goes on from the last multiple of them
 
@@ -37,6 +40,47 @@ class _Steps(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After each optimizer step."""
         self.progress(self.what, state.global_step, state.max_steps)
+
+
+class _Guard(TrainerCallback):
+    """Stops a training that diverges, and seals each checkpoint with the checksums of its files.
+
+    The trainer itself would log a loss of 0 in place of one that is no number, and go on.
+    """
+
+    def __init__(self, plan: Plan, group: RankGroup, seal: str) -> None:
+        self.plan, self.group, self.seal = plan, group, seal
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """After each step: the losses, and the norm of the gradient."""
+        for name, value in (logs or {}).items():
+            if isinstance(value, float) and "loss" in name or name == "grad_norm":
+                what = f"{self.plan.name}: {name.replace('_', ' ')} of the training"
+                try:
+                    finite(value, what, state.global_step)
+                except UserError:  # what was saved may hold the seed of it
+                    remove(Path(args.output_dir))
+                    raise
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After each checkpoint, when every rank has written its part."""
+        self.group.wait()
+        if self.group.is_main_process:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_sealed(folder / self.seal, file_checksums(folder, skip=(self.seal,)))
+
+
+def guard(trainer: Any, plan: Plan, group: RankGroup, seal: str) -> None:
+    """Have a training stop where it diverges, and each checkpoint get a file `seal` of checksums."""
+    trainer.add_callback(_Guard(plan, group, seal))
+
+
+def loss_now(trainer: Any) -> float:
+    """The loss of a training's first batch under the weights as they are: the last step's own was logged before it."""
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.eval()
+    with torch.no_grad():
+        return float(trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)))
 
 
 def show_progress(trainer: Any, what: str) -> None:
@@ -88,7 +132,8 @@ def _arguments(
         "logging_strategy": "steps",
         "save_strategy": "steps",
         "save_steps": CHECKPOINT_STEPS,
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # should the last be damaged
+        "logging_nan_inf_filter": False,  # it would log 0 in their place
         "report_to": "none",
         "seed": context.seed,
         "data_seed": context.seed,

@@ -3,7 +3,6 @@
 Seeded, cached beside the results, the shared model left as it was.
 """
 
-import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +10,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from c3po_bench.contract import Answer, ArmRow, Cost, Item, Phase, Report
+from c3po_bench.errors import finite
 from c3po_bench.models.flops import counting, shape_of, trained_part
 from c3po_bench.rewiring.baselines.arm import BaselineArm, training_set
 from c3po_bench.rewiring.engines import load_engine
@@ -27,14 +27,27 @@ from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.console import Progress
 from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.runtime.meter import Meter
-from c3po_bench.store.files import write_json
+from c3po_bench.store.files import replacing
 from c3po_bench.store.identity import content_hash
+from c3po_bench.store.records import file_checksum, lost_file, read_sealed, write_sealed
+from c3po_bench.store.schema import Phase as PhaseRecord
 
 log = logging.getLogger(__name__)
 HELD_OUT = 32
 MAX_TOKENS = 512
 Weights = dict[str, torch.Tensor]
 Answering = Callable[[Sequence[Item]], list[Answer]]
+
+
+class Trained(TypedDict):
+    """What a training leaves behind."""
+
+    train_loss: list[float]
+    held_out_loss: list[float]
+    parameters: int
+    seen: int
+    phase: PhaseRecord
+    files: dict[str, str]  # checksums
 
 
 @dataclass
@@ -117,10 +130,15 @@ class TrainedArm(BaselineArm):
         """Load the trained weights; train first if nobody has."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.folder.parent, f"{self.folder.name}.lock"):
-            if not (self.folder / "training.json").exists():
+            self.__dict__.pop("record", None)  # another process may have trained it meanwhile
+            if self.record is None:
                 weights, record = self._train()
-                save_file(weights, self.folder / "adapter.safetensors")
-                write_json(self.folder / "training.json", record)  # last: its presence means done
+                with replacing(path := self.folder / "adapter.safetensors") as temporary:
+                    save_file(weights, temporary)
+                # last: its presence means done
+                files = {path.name: file_checksum(path)}
+                write_sealed(self.folder / "training.json", record | {"files": files})
+                self.__dict__.pop("record")
         return load_file(self.folder / "adapter.safetensors")
 
     def _train(self) -> tuple[Weights, dict[str, Any]]:
@@ -148,10 +166,12 @@ class TrainedArm(BaselineArm):
                     loss.backward()
                     optimizer.step()
                     self.meter.count("train", sum(flops))
-                losses.append(loss.item())
+                losses.append(finite(loss.item(), f"{self.row.name}: the training loss", step + 1))
                 progress(f"{self.row.name}: training", step + 1, options["steps"])
             after = mean_loss(model, held_out, options["batch_size"])
             weights = {name: p.detach().cpu().contiguous().clone() for name, p in model.parameters.items()}
+            for name, value in weights.items():
+                finite(value.sum().item(), f"{self.row.name}: a weight of {name}", options["steps"])
         record = {
             "train_loss": [round(value, 6) for value in losses],
             "held_out_loss": [] if before is None or after is None else [round(before, 6), round(after, 6)],
@@ -161,11 +181,14 @@ class TrainedArm(BaselineArm):
         }
         return weights, record
 
-    @property
+    @cached_property
     def record(self) -> dict[str, Any] | None:
-        """What the training left behind, if it is done."""
-        path = self.folder / "training.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """What the training left behind, if it is done and nothing of it is damaged."""
+        record = read_sealed(self.folder / "training.json", Trained)
+        if record and (lost := lost_file(self.folder, record["files"])):
+            log.warning("%s is missing or damaged: it is trained anew", self.folder / lost)
+            return None
+        return record
 
     def cost(self) -> Cost:
         """Training counts once, whichever process did it."""

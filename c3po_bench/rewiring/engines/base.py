@@ -17,6 +17,7 @@ from c3po_bench.models.flops import ModelShape, shape_of
 from c3po_bench.rewiring.pathway import Mixture
 from c3po_bench.rewiring.states import Prompt, State, StateStore
 from c3po_bench.runtime.meter import Meter, synchronize
+from c3po_bench.runtime.resources import in_halves
 
 STATE_BYTES = 1 << 30
 """Memory for states of prompts; on a GPU a third of what the model leaves free, if that is more."""
@@ -133,7 +134,7 @@ class Engine(ABC):
         for chunk in _together(missing, self.sizes.prompts, groups if keep else None):
             if keep:
                 with exclude():
-                    states = self.read_new(chunk)
+                    states = self.read_prompts(chunk)
                     self.keep(states)
             else:
                 states = self._measured(chunk)
@@ -152,7 +153,7 @@ class Engine(ABC):
         """Read prompts, each with its share of the seconds by tokens."""
         synchronize()
         start = time.perf_counter()
-        states = self.read_new(prompts)
+        states = self.read_prompts(prompts)
         synchronize()
         per_token = (time.perf_counter() - start) / sum(p.tokens for p in prompts)
         for state in states:
@@ -175,6 +176,12 @@ class Engine(ABC):
         """Put states of reference prompts into the store on disk, if there is one."""
         if self.store is not None:
             self.store.put(states)
+
+    def read_prompts(self, prompts: list[Prompt]) -> list[State]:
+        """Read prompts that are not in the cache, at once if memory suffices for it."""
+        return in_halves(
+            lambda part: self.read_new(list(part)), prompts, "prompts", lambda p: f"{p.tokens} tokens"
+        )
 
     @abstractmethod
     def read_new(self, prompts: list[Prompt]) -> list[State]:

@@ -17,11 +17,12 @@ from c3po_bench.feedback.config import FeedbackConfig, LoraConfig, TrainConfig
 from c3po_bench.feedback.context import Subject, SynthesisContext
 from c3po_bench.feedback.sentences import find_feedback
 from c3po_bench.feedback.synthesis import Example, FeedbackDataset
-from c3po_bench.feedback.training.adapters import _last_checkpoint, adapter_folder
+from c3po_bench.feedback.training.adapters import WHOLE, _last_checkpoint, adapter_folder, drop_damaged
 from c3po_bench.feedback.training.losses import ConstrainedDPOTrainer
 from c3po_bench.feedback.training.recipes import make_plan
 from c3po_bench.feedback.training.rows import IGNORED, Row, token_fields
 from c3po_bench.feedback.training.trainers import CHECKPOINT_STEPS, answer_rows, make_trainer, pair_rows
+from c3po_bench.store.records import file_checksums, write_sealed
 from tests.feedback.test_arms import config
 
 EXAMPLES = tuple(
@@ -211,10 +212,19 @@ def test_an_adapter_is_known_by_its_plan_data_model_and_seed(
     assert len(known) == 5 and {path.parent for path in known} == {tmp_path / "adapters"}
 
 
-def test_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path: Path):
-    assert _last_checkpoint(tmp_path) is None
-    for step, whole in ((2, True), (9, True), (10, True), (11, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if whole:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
-    assert _last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+def test_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path: Path, caplog):
+    assert not drop_damaged(tmp_path) and _last_checkpoint(tmp_path) is None
+    for step in (2, 9, 10, 11, 12, 13):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        (folder / "optimizer.pt").write_bytes(bytes(100))
+        if step < 13:  # killed before it was sealed
+            write_sealed(folder / WHOLE, file_checksums(folder))
+    (tmp_path / "checkpoint-10" / "optimizer.pt").unlink()
+    (tmp_path / "checkpoint-11" / "optimizer.pt").write_bytes(bytes(50))
+    (tmp_path / "checkpoint-12" / "optimizer.pt").write_bytes(bytes(99) + b"x")
+    assert drop_damaged(tmp_path)
+    assert _last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    assert "checkpoint-10/optimizer.pt is cut short or damaged" in caplog.text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-9"]
