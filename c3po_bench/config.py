@@ -43,6 +43,22 @@ class ModelConfig:
     experts_implementation: str = option(
         "auto", "how transformers computes experts: auto, eager, grouped_mm or batched_mm"
     )
+    attn_implementation: str = option(
+        "auto", "how transformers computes attention: auto, eager, sdpa, flash_attention_2, flex_attention"
+    )
+    device_map: str | None = option(
+        None,
+        "spread the weights over GPUs, memory and disk: auto, balanced, balanced_low_0, sequential or a JSON "
+        "file of module to device; null: all on `device`",
+    )
+    offload_folder: str | None = option(
+        None, "where weights on disk are kept, with device_map; null: a folder in the cache"
+    )
+    quantization: str = option(
+        "none",
+        "none, bnb4, bnb8, fp8, mxfp4_dequantized, torchao_int8, hqq4 or quanto8: what weights are made of on "
+        "loading; most leave fused experts as they are, and a warning then says what is left",
+    )
 
 
 @dataclass
