@@ -7,6 +7,7 @@ and load offloaded weights for the time of a forward. Outside a forward offloade
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,3 +39,13 @@ def at_hand(module: Any) -> Iterator[Any]:
 
     with align_module_device(module):
         yield module
+
+
+def device_memory() -> int:
+    """Bytes of memory of the first GPU, or of the machine where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # not a Unix
+        return 0
