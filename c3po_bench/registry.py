@@ -59,6 +59,20 @@ class Registry(Mapping[str, Any], Generic[T]):
         self._entries.pop(name, None)
 
 
+def import_plugins(names: Sequence[str]) -> None:
+    """Import the modules of a config's `plugins`: their decorators register what they bring.
+
+    Raises:
+        UserError: if one can't be imported, with its reason.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+            raise UserError(f"plugins: module {name!r} can't be imported ({why})") from error
+
+
 def load(entry: Any) -> Any:
     """What `module:attribute` names; anything else is the thing itself."""
     if not isinstance(entry, str):

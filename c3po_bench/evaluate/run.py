@@ -1,6 +1,5 @@
 """run(cfg): score every arm of an experiment on the same items, write the runs down, publish."""
 
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate.chunks import make_chunks
-from c3po_bench.registry import Registry
+from c3po_bench.registry import Registry, import_plugins
 from c3po_bench.runtime import ranks
 from c3po_bench.runtime.console import Progress, log_to, set_up_logging
 from c3po_bench.runtime.locks import LockHeld, exclusive_lock
@@ -92,12 +91,7 @@ def set_up(cfg: Config) -> None:
     keep_freed_memory()
     sleep_where_shared(cfg.threads)
     set_up_logging(cfg.log_level if ranks.rank() == 0 else "warning")
-    for name in cfg.plugins:
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-            raise UserError(f"plugins: module {name!r} can't be imported ({why})") from error
+    import_plugins(cfg.plugins)
     if cfg.threads:
         import torch
 

@@ -57,9 +57,8 @@ class Responder:
     @cached_property
     def _stock(self) -> Any:
         """A `StockScorer` of the model."""
-        from c3po_bench.models.stock_scoring import (
-            StockScorer,  # slow to import, and needed by stock tasks alone
-        )
+        # slow to import, and needed by stock tasks alone
+        from c3po_bench.models.stock_scoring import StockScorer
 
         return StockScorer(self.model, self.context.subject.tokenizer, self.batch_size)
 

@@ -17,6 +17,7 @@ from more_itertools import map_reduce
 from c3po_bench.contract import ArmRow
 from c3po_bench.launch.grid import Grid
 from c3po_bench.models.flops import LayerShape, ModelShape
+from c3po_bench.registry import import_plugins
 from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.store.identity import content_hash
@@ -142,6 +143,7 @@ class Plan:
 
 def plan(grid: Grid) -> Plan:
     """The plan of a grid; runs that cells share (base, above all) are counted once."""
+    import_plugins(grid.cells[0].config["plugins"])
     measured = measured_seconds(Path(grid.results_dir))
     costs = [cell_cost(cell.config, measured) for cell in grid.cells]
     seconds: dict[str, float] = {}  # by run

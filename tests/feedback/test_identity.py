@@ -11,7 +11,7 @@ import torch
 
 from c3po_bench.config import Config
 from c3po_bench.evaluate import run as harness
-from c3po_bench.feedback import judges
+from c3po_bench.feedback import backend
 from c3po_bench.feedback.config import ChatConfig, FeedbackConfig
 from c3po_bench.feedback.training.recipes import make_plan
 from tests.feedback.test_arms import config
@@ -80,9 +80,9 @@ def test_a_run_is_known_by_what_its_judge_is_asked(
     cfg.feedback.judge.kind = "openai"
     cfg.feedback.judge.chat = ChatConfig("openai", "m", "http://a/v1", temperature=0.0)
     one = arm_identity(cfg)
-    before = judges.ask_judge
+    before = backend.ask_judge
     monkeypatch.setattr(
-        judges, "ask_judge", lambda *parts: [*before(*parts), {"role": "user", "content": "Be strict."}]
+        backend, "ask_judge", lambda *parts: [*before(*parts), {"role": "user", "content": "Be strict."}]
     )
     assert arm_identity(cfg) != one
 

@@ -6,7 +6,7 @@ from c3po_bench.rewiring.arms import method
 from c3po_bench.rewiring.methods import Queries, Solution
 
 
-@method("nearest_pathway", controls=("random_neighbors",))
+@method("nearest_pathway", controls=("random_neighbors",), passes=0.5)
 def nearest_pathway(queries: Queries, *, share: float = 0.5) -> Solution:
     """w <- (1 - s) w + s w_1, w_1 being the pathway of the nearest neighbor alone.
 

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from c3po_bench.analysis.ablation import ablation_table
-from c3po_bench.analysis.compare import compare
+from c3po_bench.analysis.compare import compare, compare_controls
+from c3po_bench.analysis.verdict import verdict
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate.run import run
+from c3po_bench.launch.grid import compose_grid
+from c3po_bench.launch.plan import cell_cost, plan
+from c3po_bench.report.build import write_report
 from c3po_bench.rewiring.arms import ARMS
 
 TABLES = Path(__file__).parents[2] / "docs" / "_build" / "tables.py"
@@ -47,6 +51,24 @@ def test_it_runs_and_stands_in_the_tables(plugged):
     table = ablation_table([base, same, other])
     rows = table[(table["arm"] == "nearest_pathway") & (table["metric"] == "acc")]
     assert set(rows["option_share"]) == {0.0, 1.0}
+
+
+def test_with_its_control_it_stands_in_verdict_report_and_plan(plugged, tmp_path):
+    """One file gave the method, its control, and all that readers are told of them."""
+    arms = ["nearest_pathway", "nearest_pathway_random_neighbors"]
+    runs = run(plugged(arms=arms))
+    assert runs[2].result["arm_row"]["control_of"] == "nearest_pathway"
+    frame = compare(runs)
+    sentences = verdict(frame, compare_controls(runs))
+    assert sentences.startswith("Nearest pathway ")
+    page = write_report(tmp_path / "results", tmp_path / "report").read_text(encoding="utf-8")
+    assert "nearest pathway" in page and "random neighbors" in page
+    grid = compose_grid(
+        ["+sweep=neighbors", "model=smolmoe", "plugins=[plugin_method]", f"arms=[{','.join(arms)}]"]
+    )
+    cost = plan(grid), cell_cost(grid.cells[0].config, {})
+    assert cost[0].runs == 1 + 2 * len(grid.cells)
+    assert cost[1].arms["nearest_pathway_random_neighbors"] == pytest.approx(1.5 * cost[1].arms["base"])
 
 
 def test_it_stands_in_the_docs(plugged):
