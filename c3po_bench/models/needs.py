@@ -27,12 +27,12 @@ BYTES = {
     "bnb4": (0.56, 2.0),
     "torchao_int8": (1.0, 2.0),
 }
-"""Bytes a weight of linear maps and one of routed experts: most quantizations leave fused experts in 16 bits."""
+"""Bytes a weight of linear maps, and one of routed experts: most quantizations leave these in 16 bits."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Numbers of weights: in all, of routed experts, and of embeddings and head, which no quantization touches."""
+    """Numbers of weights: in all, of routed experts, and of embeddings and head, which stay in 16 bits."""
 
     family: Family
     weights: int
@@ -59,7 +59,7 @@ class Needs:
 
 
 def config_of(name: str) -> Any:
-    """The config of a model preset, a folder, or a hub id; of presets that are summarized here without the hub.
+    """The config of a preset, a folder, or a hub id; of summarized presets without the hub.
 
     Raises:
         UserError: where none can be had.

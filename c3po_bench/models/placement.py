@@ -1,4 +1,4 @@
-"""Where a model's weights are, and how they are reached: on one device, on several, or offloaded to memory or disk.
+"""Where a model's weights are, and how they are reached: on one device, on several, in memory or on disk.
 
 `model.device_map` spreads a model by accelerate, whose hooks move what enters a module to the module's device
 and load offloaded weights for the time of a forward. Outside a forward offloaded weights are on the device

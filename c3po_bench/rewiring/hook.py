@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from c3po_bench.errors import UserError
-from c3po_bench.models.families import Family, mix, probe_ids
+from c3po_bench.models.families import Family
+from c3po_bench.models.routing import mix, probe_ids
 from c3po_bench.rewiring.pathway import Mixture
 
 
@@ -44,7 +45,7 @@ def override(
 def record_routing(
     family: Family, model: nn.Module, layers: list[int], device: torch.device | None = None
 ) -> Iterator[dict[int, Tensor]]:
-    """Collects what routers gave in the last forward, by layer, on `device`; `Family.pathway` makes pathways of it."""
+    """Collects what routers gave last, by layer, on `device`; `Family.pathway` makes pathways of it."""
     seen: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Any:

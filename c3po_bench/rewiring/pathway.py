@@ -11,7 +11,8 @@ from operator import attrgetter
 from torch import Tensor
 
 from c3po_bench.errors import UserError, unknown
-from c3po_bench.models.families import Family, mix
+from c3po_bench.models.families import Family
+from c3po_bench.models.routing import mix
 from c3po_bench.rewiring.config import MethodConfig
 
 _CORE = r"all|top:([1-9]\d*)"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from c3po_bench.contract import TEXT, Answer, ArmRow, Item
-from c3po_bench.models.families import selection_scores
+from c3po_bench.models.routing import selection_scores
 from c3po_bench.rewiring.bank import ReferenceBank, to_tensor
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import QuestionEmbedder

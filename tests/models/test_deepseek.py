@@ -15,7 +15,7 @@ from safetensors.torch import save_file  # noqa: E402
 from c3po_bench.config import ModelConfig  # noqa: E402
 from c3po_bench.errors import UserError  # noqa: E402
 from c3po_bench.models import deepseek  # noqa: E402
-from c3po_bench.models.families import family_of  # noqa: E402
+from c3po_bench.models.routing import family_of  # noqa: E402
 
 CONFIG = {
     "model_type": "deepseek",

@@ -7,12 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from c3po_bench.errors import UserError  # noqa: E402
-from c3po_bench.models.families import (  # noqa: E402
-    FAMILIES,
-    Family,
-    family_of,
-    mix,
-)
+from c3po_bench.models.families import FAMILIES, Family  # noqa: E402
+from c3po_bench.models.routing import family_of, mix  # noqa: E402
 from c3po_bench.models.tiny import OWN, tiny_model, tiny_tokenizer  # noqa: E402
 
 KINDS = list(FAMILIES)

@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
 from c3po_bench.errors import UserError
-from c3po_bench.models.families import FAMILIES, family_of
+from c3po_bench.models.families import FAMILIES
 from c3po_bench.models.flops import UNKNOWN, counting, shape_of, trained_part
+from c3po_bench.models.routing import family_of
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring.baselines.prefix_tuning import Prefix
 from c3po_bench.rewiring.baselines.router_tuning import Routers

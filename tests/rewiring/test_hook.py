@@ -6,7 +6,7 @@ import pytest
 import torch
 from rewiring_world import FAMILIES
 
-from c3po_bench.models.families import family_of
+from c3po_bench.models.routing import family_of
 from c3po_bench.rewiring.hook import override, record_routing
 from c3po_bench.rewiring.pathway import Mixture
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from c3po_bench.models.families import family_of, probe_ids
+from c3po_bench.models.routing import family_of, probe_ids
 from c3po_bench.registry import Registry
 from c3po_bench.rewiring.engines.base import Engine
 from c3po_bench.rewiring.engines.facts import NoSuffixError
@@ -54,7 +54,7 @@ def load_engine(name: str, model: Any, layers: list[int], position: str = "last"
 
 @torch.no_grad()
 def _difference(naive: Engine, suffix: Engine) -> float:
-    """The largest difference of the engines' log-likelihoods of one short prompt, as it is and under an override."""
+    """By how much the engines differ on one short prompt, as it is and under an override."""
     ids = tuple(probe_ids(naive.model)[0].tolist())
     prompts, rows = [Prompt(ids, (ids[:2], ids[2:]))], [(0, 0), (0, 1)]
     found = []

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c3po_bench.models.families import family_of
 from c3po_bench.models.flops import ModelShape, shape_of
 from c3po_bench.models.placement import input_device
+from c3po_bench.models.routing import family_of
 from c3po_bench.rewiring.pathway import Mixture
 from c3po_bench.rewiring.states import Prompt, State, StateStore
 from c3po_bench.runtime.meter import Meter, synchronize

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c3po_bench.models.families import Family, probe_ids
+from c3po_bench.models.families import Family
+from c3po_bench.models.routing import probe_ids
 
 KNOWN = {"attention_mask", "position_ids", "past_key_values", "position_embeddings", "use_cache"}
 KNOWN |= {"cache_position", "output_router_logits", "output_attentions"}
@@ -118,7 +119,7 @@ def _same(made: Any, given: Any) -> bool:
 
 
 def embed(family: Family, model: Any, ids: Tensor) -> Tensor:
-    """Hidden states [rows, tokens, width] that enter the first layer for token ids [rows, tokens]: the model's own."""
+    """The model's own hidden states [rows, tokens, width] before its first layer, for token ids [rows, tokens]."""
     decoder, entered = family.decoder_of(model), []
 
     def stop(_layer: Any, args: tuple[Any, ...]) -> None:

@@ -92,7 +92,7 @@ class FirstLayer:
     """The first critical layer of a batch, opened.
 
     rest: [rows, tokens, width], its output without routed experts at the overridden token.
-    parts: [rows, experts, width], each routed expert's output there, times `factor`, by which the layer adds it.
+    parts: [rows, experts, width], each routed expert's output there, times the layer's `factor`.
     """
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ def to_parameters(pathway: Tensor, parameterization: str, score: str = "softmax"
 def to_pathway(
     parameters: Tensor, core: Tensor, original: Tensor, parameterization: str, score: str = "softmax"
 ) -> Tensor:
-    """Back to what the router can say; experts outside the core keep theirs, so the first pathway is the original.
+    """Back to what a router can say; outside the core nothing moves, so the first pathway is the original.
 
     Softmax scores share a total: the core's is kept, so the row stays on the simplex. Sigmoid scores do not
     compete, so each is clipped to [0, 1] by itself, which is the nearest point of what sigmoids can be.

@@ -106,7 +106,7 @@ def scored():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from c3po_bench.models.embedded.planted import checkpoint
-    from c3po_bench.models.families import family_of, mix
+    from c3po_bench.models.routing import family_of, mix
 
     folder = checkpoint()
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -12,7 +12,8 @@ from rewiring_world import all_rows, make_prompts
 
 from c3po_bench.errors import UserError
 from c3po_bench.models import families
-from c3po_bench.models.families import FAMILIES, REFUSED, family_by_type, family_of, mix, selection_scores
+from c3po_bench.models.families import FAMILIES, REFUSED, family_by_type
+from c3po_bench.models.routing import family_of, mix, selection_scores
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines import suffix as suffix_module

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rewiring_world import FAMILIES
 
-from c3po_bench.models.families import family_of
+from c3po_bench.models.routing import family_of
 from c3po_bench.rewiring.engines import experts as ours
 
 

@@ -11,8 +11,8 @@ from rewiring_world import all_rows, make_prompts
 from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError
 from c3po_bench.models import loading
-from c3po_bench.models.families import family_of
 from c3po_bench.models.placement import is_spread
+from c3po_bench.models.routing import family_of
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.suffix import SuffixEngine
