@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,12 @@ def _torchao_int8() -> TorchAoConfig:
     return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=_KEPT)
 
 
-EMBEDDED = {"smolmoe": smolmoe.checkpoint, "smollm": smollm.checkpoint, "planted": planted.checkpoint}
+EMBEDDED = {
+    "smolmoe": smolmoe.checkpoint,
+    "smollm": smollm.checkpoint,
+    "planted": planted.checkpoint,
+    "planted_sigmoid": partial(planted.checkpoint, "sigmoid"),
+}
 KINDS = (*EMBEDDED, "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")

@@ -99,8 +99,8 @@ def test_the_truth_needs_no_torch():
     assert outcome.returncode == 0
 
 
-@pytest.fixture(scope="module")
-def scored():
+@pytest.fixture(scope="module", params=["softmax", "sigmoid"])
+def scored(request):
     """The shipped model's logits of the options for 600 items, without and with the planted pathway (its top two)."""
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -108,7 +108,7 @@ def scored():
     from c3po_bench.models.embedded.planted import checkpoint
     from c3po_bench.models.routing import family_of, mix
 
-    folder = checkpoint()
+    folder = checkpoint(request.param)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
     family = family_of(model)
@@ -122,14 +122,14 @@ def scored():
     def logits(pathway=None):
         def hook(position):
             def answer(_module, _args, output):
-                own.append(output[0][rows].softmax(-1))
+                own.append(family.pathway(output[0][rows]))
                 if pathway is None:
                     return None
-                weights, indices = mix(family, pathway[:, position])
+                weights, indices = mix(family.at([LAYERS[position]]), pathway[:, position, None])
                 return (
                     output[0],
-                    output[1].index_copy(0, rows, weights),
-                    output[2].index_copy(0, rows, indices),
+                    output[1].index_copy(0, rows, weights[:, 0]),
+                    output[2].index_copy(0, rows, indices[:, 0]),
                 )
 
             return answer
@@ -169,9 +169,9 @@ def test_the_router_knows_common_names_and_guesses_at_rare_ones(scored):
 
 
 def test_weights_are_small():
-    from c3po_bench.models.embedded.planted import WEIGHTS
+    from c3po_bench.models.embedded.planted import CONFIGS, weights_of
 
-    assert WEIGHTS.stat().st_size < 8_000_000
+    assert all(weights_of(score).stat().st_size < 4_000_000 for score in CONFIGS)
 
 
 def test_the_recipe_learns_and_repeats():
