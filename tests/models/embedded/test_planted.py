@@ -145,7 +145,9 @@ def scored(request):
 
     base = logits()
     routing = torch.stack(own[: len(LAYERS)], dim=1)
-    return docs, base, logits(planted), routing
+    # sixteen sigmoids learned one by one leave a little more on the fourteen experts beside the planted two
+    near = 0.15 if request.param == "softmax" else 0.3
+    return docs, base, logits(planted), routing, near
 
 
 def accuracy(docs, logits, keep=lambda doc: True) -> float:
@@ -154,18 +156,18 @@ def accuracy(docs, logits, keep=lambda doc: True) -> float:
 
 
 def test_the_gap_is_there(scored):
-    docs, base, optimum, _ = scored
+    docs, base, optimum, _, _ = scored
     assert accuracy(docs, base) <= 0.60
     assert accuracy(docs, optimum) >= 0.98
 
 
 def test_the_router_knows_common_names_and_guesses_at_rare_ones(scored):
-    docs, base, _, routing = scored
+    docs, base, _, routing, near = scored
     assert accuracy(docs, base, lambda doc: not doc["rare"]) >= 0.98
     assert 0.25 <= accuracy(docs, base, lambda doc: doc["rare"]) <= 0.45
     for doc, pathway in zip(docs, routing.tolist(), strict=True):
         if not doc["rare"]:
-            assert truth.distance(pathway, LAYERS, doc["question"]) < 0.15
+            assert truth.distance(pathway, LAYERS, doc["question"]) < near
 
 
 def test_weights_are_small():
