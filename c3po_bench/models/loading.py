@@ -8,6 +8,7 @@ import logging
 import os
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from transformers import (
     FineGrainedFP8Config,
     GenerationConfig,
     HqqConfig,
-    Mxfp4Config,
     QuantoConfig,
     TorchAoConfig,
 )
+from transformers.utils.quantization_config import Mxfp4Config
 
 from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError, unknown
@@ -34,14 +35,6 @@ from c3po_bench.models.embedded import planted, smollm, smolmoe
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
 
 log = logging.getLogger(__name__)
-
-
-def _torchao_int8() -> TorchAoConfig:
-    from torchao.quantization import Int8WeightOnlyConfig  # an extra library
-
-    return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=_KEPT)
-
-
 EMBEDDED = {
     "smolmoe": smolmoe.checkpoint,
     "smollm": smollm.checkpoint,
@@ -65,7 +58,12 @@ QUANTIZATIONS: dict[str, tuple[Any, str | None]] = {
     ),
     "fp8": (lambda: FineGrainedFP8Config(modules_to_not_convert=_KEPT), "kernels"),
     "mxfp4_dequantized": (lambda: Mxfp4Config(dequantize=True), None),
-    "torchao_int8": (_torchao_int8, "torchao"),
+    "torchao_int8": (
+        lambda: TorchAoConfig(
+            import_module("torchao.quantization").Int8WeightOnlyConfig(), modules_to_not_convert=_KEPT
+        ),
+        "torchao",
+    ),
     "hqq4": (lambda: HqqConfig(nbits=4, group_size=64, skip_modules=_KEPT), "hqq"),
     "quanto8": (lambda: QuantoConfig(weights="int8", modules_to_not_convert=_KEPT), "optimum"),
 }
