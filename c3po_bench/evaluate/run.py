@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from c3po_bench import __version__
-from c3po_bench.analysis.tables import live_line
 from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
 from c3po_bench.errors import UserError
@@ -80,6 +79,10 @@ def show_newest(runs: list[Run]) -> None:
     base = next((run for run in runs if run.arm == "base"), None)
     if base is None or len(runs) < 2 or ranks.rank() != 0:
         return
+    from c3po_bench.analysis.tables import (
+        live_line,  # with pandas and rich: the first arm need not wait for them
+    )
+
     try:
         log.info(live_line(runs[-1], base))
     except UserError as error:

@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,16 +31,15 @@ from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.models import cache_dir, deepseek
 from c3po_bench.models.cache import file_hash, folder_hash
-from c3po_bench.models.embedded import planted, smollm, smolmoe
 from c3po_bench.models.tiny import tiny_model, tiny_tokenizer
+from c3po_bench.registry import Registry
 
 log = logging.getLogger(__name__)
-EMBEDDED = {
-    "smolmoe": smolmoe.checkpoint,
-    "smollm": smollm.checkpoint,
-    "planted": planted.checkpoint,
-    "planted_sigmoid": partial(planted.checkpoint, "sigmoid"),
-}
+EMBEDDED: Registry[Callable[[], Path]] = Registry(
+    "model.kind",
+    {name: f"c3po_bench.models.embedded.{name}:checkpoint" for name in ("smolmoe", "smollm", "planted")}
+    | {"planted_sigmoid": "c3po_bench.models.embedded.planted:sigmoid_checkpoint"},
+)
 KINDS = (*EMBEDDED, "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")

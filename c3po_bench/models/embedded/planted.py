@@ -30,6 +30,11 @@ def checkpoint(score: str = "softmax") -> Path:
     return build_once(weights.stem, recipe, partial(_build, score))
 
 
+def sigmoid_checkpoint() -> Path:
+    """The folder of the sibling whose routers' scores are sigmoids."""
+    return checkpoint("sigmoid")
+
+
 def _build(score: str, folder: Path) -> None:
     model: Any = AutoModelForCausalLM.from_config(CONFIGS[score]())
     stored = load_file(weights_of(score))
