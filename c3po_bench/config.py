@@ -35,7 +35,8 @@ class ModelConfig:
     name: str = option("smolmoe", "short name, shown in tables")
     kind: str = option(
         "smolmoe",
-        "smolmoe, smollm or planted (embedded), tiny (random, for tests) or hf (any Hugging Face folder or id)",
+        "smolmoe, smollm, planted or planted_sigmoid (embedded), tiny (random, for tests) "
+        "or hf (any Hugging Face folder or id)",
     )
     path: str | None = option(None, "folder or hub id, for kind=hf; the family, for kind=tiny")
     revision: str | None = option(None, "commit or tag of a hub model; pin it")
@@ -43,6 +44,22 @@ class ModelConfig:
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     experts_implementation: str = option(
         "auto", "how transformers computes experts: auto, eager, grouped_mm or batched_mm"
+    )
+    attn_implementation: str = option(
+        "auto", "how transformers computes attention: auto, eager, sdpa, flash_attention_2, flex_attention"
+    )
+    device_map: str | None = option(
+        None,
+        "spread the weights over GPUs, memory and disk: auto, balanced, balanced_low_0, sequential or a JSON "
+        "file of module to device; null: all on `device`",
+    )
+    offload_folder: str | None = option(
+        None, "where weights on disk are kept, with device_map; null: a folder in the cache"
+    )
+    quantization: str = option(
+        "none",
+        "none, bnb4, bnb8, fp8, mxfp4_dequantized, torchao_int8, hqq4 or quanto8: what weights are made of on "
+        "loading; most leave fused experts as they are, and a warning then says what is left",
     )
 
 

@@ -1,10 +1,11 @@
-"""`python -m c3po_bench.doctor [--data DIR] [--json]`.
+"""`python -m c3po_bench.doctor [model=NAME|PATH] [--data DIR] [--json]`.
 
 What works on this machine, what is missing, and how to get it.
 
 Looks only: nothing is built, fetched or loaded; the hub is asked once, for three seconds. Exit status 0
 whatever it finds. With `--get` the embedded model is fetched and built instead, as its first use would, and
-nothing is looked at.
+nothing is looked at. With `model=` a preset, a folder or a hub id: is its family covered, by which engine, how
+much memory do its weights need and does that fit here, from the config alone.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
-from c3po_bench.errors import exit_status
+from c3po_bench.errors import UserError, exit_status
 from c3po_bench.models import cache_dir
 from c3po_bench.models.cache import folder_name, is_intact
 from c3po_bench.runtime.console import set_up_logging
@@ -178,6 +179,22 @@ def models() -> Iterator[Finding]:
     )
 
 
+def model(name: str) -> Iterator[Finding]:
+    """Whether rewiring covers the model, by which engine, and what its weights need."""
+    from c3po_bench.models.needs import config_of, needs_of  # torch and transformers
+
+    needs = needs_of(config_of(name))
+    family = needs.family
+    engine = f"engine=naive only: {family.naive_only}" if family.naive_only else "engines suffix and naive"
+    yield Finding("family", "ok", f"{family.model_type}, {engine}")
+    share = needs.experts / needs.weights
+    yield Finding(
+        "weights", "ok", f"{needs.weights / 1e9:.2f} billion, {share:.0%} of them in routed experts"
+    )
+    for kind, fits, words in needs.lines():
+        yield Finding(kind, "ok" if fits else "note", words)
+
+
 def _in_hub_cache(path: str) -> bool:
     """Whether a hub model's config is in the local cache."""
     if find_spec("huggingface_hub") is None:
@@ -237,13 +254,18 @@ def services() -> Iterator[Finding]:
     yield finding("browser", bool(browser), browser, lack, worse="note")
 
 
-def examine(root: str | None = None) -> list[Finding]:
-    """Everything, in order; a check that itself fails becomes a finding."""
-    checks = (libraries(), machine(), models(), data(root), services())
+def examine(root: str | None = None, name: str | None = None) -> list[Finding]:
+    """Everything, or what concerns the model `name`, in order; a check that itself fails becomes a finding."""
+    checks = {"libraries": libraries(), "machine": machine(), "models": models(), "data": data(root)}
+    checks |= {"services": services()}
+    if name is not None:
+        checks = {f"model {name}": model(name)}
     findings: list[Finding] = []
-    for section, check in zip(("libraries", "machine", "models", "data", "services"), checks, strict=True):
+    for section, check in checks.items():
         try:
             findings.extend(replace(one, section=section) for one in check)
+        except UserError as error:
+            findings.append(Finding("model", "missing", str(error), section=section))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             findings.append(Finding("check", "missing", reason, "make setup", section))
@@ -280,10 +302,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a finding")
     parser.add_argument("--get", action="store_true", help="fetch and build the embedded model (93 MB)")
+    parser.add_argument("settings", nargs="*", metavar="model=NAME", help="a preset, a folder or a hub id")
     arguments = parser.parse_args(argv)
     if arguments.get:
         return exit_status(get)
-    findings = examine(arguments.data)
+    names = [setting.partition("=")[2] for setting in arguments.settings if setting.startswith("model=")]
+    if len(names) != len(arguments.settings):
+        parser.error(f"{' '.join(arguments.settings)}: only model=NAME can be asked about")
+    findings = examine(arguments.data, names[-1] if names else None)
     if arguments.json:
         sys.stdout.write("".join(json.dumps(asdict(finding)) + "\n" for finding in findings))
         return 0
@@ -292,7 +318,8 @@ def main(argv: list[str] | None = None) -> int:
         for finding in group:
             remedy = f"{'':28}-> {finding.remedy}\n" if finding.remedy else ""
             sys.stdout.write(f"  {finding.state:8}{finding.what:18}{finding.detail}\n{remedy}")
-    sys.stdout.write(f"\n{advice(findings)}\n")
+    if not names:
+        sys.stdout.write(f"\n{advice(findings)}\n")
     return 0
 
 

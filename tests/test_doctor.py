@@ -86,3 +86,48 @@ def test_get_builds_the_embedded_model_or_says_why_not(monkeypatch, capsys):
     monkeypatch.setattr(smolmoe, "checkpoint", unreachable)
     assert doctor.main(["--get"]) == 2
     assert capsys.readouterr() == ("", "error: cannot get the embedded model's weights (no index)\n")
+
+
+BILLIONS = {  # as their makers say, rounded
+    "olmoe": 6.92,
+    "granite_moe_1b": 1.33,
+    "qwen3_30b_a3b": 30.5,
+    "gpt_oss_20b": 20.9,
+    "deepseek_v2_lite": 15.7,
+    "moonlight": 16.0,
+    "ernie_21b": 21.8,
+}
+
+
+@pytest.mark.parametrize("name", BILLIONS)
+def test_a_model_is_judged_by_its_config_alone(name):
+    """Offline, from the shipped summary: the sum of the weights is what is published."""
+    findings = by_name(doctor.examine(name=name))
+    assert findings["family"].detail.endswith("engines suffix and naive")
+    assert float(findings["weights"].detail.split()[0]) == pytest.approx(BILLIONS[name], rel=0.01)
+    assert "the experts staying in 16 bits" in findings["bnb4"].detail
+    assert float(findings["bfloat16"].detail.split()[0]) == pytest.approx(2 * BILLIONS[name], rel=0.02)
+
+
+def test_every_summarized_config_is_a_preset():
+    from c3po_bench.models.needs import PRESETS
+
+    presets = {path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")}
+    assert set(json.loads(PRESETS.read_text())) <= presets
+
+
+def test_a_folder_is_judged_too_and_what_cannot_be_covered_says_why(tmp_path, capsys):
+    size = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
+    for kind, message in (
+        ("lfm2_moe", "engine=naive only: some layers keep a recurrent state"),
+        ("phimoe", "can't be rewired"),
+        ("llama", "is dense"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **size}))
+        assert doctor.main([f"model={tmp_path}"]) == 0
+        assert message in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        doctor.main(["engine=naive"])
+    assert (
+        "no config of model nobody/nothing" in by_name(doctor.examine(name="nobody/nothing"))["model"].detail
+    )

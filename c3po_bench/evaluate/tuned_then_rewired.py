@@ -25,7 +25,7 @@ from c3po_bench.feedback.backend import FeedbackArm, FeedbackBackend
 from c3po_bench.feedback.measures import compared
 from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.tasks import GROUP, SCOPE_OF
-from c3po_bench.models.families import family_of
+from c3po_bench.models.routing import family_of
 from c3po_bench.rewiring.arms import ARMS, check_tasks
 from c3po_bench.rewiring.backend import RewiringBackend
 from c3po_bench.rewiring.pathway import critical_layers

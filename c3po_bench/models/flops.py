@@ -23,13 +23,17 @@ IN_LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.(.+)")
 FIRST_LAYER = re.compile(r"(?:^|\.)layers?\.0$")
 ADAPTER = re.compile(r"\.(lora_[AB])\.([^.]+)")
 QUERIES = ("q_proj", "q_b_proj", "query")
-ENTRY = ("q_proj", "query", "k_proj", "v_proj", "key", "value", "q_a_proj", "kv_a_proj_with_mqa")
+ENTRY = (
+    *("q_proj", "query", "k_proj", "v_proj", "key", "value", "q_a_proj", "kv_a_proj_with_mqa"),
+    *("self_attn.gate_proj", "self_attn.g_proj"),
+)
 OUTPUTS = ("o_proj", "attention.output.dense")
 LATENT = "kv_b_proj"
-ROUTERS = ("gate", "router")
+ROUTERS = ("gate", "router", "gate.wg")
 DENSE = (
     *(*QUERIES, *OUTPUTS, *ENTRY),
-    *(*ROUTERS, "shared_expert_gate", "gate_proj", "up_proj", "down_proj"),
+    *(*ROUTERS, "shared_expert_gate", "shared_mlp.input_linear", "shared_mlp.output_linear"),
+    *("gate_proj", "up_proj", "down_proj"),
     *("intermediate.dense", "output.dense", "lora_A", "lora_B"),
 )
 """Modules of a layer, by the end of their names, whose weight meets every token once."""
@@ -200,7 +204,7 @@ def _layer_of(weights: Mapping[str, tuple[int, ...]], top_k: int | None) -> Laye
     for name, shape in weights.items():
         module, _, kind = name.rpartition(".")
         in_experts = module.endswith("experts")
-        if len(shape) < 2 or (in_experts and kind.endswith("_bias")):
+        if len(shape) < 2 or kind.endswith("correction_bias") or (in_experts and kind.endswith("_bias")):
             continue
         if in_experts and kind in OF_EXPERTS and len(shape) == 3 and top_k:
             expert += shape[1] * shape[2]

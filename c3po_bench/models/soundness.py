@@ -82,6 +82,8 @@ def check_weights(path: str, config: Any, info: dict[str, Any]) -> None:
             f"model {path} lacks {len(missing)} of its weights ({missing[0]}): get all files of the checkpoint"
         )
     layers = getattr(config, "num_hidden_layers", None)
+    if isinstance(layers, int):  # layers that predict further tokens are numbered on, and not used here
+        layers += getattr(config, "num_nextn_predict_layers", None) or 0
     for key in sorted(info.get("unexpected_keys", ())):
         _, found, rest = key.partition("layers.")
         number = rest.partition(".")[0]

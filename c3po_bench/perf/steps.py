@@ -25,7 +25,6 @@ from c3po_bench.perf.workload import (
     smolmoe,
 )
 from c3po_bench.rewiring.engines import load_engine
-from c3po_bench.rewiring.hook import experts_of
 from c3po_bench.rewiring.states import Prompt
 from c3po_bench.runtime.meter import synchronize
 
@@ -154,7 +153,7 @@ def moved(work: Work) -> int:
     weights = sum(_bytes(engine.decoder.layers[i].parameters()) for i in span)
     shares = work.core.any(dim=0)[1:].float().mean(dim=-1).tolist()
     for layer, share in zip(engine.layers[1:], shares, strict=True):
-        weights -= round((1 - share) * _bytes(experts_of(engine.family, engine.model, layer).parameters()))
+        weights -= round((1 - share) * _bytes(engine.family.experts_of(engine.model, layer).parameters()))
     head = engine.model.lm_head.weight
     cached = [t for part in work.rows.parts for i in span for t in (part.keys[i], part.values[i])]
     logits = int(work.rows.lengths.sum()) * head.shape[0] * 4

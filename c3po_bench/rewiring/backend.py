@@ -153,7 +153,7 @@ class RewiringArm(Arm):
     def report(self) -> Report:
         """Counts of the references, and notes that a reader of the numbers needs."""
         counts: dict[str, int] = {}
-        notes: list[str] = []
+        notes = list(self.backend.engine.notes)
         if self.uses_bank:
             counts, notes = self.bank.counts, list(self.backend.reference_items[1])
             if counts.get("references_reordered") == 0:

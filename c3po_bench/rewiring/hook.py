@@ -13,14 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from c3po_bench.errors import UserError
 from c3po_bench.models.families import Family
+from c3po_bench.models.routing import mix, probe_ids
 from c3po_bench.rewiring.pathway import Mixture
-
-
-def experts_of(family: Family, model: nn.Module, layer: int) -> nn.Module:
-    """The experts module beside the router of decoder layer `layer`."""
-    block = family.router.rsplit(".", 1)[0]
-    return family.decoder_of(model).layers[layer].get_submodule(f"{block}.experts")
 
 
 @contextmanager
@@ -38,7 +34,7 @@ def override(
     """
     with ExitStack() as hooks:
         for position, layer in enumerate(layers):
-            experts = experts_of(family, model, layer)
+            experts = family.experts_of(model, layer)
             swap = _Swap(rows, mixture.weights[:, position], mixture.indices[:, position])
             hooks.enter_context(experts.register_forward_pre_hook(swap.before))
             hooks.enter_context(experts.register_forward_hook(swap.after))
@@ -46,17 +42,55 @@ def override(
 
 
 @contextmanager
-def record_routing(family: Family, model: nn.Module, layers: list[int]) -> Iterator[dict[int, Tensor]]:
-    """Collects the router logits [tokens, experts] of the last forward, by layer."""
+def record_routing(
+    family: Family, model: nn.Module, layers: list[int], device: torch.device | None = None
+) -> Iterator[dict[int, Tensor]]:
+    """Collects what routers gave last, by layer, on `device`; `Family.pathway` makes pathways of it."""
     seen: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Any:
-        return lambda _module, _args, output: seen.__setitem__(layer, output[0])
+        return lambda _module, _args, output: seen.__setitem__(
+            layer, output[0].to(device or output[0].device)
+        )
 
     with ExitStack() as hooks:
         for layer in layers:
             hooks.enter_context(family.router_of(model, layer).register_forward_hook(keep(layer)))
         yield seen
+
+
+@torch.no_grad()
+def check_override(family: Family, model: Any, layers: list[int]) -> None:
+    """Require that hooks see what the model routes and change what it says, by two forwards of a few tokens.
+
+    Raises:
+        UserError: where a router is not called, gives scores of another width, or the experts of `layers` are
+            not moved by an override, as under a fused kernel that calls neither.
+    """
+    ids = probe_ids(model)
+    with record_routing(family, model, list(family.layers)) as seen:
+        plain = model(input_ids=ids, use_cache=False).logits
+    way_out = "use model.quantization=mxfp4_dequantized for GPT-OSS, or model.experts_implementation=eager"
+    for layer in family.layers:
+        if layer not in seen:
+            raise UserError(
+                f"the router of layer {layer} is not called: a fused kernel replaces it; {way_out}"
+            )
+        if seen[layer].shape[-1] != family.num_experts:
+            raise UserError(
+                f"the router of layer {layer} scores {seen[layer].shape[-1]} experts, its weights are of "
+                f"{family.num_experts}: this model is loaded in parts; load it whole"
+            )
+    pathway = torch.stack([family.pathway(seen[layer]).to(plain.device) for layer in layers], dim=1)
+    weights, indices = mix(family.at(layers), pathway)
+    permuted = Mixture(weights, (indices + 1) % family.num_experts)
+    rows = torch.arange(len(pathway), device=plain.device)
+    with override(family, model, layers, rows, permuted):
+        moved = model(input_ids=ids, use_cache=False).logits
+    if torch.equal(plain, moved):
+        raise UserError(
+            f"other experts change nothing that the model says: a fused kernel runs them; {way_out}"
+        )
 
 
 class _Swap:
@@ -68,6 +102,10 @@ class _Swap:
     def before(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Replace rows (hidden [tokens, width], indices and weights [tokens, top-k])."""
         hidden, indices, weights = args
+        if self.rows.device != hidden.device:  # a model over several devices
+            self.rows, self.weights, self.indices = (
+                tensor.to(hidden.device) for tensor in (self.rows, self.weights, self.indices)
+            )
         self.tokens, top_k = indices.shape
         n, slots = self.weights.shape
         self.pieces = 1

@@ -1,7 +1,7 @@
 """The pathway: which layers and experts may move, and how a pathway becomes mixing weights.
 
-A pathway is the routing weights of one token, [critical layers, experts], each row on the simplex (paper
-section 3).
+A pathway is the routing scores of one token, [critical layers, experts]: each row is on the simplex where the
+router's scores are a softmax (paper section 3), and in [0, 1] where they are sigmoids (`models.families`).
 """
 
 import re
@@ -11,7 +11,8 @@ from operator import attrgetter
 from torch import Tensor
 
 from c3po_bench.errors import UserError, unknown
-from c3po_bench.models.families import Family, mix
+from c3po_bench.models.families import Family
+from c3po_bench.models.routing import mix
 from c3po_bench.rewiring.config import MethodConfig
 
 _CORE = r"all|top:([1-9]\d*)"
@@ -58,9 +59,10 @@ def critical_layers(spec: str, moe_layers: list[int]) -> list[int]:
 
 
 def core_experts(original: Tensor, spec: str, top_k: int) -> Tensor:
-    """Which experts may carry weight, boolean [..., layers, experts], by the original pathways of that shape.
+    """Which experts may carry weight, boolean [..., layers, experts], by what they compete by originally.
 
-    `spec` is top:N (at least the model's top-k, at most all) or all. The paper uses top:20 of 64.
+    `original` are the original pathways of that shape, or their `selection_scores`. `spec` is top:N (at least
+    the model's top-k, at most all) or all. The paper uses top:20 of 64.
 
     Raises:
         UserError: for a spec that can't be read.

@@ -11,6 +11,7 @@ import torch
 from c3po_bench.contract import TEXT, Answer, ArmRow, Item
 from c3po_bench.errors import finite
 from c3po_bench.models.encoding import decoding
+from c3po_bench.models.routing import selection_scores
 from c3po_bench.rewiring.bank import ReferenceBank, to_tensor
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import QuestionEmbedder
@@ -138,7 +139,9 @@ class Rewirer:
         if self.rewiring is None:
             return None, [{} for _ in items]
         own = self.engine.original_pathways(states)
-        core = core_experts(own, self.method.experts, self.engine.family.top_k)
+        core = core_experts(
+            selection_scores(self.engine.family, own), self.method.experts, self.engine.family.top_k
+        )
         queries, near = self._queries(items, states, first, own, core)
         solution = self._solve(queries)
         mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
@@ -193,7 +196,10 @@ class Rewirer:
             loss = losses.of_items(items, states, first)
         bank = self.pathways if self.bank is not None else own[:0]
         texts = [items[i].item.question for i in owner]
-        return Queries(own, core, near, bank, loss, method, seeds, texts, list(self.engine.layers)), near
+        return Queries(
+            *(own, core, near, bank, loss, method, seeds, texts, list(self.engine.layers)),
+            score=str(self.engine.family.score),
+        ), near
 
     def _details(
         self,

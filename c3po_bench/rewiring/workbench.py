@@ -8,11 +8,12 @@ from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.contract import Item
-from c3po_bench.models.families import family_of
 from c3po_bench.models.loading import load as load_model
+from c3po_bench.models.routing import family_of
 from c3po_bench.rewiring.bank import ReferenceBank, build_bank
 from c3po_bench.rewiring.embedders import EMBEDDERS, QuestionEmbedder, embedder_identity
 from c3po_bench.rewiring.engines import load_engine
+from c3po_bench.rewiring.engines.suffix import SuffixEngine
 from c3po_bench.rewiring.pathway import critical_layers
 from c3po_bench.rewiring.rewirer import Solutions
 from c3po_bench.rewiring.states import VERSION, StateStore
@@ -50,7 +51,7 @@ class Workbench:
     def engine(self) -> Any:
         """The engine that `cfg.engine` names."""
         engine = load_engine(self.cfg.engine, self.loaded.model, self.layers, self.cfg.method.position)
-        if self.cfg.engine == "suffix":
+        if isinstance(engine, SuffixEngine):
             key = content_hash([self.model_hash, self.cfg.model.dtype, min(self.layers), VERSION], 16)
             most = int(self.cfg.reference_cache_gb * 2**30)
             engine.store = StateStore(Path(self.cfg.results_dir) / "bank" / f"states-{key}", most)

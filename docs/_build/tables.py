@@ -159,15 +159,21 @@ def feedback_kinds() -> str:
 
 
 def families() -> str:
-    """Families of Mixture-of-Experts models."""
-    from c3po_bench.models.families import FAMILIES
+    """Families of Mixture-of-Experts models, and those that can't be covered."""
+    from c3po_bench.models.families import FAMILIES, REFUSED
 
     rows = []
     for name, family in FAMILIES.items():
-        rule = family.renormalises
-        sums = f"`{rule}` says" if isinstance(rule, str) else "yes" if rule else "no"
-        rows.append([f"`{name}`", f"`{family.router}`", sums])
-    return table(["`model_type`", "router within a layer", "selected weights sum to one"], rows)
+        rule, score = family.renormalises, family.score
+        sums = "the config says" if callable(rule) else f"`{rule}` says" if isinstance(rule, str) else "no"
+        sums = "yes" if rule is True else sums
+        engines = f"`naive`: {family.naive_only}" if family.naive_only else "both"
+        score = "the config says" if callable(score) else score + (" + bias" if family.bias else "")
+        rows.append([f"`{name}`", f"`{family.router}`", score, sums, engines, family.since])
+    heads = ["`model_type`", "router within a layer", "score", "selected weights sum to one", "engines"]
+    covered = table([*heads, "transformers"], rows)
+    refused = table(["not covered", "why"], [[f"`{name}`", why] for name, why in REFUSED.items()])
+    return f"{covered}\n\n{refused}"
 
 
 def group(folder: str) -> str:

@@ -28,6 +28,16 @@ def test_a_real_gain_and_a_real_null(warm, tmp_path):
     assert table.loc["ngd_random_neighbors", "low"] <= 0
 
 
+def test_sigmoid_scores_have_the_same_gap(warm, tmp_path):
+    arms = "arms=[base,planted_optimum,kernel_regression,ngd,oracle,ngd_random_neighbors,random_pathway]"
+    table = shares(warm, tmp_path, "model=planted_sigmoid", "limit=80", arms)
+    assert table.loc["base", "accuracy"] <= 0.65 and table.loc["planted_optimum", "accuracy"] >= 0.98
+    for method in ("kernel_regression", "ngd", "oracle"):
+        assert table.loc[method, "share"] >= 0.9, method
+    for control in ("ngd_random_neighbors", "random_pathway"):
+        assert table.loc[control, "low"] <= 0, control
+
+
 @pytest.mark.slow
 def test_every_arm_at_full_size(c3po, tmp_path):
     table = shares(c3po, tmp_path)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file  # noqa: E402
 from c3po_bench.config import ModelConfig  # noqa: E402
 from c3po_bench.errors import UserError  # noqa: E402
 from c3po_bench.models import deepseek  # noqa: E402
-from c3po_bench.models.families import family_of, router_probabilities  # noqa: E402
+from c3po_bench.models.routing import family_of  # noqa: E402
 
 CONFIG = {
     "model_type": "deepseek",
@@ -96,9 +96,7 @@ def test_golden_logits_and_routing(golden_dir, tmp_path, monkeypatch):
         seen: dict[int, torch.Tensor] = {}
         handles = [
             family.router_of(model, layer).register_forward_hook(
-                lambda _m, _, out, layer=layer, seen=seen: seen.update(
-                    {layer: router_probabilities(out[0])[-1]}
-                )
+                lambda _m, _, out, layer=layer, seen=seen: seen.update({layer: family.pathway(out[0])[-1]})
             )
             for layer in family.layers
         ]

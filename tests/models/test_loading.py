@@ -111,8 +111,8 @@ def test_a_folder_that_is_no_whole_model_is_refused(harm, message, folder):
     assert "\n" not in str(caught.value)
 
 
-def test_a_gguf_file_is_refused_before_it_is_taken_for_a_hub_id():
-    with pytest.raises(UserError, match="GGUF is not read; give the folder or hub id"):
+def test_a_gguf_file_is_never_taken_for_a_hub_id():
+    with pytest.raises(UserError, match="no such file; a GGUF is read from this machine only"):
         loading.load(ModelConfig(name="m", kind="hf", path="models/x.GGUF"))
 
 

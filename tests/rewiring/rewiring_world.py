@@ -8,7 +8,7 @@ from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.contract import CHOICES, TEXT, Item
-from c3po_bench.models.families import family_of
+from c3po_bench.models.routing import family_of
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.states import Prompt
 from c3po_bench.tasks.taskset import TaskSet

@@ -6,8 +6,8 @@ import pytest
 import torch
 from rewiring_world import FAMILIES
 
-from c3po_bench.models.families import family_of
-from c3po_bench.rewiring.hook import experts_of, override, record_routing
+from c3po_bench.models.routing import family_of
+from c3po_bench.rewiring.hook import override, record_routing
 from c3po_bench.rewiring.pathway import Mixture
 
 
@@ -33,7 +33,7 @@ def test_overridden_token_is_the_weighted_sum_of_its_experts(models, kind, slots
     model = models(kind)
     family = family_of(model)
     layer = family.layers[-1]
-    experts = experts_of(family, model, layer)
+    experts = family.experts_of(model, layer)
     ids = torch.arange(3, 15)[None]
     generator = torch.Generator().manual_seed(slots)
     indices = torch.randperm(family.num_experts, generator=generator)[:slots]
@@ -89,7 +89,7 @@ def test_tokens_may_be_named_in_any_order(models, others):
 def test_hooks_are_removed_when_the_forward_fails(models):
     model = models("olmoe")
     family = family_of(model)
-    experts = experts_of(family, model, 4)
+    experts = family.experts_of(model, 4)
     mixture = Mixture(torch.ones(1, 1, 2), torch.zeros(1, 1, 2, dtype=torch.long))
     with pytest.raises(ZeroDivisionError), override(family, model, [4], torch.tensor([0]), mixture):
         raise ZeroDivisionError

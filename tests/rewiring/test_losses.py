@@ -9,7 +9,7 @@ import pytest
 import torch
 from rewiring_world import both_engines, make_prompts, reference
 
-from c3po_bench.models.families import mix
+from c3po_bench.models.routing import mix
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.losses import Losses

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from c3po_bench.errors import UserError
-from c3po_bench.models.families import family_of, mix
+from c3po_bench.models.routing import family_of, mix
 from c3po_bench.rewiring.config import MethodConfig, NeighborsConfig
 from c3po_bench.rewiring.pathway import Mixer, check_method, core_experts, critical_layers
 

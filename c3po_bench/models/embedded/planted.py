@@ -3,28 +3,42 @@
 What was planted, and in which questions, is in `planted_world`; `models.makers.planted` trained the shipped weights.
 """
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, MiniMaxM2Config, OlmoeConfig, PreTrainedTokenizerFast
 
 from c3po_bench.models.cache import build_once, file_hash
 from c3po_bench.models.embedded.planted_world import EXPERTS, OWNED, vocabulary
 
-WEIGHTS = Path(__file__).with_suffix(".safetensors")
 RECIPE_VERSION = "1"
 
 
-def checkpoint() -> Path:
-    """The testbed's folder (OLMoE, float32, 3 MB, with tokenizer), built in the cache when it is not there."""
-    recipe = {"weights": file_hash(WEIGHTS), "version": RECIPE_VERSION}
-    return build_once("planted", recipe, _build)
+def weights_of(score: str) -> Path:
+    """The shipped file: of routers with softmax scores, or of the sibling with sigmoid ones."""
+    name = "planted" if score == "softmax" else f"planted_{score}"
+    return Path(__file__).with_name(f"{name}.safetensors")
 
 
-def _build(folder: Path) -> None:
-    model = OlmoeForCausalLM(config())
-    model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}, strict=True)
+def checkpoint(score: str = "softmax") -> Path:
+    """The testbed's folder (float32, 3 MB, with tokenizer), built in the cache when it is not there."""
+    weights = weights_of(score)
+    recipe = {"weights": file_hash(weights), "version": RECIPE_VERSION}
+    return build_once(weights.stem, recipe, partial(_build, score))
+
+
+def sigmoid_checkpoint() -> Path:
+    """The folder of the sibling whose routers' scores are sigmoids."""
+    return checkpoint("sigmoid")
+
+
+def _build(score: str, folder: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_config(CONFIGS[score]())
+    stored = load_file(weights_of(score))
+    model.load_state_dict({name: tensor.float() for name, tensor in stored.items()}, strict=True)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
 
@@ -49,6 +63,32 @@ def config() -> OlmoeConfig:
         tie_word_embeddings=False,
         dtype="float32",
     )
+
+
+def sigmoid_config() -> MiniMaxM2Config:
+    """The same sizes as a MiniMax-M2: sigmoid scores, those of the selected experts divided by their sum."""
+    return MiniMaxM2Config(
+        vocab_size=len(vocabulary()),
+        hidden_size=64,
+        intermediate_size=32,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+        num_local_experts=EXPERTS,
+        num_experts_per_tok=OWNED,
+        max_position_embeddings=1024,
+        initializer_range=0.05,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        dtype="float32",
+    )
+
+
+CONFIGS: dict[str, Any] = {"softmax": config, "sigmoid": sigmoid_config}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -1,6 +1,6 @@
 """Trains the testbed's weights, in about a minute and a half.
 
-`python -m c3po_bench.models.makers.planted [FILE]`.
+`python -m c3po_bench.models.makers.planted [softmax|sigmoid] [FILE]`: of OLMoE, or of the sigmoid-routed sibling.
 
 Three things make the planted pathways the best ones:
 
@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import OlmoeForCausalLM
+from transformers import AutoModelForCausalLM
 
-from c3po_bench.models.embedded.planted import WEIGHTS, config
+from c3po_bench.models.embedded.planted import CONFIGS, weights_of
 from c3po_bench.models.embedded.planted_world import (
     ARGUMENTS,
     CONFIDENCE,
@@ -168,11 +168,11 @@ def forward(model: Any, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
     return model.lm_head(decoder.norm(hidden)[:, -1]), torch.stack(router_logits, dim=1)
 
 
-def train(steps: int = STEPS, seed: int = SEED) -> Any:
-    """A trained OLMoE; the same for the same seed, number of threads and version of torch."""
+def train(score: str = "softmax", steps: int = STEPS, seed: int = SEED) -> Any:
+    """A trained testbed whose routers' scores are `score`; the same for the same seed, threads and version of torch."""
     torch.manual_seed(seed)
     sampler = Sampler(torch.Generator().manual_seed(seed))
-    model = OlmoeForCausalLM(config())
+    model = AutoModelForCausalLM.from_config(CONFIGS[score]())
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(steps):
         warm, decay = min(1.0, (step + 1) / 50), 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -180,9 +180,15 @@ def train(steps: int = STEPS, seed: int = SEED) -> Any:
         batch = sampler.batch(BATCH, SHOTS[step % len(SHOTS)])
         any_domain = sampler.below(len(DOMAINS), BATCH)
         used = torch.where(batch.rare, any_domain, batch.domain)
-        logits, router_logits = forward(model, batch.tokens, sampler.prescribed_weights(used))
+        weights = sampler.prescribed_weights(used)
+        if score == "sigmoid":  # whose blocks divide by the sum of what they select
+            weights = weights / weights.sum(-1, keepdim=True)
+        logits, router_logits = forward(model, batch.tokens, weights)
         answer = F.cross_entropy(logits, sampler.code[used, batch.argument])
-        router = -(batch.belief * router_logits.log_softmax(-1)).sum(-1).mean()
+        if score == "sigmoid":
+            router = F.binary_cross_entropy_with_logits(router_logits, batch.belief) * EXPERTS
+        else:
+            router = -(batch.belief * router_logits.log_softmax(-1)).sum(-1).mean()
         optimizer.zero_grad()
         (answer + router).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -196,8 +202,9 @@ def main() -> None:
     """Train on one core and write the weights, as float16."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else WEIGHTS
-    weights = {name: tensor.half().contiguous() for name, tensor in train().state_dict().items()}
+    score = sys.argv[1] if len(sys.argv) > 1 else "softmax"
+    path = Path(sys.argv[2]) if len(sys.argv) > 2 else weights_of(score)
+    weights = {name: tensor.half().contiguous() for name, tensor in train(score).state_dict().items()}
     save_file(weights, path, metadata={"made_by": "c3po_bench.models.makers.planted", "seed": str(SEED)})
     log.info("wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
 

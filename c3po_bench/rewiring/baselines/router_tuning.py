@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from c3po_bench.contract import ArmRow
-from c3po_bench.models.families import family_of
+from c3po_bench.models.routing import family_of
 from c3po_bench.rewiring.baselines.training import (
     Answering,
     Opened,

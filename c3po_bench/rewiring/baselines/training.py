@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from c3po_bench.contract import Answer, ArmRow, Cost, Item, Phase, Report
-from c3po_bench.errors import finite
+from c3po_bench.errors import UserError, finite
 from c3po_bench.models.flops import counting, shape_of, trained_part
+from c3po_bench.models.placement import is_spread
 from c3po_bench.rewiring.baselines.arm import BaselineArm, training_set
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.engines.batching import pad_right
@@ -84,6 +85,10 @@ class TrainedArm(BaselineArm):
         self, backend: Workbench, row: ArmRow, options: dict[str, Any], adapter: Adapter, **more: Any
     ):
         super().__init__(backend, row, options)
+        if is_spread(backend.loaded.model):
+            raise UserError(
+                f"arm {row.name} trains, which a model under model.device_map does not: leave it out"
+            )
         self.adapter = adapter
         self.more = more
 

@@ -1,11 +1,25 @@
 """Engines: how the model is run under another pathway. `naive` is the definition; `suffix` must equal it."""
 
+import logging
 from typing import Any
 
+import torch
+
+from c3po_bench.models.routing import family_of, probe_ids
 from c3po_bench.registry import Registry
 from c3po_bench.rewiring.engines.base import Engine
+from c3po_bench.rewiring.engines.facts import NoSuffixError
 from c3po_bench.rewiring.engines.naive import NaiveEngine
 from c3po_bench.rewiring.engines.suffix import SuffixEngine
+from c3po_bench.rewiring.hook import check_override
+from c3po_bench.rewiring.pathway import Mixer
+from c3po_bench.rewiring.states import Prompt
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""By how much the engines' log-likelihoods of two tokens may differ; `HALF_TOLERANCE` in half precision."""
+HALF_TOLERANCE = 0.5
 
 ENGINES: Registry[type[Engine]] = Registry("engine", {"naive": NaiveEngine, "suffix": SuffixEngine})
 
@@ -13,7 +27,44 @@ ENGINES: Registry[type[Engine]] = Registry("engine", {"naive": NaiveEngine, "suf
 def load_engine(name: str, model: Any, layers: list[int], position: str = "last") -> Engine:
     """The engine called `name` for `model`, overriding decoder layers `layers`.
 
+    In the place of `suffix` it is `naive`, with a note, where `suffix` can't run the model or gives other
+    numbers for one short prompt.
+
     Raises:
-        UserError: for an unknown name.
+        UserError: for an unknown name, or a model whose experts an override does not reach.
     """
-    return ENGINES[name](model, layers, position)
+    kind = ENGINES[name]
+    check_override(family_of(model), model, layers)
+    if kind is not SuffixEngine:
+        return kind(model, layers, position)
+    naive = NaiveEngine(model, layers, position)
+    try:
+        suffix = SuffixEngine(model, layers, position)
+        difference = _difference(naive, suffix)
+        if difference <= TOLERANCE.get(suffix.dtype, HALF_TOLERANCE):
+            return suffix
+        reason = f"its log-likelihoods of a short prompt differ by {difference:.2g}"
+    except NoSuffixError as error:
+        reason = str(error)
+    kind_of_model = naive.family.model_type
+    naive.notes.append(f"engine=naive answers in the place of suffix, for {kind_of_model}: {reason}")
+    log.warning(naive.notes[-1])
+    return naive
+
+
+@torch.no_grad()
+def _difference(naive: Engine, suffix: Engine) -> float:
+    """By how much the engines differ on one short prompt, as it is and under an override."""
+    ids = tuple(probe_ids(naive.model)[0].tolist())
+    prompts, rows = [Prompt(ids, (ids[:2], ids[2:]))], [(0, 0), (0, 1)]
+    found = []
+    for engine in (naive, suffix):
+        states = engine.read_new(prompts)
+        own = engine.original_pathways(states)
+        other = own.flip(-1)
+        mixture = Mixer(engine.family)(other, own, torch.ones_like(own).bool(), "hard")
+        batch = engine.batch(states, rows)
+        owner = torch.zeros(2, dtype=torch.long, device=engine.device)
+        scores = [batch.score(None)[0], batch.score(mixture, owner)[0], batch.score(mixture, owner)[0]]
+        found.append(torch.stack(scores))
+    return float((found[0] - found[1]).abs().max().nan_to_num(float("inf")))

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c3po_bench.models.families import family_of
 from c3po_bench.models.flops import ModelShape, shape_of
+from c3po_bench.models.placement import input_device
+from c3po_bench.models.routing import family_of
 from c3po_bench.rewiring.pathway import Mixture
 from c3po_bench.rewiring.states import Prompt, State, StateStore
 from c3po_bench.runtime.meter import Meter, synchronize
@@ -72,15 +73,16 @@ class Engine(ABC):
 
     def __init__(self, model: Any, layers: list[int], position: str = "last"):
         self.model = model
-        self.family = family_of(model)
         self.layers = layers
         self.position = position
-        self.device = next(model.parameters()).device
+        self.device = input_device(model)
+        self.family = family_of(model).at(layers, self.device)
         self.sizes, self.state_bytes = (CPU if self.device.type == "cpu" else GPU), STATE_BYTES
         if self.device.type == "cuda":
             self.state_bytes = max(STATE_BYTES, torch.cuda.mem_get_info(self.device)[0] // 3)
         index = {layer: i for i, layer in enumerate(self.family.layers)}
         self.critical = torch.tensor([index[layer] for layer in layers])
+        self.notes: list[str] = []
         self._states: OrderedDict[Prompt, State] = OrderedDict()
         self._bytes = 0
         self.store: StateStore | None = None

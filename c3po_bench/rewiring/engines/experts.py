@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
+from c3po_bench.models.placement import input_device, is_spread
 from c3po_bench.rewiring.engines.products import as_out_in, packed, times_weight
 
 NAME = "c3po_bench"
@@ -40,7 +41,7 @@ def experts_by(function: Callable[..., Tensor], model: Any) -> Iterator[None]:
 
 def replaces_experts(model: Any) -> bool:
     """Whether `experts_by` changes anything for this model."""
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    on_cpu = input_device(model).type == "cpu" and not is_spread(model)
     return on_cpu and getattr(model.config, "_experts_implementation", None) == "grouped_mm"
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from c3po_bench.models.families import Family
+from c3po_bench.models.placement import at_hand
 from c3po_bench.rewiring.engines.base import Engine
 from c3po_bench.rewiring.engines.products import times_constant, times_parameter
-from c3po_bench.rewiring.hook import experts_of, override
+from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.pathway import Mixture
 
 NAME = "c3po_suffix"
@@ -74,7 +75,7 @@ def attend(
     Query [rows, heads, tokens, width] -> [rows, tokens, heads, width]. The mask [rows, 1, tokens, earlier +
     tokens] is added to the scores; heads that share a key stand together.
     """
-    keys, values = (part[module.layer_idx] for part in _earlier[-1])
+    keys, values = (part[module.layer_idx].to(query.device) for part in _earlier[-1])
     rows, heads, tokens, width = query.shape
     shared, earlier = keys.shape[1], keys.shape[2]
     scale = width**-0.5 if scaling is None else scaling
@@ -84,25 +85,25 @@ def attend(
     exact = torch.promote_types(query.dtype, torch.float32)
     weights = scores.softmax(dim=-1, dtype=exact).to(query.dtype).view(rows, shared, -1, scores.shape[-1])
     out = times_constant(weights[..., :earlier], values) + weights[..., earlier:] @ value
-    return out.view(rows, heads, tokens, -1).transpose(1, 2), None
+    return out.view(rows, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 
 class FirstLayer:
     """The first critical layer of a batch, opened.
 
     rest: [rows, tokens, width], its output without routed experts at the overridden token.
-    parts: [rows, experts, width], each routed expert's output there.
+    parts: [rows, experts, width], each routed expert's output there, times the layer's `factor`.
     """
 
     @torch.no_grad()
-    def __init__(self, engine: Engine, run: Callable[[], Tensor], rows: int, tokens: int):
+    def __init__(self, engine: Engine, run: Callable[[], Tensor], rows: int, tokens: int, factor: float):
         family, model, layer = engine.family, engine.model, engine.layers[0]
         at = torch.arange(rows, device=engine.device) * tokens
-        experts = experts_of(family, model, layer)
+        experts = family.experts_of(model, layer)
         seen: list[Tensor] = []
 
         def look(_module: Any, args: tuple[Any, ...]) -> None:
-            seen.append(args[0][at])
+            seen.append(args[0][at.to(args[0].device)])
 
         silent = Mixture(torch.zeros(rows, 1, 1, device=engine.device), at.new_zeros(rows, 1, 1))
         handle = experts.register_forward_pre_hook(look)
@@ -112,11 +113,10 @@ class FirstLayer:
         finally:
             handle.remove()
         count = family.num_experts
-        each = torch.arange(count, device=engine.device).repeat(rows)[:, None]
         hidden = seen[0].repeat_interleave(count, dim=0)
+        each = torch.arange(count, device=hidden.device).repeat(rows)[:, None]
         out = experts(hidden, each, torch.ones_like(each, dtype=hidden.dtype))
-        block = family.decoder_of(model).layers[layer]
-        self.parts = out.view(rows, count, -1) * getattr(block, "residual_multiplier", 1.0)
+        self.parts = out.view(rows, count, -1).to(engine.device) * factor
 
     def mixed(self, weights: Tensor, indices: Tensor) -> Tensor:
         """The layer's output [rows, tokens, width] under mixtures [rows, slots]."""
@@ -130,13 +130,21 @@ class _TargetLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, divisor: float, greedy: bool
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        divisor: float,
+        greedy: bool,
     ) -> tuple[Tensor, Tensor]:
         """Logits in float32; the gradient, where asked for, in the head's dtype."""
         chosen, likeliest, gradients = [], [], []
         for start in range(0, len(targets), LOGIT_ROWS):
             rows, wanted = hidden[start : start + LOGIT_ROWS], targets[start : start + LOGIT_ROWS, None]
             logits = times_parameter(rows, weight).float()
+            if bias is not None:
+                logits += bias
             if divisor != 1.0:
                 logits /= divisor
             if greedy:
@@ -159,7 +167,7 @@ class _TargetLogProbs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         """The saved gradient, scaled by what comes from above."""
         (saved,) = ctx.saved_tensors
-        return (saved.float() * grads[0][:, None]).to(saved.dtype), None, None, None, None
+        return (saved.float() * grads[0][:, None]).to(saved.dtype), None, None, None, None, None
 
 
 def target_log_probs(
@@ -171,5 +179,9 @@ def target_log_probs(
         log p(target) [targets], float32, differentiable in `hidden`, and whether no token is likelier,
         boolean [targets] (all false unless `greedy`).
     """
-    weight = model.get_submodule(family.head).weight
-    return _TargetLogProbs.apply(hidden, targets, weight, family.logits_divisor, greedy)
+    head = model.get_submodule(family.head)
+    with at_hand(head):
+        weight, bias = head.weight, getattr(head, "bias", None)
+        here, wanted = hidden.to(weight.device), targets.to(weight.device)
+        chosen, hits = _TargetLogProbs.apply(here, wanted, weight, bias, family.logits_divisor, greedy)
+    return chosen.to(hidden.device), hits.to(hidden.device)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from c3po_bench.models.families import router_probabilities
 from c3po_bench.rewiring.engines.base import Batch, Engine, share_flops
 from c3po_bench.rewiring.engines.batching import pad_right
 from c3po_bench.rewiring.hook import override, record_routing
@@ -23,11 +22,11 @@ class NaiveEngine(Engine):
     def read_new(self, prompts: list[Prompt]) -> list[State]:
         """One forward over the contexts, recording the routing of the last token."""
         ids, lengths = pad_right([p.context for p in prompts], self.device)
-        with record_routing(self.family, self.model, list(self.family.layers)) as logits:
+        with record_routing(self.family, self.model, list(self.family.layers), self.device) as routed:
             self.model(input_ids=ids, attention_mask=_mask(ids, lengths), use_cache=False, logits_to_keep=1)
         last = torch.arange(len(prompts), device=self.device) * ids.shape[1] + lengths - 1
         original = torch.stack(
-            [router_probabilities(logits[i][last]) for i in self.family.layers], dim=1
+            [self.family.pathway(routed[i][last]) for i in self.family.layers], dim=1
         ).cpu()
         rows, width = ids.shape
         cost = self.shape.forward(self.shape.span, rows, width, width) + self.shape.logits(rows)
@@ -79,7 +78,10 @@ class NaiveBatch(Batch):
             lowest = engine.layers[0] + 1 if weights.requires_grad else None
             self.flops += engine.shape.score(*everywhere, engine.layers, more, lowest)
         return _continuation_scores(
-            logits[self.row_of_target, self.position_of_target], self.targets, self.row_of_target, self.rows
+            logits.to(engine.device)[self.row_of_target, self.position_of_target],
+            self.targets,
+            self.row_of_target,
+            self.rows,
         )
 
     def _overridden(self) -> tuple[Tensor, Tensor]:

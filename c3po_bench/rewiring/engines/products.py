@@ -140,6 +140,7 @@ def packed_linears(module: Any) -> Iterator[None]:
             type(layer) is torch.nn.Linear
             and layer.bias is None
             and not layer.weight.requires_grad
+            and not hasattr(layer, "_hf_hook")
             and packed(layer.weight)
         ):
             layer.forward = partial(_Linear.apply, layer.weight)

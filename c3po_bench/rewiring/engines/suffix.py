@@ -9,12 +9,12 @@ head. Equal to `naive`, by tests.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from c3po_bench.models.families import router_probabilities
 from c3po_bench.rewiring.engines.base import Batch, Engine, share_flops
 from c3po_bench.rewiring.engines.batching import (
     Tree,
@@ -31,6 +31,7 @@ from c3po_bench.rewiring.engines.experts import (
     needs_stock,
     replaces_experts,
 )
+from c3po_bench.rewiring.engines.facts import Rotary, embed, facts_of
 from c3po_bench.rewiring.engines.layers import (
     FirstLayer,
     constant_prefix,
@@ -38,7 +39,7 @@ from c3po_bench.rewiring.engines.layers import (
     target_log_probs,
 )
 from c3po_bench.rewiring.engines.products import packed_linears
-from c3po_bench.rewiring.hook import experts_of, override, record_routing
+from c3po_bench.rewiring.hook import override, record_routing
 from c3po_bench.rewiring.pathway import Mixture
 from c3po_bench.rewiring.states import Prompt, State
 
@@ -64,7 +65,7 @@ class _Cache:
         if self.recording:
             self.keys[layer_idx], self.values[layer_idx] = keys, values
             return keys, values
-        before_k, before_v = self.keys[layer_idx], self.values[layer_idx]
+        before_k, before_v = (t[layer_idx].to(keys.device) for t in (self.keys, self.values))
         return torch.cat([before_k, keys], dim=2), torch.cat([before_v, values], dim=2)
 
 
@@ -75,8 +76,43 @@ class SuffixEngine(Engine):
         super().__init__(model, layers, position)
         self.first = min(layers)
         self.decoder = self.family.decoder_of(model)
+        self.facts = facts_of(self.family, model)
         self.depth = len(self.decoder.layers)
-        self.dtype = next(model.parameters()).dtype
+        self.dtype = model.dtype
+
+    @cached_property
+    def experts_factor(self) -> float | None:
+        """What a critical first layer adds to its output for each unit that its routed experts give.
+
+        None where that isn't linear, because a norm follows the experts: such a layer can't be opened.
+        """
+        layer, gave = self.decoder.layers[self.first], []
+        width, count = self.model.config.get_text_config().hidden_size, self.family.num_experts
+        hidden = torch.arange(2.0 * width).sin().view(1, 2, width).to(self.device, self.dtype)
+        at, each = torch.arange(2, device=self.device), torch.arange(count, device=self.device)
+        back, span = (at[:, None] - at)[None], range(self.first, self.first + 1)
+        hook = self.family.experts_of(self.model, self.first).register_forward_hook(
+            lambda _module, _args, output: gave.append(output.float())
+        )
+        found = []
+        try:
+            with torch.no_grad():
+                for weight in (0.0, 32.0, 64.0):
+                    weights = at.new_full((2, 1, count), weight, dtype=torch.float32)
+                    mixture = Mixture(weights, each.expand(2, 1, count))
+                    with override(self.family, self.model, [self.first], at, mixture):
+                        found.append(self.run_layers(hidden, span, at[None], back, None)[0].float())
+        finally:
+            hook.remove()
+        exact = 1e-3 if self.dtype == torch.float32 else 5e-2
+        for factor in (1.0, getattr(layer, "residual_multiplier", 1.0), self.family.factor, 0.5):
+            wrong = [
+                (out - found[0] - factor * by).norm() / by.norm()
+                for out, by in zip(found[1:], gave[1:], strict=True)
+            ]
+            if max(wrong) < exact * factor:
+                return factor
+        return None
 
     def run_layers(
         self, hidden: Tensor, span: range, positions: Tensor, allowed: Tensor, cache: _Cache | None
@@ -90,24 +126,25 @@ class SuffixEngine(Engine):
             allowed: [rows or 1, tokens, keys] the distance back to each visible key, negative where hidden.
             cache: earlier keys and values, a recording one, or none.
         """
-        rotary = self.decoder.rotary_emb(hidden, positions)
+        made: dict[Rotary, Any] = {}
         masks: dict[int | None, Tensor] = {}
         for index in span:
-            layer = self.decoder.layers[index]
-            window = getattr(layer.self_attn, "sliding_window", self.family.window)
+            window, rotary = self.facts.windows[index], self.facts.rotaries[index]
+            if rotary not in made:
+                made[rotary] = rotary(hidden, positions)
             if window not in masks:
                 visible = (allowed >= 0) if window is None else (allowed >= 0) & (allowed < window)
                 masks[window] = torch.zeros_like(visible, dtype=hidden.dtype).masked_fill_(
                     ~visible, torch.finfo(hidden.dtype).min
                 )[:, None]
-            hidden = layer(
+            hidden = self.decoder.layers[index](
                 hidden,
                 attention_mask=masks[window],
                 position_ids=positions,
                 past_key_values=cache,
-                position_embeddings=rotary,
+                position_embeddings=made[rotary],
             )
-        return hidden
+        return hidden.to(self.device)
 
     @torch.no_grad()
     def read_new(self, prompts: list[Prompt]) -> list[State]:
@@ -143,9 +180,9 @@ class SuffixEngine(Engine):
         cache, (below, rest) = _Cache(), (range(self.first), range(self.first, self.depth))
         with (
             experts_by(moe_prefill, self.model),
-            record_routing(self.family, self.model, list(self.family.layers)) as logits,
+            record_routing(self.family, self.model, list(self.family.layers), self.device) as routed,
         ):
-            embedded = self.family.embed(self.model, ids.to(self.device).view_as(whole.offset))
+            embedded = embed(self.family, self.model, ids.to(self.device).view_as(whole.offset))
             low = self.run_layers(embedded, below, whole.offset, whole.back, None).flatten(0, 1)
             entering = low.new_zeros(*above.offset.shape, low.shape[-1])
             for prompt, source, target in zip(prompts, whole.lead, above.lead, strict=True):
@@ -153,13 +190,13 @@ class SuffixEngine(Engine):
                 entering.flatten(0, 1)[target : target + size] = low[source : source + size]
             self.run_layers(entering, rest, above.offset, above.back, cache)
         keys, values = (
-            [t.transpose(1, 2).flatten(0, 1) for t in (c[i] for i in rest)]
+            [t.transpose(1, 2).flatten(0, 1).to(self.device) for t in (c[i] for i in rest)]
             for c in (cache.keys, cache.values)
         )
         lasts = torch.tensor([len(p.context) - 1 for p in prompts])
         at = [(torch.tensor(packed.lead) + lasts).to(self.device) for packed in (whole, above)]
-        routed = [router_probabilities(logits[i][at[i >= self.first]]) for i in self.family.layers]
-        original = torch.stack(routed, dim=1).cpu()
+        pathways = [self.family.pathway(routed[i][at[i >= self.first]]) for i in self.family.layers]
+        original = torch.stack(pathways, dim=1).cpu()
         states = []
         for n, prompt in enumerate(prompts):
             last = len(prompt.context) - 1
@@ -272,7 +309,8 @@ class SuffixRows(Batch):
         weights, indices = mixture.weights[mine], mixture.indices[mine]
         hidden, layers, more = self.hidden, engine.layers, len(at) * (weights.shape[-1] - engine.family.top_k)
         gradient = weights.requires_grad
-        if last_only and (self.first_layer is not None or gradient or self._scored):
+        opened = self.first_layer is not None or gradient or self._scored
+        if last_only and opened and engine.experts_factor:
             hidden = self._opened().mixed(weights[:, 0], indices[:, 0])
             weights, indices, layers, span = weights[:, 1:], indices[:, 1:], layers[1:], span[1:]
         elif gradient:
@@ -288,7 +326,9 @@ class SuffixRows(Batch):
         if self.first_layer is None:
             engine, first = self.engine, self.engine.first
             span, (rows, tokens) = range(first, first + 1), self.hidden.shape[:2]
-            self.first_layer = FirstLayer(engine, lambda: self._run(self.hidden, span), rows, tokens)
+            self.first_layer = FirstLayer(
+                engine, lambda: self._run(self.hidden, span), rows, tokens, engine.experts_factor or 1.0
+            )
             self.flops += engine.shape.forward(span, *self.back.shape)
             self.flops += engine.shape.mixing(span, rows * engine.family.num_experts)
         return self.first_layer
@@ -300,7 +340,7 @@ class SuffixRows(Batch):
         what comes out.
         """
         engine = self.engine
-        experts = experts_of(engine.family, engine.model, engine.first)
+        experts = engine.family.experts_of(engine.model, engine.first)
         if replaces_experts(engine.model) and not needs_stock(experts):
             pairs = self.hidden.shape[:2].numel() * engine.family.top_k + more
             self.flops += engine.shape.mixing([engine.first], pairs) / 3
@@ -318,7 +358,7 @@ class SuffixRows(Batch):
     def _finish(self, hidden: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
         """Norm and head at the tokens that predict an answer token."""
         engine = self.engine
-        wanted = engine.decoder.norm(hidden.flatten(0, 1)[self.flat_of_target])
+        wanted = engine.decoder.norm(hidden.flatten(0, 1)[self.flat_of_target]).to(engine.device)
         chosen, hits = target_log_probs(engine.family, engine.model, wanted, self.targets, greedy)
         none = chosen.new_zeros(len(self.lengths))
         missed = none.index_add(0, self.row_of_target, (~hits).to(none.dtype))

@@ -29,6 +29,7 @@ class Queries:
     seeds: one per query, for anything drawn.
     texts: the question of each query.
     layers: the critical decoder layers.
+    score: what a pathway's rows are: softmax (each sums to one) or sigmoid (each score in [0, 1]).
     descent: what NGD found for these very queries, where an arm before this one has solved it.
     """
 
@@ -41,6 +42,7 @@ class Queries:
     seeds: list[int]
     texts: list[str] = field(default_factory=list)
     layers: list[int] = field(default_factory=list)
+    score: str = "softmax"
     descent: Solution | None = None
 
 

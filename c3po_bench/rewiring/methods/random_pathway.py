@@ -2,20 +2,22 @@
 
 import torch
 
+from c3po_bench.models.families import to_logits
 from c3po_bench.rewiring.methods import Queries, Solution
 from c3po_bench.rewiring.methods.ngd import ngd, to_pathway
 
 
 def random_pathway(queries: Queries) -> Solution:
-    """A random direction of log-probabilities within the core, in each layer as far as NGD moved.
+    """A random direction of logits within the core, in each layer as far as NGD moved.
 
-    The scale is found by bisection. It keeps to the same simplex as NGD (`to_pathway`): on `probabilities`
-    the core's weight and all other experts' stay.
+    The scale is found by bisection. It keeps to the same set as NGD (`to_pathway`): on `probabilities` the
+    core's weight, where scores are a softmax, and all other experts' stay.
     """
     original, core, kind = queries.original, queries.core, queries.method.parameterization
     descent = queries.descent or ngd(queries)
     moved = (descent.pathway - original).norm(dim=-1)
-    logits = original.clamp_min(1e-9).log()
+    score = queries.score
+    logits = to_logits(original, score)
     directions = [
         torch.randn(logits.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in queries.seeds
     ]
@@ -23,8 +25,11 @@ def random_pathway(queries: Queries) -> Solution:
 
     def at(scale: torch.Tensor) -> torch.Tensor:
         there = logits + scale[..., None] * direction
-        there = there - there.masked_fill(~core, float("-inf")).amax(-1, keepdim=True)
-        return to_pathway(there if kind == "logits" else there.exp(), core, original, kind)
+        if score == "softmax":
+            there = there - there.masked_fill(~core, float("-inf")).amax(-1, keepdim=True)
+        if kind != "logits":
+            there = there.sigmoid() if score == "sigmoid" else there.exp()
+        return to_pathway(there, core, original, kind, score)
 
     low, high = torch.zeros_like(moved), torch.full_like(moved, 64.0)
     for _ in range(40):

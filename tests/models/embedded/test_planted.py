@@ -99,16 +99,16 @@ def test_the_truth_needs_no_torch():
     assert outcome.returncode == 0
 
 
-@pytest.fixture(scope="module")
-def scored():
+@pytest.fixture(scope="module", params=["softmax", "sigmoid"])
+def scored(request):
     """The shipped model's logits of the options for 600 items, without and with the planted pathway (its top two)."""
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from c3po_bench.models.embedded.planted import checkpoint
-    from c3po_bench.models.families import family_of, mix
+    from c3po_bench.models.routing import family_of, mix
 
-    folder = checkpoint()
+    folder = checkpoint(request.param)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
     family = family_of(model)
@@ -122,14 +122,14 @@ def scored():
     def logits(pathway=None):
         def hook(position):
             def answer(_module, _args, output):
-                own.append(output[0][rows].softmax(-1))
+                own.append(family.pathway(output[0][rows]))
                 if pathway is None:
                     return None
-                weights, indices = mix(family, pathway[:, position])
+                weights, indices = mix(family.at([LAYERS[position]]), pathway[:, position, None])
                 return (
                     output[0],
-                    output[1].index_copy(0, rows, weights),
-                    output[2].index_copy(0, rows, indices),
+                    output[1].index_copy(0, rows, weights[:, 0]),
+                    output[2].index_copy(0, rows, indices[:, 0]),
                 )
 
             return answer
@@ -145,7 +145,9 @@ def scored():
 
     base = logits()
     routing = torch.stack(own[: len(LAYERS)], dim=1)
-    return docs, base, logits(planted), routing
+    # sixteen sigmoids learned one by one leave a little more on the fourteen experts beside the planted two
+    near = 0.15 if request.param == "softmax" else 0.3
+    return docs, base, logits(planted), routing, near
 
 
 def accuracy(docs, logits, keep=lambda doc: True) -> float:
@@ -154,24 +156,24 @@ def accuracy(docs, logits, keep=lambda doc: True) -> float:
 
 
 def test_the_gap_is_there(scored):
-    docs, base, optimum, _ = scored
+    docs, base, optimum, _, _ = scored
     assert accuracy(docs, base) <= 0.60
     assert accuracy(docs, optimum) >= 0.98
 
 
 def test_the_router_knows_common_names_and_guesses_at_rare_ones(scored):
-    docs, base, _, routing = scored
+    docs, base, _, routing, near = scored
     assert accuracy(docs, base, lambda doc: not doc["rare"]) >= 0.98
     assert 0.25 <= accuracy(docs, base, lambda doc: doc["rare"]) <= 0.45
     for doc, pathway in zip(docs, routing.tolist(), strict=True):
         if not doc["rare"]:
-            assert truth.distance(pathway, LAYERS, doc["question"]) < 0.15
+            assert truth.distance(pathway, LAYERS, doc["question"]) < near
 
 
 def test_weights_are_small():
-    from c3po_bench.models.embedded.planted import WEIGHTS
+    from c3po_bench.models.embedded.planted import CONFIGS, weights_of
 
-    assert WEIGHTS.stat().st_size < 8_000_000
+    assert all(weights_of(score).stat().st_size < 4_000_000 for score in CONFIGS)
 
 
 def test_the_recipe_learns_and_repeats():

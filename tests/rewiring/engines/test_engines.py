@@ -7,7 +7,7 @@ import torch
 from rewiring_world import FAMILIES, all_rows, both_engines, make_prompts
 
 from c3po_bench.errors import UserError
-from c3po_bench.models.families import family_of
+from c3po_bench.models.routing import family_of
 from c3po_bench.models.tiny import tiny_model
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.pathway import Mixer, core_experts

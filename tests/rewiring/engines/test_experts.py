@@ -6,9 +6,8 @@ import pytest
 import torch
 from rewiring_world import FAMILIES
 
-from c3po_bench.models.families import family_of
+from c3po_bench.models.routing import family_of
 from c3po_bench.rewiring.engines import experts as ours
-from c3po_bench.rewiring.hook import experts_of
 
 
 def asked(model, tokens, wanted=2):
@@ -20,7 +19,7 @@ def asked(model, tokens, wanted=2):
         [torch.randperm(family.num_experts, generator=generator)[:wanted] for _ in range(tokens)]
     )
     return (
-        experts_of(family, model, family.layers[-1]),
+        family.experts_of(model, family.layers[-1]),
         hidden,
         indices,
         torch.rand(tokens, wanted, generator=generator),
