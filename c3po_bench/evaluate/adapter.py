@@ -21,7 +21,7 @@ from c3po_bench.evaluate.chunks import Chunks
 from c3po_bench.runtime.resources import in_halves
 from c3po_bench.store.files import Journal
 from c3po_bench.store.identity import content_hash
-from c3po_bench.tasks.checks import check_score
+from c3po_bench.tasks.soundness import check_score
 from c3po_bench.tasks.taskset import TaskSet
 
 Progress = Callable[[str, int, int], None]

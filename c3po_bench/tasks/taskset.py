@@ -19,13 +19,6 @@ from c3po_bench.errors import UserError
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
-from c3po_bench.tasks.checks import (
-    check_config,
-    check_document,
-    check_scoring,
-    explain_loading,
-    refused,
-)
 from c3po_bench.tasks.fewshot import leave_out_evaluated
 from c3po_bench.tasks.fields import Unsound, compile_once, is_mmlu, refuse_missing
 from c3po_bench.tasks.functions import PROBED, check_repeatable, original, seed_templates, with_seeds
@@ -37,6 +30,13 @@ from c3po_bench.tasks.local_data import (
     has_local,
     localize,
     names_files,
+)
+from c3po_bench.tasks.soundness import (
+    check_config,
+    check_document,
+    check_scoring,
+    explain_loading,
+    refused,
 )
 
 if TYPE_CHECKING:
