@@ -61,6 +61,11 @@ class ModelConfig:
         "none, bnb4, bnb8, fp8, mxfp4_dequantized, torchao_int8, hqq4 or quanto8: what weights are made of on "
         "loading; most leave fused experts as they are, and a warning then says what is left",
     )
+    published: dict[str, float] = option(
+        {},
+        "accuracy by task, 0 to 1, that is published for this model, zero-shot by log-likelihood; base is compared with it "
+        "before other arms start, where it is scored so",
+    )
 
 
 @dataclass

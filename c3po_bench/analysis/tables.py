@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, records
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
+from c3po_bench.analysis.scores import load_scores
+from c3po_bench.analysis.statistics import wilson
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
 from c3po_bench.store.reader import Run
 
@@ -125,6 +127,28 @@ def live_line(run: Run, base: Run) -> str:
     interval = bracket(row["diff_low"], row["diff_high"])
     changed = f"{row['fixed']} fixed, {row['broken']} broken"
     return f"{row['label']} against base{where}: {row['difference'] * 100:+.1f} points {interval}, {changed}"
+
+
+def unlike_published(base: Run, published: Mapping[str, float]) -> list[str]:
+    """A sentence for each task on which `base` is not as accurate as published, beyond the interval of its items.
+
+    Args:
+        base: a finished run of the model as it is.
+        published: accuracies by task, between 0 and 1.
+    """
+    scores, sentences = load_scores(base), []
+    for task, expected in published.items():
+        correct = scores.correct[scores.task == task]
+        if not len(correct):
+            continue
+        interval = wilson(float(correct.sum()), len(correct))
+        if not interval.low <= expected <= interval.high:
+            sentences.append(
+                f"{task}: base has {interval.value * 100:.1f}% {bracket(interval.low, interval.high)} of {len(correct)} "
+                f"items, and {expected * 100:.1f}% is published for this model: look at prompt, metric, dtype "
+                "and revision before any gain is believed"
+            )
+    return sentences
 
 
 def feedback_table(runs: Sequence[Run]) -> Table:

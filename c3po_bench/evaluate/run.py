@@ -71,7 +71,7 @@ def run_arms(cfg: Config) -> list[Run]:
             log.info("%s: another process is on it, the other arms first", arm.row.name)
             waiting.append(arm)
             continue
-        show_newest(list(done.values()))
+        show_newest(cfg, list(done.values()), tasks)
     for arm in waiting:
         done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check=check)
     runs = [done[arm.row.name] for arm in arms]
@@ -82,17 +82,24 @@ def run_arms(cfg: Config) -> list[Run]:
     return runs
 
 
-def show_newest(runs: list[Run]) -> None:
-    """Log the newest arm against its base while the others still run."""
+def show_newest(cfg: Config, runs: list[Run], tasks: TaskSet) -> None:
+    """Log the newest arm against its base while the others still run, and base against what is published for the model."""
     base = next((run for run in runs if run.arm == "base"), None)
-    if base is None or len(runs) < 2 or ranks.rank() != 0:
+    stock = cfg.scoring.rule == "cloze" and not cfg.scoring.num_fewshot
+    alone = len(runs) < 2 and not (stock and cfg.model.published)
+    if base is None or alone or ranks.rank() != 0:
         return
-    from c3po_bench.analysis.tables import (
-        live_line,  # with pandas and rich: the first arm need not wait for them
-    )
+    # with pandas and rich: the first arm need not wait for them
+    from c3po_bench.analysis.tables import live_line, unlike_published
 
     try:
-        log.info(live_line(runs[-1], base))
+        if runs[-1] is not base:
+            log.info(live_line(runs[-1], base))
+        elif stock:
+            lines = unlike_published(base, cfg.model.published)
+            tasks.notes += lines
+            for line in lines:
+                log.warning("%s", line)
     except UserError as error:
         log.warning("%s", error)
 
@@ -155,9 +162,7 @@ def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
     Raises:
         UserError: for an item that can't be.
     """
-    from c3po_bench.models.encoding import (
-        ItemRefused,
-    )  # torch and lm-eval: a finished experiment needs neither
+    from c3po_bench.models.encoding import ItemRefused  # torch and lm-eval: as in `score_arm`
 
     try:
         checked = backend.check_items(tasks.items(cfg.limit))
