@@ -163,6 +163,8 @@ def check_ranges(cfg: Config) -> None:
         check_finite(key, attrgetter(key)(cfg))
     for key, bounds in _BOUNDS.items():
         check_number(key, attrgetter(key)(cfg), **bounds)
+    for task, accuracy in cfg.model.published.items():
+        check_number(f"model.published.{task}", accuracy, least=0.0, most=1.0)
     if cfg.seed >= 2**32:
         raise UserError(f"seed={cfg.seed}: must be below 2**32, numpy's largest")
     if "/" in cfg.name or "\\" in cfg.name or cfg.name in ("", ".", ".."):

@@ -185,7 +185,7 @@ def refuse_extra_keys(cfg: Mapping[str, Any], prefix: str = "") -> None:
     for key, value in cfg.items():
         if (path := f"{prefix}{key}") not in KEYS:
             raise UserError(unknown_key(path))
-        if isinstance(value, dict) and path != "arm_options":
+        if isinstance(value, dict) and not str(KEYS[path].type).startswith("dict"):
             refuse_extra_keys(value, f"{path}.")
 
 

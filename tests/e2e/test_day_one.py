@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, GraniteMoeConfig, GraniteMoeForCausalLM,
 from c3po_bench.store.reader import load_runs
 from tests.conftest import ROOT
 
+TRAINED = ("soft_prompt", "prefix_tuning", "router_tuning", "sft")
 CUT = {"num_hidden_layers": 2, "torch_dtype": "bfloat16", "vocab_size": 49152, "pad_token_id": 0}
 MODELS = {
     "olmoe_arc": lambda: OlmoeForCausalLM(
@@ -46,6 +47,14 @@ def saved(experiment: str, folder: Path) -> Path:
     return folder
 
 
+def report_status(results: Path) -> int:
+    """The report's command, and its exit status."""
+    command = [sys.executable, "-m", "c3po_bench.report", str(results)]
+    return subprocess.run(
+        command, cwd=results, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+    ).returncode
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", MODELS)
 def test_an_experiment_for_a_real_model_runs_resumes_and_reports(experiment, data_root, c3po, tmp_path):
@@ -60,10 +69,14 @@ def test_an_experiment_for_a_real_model_runs_resumes_and_reports(experiment, dat
         "references.only_correct=false",
         "method.layers=last:2",
         "limit=4",
+        *(f"arm_options.{name}={{steps: 2, batch_size: 2}}" for name in TRAINED if experiment == "olmoe_arc"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "c3po_bench", *arguments], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+        [sys.executable, "-m", "c3po_bench", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 600
     while process.poll() is None and not list(results.glob("runs/ngd-*/journal*.jsonl")):
@@ -81,6 +94,7 @@ def test_an_experiment_for_a_real_model_runs_resumes_and_reports(experiment, dat
     for arm, run in runs.items():
         assert len(run.samples()) == 8, arm
         assert run.provenance["identity"]["dtype"] == "bfloat16"
+    assert report_status(results) == 0
     assert (results / "report.html").stat().st_size > 100_000
     assert list(results.rglob("offline-run-*")), "W&B has no offline run"
     if experiment == "olmoe_arc":  # random weights are not as good as published, which is said and kept
