@@ -48,6 +48,13 @@ COLUMNS = {
     "odd": "float64",  # on the others, with its interval: to report of what was chosen
     "odd_low": "float64",
     "odd_high": "float64",
+    "p_gold": "float64",  # mean probability of the right choice among the choices, under the scoring rule
+    "gold_difference": "float64",  # to base, item by item, with its t interval
+    "gold_low": "float64",
+    "gold_high": "float64",
+    "gold_p": "float64",  # of sign flips
+    "gold_p_holm": "float64",
+    "gold_note": "str",  # "not recomputable" where items have choices and the record no probabilities
     "seconds_per_item": "float64",
     "flops_per_item": "float64",
     "prompt_differs": "bool",
@@ -76,7 +83,7 @@ CONTROL_COLUMNS = {
     "p_half": "float64",  # one-sided, of the control having no more than half of the arm's gain over base
     "p_half_holm": "float64",
 }
-CORRECTED = {"p": "p_holm", "p_same": "p_same_holm", "p_half": "p_half_holm"}
+CORRECTED = {"p": "p_holm", "p_same": "p_same_holm", "p_half": "p_half_holm", "gold_p": "gold_p_holm"}
 
 
 def typed(

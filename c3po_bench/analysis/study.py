@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,9 +23,11 @@ from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.errors import UserError, exit_status
 from c3po_bench.store.files import write_json, write_jsonl, write_text
 from c3po_bench.store.reader import Run, load_runs
+from c3po_bench.store.records import file_checksum
 
 KEPT = ("arm", "task", "doc_id", "doc_hash", "prompt_hash", "correct", "prediction", "cluster")
 KEPT += ("scope", "feedback_id", "score", "rule_score", "drift", "similarity", "degeneration")
+KEPT += ("gold", "loglikelihoods", "p_gold", "neighbors", "losses", "pathway_change", "votes")
 FILES = {"samples.jsonl", "provenance.json", "result.json"}  # of each run
 TABLES = ("comparison.csv", "controls.csv", "feedback.csv", "judges.csv")
 FACTS = ["title", "role", "change", "not_due_to"]  # of arms: they stand in each run's result
@@ -49,6 +52,19 @@ def tables(runs: Sequence[Run]) -> dict[str, str]:
     }
 
 
+def kept(row: dict[str, Any]) -> dict[str, Any]:
+    """What a study keeps of a sample row: what claims can be checked by, and no text of a question or its answer.
+
+    Of neighbors it is which and how near, of what is right its place among the choices.
+    """
+    row = {key: row[key] for key in KEPT if key in row}
+    if not isinstance(row.get("gold"), int):
+        row.pop("gold", None)
+    if "neighbors" in row:
+        row["neighbors"] = [{"id": n["id"], "similarity": n["similarity"]} for n in row["neighbors"]]
+    return row
+
+
 def publish(store: str | Path, folder: Path) -> None:
     """Write the study of a store into `folder`; its README is for a person to write.
 
@@ -57,12 +73,12 @@ def publish(store: str | Path, folder: Path) -> None:
     runs = load_runs(store)
     for run in runs:
         path = folder / "runs" / run.run_id
-        rows = ({key: row[key] for key in KEPT if key in row} for row in run.samples())
-        write_jsonl(path / "samples.jsonl", rows)
+        write_jsonl(samples := path / "samples.jsonl", map(kept, run.samples()))
         # whose folders, whose machine: left out
         command = re.sub(r"=[~/]\S+", "=DIR", run.provenance["command"])
         provenance = {name: value for name, value in run.provenance.items() if name != "hardware"}
-        write_json(path / "provenance.json", provenance | {"command": command})
+        provenance |= {"command": command, "checksums": {samples.name: file_checksum(samples)}}
+        write_json(path / "provenance.json", provenance)
         write_json(path / "result.json", run.result | {"groups": named_groups(run)})
     for path in sorted((folder / "runs").iterdir()):
         # a run as `publish` writes one; a store's has more files and is not to be lost

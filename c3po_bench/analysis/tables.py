@@ -15,6 +15,7 @@ from c3po_bench.analysis.ablation import axes, shown
 from c3po_bench.analysis.arms import display_name
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, records
+from c3po_bench.analysis.gold import LOST, gold_text
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
@@ -80,7 +81,16 @@ def console_table(frame: pd.DataFrame) -> Table:
         (True, OVER),
         (any("clusters" in row["over"] for row in rows), OVER_CLUSTERS),
     ]
-    numbers = ("n", "accuracy", "95% interval", "difference", "95% paired", "p", "fixed/broken")
+    numbers = ["n", "accuracy", "95% interval", "difference", "95% paired", "p", "fixed/broken"]
+    if golden := any(known(row.get("gold_difference")) for row in rows):
+        numbers.append("p(right)")
+    marks += [
+        (golden, "p(right): change of the right choice's probability, t interval, sign flips"),
+        (
+            any(row.get("gold_note") for row in rows),
+            f"the right choice's probability is {LOST} where records lack it",
+        ),
+    ]
     several = len(tasks) > 1
     table = _table(
         ["task"] * several + ["arm"],
@@ -90,13 +100,16 @@ def console_table(frame: pd.DataFrame) -> Table:
     for task in tasks:
         for place, row in enumerate(row for row in rows if row["task"] == task):
             heading = [task if place == 0 else ""] * several
-            table.add_row(*map(Text, [*heading, *cells(row)]))
+            table.add_row(*map(Text, [*heading, *cells(row, golden)]))
         table.add_section()
     return table
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """One row's cells as text, in the table's order, empty where a number does not apply."""
+def cells(row: dict[str, Any], golden: bool = False) -> list[str]:
+    """One row's cells as text, in the table's order, empty where a number does not apply.
+
+    `golden`: with the right choice's probability.
+    """
     compared, tested = known(row["difference"]), known(row["p"])
     star = "*" if tested and direction(row) else ""
     shared = " §" if "clusters" in row["over"] else ""
@@ -110,6 +123,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         bracket(row["diff_low"], row["diff_high"]) + shared if compared else "",
         f"{p_text(row['p'])}{star}{kind}" if tested else "",
         f"{row['fixed']}/{row['broken']}" if tested else "",
+        *([gold_text(row) if compared else ""] if golden else []),
         amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
     ]
 

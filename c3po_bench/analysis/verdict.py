@@ -9,6 +9,7 @@ import pandas as pd
 from c3po_bench.analysis.arms import METHODS, display_name, settings_text
 from c3po_bench.analysis.families import expected_excess, shrunken
 from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.gold import gold_sentence
 from c3po_bench.analysis.statistics import ALPHA, Z
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
@@ -151,20 +152,21 @@ def _settings(row: dict[str, Any]) -> str:
 
 def _method(row: dict[str, Any], against: list[str]) -> str:
     name, interval = _name(row), bracket(row["diff_low"], row["diff_high"])
+    other = gold_sentence(row, direction(row))
     if shown := direction(row):
         verb = "beats" if shown > 0 else "loses to"
         sentence = f"{name} {verb} base by {points(row['difference'])} points {interval}{_holm(row)}"
-        return "; ".join([sentence, *(against if shown > 0 else [])]) + "."
+        return "; ".join([sentence + other, *(against if shown > 0 else [])]) + "."
     seen = f"; {row['n']} items show gains from about {points(row['mde'])} on" if known(row["mde"]) else ""
     same = row["p_same_holm"] < ALPHA
     if row["fixed"] == 0 and row["broken"] == 0:
-        return f"{name} scores every item as base does{_same(row) if same else seen}."
+        return f"{name} scores every item as base does{_same(row) if same else seen}{other}."
     if same:
-        return f"{name} is the same as base within {within(row['margin'])}: {_signed(row)}."
+        return f"{name} is the same as base within {within(row['margin'])}: {_signed(row)}{other}."
     outside = ""
     if row["diff_low"] > 0 or row["diff_high"] < 0:
         outside = f", p {p_text(row['p'])}" if not row["p"] < ALPHA else _holm(row)
-    return f"{name} cannot be told from base: {_signed(row)}{outside}{seen}."
+    return f"{name} cannot be told from base: {_signed(row)}{outside}{seen}{other}."
 
 
 def _same(row: dict[str, Any]) -> str:

@@ -80,6 +80,8 @@ class Sample(TypedDict, total=False):
     # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
     cluster: str
     loglikelihoods: list[float] | None
+    # multiple choice: the right choice's probability among the choices, under the task's scoring rule
+    p_gold: float
     neighbors: list[dict[str, Any]]  # id, similarity, question, answer
     # surrogate loss by step; kernel regression: the best so far, by share of the original pathway tried
     losses: list[float]

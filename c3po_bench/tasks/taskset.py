@@ -266,6 +266,11 @@ class TaskSet:
         """Index of the right choice (the first, if there are several) in the order asked."""
         return rules.layout_of(task).golds(doc)[0]
 
+    @staticmethod
+    def golds(task: ConfigurableTask, doc: Mapping[str, Any]) -> list[int]:
+        """Indices of all right choices in the order asked."""
+        return rules.layout_of(task).golds(doc)
+
     def item(
         self,
         id: tuple[str, int],
