@@ -19,7 +19,7 @@ class Arm(NamedTuple):
     Attributes:
         name: what `arms=[...]` calls it.
         title: what a reader calls it.
-        role: base, method, baseline, control or ceiling (an arm that sees labels).
+        role: base, method, baseline, control, ceiling (an arm that sees labels) or repeat (base once more).
         control_of: the arm that it is a control of.
         change: of a control, what it does otherwise than that arm, such as "random neighbors".
         not_due_to: of a control, what a gain that it shares is not due to, such as "retrieval".
@@ -35,6 +35,10 @@ class Arm(NamedTuple):
     not_due_to: str = ""
     place: int = 0
     losses_over: str = "steps"
+
+
+REPEAT = "repeat"
+"""Role of the base model asked once more in other batches: what it changes is the noise of everybody's numbers."""
 
 
 def arm_of(run: Run) -> Arm:

@@ -16,6 +16,7 @@ from c3po_bench.analysis import power, statistics
 from c3po_bench.analysis.arms import BASE, arm_of, columns_of, prompt_differs
 from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, MACRO, POOLED, headlines, typed
 from c3po_bench.analysis.gold import gold_columns
+from c3po_bench.analysis.noise import add_noise
 from c3po_bench.analysis.pairing import Partners, check_comparable, run_labels
 from c3po_bench.analysis.scores import Scores, load_scores, many_clusters
 from c3po_bench.errors import DamagedFile, UserError
@@ -88,8 +89,10 @@ def compare(
             common = columns_of(run) | cost_columns(run) | {"label": labels[run.run_id], "run_id": run.run_id}
             common |= {name: run.result[name] for name in ("backend", "model")}
             common |= {"base_run_id": base.run_id, "prompt_differs": prompt_differs(run)}
+            common |= {"routing_ties": run.result["counts"].get("routing_ties")}
             made = _rows(scores, columns, groups[base.run_id], Draws(margin, draws, seed))
             rows += [common | row for row in made]
+    add_noise(rows)
     return typed(rows, COLUMNS, primary=primary, draws=draws, seed=seed)
 
 

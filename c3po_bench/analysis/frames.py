@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis import families, power, statistics
+from c3po_bench.analysis.arms import REPEAT
 
 POOLED, MACRO = "all items", "mean of tasks"
 COLUMNS = {
@@ -55,6 +56,10 @@ COLUMNS = {
     "gold_p": "float64",  # of sign flips
     "gold_p_holm": "float64",
     "gold_note": "str",  # "not recomputable" where items have choices and the record no probabilities
+    "noise": "float64",  # share of items that base changes when it is asked again (base_again)
+    "noise_floor": "float64",  # differences up to this are noise by construction
+    "p_noise": "float64",  # of the arm changing as many items as base asked again
+    "routing_ties": "Int64",  # of base_again: items with a routing tie within rounding, of the whole run
     "seconds_per_item": "float64",
     "flops_per_item": "float64",
     "prompt_differs": "bool",
@@ -106,12 +111,12 @@ def typed(
     for own in by_level.values():
         first = next((i for i, row in enumerate(own) if primary and _is_primary(row, primary)), None)
         for raw, corrected in CORRECTED.items():
-            p = [row.get(raw, math.nan) for row in own]
+            p = [row.get(raw, math.nan) if claims(row) else math.nan for row in own]
             for row, value in zip(own, families.holm(p, first if raw == "p" else None), strict=True):
                 row[corrected] = value
-        tests = sum(known(row.get("p")) for row in own)
+        tests = sum(known(row.get("p")) and claims(row) for row in own)
         for place, row in enumerate(own):
-            row["tests"] = tests if known(row.get("p")) else None
+            row["tests"] = tests if known(row.get("p")) and claims(row) else None
             others = 1 if place == first else max(1, tests - (first is not None))
             if "spread" in row:
                 row["mde"] = power.gain_for(**row["spread"], alpha=statistics.ALPHA / others)
@@ -126,6 +131,11 @@ def typed(
     return frame
 
 
+def claims(row: dict[str, Any]) -> bool:
+    """Whether a row can carry a claim, so that tests are corrected for it: not base, asked once more."""
+    return row.get("role") != REPEAT
+
+
 def _is_primary(row: dict[str, Any], primary: str) -> bool:
     arm, _, task = primary.partition(":")
     return row["arm"] == arm and (
@@ -137,7 +147,7 @@ def _add_max_t(rows: list[dict[str, Any]], draws: int, seed: int) -> None:
     """Put the max-T p into each row with `flips`: over the rows of one base, times the number of bases."""
     by_base: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if "flips" in row and known(row["p"]):
+        if "flips" in row and known(row["p"]) and claims(row):
             by_base.setdefault(row["base_run_id"], []).append(row)
     for own in by_base.values():
         p = families.max_t(np.stack([row["flips"] for row in own]), draws=draws, seed=seed)

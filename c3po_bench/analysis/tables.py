@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.ablation import axes, shown
-from c3po_bench.analysis.arms import display_name
+from c3po_bench.analysis.arms import REPEAT, display_name
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, records
 from c3po_bench.analysis.gold import LOST, gold_text
@@ -91,6 +91,10 @@ def console_table(frame: pd.DataFrame) -> Table:
             f"the right choice's probability is {LOST} where records lack it",
         ),
     ]
+    noisy = [row for row in rows if known(row.get("noise_floor")) and row.get("role") == REPEAT]
+    if noisy:
+        floor = f"{100 * max(row['noise_floor'] for row in noisy):.1f}"
+        marks.append((True, f"noise floor by {noisy[0]['label']}: {floor} points"))
     several = len(tasks) > 1
     table = _table(
         ["task"] * several + ["arm"],

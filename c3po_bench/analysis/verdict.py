@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from c3po_bench.analysis.arms import METHODS, display_name, settings_text
+from c3po_bench.analysis.arms import METHODS, REPEAT, display_name, settings_text
 from c3po_bench.analysis.families import expected_excess, shrunken
 from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.gold import gold_sentence
+from c3po_bench.analysis.noise import noise_note, noise_sentences, within_noise
 from c3po_bench.analysis.statistics import ALPHA, Z
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
@@ -47,10 +48,11 @@ def amount(value: float, digits: int = 2) -> str:
 def direction(row: dict[str, Any]) -> int:
     """1 where a difference is shown to be above 0, -1 below, 0 where neither.
 
-    Interval, p and p corrected for the number of tests must agree, so all be there. Whatever is called a gain
+    Interval, p and p corrected for the number of tests must agree, so all be there, and the difference must be
+    above the noise floor where that was measured. Whatever is called a gain
     or a loss, in sentences, stars and colors, is called so by this.
     """
-    if not (row["p"] < ALPHA and row["p_holm"] < ALPHA):
+    if not (row["p"] < ALPHA and row["p_holm"] < ALPHA) or within_noise(row):
         return 0
     return int(row["diff_low"] > 0) - int(row["diff_high"] < 0)
 
@@ -74,6 +76,8 @@ def verdict_sentences(frame: pd.DataFrame, controls: pd.DataFrame | None = None)
         return ["Nothing to compare yet: no finished run has a base run beside it."]
     rows, over = records(frame), [] if controls is None else records(controls)
     sentences = _feedback([row for row in rows if row["scope"]]) + _accuracy(summary_rows(rows), over)
+    spoken = [row for row in rows if row["scope"]], summary_rows(rows)
+    sentences += [sentence for part in spoken for sentence in noise_sentences(part, WHERE)]
     return sentences or ["Nothing stands beside base: no other arm was run, or none can be compared with it."]
 
 
@@ -166,7 +170,7 @@ def _method(row: dict[str, Any], against: list[str]) -> str:
     outside = ""
     if row["diff_low"] > 0 or row["diff_high"] < 0:
         outside = f", p {p_text(row['p'])}" if not row["p"] < ALPHA else _holm(row)
-    return f"{name} cannot be told from base: {_signed(row)}{outside}{seen}{other}."
+    return f"{name} cannot be told from base: {_signed(row)}{outside}{seen}{noise_note(row)}{other}."
 
 
 def _same(row: dict[str, Any]) -> str:
@@ -220,7 +224,7 @@ def _signed(row: dict[str, Any]) -> str:
 def _feedback(rows: list[dict[str, Any]]) -> list[str]:
     runs: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
-        if known(row["difference"]):
+        if known(row["difference"]) and row.get("role") != REPEAT:
             runs.setdefault(row["run_id"], {})[row["scope"]] = row
     ordered = sorted(
         runs.values(), key=lambda scopes: -scopes["in"]["difference"] if "in" in scopes else math.inf

@@ -14,7 +14,7 @@ from c3po_bench import __version__
 from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
 from c3po_bench.errors import UserError
-from c3po_bench.evaluate.chunks import make_chunks
+from c3po_bench.evaluate.chunks import make_chunks, other_size
 from c3po_bench.registry import Registry, import_plugins
 from c3po_bench.runtime import ranks
 from c3po_bench.runtime.console import Progress, log_to, set_up_logging
@@ -191,6 +191,8 @@ def run_arm(
         LockHeld: if another process has the folder and `wait` is false.
     """
     identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
+    if arm.row.other_batches:  # which are what it is about
+        identity["batches"] = {"size": other_size(cfg.batch_size), "order": "by hash"}
     if cfg.plugins:
         identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
     folder = store_dir(cfg) / "runs" / run_id(arm.row.name, identity)
@@ -231,7 +233,10 @@ def score_arm(
 
     journal = Journal(folder / ranks.journal_name())
     adopt(journal, folder)
-    chunks = make_chunks(tasks, cfg.batch_size, cfg.limit)
+    if arm.row.other_batches:
+        chunks = make_chunks(tasks, other_size(cfg.batch_size), cfg.limit, by_length=False)
+    else:
+        chunks = make_chunks(tasks, cfg.batch_size, cfg.limit)
     chosen = None
     if cfg.shard:
         share, of = parse_shard(cfg.shard)

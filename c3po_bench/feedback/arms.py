@@ -64,6 +64,7 @@ def read_reasoned(text: str) -> str | None:
 
 PROMPT_VARIANTS: dict[str, PromptVariant] = {
     "base": PromptVariant(stored="baseline", about="the model being tuned, without feedback"),
+    "base_again": PromptVariant(about="the same, written once more in other batches: what changes is noise"),
     "in_context": PromptVariant(wrap=with_feedback, about="the feedback in every prompt (RLVF, section 5)"),
     "in_context_cot": PromptVariant(
         wrap=with_reasoning,
@@ -98,9 +99,11 @@ def _title(name: str) -> str:
 
 
 def _rows() -> Iterator[ArmRow]:
-    roles = {"base": "base", "revised": "ceiling"}
+    roles = {"base": "base", "base_again": "repeat", "revised": "ceiling"}
     for name, variant in PROMPT_VARIANTS.items():
-        yield ArmRow(name, _title(name), roles.get(name, "baseline"), variant.about, passes=0.0)
+        again = name == "base_again"
+        role = roles.get(name, "baseline")
+        yield ArmRow(name, _title(name), role, variant.about, passes=0.0, other_batches=again)
     for name, recipe in RECIPES.items():
         role = "method" if name.startswith("c3po") else "baseline"
         row = ArmRow(name, _title(name), role, recipe.source, builds="recipe", passes=0.0)

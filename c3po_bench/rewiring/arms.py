@@ -96,6 +96,15 @@ def with_controls(row: ArmRow, *endings: str) -> Iterator[ArmRow]:
 
 def _rows() -> Iterator[ArmRow]:
     yield ArmRow("base", "base", "base", "the model as it is", passes=0.0)
+    yield ArmRow(
+        "base_again",
+        "base again",
+        "repeat",
+        "the model as it is in other batches and another order: what changes is noise",
+        factory="c3po_bench.rewiring.base_again:base_again",
+        passes=1.0,
+        other_batches=True,
+    )
     yield solver(
         "mode_finding",
         "mode finding",

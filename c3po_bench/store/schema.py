@@ -27,7 +27,7 @@ class ArmRow(TypedDict):
 
     name: str
     title: str  # what a reader calls it
-    role: str  # base, method, baseline, control or ceiling (an arm that sees labels)
+    role: str  # base, method, baseline, control, ceiling (an arm that sees labels) or repeat (base again)
     control_of: NotRequired[str | None]  # the arm that it is a control of
     change: NotRequired[str]  # of a control: what it does otherwise than that arm, such as "random neighbors"
     not_due_to: NotRequired[
@@ -89,6 +89,9 @@ class Sample(TypedDict, total=False):
     pathway_before: list[list[float]]  # [layers, experts]
     pathway_after: list[list[float]]
     pathway_change: float  # Euclidean distance between the two
+    routing_ties: (
+        int  # base_again: (token, layer) whose last expert and the next score alike; absent for none
+    )
     dropped_duplicates: int  # references too like the item to be its neighbors
     prompt_tokens_cut: (
         int  # icl: tokens that a prompt with examples lost, where it was longer than the model reads
