@@ -143,6 +143,8 @@ class ArmRow:
         solution: `store` where other arms take over its solutions, `reuse` where it takes over another's.
         uses_learning_rate: whether `method.tune` concerns it.
         passes: forward passes over the question that an item costs on top of the base model's.
+        version: raised whenever the arm's numbers can change; part of its runs' identity. Our own arms have theirs from
+            `store.versions`.
         other_batches: whether its items are answered in batches of another size and order than everybody's.
     """
 
@@ -167,6 +169,7 @@ class ArmRow:
     uses_learning_rate: bool = False
     passes: float = 1.2
     other_batches: bool = False
+    version: int = 1
 
     def visible(self, item: Item) -> Item:
         """What the arm may see of an evaluated item: all but its label, unless the row declares that it reads labels."""

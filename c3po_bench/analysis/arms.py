@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from c3po_bench.store.reader import Run
+from c3po_bench.store.versions import outdated
 
 BASE = "base"
 METHODS = ("method", "baseline")
@@ -50,6 +51,16 @@ def arm_of(run: Run) -> Arm:
 def prompt_differs(run: Run) -> bool:
     """Whether the run declares that its prompts are not the base's by nature (in-context feedback)."""
     return bool(run.result["settings"].get("prompt_differs"))
+
+
+def outdated_of(run: Run, other: Run) -> str:
+    """What of two runs that are compared has another version today; empty where nothing has."""
+    notes = {
+        one.arm: outdated(one.result, "plugins" in one.provenance["identity"])
+        for one in dict.fromkeys((run, other))
+    }
+    named = [text if arm == run.arm else f"{arm} {text}" for arm, text in notes.items() if text]
+    return "; ".join(named)
 
 
 def columns_of(run: Run) -> dict[str, str]:

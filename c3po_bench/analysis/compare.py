@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis import power, statistics
-from c3po_bench.analysis.arms import BASE, arm_of, columns_of, prompt_differs
+from c3po_bench.analysis.arms import BASE, arm_of, columns_of, outdated_of, prompt_differs
 from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, MACRO, POOLED, headlines, typed
 from c3po_bench.analysis.gold import gold_columns
 from c3po_bench.analysis.noise import add_noise
@@ -89,6 +89,7 @@ def compare(
             common = columns_of(run) | cost_columns(run) | {"label": labels[run.run_id], "run_id": run.run_id}
             common |= {name: run.result[name] for name in ("backend", "model")}
             common |= {"base_run_id": base.run_id, "prompt_differs": prompt_differs(run)}
+            common |= {"outdated": outdated_of(run, base)}
             common |= {"routing_ties": run.result["counts"].get("routing_ties")}
             made = _rows(scores, columns, groups[base.run_id], Draws(margin, draws, seed))
             rows += [common | row for row in made]
@@ -125,6 +126,7 @@ def compare_controls(
             common = {"arm": run.arm, "label": labels[run.run_id], "run_id": run.run_id}
             common |= {"control": control.arm, "control_run_id": control.run_id}
             common |= {"change": facts.change, "not_due_to": facts.not_due_to}
+            common |= {"outdated": outdated_of(run, control)}
             columns = Columns(scores.correct, others.correct, scores.cluster, half=half)
             made = _rows(scores, columns, task_groups(run, scores), Draws(math.nan, draws, seed))
             rows += [common | row for row in headlines(made)]

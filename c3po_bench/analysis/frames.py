@@ -60,6 +60,7 @@ COLUMNS = {
     "noise_floor": "float64",  # differences up to this are noise by construction
     "p_noise": "float64",  # of the arm changing as many items as base asked again
     "routing_ties": "Int64",  # of base_again: items with a routing tie within rounding, of the whole run
+    "outdated": "str",  # "recorded with version 1, now 2": of the arm or its base; not in headline tables
     "seconds_per_item": "float64",
     "flops_per_item": "float64",
     "prompt_differs": "bool",
@@ -87,6 +88,7 @@ CONTROL_COLUMNS = {
     "mde": "float64",
     "p_half": "float64",  # one-sided, of the control having no more than half of the arm's gain over base
     "p_half_holm": "float64",
+    "outdated": "str",
 }
 CORRECTED = {"p": "p_holm", "p_same": "p_same_holm", "p_half": "p_half_holm", "gold_p": "gold_p_holm"}
 
@@ -166,5 +168,8 @@ def known(value: Any) -> bool:
 
 
 def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of benchmarks and summaries, without the many tasks within a benchmark."""
-    return [row for row in rows if not row.get("group")]
+    """The rows of benchmarks and summaries, without the many tasks within a benchmark.
+
+    Rows of another version than today's are left out until they are recorded again.
+    """
+    return [row for row in rows if not row.get("group") and not row.get("outdated")]

@@ -70,6 +70,7 @@ def console_table(frame: pd.DataFrame) -> Table:
     rows = headlines(every)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     hidden = len({row["task"] for row in every}) - len(tasks)
+    old = {row["label"]: row["outdated"] for row in every if row.get("outdated")}
     marks = [
         (any(map(direction, rows)), "* below 0.05 after Holm's correction"),
         (any(row["prompt_differs"] for row in rows), "† its prompt is not the base's"),
@@ -77,6 +78,7 @@ def console_table(frame: pd.DataFrame) -> Table:
             any(row["test"] == "sign-flip" for row in rows),
             "‡ sign-flip test (scores that are not 0/1, or items that share a source)",
         ),
+        (old, "left out: " + ", ".join(f"{name} ({why})" for name, why in old.items())),
         (hidden, f"{hidden} tasks of these benchmarks one by one: in the report"),
         (True, OVER),
         (any("clusters" in row["over"] for row in rows), OVER_CLUSTERS),

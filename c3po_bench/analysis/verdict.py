@@ -74,10 +74,15 @@ def verdict_sentences(frame: pd.DataFrame, controls: pd.DataFrame | None = None)
     """The same, sentence by sentence."""
     if frame.empty:
         return ["Nothing to compare yet: no finished run has a base run beside it."]
-    rows, over = records(frame), [] if controls is None else records(controls)
+    every, over = records(frame), [] if controls is None else records(controls)
+    rows, over = ([row for row in part if not row.get("outdated")] for part in (every, over))
     sentences = _feedback([row for row in rows if row["scope"]]) + _accuracy(summary_rows(rows), over)
     spoken = [row for row in rows if row["scope"]], summary_rows(rows)
     sentences += [sentence for part in spoken for sentence in noise_sentences(part, WHERE)]
+    left_out = {display_name(row): row["outdated"] for row in every if row.get("outdated")}
+    if left_out:
+        listed = ", ".join(f"{name} ({why})" for name, why in left_out.items())
+        sentences.append(f"Left out until they are recorded again: {listed}.")
     return sentences or ["Nothing stands beside base: no other arm was run, or none can be compared with it."]
 
 

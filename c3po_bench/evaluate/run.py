@@ -27,6 +27,7 @@ from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.reader import Run
 from c3po_bench.store.records import file_checksum
 from c3po_bench.store.schema import SCHEMA_VERSION
+from c3po_bench.store.versions import shared_versions
 from c3po_bench.tasks.taskset import TaskSet
 from c3po_bench.tracking import publish as publish_store
 
@@ -146,7 +147,16 @@ def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, 
         "limit": cfg.limit,
         "shard": cfg.shard,
         "scoring": scoring,
+        "versions": shared_versions(cfg.scoring.rule, _metrics(tasks)),
     }
+
+
+def _metrics(tasks: TaskSet) -> list[str]:
+    """Names of what is measured: the tasks' headline metrics, and what stands beside them."""
+    chosen = any(task.OUTPUT_TYPE == "multiple_choice" for task in tasks.load().values())
+    about_feedback = "score" in tasks.headline.values()
+    beside = ["p_gold"] * chosen + ["drift", "similarity", "degeneration"] * about_feedback
+    return [*tasks.headline.values(), *beside]
 
 
 def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
@@ -191,6 +201,7 @@ def run_arm(
         LockHeld: if another process has the folder and `wait` is false.
     """
     identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
+    identity["version"] = arm.row.version
     if arm.row.other_batches:  # which are what it is about
         identity["batches"] = {"size": other_size(cfg.batch_size), "order": "by hash"}
     if cfg.plugins:
@@ -362,6 +373,7 @@ def make_result(
         "limit": cfg.limit,
         "seed": cfg.seed,
         "scoring": shared["scoring"],
+        "versions": {"arm": arm.row.version, **shared["versions"]},
         "metrics": metrics,
         "settings": arm.settings(),
         "cost": {

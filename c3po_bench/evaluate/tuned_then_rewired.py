@@ -166,6 +166,7 @@ class RewiredArm:
                 name=before + row.name,
                 title=f"{FEEDBACK_ARMS[recipe].title} then {row.title}",
                 control_of=row.control_of and before + row.control_of,
+                version=row.version - 1 + FEEDBACK_ARMS[recipe].version,
             )
         self.tuned = FeedbackArm(backend.feedback, recipe) if recipe else None
         self._inner: Any = None

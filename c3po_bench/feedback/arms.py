@@ -16,6 +16,7 @@ from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.sentences import Feedback
 from c3po_bench.feedback.training.recipes import RECIPES, Plan, make_plan
 from c3po_bench.registry import Registry
+from c3po_bench.store.versions import arm_version
 
 JOINT, MIX = "_joint", "_mix"
 UNPARSED = "unparsed_reasoning"
@@ -112,7 +113,9 @@ def _rows() -> Iterator[ArmRow]:
             yield replace(row, name=name + suffix, title=f"{row.title} {suffix[1:]}")
 
 
-ARMS: Registry[ArmRow] = Registry("arm", {row.name: row for row in _rows()})
+ARMS: Registry[ArmRow] = Registry(
+    "arm", {row.name: replace(row, version=arm_version(row.name)) for row in _rows()}
+)
 
 
 def check_arms(

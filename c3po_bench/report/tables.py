@@ -94,7 +94,7 @@ def comparison_rows(compared: pd.DataFrame, controls: pd.DataFrame) -> list[Row]
 
 def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
     settings = re.sub(r"^\((.*)\)( \[\w+\])?$", r"\1\2", settings_text(row).strip())  # without brackets
-    notes = [settings, "its own prompt" if row["prompt_differs"] else ""]
+    notes = [settings, "its own prompt" if row["prompt_differs"] else "", row.get("outdated", "")]
     cells = [
         Cell(row["title"], row["label"], ", ".join(filter(None, notes))),
         Cell(row["task"], row["task"]),
@@ -105,7 +105,7 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
     if known(row["difference"]):
         interval = bracket(row["diff_low"], row["diff_high"]) + (" §" if "clusters" in row["over"] else "")
         gap, tone = f"{row['difference'] * 100:+.1f}", TONES[direction(row)]
-        difference = Cell(gap, row["difference"], interval, tone)
+        difference = Cell(gap, row["difference"], interval, "" if row.get("outdated") else tone)
     if known(row["p"]):
         test = " ‡" if row["test"] == "sign-flip" else ""
         p = Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}")
@@ -171,6 +171,11 @@ def marks(compared: pd.DataFrame) -> str:
         notes.append(
             "p(right): the right choice's probability among the choices, and its paired change in points, with a "
             "t interval and p of sign flips."
+        )
+    if any(compared["outdated"]):
+        notes.append(
+            "“Recorded with version 1, now 2”: the code that makes these numbers has changed since; they are in no "
+            "sentence, color or figure until they are recorded again."
         )
     if any(compared["gold_note"]):
         notes.append(f"p(right) is {LOST} where the record of a run lacks it.")

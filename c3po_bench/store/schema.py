@@ -54,6 +54,8 @@ class Result(TypedDict):
     limit: int | None
     seed: int
     scoring: dict[str, Any]  # rule, num_fewshot, permute_options
+    # of the arm ("arm"), the scoring rule and the metrics, by name (`store.versions`); older records have none
+    versions: NotRequired[dict[str, int]]
     metrics: dict[str, dict[str, float]]  # task -> metric -> value, with "n"; acc is the headline
     settings: dict[str, Any]  # flat columns of the ablation table: layers, experts, k, kernel, steps, ...
     cost: Cost
