@@ -24,6 +24,7 @@ CONTROLS: dict[str, int] = {
 SCORERS: dict[str, int] = {"cloze": 1, "letters": 1, "length_normalized": 1}
 METRICS: dict[str, int] = {"acc": 1, "acc_norm": 1, "p_gold": 1, "score": 1, "drift": 1, "similarity": 1}
 METRICS |= {"degeneration": 1}
+CONTROL_ENDINGS = ("random_neighbors", "shuffled_labels", "permuted_options")
 THEN, ENDINGS = "_then_", ("_joint", "_mix")
 
 
@@ -41,12 +42,9 @@ def _raises(name: str) -> int:
     for ending in ENDINGS:
         if name.endswith(ending):
             return _raises(name.removesuffix(ending))
-    for ending, version in CONTROLS.items():
+    for ending in CONTROL_ENDINGS:
         if name.endswith(f"_{ending}"):
-            return version - 1 + _raises(name.removesuffix(f"_{ending}"))
-    for ending in ("_shuffled_labels", "_permuted_options"):
-        if name.endswith(ending):
-            return _raises(name.removesuffix(ending))
+            return CONTROLS.get(ending, 1) - 1 + _raises(name.removesuffix(f"_{ending}"))
     return 0
 
 
