@@ -14,6 +14,7 @@ import pandas as pd
 
 from c3po_bench.analysis import power, statistics
 from c3po_bench.analysis.arms import BASE, arm_of, columns_of, outdated_of, prompt_differs
+from c3po_bench.analysis.footing import add_no_verdict, chance_of, mostly
 from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, MACRO, POOLED, headlines, typed
 from c3po_bench.analysis.gold import gold_columns
 from c3po_bench.analysis.noise import add_noise
@@ -81,6 +82,7 @@ def compare(
                 gold=scores.p_gold,
                 gold_base=None if run is base else others.p_gold,
                 options=scores.options,
+                tasks=scores.task,
             )
             if arms.count(run.arm) > 1:
                 columns = columns._replace(
@@ -94,6 +96,7 @@ def compare(
             made = _rows(scores, columns, groups[base.run_id], Draws(margin, draws, seed))
             rows += [common | row for row in made]
     add_noise(rows)
+    add_no_verdict(rows)
     return typed(rows, COLUMNS, primary=primary, draws=draws, seed=seed)
 
 
@@ -177,6 +180,7 @@ class Columns(NamedTuple):
     half: np.ndarray | None = None  # the control's gain less half of the arm's
     gold: np.ndarray | None = None  # the right choice's probability; NaN where the record has none
     gold_base: np.ndarray | None = None
+    tasks: np.ndarray | None = None
     options: np.ndarray | None = None  # how many choices: 0 for written answers, NaN where nobody knows
 
     def take(self, rows: np.ndarray) -> Columns:
@@ -245,19 +249,21 @@ def _rows(
     ]
     summary = [row for row in benchmarks if row["level"] == level]
     if len(groups) > 1:
-        summary.append({"task": POOLED, "level": "pooled"} | of(sum(groups.values(), [])))
+        pooled = {"task": POOLED, "level": "pooled", "mostly": mostly(groups, scores.task)}
+        summary.append(pooled | of(sum(groups.values(), [])))
         summary.append({"task": MACRO, "level": "macro"} | _macro(benchmarks))
     return [*rows.values(), *summary]
 
 
 def _statistics(columns: Columns, asked: Draws, *, signed: bool) -> dict[str, Any]:
     """Accuracy with its interval; against the base the paired difference, its tests and its power."""
-    a, b, clusters, odd, half, gold, gold_base, options = columns
+    a, b, clusters, odd, half, gold, gold_base, tasks, options = columns
     own = statistics.score_interval(a, clusters, signed=signed)
     row: dict[str, Any] = {"n": len(a), "accuracy": own.value, "low": own.low, "high": own.high}
     row |= {"over": "items" if clusters is None else "clusters"}
     row |= {"groups": len(a) if clusters is None else len(np.unique(clusters))}
-    if gold is not None and options is not None:
+    if gold is not None and options is not None and tasks is not None:
+        row["chance"] = chance_of(a, options, tasks)
         row |= gold_columns(gold, gold_base, options, clusters, asked.draws, asked.seed)
     if b is None:
         return row
@@ -310,6 +316,8 @@ def _macro(benchmarks: list[dict[str, Any]]) -> dict[str, Any]:
 
     over = " and ".join(dict.fromkeys(row["over"] for row in benchmarks))
     row = {"n": sum(row["n"] for row in benchmarks), "over": over} | mean("accuracy", "low", "high")
+    if all("chance" in part for part in benchmarks):
+        row["chance"] = fmean(part["chance"] for part in benchmarks)
     if all("p_gold" in part for part in benchmarks):
         row["p_gold"] = fmean(part["p_gold"] for part in benchmarks)
     if all("gold_difference" in part for part in benchmarks):

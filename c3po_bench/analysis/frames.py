@@ -1,7 +1,7 @@
 """The tables of comparisons: their columns, what depends on a family of tests, and how rows are read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,9 @@ COLUMNS = {
     "noise_floor": "float64",  # differences up to this are noise by construction
     "p_noise": "float64",  # of the arm changing as many items as base asked again
     "routing_ties": "Int64",  # of base_again: items with a routing tie within rounding, of the whole run
+    "chance": "float64",  # accuracy of guessing; empty where answers are written or graded
+    "no_verdict": "str",  # why the task carries none: neither base nor a ceiling is above chance
+    "mostly": "str",  # of all items: the benchmark that makes up most of them
     "outdated": "str",  # "recorded with version 1, now 2": of the arm or its base; not in headline tables
     "seconds_per_item": "float64",
     "flops_per_item": "float64",
@@ -167,9 +170,15 @@ def known(value: Any) -> bool:
     return value is not None and value is not pd.NA and value == value
 
 
+def note(row: Mapping[str, Any], name: str) -> str:
+    """The text in a cell that most rows leave empty."""
+    value = row.get(name)
+    return value if isinstance(value, str) else ""
+
+
 def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of benchmarks and summaries, without the many tasks within a benchmark.
 
     Rows of another version than today's are left out until they are recorded again.
     """
-    return [row for row in rows if not row.get("group") and not row.get("outdated")]
+    return [row for row in rows if not row.get("group") and not note(row, "outdated")]

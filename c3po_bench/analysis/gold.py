@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3po_bench.analysis import statistics
-from c3po_bench.analysis.frames import known
+from c3po_bench.analysis.frames import known, note
 
 LOST = "not recomputable"
 """Said of items with choices whose record has no probabilities: published before they were kept."""
@@ -71,7 +71,11 @@ def gold_direction(row: Mapping[str, Any]) -> int:
     As with accuracy the interval, p and p after correction must agree.
     """
     p = row.get("gold_p_holm")
-    if not known(p) or not (row["gold_p"] < statistics.ALPHA and p < statistics.ALPHA):
+    if (
+        not known(p)
+        or note(row, "no_verdict")
+        or not (row["gold_p"] < statistics.ALPHA and p < statistics.ALPHA)
+    ):
         return 0
     return int(row["gold_low"] > 0) - int(row["gold_high"] < 0)
 
@@ -79,7 +83,7 @@ def gold_direction(row: Mapping[str, Any]) -> int:
 def gold_text(row: Mapping[str, Any]) -> str:
     """The change as a table's cell: "+1.2 [0.3, 2.1]*" in points, or that it cannot be computed again."""
     if not known(row.get("gold_difference")):
-        return str(row.get("gold_note", ""))
+        return note(row, "gold_note")
     star = "*" if gold_direction(row) else ""
     return f"{100 * row['gold_difference']:+.1f} {gold_bracket(row)}{star}"
 

@@ -14,12 +14,13 @@ from rich.text import Text
 from c3po_bench.analysis.ablation import axes, shown
 from c3po_bench.analysis.arms import REPEAT, display_name
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
-from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, records
+from c3po_bench.analysis.footing import studies_note
+from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, note, records
 from c3po_bench.analysis.gold import LOST, gold_text
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
-from c3po_bench.store.reader import Run
+from c3po_bench.store.reader import Run, load_experiments
 
 OVER = "intervals are 95% over items"
 OVER_CLUSTERS = "§ over groups of items that share a source, by t"
@@ -46,6 +47,8 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
             console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
     console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
+    if studies := studies_note(len(load_experiments(results_dir))):
+        console.print(studies, highlight=False, markup=False)
     console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report:  {report}", highlight=False, markup=False, soft_wrap=True)
 
@@ -70,7 +73,7 @@ def console_table(frame: pd.DataFrame) -> Table:
     rows = headlines(every)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     hidden = len({row["task"] for row in every}) - len(tasks)
-    old = {row["label"]: row["outdated"] for row in every if row.get("outdated")}
+    old = {row["label"]: row["outdated"] for row in every if note(row, "outdated")}
     marks = [
         (any(map(direction, rows)), "* below 0.05 after Holm's correction"),
         (any(row["prompt_differs"] for row in rows), "† its prompt is not the base's"),
@@ -79,6 +82,10 @@ def console_table(frame: pd.DataFrame) -> Table:
             "‡ sign-flip test (scores that are not 0/1, or items that share a source)",
         ),
         (old, "left out: " + ", ".join(f"{name} ({why})" for name, why in old.items())),
+        (
+            any(note(row, "no_verdict") for row in rows),
+            "~ base is not above chance, nor a ceiling: no verdict",
+        ),
         (hidden, f"{hidden} tasks of these benchmarks one by one: in the report"),
         (True, OVER),
         (any("clusters" in row["over"] for row in rows), OVER_CLUSTERS),
@@ -89,7 +96,7 @@ def console_table(frame: pd.DataFrame) -> Table:
     marks += [
         (golden, "p(right): change of the right choice's probability, t interval, sign flips"),
         (
-            any(row.get("gold_note") for row in rows),
+            any(note(row, "gold_note") for row in rows),
             f"the right choice's probability is {LOST} where records lack it",
         ),
     ]
@@ -105,7 +112,8 @@ def console_table(frame: pd.DataFrame) -> Table:
     )
     for task in tasks:
         for place, row in enumerate(row for row in rows if row["task"] == task):
-            heading = [task if place == 0 else ""] * several
+            named = f"{task}, most {row['mostly']}" if note(row, "mostly") else task
+            heading = [named if place == 0 else ""] * several
             table.add_row(*map(Text, [*heading, *cells(row, golden)]))
         table.add_section()
     return table
@@ -123,7 +131,7 @@ def cells(row: dict[str, Any], golden: bool = False) -> list[str]:
     return [
         row["label"] + (" †" if row["prompt_differs"] else ""),
         str(row["n"]),
-        f"{row['accuracy'] * 100:.1f}%",
+        f"{row['accuracy'] * 100:.1f}%" + (" ~" if note(row, "no_verdict") else ""),
         bracket(row["low"], row["high"]),
         f"{row['difference'] * 100:+.1f}" if compared else "",
         bracket(row["diff_low"], row["diff_high"]) + shared if compared else "",

@@ -8,7 +8,8 @@ import pandas as pd
 
 from c3po_bench.analysis.arms import METHODS, REPEAT, display_name, settings_text
 from c3po_bench.analysis.families import expected_excess, shrunken
-from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.footing import footing_sentences
+from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.gold import gold_sentence
 from c3po_bench.analysis.noise import noise_note, noise_sentences, within_noise
 from c3po_bench.analysis.statistics import ALPHA, Z
@@ -49,10 +50,10 @@ def direction(row: dict[str, Any]) -> int:
     """1 where a difference is shown to be above 0, -1 below, 0 where neither.
 
     Interval, p and p corrected for the number of tests must agree, so all be there, and the difference must be
-    above the noise floor where that was measured. Whatever is called a gain
-    or a loss, in sentences, stars and colors, is called so by this.
+    above the noise floor where that was measured. Where neither base nor a ceiling is above chance nothing is.
+    Whatever is called a gain or a loss, in sentences, stars and colors, is called so by this.
     """
-    if not (row["p"] < ALPHA and row["p_holm"] < ALPHA) or within_noise(row):
+    if not (row["p"] < ALPHA and row["p_holm"] < ALPHA) or within_noise(row) or note(row, "no_verdict"):
         return 0
     return int(row["diff_low"] > 0) - int(row["diff_high"] < 0)
 
@@ -75,11 +76,13 @@ def verdict_sentences(frame: pd.DataFrame, controls: pd.DataFrame | None = None)
     if frame.empty:
         return ["Nothing to compare yet: no finished run has a base run beside it."]
     every, over = records(frame), [] if controls is None else records(controls)
-    rows, over = ([row for row in part if not row.get("outdated")] for part in (every, over))
-    sentences = _feedback([row for row in rows if row["scope"]]) + _accuracy(summary_rows(rows), over)
-    spoken = [row for row in rows if row["scope"]], summary_rows(rows)
-    sentences += [sentence for part in spoken for sentence in noise_sentences(part, WHERE)]
-    left_out = {display_name(row): row["outdated"] for row in every if row.get("outdated")}
+    rows, over = ([row for row in part if not note(row, "outdated")] for part in (every, over))
+    spoken = [row for row in summary_rows(rows) if not note(row, "no_verdict")]
+    sentences = _feedback([row for row in rows if row["scope"]]) + _accuracy(spoken, over)
+    sentences += footing_sentences([row for row in summary_rows(rows) if known(row["difference"])])
+    for part in ([row for row in rows if row["scope"]], summary_rows(rows)):
+        sentences += noise_sentences(part, WHERE)
+    left_out = {display_name(row): row["outdated"] for row in every if note(row, "outdated")}
     if left_out:
         listed = ", ".join(f"{name} ({why})" for name, why in left_out.items())
         sentences.append(f"Left out until they are recorded again: {listed}.")

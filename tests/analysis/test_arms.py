@@ -16,7 +16,7 @@ CONTROL |= {"change": "the farthest neighbor", "not_due_to": "nearness"}
 
 
 def test_an_arm_of_a_plugin_has_title_and_control_like_our_own(tmp_path):
-    scores = {"base": np.zeros(40), "nearest": np.ones(40), "farthest": np.ones(40)}
+    scores = {"base": np.repeat([0, 1], 20), "nearest": np.ones(40), "farthest": np.ones(40)}
     rows = {"base": factory.arm_row("base"), "nearest": PLUGIN, "farthest": CONTROL}
     runs = [
         factory.write_run(
@@ -32,7 +32,7 @@ def test_an_arm_of_a_plugin_has_title_and_control_like_our_own(tmp_path):
     ]
     assert (controls["arm"].item(), controls["control"].item()) == ("nearest", "farthest")
     words = verdict(frame, controls)
-    assert words.startswith("Nearest pathway beats base by 100.0 points")
+    assert words.startswith("Nearest pathway beats base by 50.0 points")
     assert "with the farthest neighbor it gains, too" in words and "Farthest" not in words
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -103,6 +104,8 @@ def test_records_without_it_are_marked_and_written_answers_are_not(tmp_path):
     for path in (tmp_path / "study").glob("runs/*/samples.jsonl"):  # as older studies kept them
         old = [line.split(', "gold"')[0] + "}\n" for line in path.read_text().splitlines()]
         path.write_text("".join(old))
+        provenance = json.loads(path.with_name("provenance.json").read_text())
+        path.with_name("provenance.json").write_text(json.dumps(provenance | {"checksums": {}}))
     assert {row["gold_note"] for row in records(compare(load_runs(tmp_path / "study")))} == {LOST}
     for run in (base, arm):
         factory.edit(run, lambda row: row.update(loglikelihoods=None, prediction="18", choices=None))
