@@ -184,6 +184,17 @@ def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
         tasks.counts["cut_prompts"] = sum(several for several, _ in cut.values())
 
 
+def identity_of(cfg: Config, arm: Arm, shared: dict[str, Any]) -> dict[str, Any]:
+    """All that can change the numbers of an arm: its run's name is made of it. `shared` is that of all arms."""
+    identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
+    identity["version"] = arm.row.version
+    if arm.row.other_batches:  # which are what it is about
+        identity["batches"] = {"size": other_size(cfg.batch_size), "order": "by hash"}
+    if cfg.plugins:
+        identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
+    return identity
+
+
 def run_arm(
     cfg: Config,
     arm: Arm,
@@ -200,12 +211,7 @@ def run_arm(
     Raises:
         LockHeld: if another process has the folder and `wait` is false.
     """
-    identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
-    identity["version"] = arm.row.version
-    if arm.row.other_batches:  # which are what it is about
-        identity["batches"] = {"size": other_size(cfg.batch_size), "order": "by hash"}
-    if cfg.plugins:
-        identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
+    identity = identity_of(cfg, arm, shared)
     folder = store_dir(cfg) / "runs" / run_id(arm.row.name, identity)
     done = (folder / "result.json").exists
     if done():
