@@ -12,15 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.ablation import axes, shown
-from c3po_bench.analysis.arms import display_name
+from c3po_bench.analysis.arms import REPEAT, display_name
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
-from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, records
+from c3po_bench.analysis.footing import studies_note
+from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, note, records
+from c3po_bench.analysis.gold import LOST, gold_text
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
 from c3po_bench.analysis.scores import load_scores
 from c3po_bench.analysis.statistics import wilson
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
-from c3po_bench.store.reader import Run
+from c3po_bench.store.reader import Run, load_experiments
 
 OVER = "intervals are 95% over items"
 OVER_CLUSTERS = "§ over groups of items that share a source, by t"
@@ -47,6 +49,8 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
             console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
     console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
+    if studies := studies_note(len(load_experiments(results_dir))):
+        console.print(studies, highlight=False, markup=False)
     console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report:  {report}", highlight=False, markup=False, soft_wrap=True)
 
@@ -71,6 +75,7 @@ def console_table(frame: pd.DataFrame) -> Table:
     rows = headlines(every)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     hidden = len({row["task"] for row in every}) - len(tasks)
+    old = {row["label"]: row["outdated"] for row in every if note(row, "outdated")}
     marks = [
         (any(map(direction, rows)), "* below 0.05 after Holm's correction"),
         (any(row["prompt_differs"] for row in rows), "† its prompt is not the base's"),
@@ -78,11 +83,29 @@ def console_table(frame: pd.DataFrame) -> Table:
             any(row["test"] == "sign-flip" for row in rows),
             "‡ sign-flip test (scores that are not 0/1, or items that share a source)",
         ),
+        (old, "left out: " + ", ".join(f"{name} ({why})" for name, why in old.items())),
+        (
+            any(note(row, "no_verdict") for row in rows),
+            "~ base is not above chance, nor a ceiling: no verdict",
+        ),
         (hidden, f"{hidden} tasks of these benchmarks one by one: in the report"),
         (True, OVER),
         (any("clusters" in row["over"] for row in rows), OVER_CLUSTERS),
     ]
-    numbers = ("n", "accuracy", "95% interval", "difference", "95% paired", "p", "fixed/broken")
+    numbers = ["n", "accuracy", "95% interval", "difference", "95% paired", "p", "fixed/broken"]
+    if golden := any(known(row.get("gold_difference")) for row in rows):
+        numbers.append("p(right)")
+    marks += [
+        (golden, "p(right): change of the right choice's probability, t interval, sign flips"),
+        (
+            any(note(row, "gold_note") for row in rows),
+            f"the right choice's probability is {LOST} where records lack it",
+        ),
+    ]
+    noisy = [row for row in rows if known(row.get("noise_floor")) and row.get("role") == REPEAT]
+    if noisy:
+        floor = f"{100 * max(row['noise_floor'] for row in noisy):.1f}"
+        marks.append((True, f"noise floor by {noisy[0]['label']}: {floor} points"))
     several = len(tasks) > 1
     table = _table(
         ["task"] * several + ["arm"],
@@ -91,14 +114,18 @@ def console_table(frame: pd.DataFrame) -> Table:
     )
     for task in tasks:
         for place, row in enumerate(row for row in rows if row["task"] == task):
-            heading = [task if place == 0 else ""] * several
-            table.add_row(*map(Text, [*heading, *cells(row)]))
+            named = f"{task}, most {row['mostly']}" if note(row, "mostly") else task
+            heading = [named if place == 0 else ""] * several
+            table.add_row(*map(Text, [*heading, *cells(row, golden)]))
         table.add_section()
     return table
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """One row's cells as text, in the table's order, empty where a number does not apply."""
+def cells(row: dict[str, Any], golden: bool = False) -> list[str]:
+    """One row's cells as text, in the table's order, empty where a number does not apply.
+
+    `golden`: with the right choice's probability.
+    """
     compared, tested = known(row["difference"]), known(row["p"])
     star = "*" if tested and direction(row) else ""
     shared = " §" if "clusters" in row["over"] else ""
@@ -106,12 +133,13 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [
         row["label"] + (" †" if row["prompt_differs"] else ""),
         str(row["n"]),
-        f"{row['accuracy'] * 100:.1f}%",
+        f"{row['accuracy'] * 100:.1f}%" + (" ~" if note(row, "no_verdict") else ""),
         bracket(row["low"], row["high"]),
         f"{row['difference'] * 100:+.1f}" if compared else "",
         bracket(row["diff_low"], row["diff_high"]) + shared if compared else "",
         f"{p_text(row['p'])}{star}{kind}" if tested else "",
         f"{row['fixed']}/{row['broken']}" if tested else "",
+        *([gold_text(row) if compared else ""] if golden else []),
         amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
     ]
 

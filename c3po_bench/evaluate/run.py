@@ -14,7 +14,7 @@ from c3po_bench import __version__
 from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
 from c3po_bench.errors import UserError
-from c3po_bench.evaluate.chunks import make_chunks
+from c3po_bench.evaluate.chunks import make_chunks, other_size
 from c3po_bench.registry import Registry, import_plugins
 from c3po_bench.runtime import ranks
 from c3po_bench.runtime.console import Progress, log_to, set_up_logging
@@ -27,6 +27,7 @@ from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.reader import Run
 from c3po_bench.store.records import file_checksum
 from c3po_bench.store.schema import SCHEMA_VERSION
+from c3po_bench.store.versions import shared_versions
 from c3po_bench.tasks.taskset import TaskSet
 from c3po_bench.tracking import publish as publish_store
 
@@ -153,7 +154,16 @@ def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, 
         "limit": cfg.limit,
         "shard": cfg.shard,
         "scoring": scoring,
+        "versions": shared_versions(cfg.scoring.rule, _metrics(tasks)),
     }
+
+
+def _metrics(tasks: TaskSet) -> list[str]:
+    """Names of what is measured: the tasks' headline metrics, and what stands beside them."""
+    chosen = any(task.OUTPUT_TYPE == "multiple_choice" for task in tasks.load().values())
+    about_feedback = "score" in tasks.headline.values()
+    beside = ["p_gold"] * chosen + ["drift", "similarity", "degeneration"] * about_feedback
+    return [*tasks.headline.values(), *beside]
 
 
 def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
@@ -179,6 +189,17 @@ def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
         tasks.counts["cut_prompts"] = sum(several for several, _ in cut.values())
 
 
+def identity_of(cfg: Config, arm: Arm, shared: dict[str, Any]) -> dict[str, Any]:
+    """All that can change the numbers of an arm: its run's name is made of it. `shared` is that of all arms."""
+    identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
+    identity["version"] = arm.row.version
+    if arm.row.other_batches:  # which are what it is about
+        identity["batches"] = {"size": other_size(cfg.batch_size), "order": "by hash"}
+    if cfg.plugins:
+        identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
+    return identity
+
+
 def run_arm(
     cfg: Config,
     arm: Arm,
@@ -195,9 +216,7 @@ def run_arm(
     Raises:
         LockHeld: if another process has the folder and `wait` is false.
     """
-    identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
-    if cfg.plugins:
-        identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
+    identity = identity_of(cfg, arm, shared)
     folder = store_dir(cfg) / "runs" / run_id(arm.row.name, identity)
     done = (folder / "result.json").exists
     if done():
@@ -236,7 +255,10 @@ def score_arm(
 
     journal = Journal(folder / ranks.journal_name())
     adopt(journal, folder)
-    chunks = make_chunks(tasks, cfg.batch_size, cfg.limit)
+    if arm.row.other_batches:
+        chunks = make_chunks(tasks, other_size(cfg.batch_size), cfg.limit, by_length=False)
+    else:
+        chunks = make_chunks(tasks, cfg.batch_size, cfg.limit)
     chosen = None
     if cfg.shard:
         share, of = parse_shard(cfg.shard)
@@ -362,6 +384,7 @@ def make_result(
         "limit": cfg.limit,
         "seed": cfg.seed,
         "scoring": shared["scoring"],
+        "versions": {"arm": arm.row.version, **shared["versions"]},
         "metrics": metrics,
         "settings": arm.settings(),
         "cost": {

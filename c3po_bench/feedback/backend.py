@@ -35,6 +35,7 @@ from c3po_bench.feedback.tasks import SCOPE_OF
 from c3po_bench.feedback.training.adapters import adapter_folder, resolved, train_adapter, training_record
 from c3po_bench.feedback.training.distributed import share_of
 from c3po_bench.feedback.training.recipes import Plan, check_values
+from c3po_bench.models.ties import ties_note
 from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.taskset import TaskSet
@@ -100,7 +101,7 @@ class FeedbackArm:
         self.records: list[dict[str, Any]] = []
         self.meter = Meter()
         self._judged_before: Counter[str] = Counter()
-        self._unparsed = 0
+        self._unparsed, self._tied = 0, (0, 0)
         self._responder: Responder | None = None
 
     @property
@@ -164,7 +165,8 @@ class FeedbackArm:
             self.session.context.subject.release()
             model, adapters = self.session.context.subject.model, {}
         self._responder = Responder(
-            self.variant, datasets, self.session, model, adapters, self.meter, self.cfg.batch_size
+            *(self.variant, datasets, self.session, model, adapters, self.meter, self.cfg.batch_size),
+            counts_ties=self.row.other_batches,
         )
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
@@ -229,6 +231,9 @@ class FeedbackArm:
                 f"{self.row.name} answers {', '.join(unprompted)} without the feedback in the prompt: these scores are the "
                 "base model's"
             )
+        if tied := self._tied[0]:
+            counts["routing_ties"] = tied
+            notes.append(ties_note(*self._tied))
         return Report(dict(counts), curves, notes)
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
@@ -247,6 +252,7 @@ class FeedbackArm:
         for row, score in zip(answers, self.session.rule_scores(answers), strict=True):
             row |= {} if score is None else {"rule_score": score}
         self._unparsed = sum(bool(row.get(UNPARSED)) for row in answers)
+        self._tied = sum("routing_ties" in row for row in answers), len(answers)
         return rows, extra_metrics(rows)
 
     def close(self) -> None:

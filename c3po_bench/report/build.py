@@ -17,6 +17,7 @@ import c3po_bench
 from c3po_bench.analysis.ablation import ablation_table, axes, write_table
 from c3po_bench.analysis.arms import BASE, METHODS, display_name
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
+from c3po_bench.analysis.footing import studies_note
 from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import feedback_measures
@@ -103,7 +104,7 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         rows=tables.comparison_rows(rows, controls),
         levels=levels,
         first_level=levels[0] if levels else "",
-        marks=tables.marks(rows),
+        marks=" ".join(filter(None, [tables.marks(rows), studies_note(len(experiments))])),
         figures=figures,
         triangles=tables.triangles(rows),
         seed_columns=tables.SEED_COLUMNS,

@@ -27,7 +27,7 @@ WIDE = "width >= 420"  # names would lie over each other on a phone
 NAMED = 20
 """Arms up to which the cost chart names each."""
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
-SHAPES = {"method": "circle", "control": "square", "ceiling": "triangle-up"}
+SHAPES = {"method": "circle", "control": "square", "ceiling": "triangle-up", "repeat": "cross"}
 MOST_MAPS = 20
 
 

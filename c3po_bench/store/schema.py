@@ -27,7 +27,7 @@ class ArmRow(TypedDict):
 
     name: str
     title: str  # what a reader calls it
-    role: str  # base, method, baseline, control or ceiling (an arm that sees labels)
+    role: str  # base, method, baseline, control, ceiling (an arm that sees labels) or repeat (base again)
     control_of: NotRequired[str | None]  # the arm that it is a control of
     change: NotRequired[str]  # of a control: what it does otherwise than that arm, such as "random neighbors"
     not_due_to: NotRequired[
@@ -54,6 +54,8 @@ class Result(TypedDict):
     limit: int | None
     seed: int
     scoring: dict[str, Any]  # rule, num_fewshot, permute_options
+    # of the arm ("arm"), the scoring rule and the metrics, by name (`store.versions`); older records have none
+    versions: NotRequired[dict[str, int]]
     metrics: dict[str, dict[str, float]]  # task -> metric -> value, with "n"; acc is the headline
     settings: dict[str, Any]  # flat columns of the ablation table: layers, experts, k, kernel, steps, ...
     cost: Cost
@@ -80,6 +82,8 @@ class Sample(TypedDict, total=False):
     # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
     cluster: str
     loglikelihoods: list[float] | None
+    # multiple choice: the right choice's probability among the choices, under the task's scoring rule
+    p_gold: float
     neighbors: list[dict[str, Any]]  # id, similarity, question, answer
     # surrogate loss by step; kernel regression: the best so far, by share of the original pathway tried
     losses: list[float]
@@ -87,6 +91,9 @@ class Sample(TypedDict, total=False):
     pathway_before: list[list[float]]  # [layers, experts]
     pathway_after: list[list[float]]
     pathway_change: float  # Euclidean distance between the two
+    routing_ties: (
+        int  # base_again: (token, layer) whose last expert and the next score alike; absent for none
+    )
     dropped_duplicates: int  # references too like the item to be its neighbors
     prompt_tokens_cut: (
         int  # icl: tokens that a prompt with examples lost, where it was longer than the model reads

@@ -28,6 +28,7 @@ from c3po_bench.tracking import TrackingConfig, tables
 
 log = logging.getLogger(__name__)
 SUMMARY = ("accuracy", "low", "high", "difference", "diff_low", "diff_high", "p", "p_holm", "fixed", "broken")
+SUMMARY += ("p_gold", "gold_difference", "gold_low", "gold_high", "gold_p", "gold_p_holm")
 FILES = ("result.json", "samples.jsonl", "provenance.json", "config.yaml")
 INIT_SECONDS = 30.0
 ANALYSIS = "analysis-"
