@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from c3po_bench.analysis.config import AnalysisConfig
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError, check_name, unknown
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.options import check_finite, check_number, keys, option
+from c3po_bench.options import A_DAY, MOST, check_finite, check_number, keys, option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
 
 MODES = ("disabled", "offline", "online")
@@ -75,7 +75,7 @@ class ScoringConfig:
     """The one scoring rule that all arms share."""
 
     rule: str = option("cloze", "cloze (stock), letters, or length_normalized")
-    num_fewshot: int = option(0, "fixed examples before each question")
+    num_fewshot: int = option(0, "fixed examples before each question", least=0, most=1000)
     permute_options: bool = option(False, "shuffle the order of the options (a control)")
 
 
@@ -87,7 +87,10 @@ class TrackingConfig:
     project: str = option("c3po-bench", "W&B project")
     entity: str | None = option(None, "W&B user or team; null = your default")
     time_limit: float = option(
-        60.0, "seconds that publishing may take at the end of a run; what is left, publish does later"
+        60.0,
+        "seconds that publishing may take at the end of a run; what is left, publish does later",
+        above=0,
+        most=A_DAY,
     )
 
 
@@ -112,13 +115,15 @@ class Config:
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: str = option("suffix", "suffix (fast) or naive (whole forward passes: the definition)")
-    batch_size: int = option(32, "items scored or optimized at once; changes speed, not results", least=1)
+    batch_size: int = option(
+        32, "items scored or optimized at once; changes speed, not results", least=1, most=MOST
+    )
     reference_cache_gb: float = option(
         8.0,
         "most disk for what the engine keeps of references (keys, values); beyond it they are read again",
         least=0,
     )
-    limit: int | None = option(None, "first N items of each task; null = all", least=1)
+    limit: int | None = option(None, "first N items of each task; null = all", least=1, most=MOST)
     shard: str | None = option(None, "i/n: only the i-th of n shares of the items (1-based)")
     seed: int = option(0, "seed of everything that draws", least=0)
     threads: int | None = option(
@@ -160,8 +165,11 @@ def check_ranges(cfg: Config) -> None:
         check_number(key, attrgetter(key)(cfg), **bounds)
     if cfg.seed >= 2**32:
         raise UserError(f"seed={cfg.seed}: must be below 2**32, numpy's largest")
-    if "/" in cfg.name or "\\" in cfg.name or cfg.name in ("", ".", ".."):
-        raise UserError(f"name={cfg.name}: is a name, not a path; results_dir says where results go")
+    check_name("name", cfg.name, "; results_dir says where results go")
+    for key in ("model.name", "tracking.project"):
+        check_name(key, attrgetter(key)(cfg), path=True)
+    if not cfg.results_dir.strip():
+        raise UserError("results_dir is empty: name the folder that results go to")
     if cfg.analysis.primary and cfg.analysis.primary.partition(":")[0] not in cfg.arms:
         raise unknown("arm in analysis.primary", cfg.analysis.primary.partition(":")[0], cfg.arms)
     if cfg.tracking.mode not in MODES:

@@ -171,6 +171,28 @@ def finite(value: float, what: str, step: int | None = None) -> float:
     )
 
 
+def check_name(what: str, name: str, hint: str = "", path: bool = False) -> None:
+    """Refuse what is no name: it becomes a part of lines in logs and tables, of commands and, but for a `path`, of paths.
+
+    Raises:
+        UserError: for nothing, blanks around it, control characters, a dash at its beginning, 150 bytes and more, and
+            for a path.
+    """
+    if not name.strip() or name != name.strip():
+        why = "begins or ends with blanks" if name.strip() else "is empty"
+    elif not name.isprintable():
+        why = "holds control characters"
+    elif not path and ("/" in name or "\\" in name or name in (".", "..")):
+        why = "is a name, not a path"
+    elif name.startswith("-"):
+        why = "begins with a dash, as options do"
+    elif len(name.encode("utf-8", "replace")) >= 150:
+        why = "is too long: 150 bytes or more"
+    else:
+        return
+    raise UserError(f"{what}={name[:60]!r} {why}{hint}")
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of the processor or of a GPU, does not suffice."""
     named = isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "ArrayMemoryError")

@@ -240,7 +240,7 @@ def _statistics(columns: Columns, asked: Draws, *, signed: bool) -> dict[str, An
     row: dict[str, Any] = {"n": len(a), "accuracy": own.value, "low": own.low, "high": own.high}
     row |= {"over": "items" if clusters is None else "clusters"}
     row |= {"groups": len(a) if clusters is None else len(np.unique(clusters))}
-    if b is None:
+    if b is None or not len(a):  # none that was judged under both arms: there is nothing to test
         return row
     gap = statistics.score_interval(a - b, clusters, signed=True)
     fixed, broken = statistics.fixed_broken(a, b)
@@ -291,4 +291,5 @@ def _macro(benchmarks: list[dict[str, Any]]) -> dict[str, Any]:
 
     over = " and ".join(dict.fromkeys(row["over"] for row in benchmarks))
     row = {"n": sum(row["n"] for row in benchmarks), "over": over} | mean("accuracy", "low", "high")
-    return row | mean("difference", "diff_low", "diff_high") if "difference" in benchmarks[0] else row
+    compared = all("difference" in each for each in benchmarks)
+    return row | mean("difference", "diff_low", "diff_high") if compared else row

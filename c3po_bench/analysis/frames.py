@@ -130,7 +130,7 @@ def _add_max_t(rows: list[dict[str, Any]], draws: int, seed: int) -> None:
     """Put the max-T p into each row with `flips`: over the rows of one base, times the number of bases."""
     by_base: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if "flips" in row and known(row["p"]):
+        if "flips" in row and known(row.get("p", math.nan)):
             by_base.setdefault(row["base_run_id"], []).append(row)
     for own in by_base.values():
         p = families.max_t(np.stack([row["flips"] for row in own]), draws=draws, seed=seed)

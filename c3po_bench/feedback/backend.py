@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from math import nan
@@ -38,6 +39,8 @@ from c3po_bench.feedback.training.recipes import Plan, check_values
 from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.taskset import TaskSet
+
+log = logging.getLogger(__name__)
 
 
 class FeedbackBackend:
@@ -101,6 +104,7 @@ class FeedbackArm:
         self.meter = Meter()
         self._judged_before: Counter[str] = Counter()
         self._unparsed = 0
+        self._unjudged = False
         self._responder: Responder | None = None
 
     @property
@@ -223,6 +227,8 @@ class FeedbackArm:
                 curves[name] = [sum(step) / len(step) for step in zip(*lines, strict=False)]
         notes = [f"{name}: {value:+.3f}" for name, value in self.session.judge_report().items()]
         notes += [f"{name}: {n}" for name, n in sorted(gaps.items())]
+        if self._unjudged:
+            notes.append(f"{self.row.name}: none of its answers was judged, so nothing is said of it")
         unprompted = [task for task in self.backend.tasks.configs if task not in SCOPE_OF]
         if unprompted and self.variant.wrap is not None:  # stock tasks are no chats
             notes.append(
@@ -247,6 +253,9 @@ class FeedbackArm:
         for row, score in zip(answers, self.session.rule_scores(answers), strict=True):
             row |= {} if score is None else {"rule_score": score}
         self._unparsed = sum(bool(row.get(UNPARSED)) for row in answers)
+        self._unjudged = bool(answers) and all(score is None for score in scores)
+        if self._unjudged:
+            log.warning("%s: none of its %d answers was judged", self.row.name, len(answers))
         return rows, extra_metrics(rows)
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.launch.grid import Grid
 from c3po_bench.store.files import write_json, write_text
 from c3po_bench.store.provenance import git_commit, now
-from c3po_bench.store.records import read_json
+from c3po_bench.store.records import read_json, read_yaml
 from c3po_bench.store.schema import SCHEMA_VERSION, CellState, SweepRecord
 
 
@@ -89,15 +89,12 @@ class SweepFolder:
         """
         path = self.path / "cells" / f"{cell:04d}.yaml"
         try:
-            config = typed_config(OmegaConf.load(path))
+            config = typed_config(read_yaml(path, dict, "submit the sweep anew"))
         except OmegaConfBaseException as error:
             line = str(error).splitlines()[0]
             raise UserError(
                 f"{path} was frozen by another version of c3po_bench ({line}): submit the sweep anew"
             ) from error
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            line = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} is missing or damaged ({line}): submit the sweep anew") from error
         config.results_dir = str(self.results_dir)
         return config
 

@@ -16,6 +16,7 @@ from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from c3po_bench.errors import DamagedFile, UserError
+from c3po_bench.runtime.limits import check_yaml
 from c3po_bench.store.files import write_json
 
 log = logging.getLogger("c3po_bench")
@@ -38,7 +39,12 @@ def read_json(path: Path, kind: Any = Any, remedy: str = REMEDY) -> Any:
 
 def read_yaml(path: Path, kind: Any = Any, remedy: str = REMEDY) -> Any:
     """The same of a YAML file."""
-    return _read(path, yaml.safe_load, kind, remedy)
+
+    def parse(text: str) -> Any:
+        check_yaml(text)
+        return yaml.safe_load(text)
+
+    return _read(path, parse, kind, remedy)
 
 
 def _read(path: Path, parse: Callable[[str], Any], kind: Any, remedy: str) -> Any:

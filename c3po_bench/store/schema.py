@@ -88,9 +88,8 @@ class Sample(TypedDict, total=False):
     pathway_after: list[list[float]]
     pathway_change: float  # Euclidean distance between the two
     dropped_duplicates: int  # references too like the item to be its neighbors
-    prompt_tokens_cut: (
-        int  # icl: tokens that a prompt with examples lost, where it was longer than the model reads
-    )
+    # icl, virtual tokens: what a prompt lost behind them, where it was longer than the model reads
+    prompt_tokens_cut: int
     votes: list[float]  # knn_vote: each choice's share of the kernel weight
     prompt: str  # feedback: what was asked, with the answers of the arm and of the base model
     response: str
