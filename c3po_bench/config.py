@@ -4,15 +4,20 @@ Sections live beside the code that reads them (rewiring/config.py, feedback/conf
 this module puts them together. It imports nothing heavy.
 """
 
+import os
+import sys
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from c3po_bench.analysis.config import AnalysisConfig
 from c3po_bench.errors import UserError, check_name, unknown
 from c3po_bench.feedback.config import FeedbackConfig
+from c3po_bench.masking import holding_secrets
 from c3po_bench.options import A_DAY, MOST, check_finite, check_number, keys, option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
 
@@ -159,6 +164,7 @@ def check_ranges(cfg: Config) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
+    check_secrets(asdict(cfg))
     for key in KEYS:
         check_finite(key, attrgetter(key)(cfg))
     for key, bounds in _BOUNDS.items():
@@ -176,6 +182,21 @@ def check_ranges(cfg: Config) -> None:
         raise unknown("tracking.mode", cfg.tracking.mode, MODES)
 
 
+def check_secrets(values: Mapping[str, Any]) -> None:
+    """Refuse a config with a key or a password in it, since configs are written down: before any is.
+
+    Raises:
+        UserError: naming the key of the config, never what it holds.
+    """
+    for key, why in holding_secrets(values):
+        hint = (
+            ""
+            if key.endswith("api_key_env")
+            else ": give it by an environment variable (api_key_env names it)"
+        )
+        raise UserError(f"{key} {why}{hint}; what a config says is written into results")
+
+
 def conf_dir() -> Path:
     """The configuration folder: inside an installed package, else beside it in the source tree."""
     package = Path(__file__).resolve().parent
@@ -183,10 +204,29 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+HYDRA_PLUGINS = "C3PO_HYDRA_PLUGINS"
+
+
+def leave_out_plugins_here() -> None:
+    """Let Hydra import no `hydra_plugins` of the working folder, where anybody's files may lie.
+
+    `python -m` puts that folder on the path, and Hydra imports all plugins that it finds there. Installed ones are kept;
+    `C3PO_HYDRA_PLUGINS=1` asks for those of the working folder, too.
+    """
+    here, asked = Path.cwd().resolve(), os.environ.get(HYDRA_PLUGINS, "0") not in ("", "0")
+    if asked or "hydra_plugins" in sys.modules or not any(here.glob("hydra_plugins*")):
+        return
+    others = [Path(folder or ".") / "hydra_plugins" for folder in sys.path]
+    package = ModuleType("hydra_plugins")
+    package.__path__ = [str(path) for path in others if path.is_dir() and path.resolve().parent != here]
+    sys.modules["hydra_plugins"] = package
+
+
 def register() -> None:
     """Put the schema into Hydra's config store, where conf/config.yaml finds it as `_schema`."""
     from hydra.core.config_store import ConfigStore
 
+    leave_out_plugins_here()
     # conf/hydra/launcher/joblib.yaml is meant to be checked against the plugin's own schema of that name
     warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema")
     ConfigStore.instance().store(name="_schema", node=Config)

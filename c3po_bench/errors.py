@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from c3po_bench.masking import masked
+
 USER, OURS, INTERRUPTED = 2, 1, 130
 """Exit statuses: the user can mend it; our fault; stopped by Ctrl-C or a signal."""
 
@@ -141,7 +143,7 @@ def our_fault(error: BaseException) -> str:
 
 def refuse(message: str) -> int:
     """Say in one line on standard error what the user can mend; returns the exit status."""
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("error: " + masked(" ".join(message.split())) + "\n")
     return USER
 
 

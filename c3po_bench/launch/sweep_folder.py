@@ -22,10 +22,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import c3po_bench
-from c3po_bench.config import Config
+from c3po_bench.config import Config, check_secrets
 from c3po_bench.errors import UserError
 from c3po_bench.launch.grid import Grid
-from c3po_bench.store.files import write_json, write_text
+from c3po_bench.store.files import write_json, write_settings
 from c3po_bench.store.provenance import git_commit, now
 from c3po_bench.store.records import read_json, read_yaml
 from c3po_bench.store.schema import SCHEMA_VERSION, CellState, SweepRecord
@@ -162,6 +162,8 @@ def freeze(grid: Grid) -> SweepFolder:
     Raises:
         UserError: if the store can't be written to.
     """
+    for cell in grid.cells:
+        check_secrets(cell.config)
     # scripts are sent again from anywhere
     path = Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
     folder = SweepFolder(path)
@@ -176,7 +178,7 @@ def freeze(grid: Grid) -> SweepFolder:
     for cell in grid.cells:
         text = yaml.dump(cell.config, Dumper=dumper, sort_keys=False, allow_unicode=True)
         heading = f"# {' '.join(cell.overrides)}\n"
-        write_text(path / "cells" / f"{cell.number:04d}.yaml", heading + text)
+        write_settings(path / "cells" / f"{cell.number:04d}.yaml", heading + text)
     write_json(path / "cells.json", [list(cell.overrides) for cell in grid.cells])
     record = {
         "schema_version": SCHEMA_VERSION,
