@@ -7,8 +7,7 @@ this module puts them together. It imports nothing heavy.
 import os
 import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
@@ -164,7 +163,7 @@ def check_ranges(cfg: Config) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    check_secrets(asdict(cfg))
+    check_secrets(cfg)
     for key in KEYS:
         check_finite(key, attrgetter(key)(cfg))
     for key, bounds in _BOUNDS.items():
@@ -182,7 +181,7 @@ def check_ranges(cfg: Config) -> None:
         raise unknown("tracking.mode", cfg.tracking.mode, MODES)
 
 
-def check_secrets(values: Mapping[str, Any]) -> None:
+def check_secrets(values: Any) -> None:
     """Refuse a config with a key or a password in it, since configs are written down: before any is.
 
     Raises:

@@ -77,11 +77,22 @@ def masked(text: str) -> str:
     return HEADER.sub(rf"\1{MASK}", PARAMETER.sub(rf"\1{MASK}", LOOKS.sub(MASK, text)))
 
 
+def clean(values: Any) -> Any:
+    """Nested values with every text in them `masked`."""
+    if isinstance(values, Mapping):
+        return {clean(name): clean(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [clean(value) for value in values]
+    return masked(values) if isinstance(values, str) else values
+
+
 def holding_secrets(values: Any, name: str = "") -> Iterable[tuple[str, str]]:
     """Dotted names of the texts in nested `values` that hold a secret or what looks like one, with why.
 
     A key `api_key_env` holds one where it is no variable's name.
     """
+    if hasattr(values, "__dict__"):  # a section of a config
+        values = vars(values)
     if isinstance(values, Mapping):
         for key, value in values.items():
             yield from holding_secrets(key, f"a name in {name}" if name else "a name")

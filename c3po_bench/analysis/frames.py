@@ -1,13 +1,14 @@
 """The tables of comparisons: their columns, what depends on a family of tests, and how rows are read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis import families, power, statistics
+from c3po_bench.masking import without_secrets
 
 POOLED, MACRO = "all items", "mean of tasks"
 COLUMNS = {
@@ -151,3 +152,33 @@ def known(value: Any) -> bool:
 def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of benchmarks and summaries, without the many tasks within a benchmark."""
     return [row for row in rows if not row.get("group")]
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet would compute: the texts in a table may come from anybody's task."""
+
+
+def plain_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table for a CSV file: texts that begin like formulas, and names of columns, get an apostrophe before them."""
+
+    def plain(value: Any) -> Any:
+        formula = isinstance(value, str) and value.startswith(FORMULA)
+        return "'" + value.replace("\r", " ") if formula else value
+
+    return _mapped(frame, plain)
+
+
+def masked_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table without the secrets that are known, its types kept."""
+    texts = frame.select_dtypes(include=["object", "string"]).to_numpy().ravel()
+    if not any(isinstance(text, str) and without_secrets(text) != text for text in texts):
+        return frame
+    changed = _mapped(frame, lambda value: without_secrets(value) if isinstance(value, str) else value)
+    return changed.astype(dict(zip(changed.columns, frame.dtypes, strict=True)))
+
+
+def _mapped(frame: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
+    texts = frame.select_dtypes(exclude="number").columns
+    changed = frame.astype(dict.fromkeys(texts, object))
+    changed[texts] = changed[texts].map(change)
+    return changed.rename(columns=change)

@@ -25,7 +25,7 @@ from c3po_bench.store import provenance
 from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_settings, writing
 from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.reader import Run
-from c3po_bench.store.records import file_checksum
+from c3po_bench.store.records import file_checksum, write_sealed
 from c3po_bench.store.schema import SCHEMA_VERSION
 from c3po_bench.tasks.taskset import TaskSet
 from c3po_bench.tracking import publish as publish_store
@@ -297,13 +297,14 @@ def record_arm(
         "identity": identity,
         "seeds": {"seed": cfg.seed},
         "hardware": provenance.hardware(),
+        "remote_code": False,
         "checksums": {samples.name: file_checksum(samples)},
         "command": provenance.command(),
         "started": started,
         "finished": provenance.now(),
     }
     write_json(folder / "provenance.json", record)
-    write_json(folder / "result.json", result)
+    write_sealed(folder / "result.json", result)
     seconds = totals["seconds"]
     log.info("%s: %d items, %.3f correct, %.0f s", arm.row.name, len(rows), mean_correct(rows), seconds)
 

@@ -73,7 +73,7 @@ def config_of(name: str) -> Any:
         lines = [line.partition(":") for line in preset.read_text(encoding="utf-8").splitlines()]
         path = next((value.strip() for key, _, value in lines if key == "path"), name)
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(

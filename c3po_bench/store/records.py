@@ -16,6 +16,7 @@ from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from c3po_bench.errors import DamagedFile, UserError
+from c3po_bench.masking import without_secrets
 from c3po_bench.runtime.limits import check_yaml
 from c3po_bench.store.files import write_json
 
@@ -121,7 +122,8 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def write_sealed(path: Path, record: dict[str, Any]) -> None:
-    """Write a record that can be made again, with its checksum."""
+    """Write a record with its checksum."""
+    record = json.loads(without_secrets(json.dumps(record, ensure_ascii=False)))  # as it will be read
     write_json(path, {**record, "crc": checksum(record)})
 
 

@@ -60,6 +60,7 @@ class Result(TypedDict):
     counts: dict[str, int]  # references used, left out as duplicates, leaked, ...
     curves: dict[str, list[float]]  # mean surrogate loss by step, training metrics by step
     notes: list[str]  # what a reader of the numbers should know
+    crc: NotRequired[str]  # checksum of all else; a published study has none
 
 
 class Sample(TypedDict, total=False):
@@ -117,6 +118,7 @@ class Provenance(TypedDict):
     identity: dict[str, Any]  # what the run folder's hash is made of
     seeds: dict[str, int]
     hardware: NotRequired[dict[str, Any]]  # a published study has none
+    remote_code: NotRequired[bool]  # whether code that came with a model was run: it never is
     checksums: NotRequired[dict[str, str]]  # of samples.jsonl, as it was written
     command: str
     started: str
