@@ -21,6 +21,7 @@ from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.pairing import Partners
 from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
 from c3po_bench.errors import UserError
+from c3po_bench.masking import clean
 from c3po_bench.store.files import write_json, write_text
 from c3po_bench.store.reader import Run, load_experiments, load_runs, published
 from c3po_bench.tracking import TrackingConfig, tables
@@ -210,7 +211,7 @@ class _Publisher:
             resume="allow",
             reinit="create_new",
             settings=settings,
-            **options,
+            **clean(options),
         )
         if self.online and run.url:
             self.done.urls.append(run.url)
