@@ -23,6 +23,7 @@ from c3po_bench.errors import (
     refuse,
     unknown,
 )
+from c3po_bench.masking import masked
 
 GROUPS_TO_ADD = ("experiment", "sweep", "task")
 """Groups of conf/ of which conf/config.yaml chooses none: Hydra wants a `+` before their choice."""
@@ -77,8 +78,7 @@ def status_of(error: BaseException) -> int:
     if line := explain(error):
         return refuse(line)
     if not type(error).__module__.startswith("submitit"):
-        traceback.print_exc()
-        sys.stderr.write(our_fault(error))
+        sys.stderr.write(masked(traceback.format_exc() + our_fault(error)))
     return OURS
 
 

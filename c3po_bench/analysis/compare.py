@@ -265,7 +265,7 @@ def _statistics(columns: Columns, asked: Draws, *, signed: bool) -> dict[str, An
     if gold is not None and options is not None and tasks is not None:
         row["chance"] = chance_of(a, options, tasks)
         row |= gold_columns(gold, gold_base, options, clusters, asked.draws, asked.seed)
-    if b is None:
+    if b is None or not len(a):  # none that was judged under both arms: there is nothing to test
         return row
     gap = statistics.score_interval(a - b, clusters, signed=True)
     fixed, broken = statistics.fixed_broken(a, b)
@@ -322,4 +322,5 @@ def _macro(benchmarks: list[dict[str, Any]]) -> dict[str, Any]:
         row["p_gold"] = fmean(part["p_gold"] for part in benchmarks)
     if all("gold_difference" in part for part in benchmarks):
         row |= mean("gold_difference", "gold_low", "gold_high")
-    return row | mean("difference", "diff_low", "diff_high") if "difference" in benchmarks[0] else row
+    compared = all("difference" in each for each in benchmarks)
+    return row | mean("difference", "diff_low", "diff_high") if compared else row

@@ -1,7 +1,7 @@
 """The tables of comparisons: their columns, what depends on a family of tests, and how rows are read."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 
 from c3po_bench.analysis import families, power, statistics
 from c3po_bench.analysis.arms import REPEAT
+from c3po_bench.masking import without_secrets
 
 POOLED, MACRO = "all items", "mean of tasks"
 COLUMNS = {
@@ -152,7 +153,7 @@ def _add_max_t(rows: list[dict[str, Any]], draws: int, seed: int) -> None:
     """Put the max-T p into each row with `flips`: over the rows of one base, times the number of bases."""
     by_base: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if "flips" in row and known(row["p"]) and claims(row):
+        if "flips" in row and known(row.get("p", math.nan)) and claims(row):
             by_base.setdefault(row["base_run_id"], []).append(row)
     for own in by_base.values():
         p = families.max_t(np.stack([row["flips"] for row in own]), draws=draws, seed=seed)
@@ -182,3 +183,33 @@ def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Rows of another version than today's are left out until they are recorded again.
     """
     return [row for row in rows if not row.get("group") and not note(row, "outdated")]
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet would compute: the texts in a table may come from anybody's task."""
+
+
+def plain_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table for a CSV file: texts that begin like formulas, and names of columns, get an apostrophe before them."""
+
+    def plain(value: Any) -> Any:
+        formula = isinstance(value, str) and value.startswith(FORMULA)
+        return "'" + value.replace("\r", " ") if formula else value
+
+    return _mapped(frame, plain)
+
+
+def masked_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table without the secrets that are known, its types kept."""
+    texts = frame.select_dtypes(include=["object", "string"]).to_numpy().ravel()
+    if not any(isinstance(text, str) and without_secrets(text) != text for text in texts):
+        return frame
+    changed = _mapped(frame, lambda value: without_secrets(value) if isinstance(value, str) else value)
+    return changed.astype(dict(zip(changed.columns, frame.dtypes, strict=True)))
+
+
+def _mapped(frame: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
+    texts = frame.select_dtypes(exclude="number").columns
+    changed = frame.astype(dict.fromkeys(texts, object))
+    changed[texts] = changed[texts].map(change)
+    return changed.rename(columns=change)

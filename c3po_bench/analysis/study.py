@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.compare import compare, compare_controls, named_groups
+from c3po_bench.analysis.frames import plain_cells
 from c3po_bench.analysis.judging import judge_measures
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.errors import UserError, exit_status
@@ -47,7 +48,9 @@ def tables(runs: Sequence[Run]) -> dict[str, str]:
     if len(judges := judge_measures(runs)):
         frames["judges.csv"] = judges
     return {
-        name: frame.drop(columns=FACTS, errors="ignore").to_csv(index=False, float_format=f"%.{DIGITS}g")
+        name: plain_cells(frame.drop(columns=FACTS, errors="ignore")).to_csv(
+            index=False, float_format=f"%.{DIGITS}g"
+        )
         for name, frame in frames.items()
     }
 

@@ -133,8 +133,10 @@ def cells(row: dict[str, Any], golden: bool = False) -> list[str]:
     return [
         row["label"] + (" †" if row["prompt_differs"] else ""),
         str(row["n"]),
-        f"{row['accuracy'] * 100:.1f}%" + (" ~" if note(row, "no_verdict") else ""),
-        bracket(row["low"], row["high"]),
+        f"{row['accuracy'] * 100:.1f}%" + (" ~" if note(row, "no_verdict") else "")
+        if known(row["accuracy"])
+        else "",
+        bracket(row["low"], row["high"]) if known(row["accuracy"]) else "none judged",
         f"{row['difference'] * 100:+.1f}" if compared else "",
         bracket(row["diff_low"], row["diff_high"]) + shared if compared else "",
         f"{p_text(row['p'])}{star}{kind}" if tested else "",
@@ -152,6 +154,8 @@ def live_line(run: Run, base: Run) -> str:
     rows = [row for row in compared if row["run_id"] == run.run_id]
     row = next((row for row in rows if row["level"] == "pooled"), rows[0])
     where = f" {WHERE.get(row['scope'], row['scope'])}" if row["scope"] else ""
+    if not known(row["difference"]):
+        return f"{row['label']} against base{where}: no answer of both was judged"
     interval = bracket(row["diff_low"], row["diff_high"])
     changed = f"{row['fixed']} fixed, {row['broken']} broken"
     return f"{row['label']} against base{where}: {row['difference'] * 100:+.1f} points {interval}, {changed}"

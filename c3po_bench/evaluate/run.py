@@ -22,10 +22,10 @@ from c3po_bench.runtime.locks import LockHeld, exclusive_lock
 from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.runtime.resources import keep_freed_memory, rare_collections, sleep_where_shared
 from c3po_bench.store import provenance
-from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_text, writing
+from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_settings, writing
 from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.reader import Run
-from c3po_bench.store.records import file_checksum
+from c3po_bench.store.records import file_checksum, write_sealed
 from c3po_bench.store.schema import SCHEMA_VERSION
 from c3po_bench.store.versions import shared_versions
 from c3po_bench.tasks.taskset import TaskSet
@@ -310,7 +310,7 @@ def record_arm(
     """Score an arm and write down its run, result.json last."""
     started = provenance.now()
     log.info("%s: starting, in %s", arm.row.name, folder)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    write_settings(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     rows, totals = score_arm(cfg, arm, tasks, folder)
     rows, extra = arm.finish(rows)
     result = make_result(cfg, arm, tasks, shared, folder.name, rows, totals, extra)
@@ -324,13 +324,14 @@ def record_arm(
         "identity": identity,
         "seeds": {"seed": cfg.seed},
         "hardware": provenance.hardware(),
+        "remote_code": False,
         "checksums": {samples.name: file_checksum(samples)},
         "command": provenance.command(),
         "started": started,
         "finished": provenance.now(),
     }
     write_json(folder / "provenance.json", record)
-    write_json(folder / "result.json", result)
+    write_sealed(folder / "result.json", result)
     seconds = totals["seconds"]
     log.info("%s: %d items, %.3f correct, %.0f s", arm.row.name, len(rows), mean_correct(rows), seconds)
 

@@ -76,11 +76,13 @@ class BothBackend:
         self.cfg, self.feedback, self.tasks = cfg, feedback, feedback.tasks
         self.tuned, self.rewired, self.chains = divide(list(cfg.arms))
         self.model_hash = feedback.model_hash
+        self._plain: RewiringBackend | None = None  # over the untuned model, to look at the references before
         if self.rewired or self.chains:  # what rewiring refuses it refuses before anything is tuned or scored
             check_tasks(self._of_rewiring(cfg), self.tasks)
             critical_layers(
                 cfg.method.layers, list(family_of(self.feedback.session.context.subject.model).layers)
             )
+            self._plain = RewiringBackend(self._of_rewiring(cfg), self.tasks)
 
     @staticmethod
     def _of_feedback(cfg: Config) -> Config:
@@ -138,7 +140,9 @@ class BothBackend:
         return cls(cfg, FeedbackBackend.open(cls._of_feedback(cfg), make_tasks))
 
     def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
-        """As the feedback backend does."""
+        """As the feedback backend does; and the references, as the rewiring backend does."""
+        if self._plain is not None:
+            self._plain.check_items(())
         return self.feedback.check_items(items)
 
     def arms(self) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from math import nan
@@ -39,6 +40,8 @@ from c3po_bench.models.ties import ties_note
 from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.taskset import TaskSet
+
+log = logging.getLogger(__name__)
 
 
 class FeedbackBackend:
@@ -102,6 +105,7 @@ class FeedbackArm:
         self.meter = Meter()
         self._judged_before: Counter[str] = Counter()
         self._unparsed, self._tied = 0, (0, 0)
+        self._unjudged = False
         self._responder: Responder | None = None
 
     @property
@@ -225,6 +229,8 @@ class FeedbackArm:
                 curves[name] = [sum(step) / len(step) for step in zip(*lines, strict=False)]
         notes = [f"{name}: {value:+.3f}" for name, value in self.session.judge_report().items()]
         notes += [f"{name}: {n}" for name, n in sorted(gaps.items())]
+        if self._unjudged:
+            notes.append(f"{self.row.name}: none of its answers was judged, so nothing is said of it")
         unprompted = [task for task in self.backend.tasks.configs if task not in SCOPE_OF]
         if unprompted and self.variant.wrap is not None:  # stock tasks are no chats
             notes.append(
@@ -253,6 +259,9 @@ class FeedbackArm:
             row |= {} if score is None else {"rule_score": score}
         self._unparsed = sum(bool(row.get(UNPARSED)) for row in answers)
         self._tied = sum("routing_ties" in row for row in answers), len(answers)
+        self._unjudged = bool(answers) and all(score is None for score in scores)
+        if self._unjudged:
+            log.warning("%s: none of its %d answers was judged", self.row.name, len(answers))
         return rows, extra_metrics(rows)
 
     def close(self) -> None:

