@@ -18,6 +18,7 @@ from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, records
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
+from c3po_bench.store.headroom import load_headroom
 from c3po_bench.store.reader import Run
 
 OVER = "intervals are 95% over items"
@@ -44,7 +45,11 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
         if len(judges := judge_measures(runs, newest_labels(results_dir))):
             console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
-    console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
+    headroom = load_headroom(results_dir, runs)
+    summary = headroom and headroom["summary"]
+    console.print(verdict(frame, compare_controls(runs), summary), highlight=False, markup=False)
+    if headroom:
+        console.print(f"headroom: {' '.join(headroom['sentences'])}", highlight=False, markup=False)
     console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report:  {report}", highlight=False, markup=False, soft_wrap=True)
 

@@ -28,6 +28,7 @@ from c3po_bench.report import page, tables
 from c3po_bench.report.figures import Figure, ablation_figures, comparison_figures
 from c3po_bench.report.items import explore
 from c3po_bench.store.files import replacing, write_text
+from c3po_bench.store.headroom import load_headroom
 from c3po_bench.store.reader import Run, load_experiments, load_runs
 
 MOST_RUNS = (
@@ -93,11 +94,13 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         blocks["ablation"] = tables.ablation_rows(frames["ablation"], varied)
     packed = {"items-index": explorer.index, **explorer.chunks}
     measured = feedback_measures(selection.runs) if any(rows["scope"]) else pd.DataFrame()
+    headroom = load_headroom(results_dir, runs)
     html = page.render(
         "report.html.j2",
         **_facts(results_dir, experiments, runs, selection),
         items=f"{explorer.questions:,}",
-        verdict=verdict_sentences(compared, controls),
+        verdict=verdict_sentences(compared, controls, headroom and headroom["summary"]),
+        headroom=headroom,
         refused=sorted(refused.items())[:20],
         columns=tables.COLUMNS,
         rows=tables.comparison_rows(rows, controls),

@@ -304,14 +304,14 @@ class TaskSet:
         key = content_hash([request, id[0], [list(map(str, each)) for each in rendered]], 24)
         return Item(id, kind, key, self.question_text(task, doc), metadata=metadata, **options)
 
-    def items(self, limit: int | None = None) -> Iterator[Item]:
-        """The items of the first `limit` documents of each task, without labels, as lm-eval will render them."""
+    def items(self, limit: int | None = None, labelled: bool = False) -> Iterator[Item]:
+        """The items of the first `limit` documents of each task, as lm-eval will render them; with labels if asked."""
         for name, task in self.load().items():
             kind = TEXT if task.OUTPUT_TYPE == "generate_until" else CHOICES
             docs: Any = islice(task.eval_docs, limit)
             for doc_id, doc in enumerate(docs):
                 arguments = [request.args for request in self._requests(task, doc_id, doc)]
-                yield self.item((name, doc_id), doc, kind, arguments, labelled=False)
+                yield self.item((name, doc_id), doc, kind, arguments, labelled)
 
     def references(self, name: str, docs: Iterable[tuple[int, dict[str, Any]]]) -> list[Item]:
         """Labelled items of (number, document) pairs of a multiple-choice task, rendered by lm-eval itself."""
