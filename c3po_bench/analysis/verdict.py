@@ -9,6 +9,7 @@ import pandas as pd
 from c3po_bench.analysis.arms import METHODS, display_name, settings_text
 from c3po_bench.analysis.families import expected_excess, shrunken
 from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.movement import movement_sentences
 from c3po_bench.analysis.statistics import ALPHA, Z
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
@@ -116,6 +117,8 @@ def _accuracy(
         else:
             left += runs
     sentences += _rest([direction(row) for row in left], BASE_REST)
+    told = [row for row in methods if row["role"] == "method"][:MOST]
+    sentences += movement_sentences(told, display_name)
     ceilings = [row for row in compared if row["role"] == "ceiling"][:MANY]
     sentences += [
         f"The ceiling, {display_name(row)}, which may see the answer: {_signed(row)}." for row in ceilings

@@ -20,6 +20,7 @@ from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import feedback_measures
+from c3po_bench.analysis.movement import movement_rows
 from c3po_bench.analysis.seeds import seed_agreement
 from c3po_bench.analysis.tables import feedback_note
 from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
@@ -95,12 +96,15 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
     packed = {"items-index": explorer.index, **explorer.chunks}
     measured = feedback_measures(selection.runs) if any(rows["scope"]) else pd.DataFrame()
     headroom = load_headroom(results_dir, runs)
+    labels = {row["run_id"]: row["label"] for row in records(rows)}
     html = page.render(
         "report.html.j2",
         **_facts(results_dir, experiments, runs, selection),
         items=f"{explorer.questions:,}",
         verdict=verdict_sentences(compared, controls, headroom and headroom["summary"]),
         headroom=headroom,
+        movement_columns=tables.MOVEMENT_COLUMNS,
+        movement_rows=tables.moved_rows(movement_rows(selection.runs, labels)),
         refused=sorted(refused.items())[:20],
         columns=tables.COLUMNS,
         rows=tables.comparison_rows(rows, controls),
