@@ -110,11 +110,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Report:
-    """What an arm has to say of its run besides scores: counts, curves by step, notes for a reader of the numbers."""
+    """What an arm has to say of its run besides scores.
+
+    Attributes:
+        counts: of references and the like.
+        curves: means by step.
+        notes: for a reader of the numbers.
+        movement: how far it moved pathways (`store.schema.Movement`); empty where it moved none.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    movement: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ TITLES = {"ngd": "NGD", "knn_vote": "kNN vote", "icl": "ICL", "sft": "SFT", "dpo
 CONTROLS = {  # the strictest first: what they change, and what a gain that they share is not due to
     "ngd_random_neighbors": ("random neighbors", "retrieval"),
     "ngd_shuffled_labels": ("shuffled labels", "the neighbors' labels"),
+    "ngd_permuted_experts": ("permuted experts", "which experts get the weight"),
     "random_pathway": ("a random pathway", "where the pathway moves"),
 }
 ROLES = {"base": "base", "icl": "baseline", "oracle": "ceiling"} | dict.fromkeys(CONTROLS, "control")

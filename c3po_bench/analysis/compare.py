@@ -17,6 +17,7 @@ from c3po_bench.analysis.arms import BASE, arm_of, columns_of, outdated_of, prom
 from c3po_bench.analysis.footing import add_no_verdict, chance_of, mostly
 from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, MACRO, POOLED, headlines, typed
 from c3po_bench.analysis.gold import gold_columns
+from c3po_bench.analysis.movement import movement_columns
 from c3po_bench.analysis.noise import add_noise
 from c3po_bench.analysis.pairing import Partners, check_comparable, run_labels
 from c3po_bench.analysis.scores import Scores, load_scores, many_clusters
@@ -88,7 +89,8 @@ def compare(
                 columns = columns._replace(
                     odd=np.array([int(name[-1:] or "0", 36) % 2 for name in others.doc_hash])
                 )
-            common = columns_of(run) | cost_columns(run) | {"label": labels[run.run_id], "run_id": run.run_id}
+            common = columns_of(run) | cost_columns(run) | movement_columns(run)
+            common |= {"label": labels[run.run_id], "run_id": run.run_id}
             common |= {name: run.result[name] for name in ("backend", "model")}
             common |= {"base_run_id": base.run_id, "prompt_differs": prompt_differs(run)}
             common |= {"outdated": outdated_of(run, base)}

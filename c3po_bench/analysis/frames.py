@@ -68,6 +68,8 @@ COLUMNS = {
     "seconds_per_item": "float64",
     "flops_per_item": "float64",
     "prompt_differs": "bool",
+    "moved": "float64",  # of rewiring arms: share of the routing weight moved, total variation
+    "natural_spread": "float64",  # the same between the original pathways of two items of one task
 }
 CONTROL_COLUMNS = {
     "arm": "str",

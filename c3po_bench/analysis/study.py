@@ -32,6 +32,7 @@ KEPT += ("gold", "loglikelihoods", "p_gold", "neighbors", "losses", "pathway_cha
 FILES = {"samples.jsonl", "provenance.json", "result.json"}  # of each run
 TABLES = ("comparison.csv", "controls.csv", "feedback.csv", "judges.csv")
 FACTS = ["title", "role", "change", "not_due_to"]  # of arms: they stand in each run's result
+MOVED = ["moved", "natural_spread"]  # as does this
 DIGITS = 6
 
 
@@ -48,7 +49,7 @@ def tables(runs: Sequence[Run]) -> dict[str, str]:
     if len(judges := judge_measures(runs)):
         frames["judges.csv"] = judges
     return {
-        name: plain_cells(frame.drop(columns=FACTS, errors="ignore")).to_csv(
+        name: plain_cells(frame.drop(columns=FACTS + MOVED, errors="ignore")).to_csv(
             index=False, float_format=f"%.{DIGITS}g"
         )
         for name, frame in frames.items()

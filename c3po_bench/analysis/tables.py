@@ -19,9 +19,12 @@ from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, note, re
 from c3po_bench.analysis.gold import LOST, gold_text
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
+from c3po_bench.analysis.movement import movement_rows
+from c3po_bench.analysis.pairing import run_labels
 from c3po_bench.analysis.scores import load_scores
 from c3po_bench.analysis.statistics import wilson
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
+from c3po_bench.store.headroom import load_headroom
 from c3po_bench.store.reader import Run, load_experiments
 
 OVER = "intervals are 95% over items"
@@ -41,6 +44,8 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
     frame = compare(runs, **options_of(results_dir))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(console_table(frame))
+    if moved := movement_rows(runs, run_labels(runs)):
+        console.print(movement_table(moved))
     if any(run.arm == "planted_optimum" for run in runs):
         console.print(gap_table(share_recovered(runs, distance)))
     if any(frame["scope"]):
@@ -48,7 +53,11 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
         if len(judges := judge_measures(runs, newest_labels(results_dir))):
             console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
-    console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
+    headroom = load_headroom(results_dir, runs)
+    summary = headroom and headroom["summary"]
+    console.print(verdict(frame, compare_controls(runs), summary), highlight=False, markup=False)
+    if headroom:
+        console.print(f"headroom: {' '.join(headroom['sentences'])}", highlight=False, markup=False)
     if studies := studies_note(len(load_experiments(results_dir))):
         console.print(studies, highlight=False, markup=False)
     console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
@@ -245,6 +254,42 @@ def judge_table(frame: pd.DataFrame) -> Table:
             texts.append(_number(row[name], "{:.2f}") + interval)
         table.add_row(*map(Text, texts))
     return table
+
+
+def movement_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """How far each arm moved pathways, of `movement_rows`; means over items and critical layers."""
+    numbers = (
+        "moved",
+        "natural spread",
+        "times",
+        "own top-k kept",
+        "weight",
+        "entropy",
+        "loss",
+        "similarity",
+    )
+    caption = (
+        "moved: share of the routing weight; natural spread: the same between two items' own pathways; weight (of the "
+        "experts that run), entropy and surrogate loss: before, after"
+    )
+    table = _table(["arm"], numbers, title="how far pathways are moved", caption=caption)
+    for row in rows:
+        table.add_row(*map(Text, [display_name(row), *movement_cells(row)]))
+    return table
+
+
+def movement_cells(row: dict[str, Any]) -> list[str]:
+    """The numbers of a row of `movement_rows` as text."""
+    times = "cannot move it" if row["still"] else _number(row["times"], "{:.3g}")
+    pairs = (("mass_before", "mass_after"), ("entropy_before", "entropy_after"), ("loss_first", "loss_last"))
+    return [
+        f"{row['moved']:.3f}",
+        _number(row["natural_spread"], "{:.3f}"),
+        times,
+        f"{row['kept'] * 100:.0f}%",
+        *(f"{row[a]:.2f}, {row[b]:.2f}" if known(row[a]) else "" for a, b in pairs),
+        _number(row["similarity"], "{:.2f}"),
+    ]
 
 
 def gap_table(frame: pd.DataFrame) -> Table:

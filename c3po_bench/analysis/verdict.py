@@ -11,6 +11,7 @@ from c3po_bench.analysis.families import expected_excess, shrunken
 from c3po_bench.analysis.footing import footing_sentences
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.gold import gold_sentence
+from c3po_bench.analysis.movement import movement_sentences
 from c3po_bench.analysis.noise import noise_note, noise_sentences, within_noise
 from c3po_bench.analysis.statistics import ALPHA, Z
 
@@ -63,22 +64,27 @@ def within(margin: float) -> str:
     return f"{margin * 100:g} point{'s' * (margin != 0.01)}"
 
 
-def verdict(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> str:
+def verdict(
+    frame: pd.DataFrame, controls: pd.DataFrame | None = None, headroom: dict[str, Any] | None = None
+) -> str:
     """Plain words over the rows of `compare` and `compare_controls`.
 
-    What beat its base, and what its controls say.
+    What beat its base, and what its controls say. `headroom` is the summary of what re-routing could give on the
+    same items, where it was measured: it tells whether the oracle's gap can be a measure of anything.
     """
-    return " ".join(verdict_sentences(frame, controls))
+    return " ".join(verdict_sentences(frame, controls, headroom))
 
 
-def verdict_sentences(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> list[str]:
+def verdict_sentences(
+    frame: pd.DataFrame, controls: pd.DataFrame | None = None, headroom: dict[str, Any] | None = None
+) -> list[str]:
     """The same, sentence by sentence."""
     if frame.empty:
         return ["Nothing to compare yet: no finished run has a base run beside it."]
     every, over = records(frame), [] if controls is None else records(controls)
     rows, over = ([row for row in part if not note(row, "outdated")] for part in (every, over))
     spoken = [row for row in summary_rows(rows) if not note(row, "no_verdict")]
-    sentences = _feedback([row for row in rows if row["scope"]]) + _accuracy(spoken, over)
+    sentences = _feedback([row for row in rows if row["scope"]]) + _accuracy(spoken, over, headroom)
     sentences += footing_sentences([row for row in summary_rows(rows) if known(row["difference"])])
     for part in ([row for row in rows if row["scope"]], summary_rows(rows)):
         sentences += noise_sentences(part, WHERE)
@@ -96,7 +102,9 @@ def summary_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in alike if row["level"] == ("pooled" if row["run_id"] in several else "task")]
 
 
-def _accuracy(rows: list[dict[str, Any]], over: list[dict[str, Any]]) -> list[str]:
+def _accuracy(
+    rows: list[dict[str, Any]], over: list[dict[str, Any]], headroom: dict[str, Any] | None
+) -> list[str]:
     own = {row["run_id"]: row for row in rows}
 
     def against(row: dict[str, Any]) -> list[str]:
@@ -121,9 +129,34 @@ def _accuracy(rows: list[dict[str, Any]], over: list[dict[str, Any]]) -> list[st
         else:
             left += runs
     sentences += _rest([direction(row) for row in left], BASE_REST)
+    told = [row for row in methods if row["role"] == "method"][:MOST]
+    sentences += movement_sentences(told, display_name)
     ceilings = [row for row in compared if row["role"] == "ceiling"][:MANY]
-    return sentences + [
+    sentences += [
         f"The ceiling, {display_name(row)}, which may see the answer: {_signed(row)}." for row in ceilings
+    ]
+    return sentences + _gap(headroom or {}, methods, ceilings)
+
+
+def _gap(
+    headroom: dict[str, Any], methods: list[dict[str, Any]], ceilings: list[dict[str, Any]]
+) -> list[str]:
+    """What the best method has of the oracle's gap; or that this means nothing, where descent reaches any option."""
+    oracle = next((row for row in ceilings if row["arm"] == headroom.get("oracle_arm")), None)
+    if oracle is None:
+        return []
+    if headroom["oracle_is_a_measure"]:
+        best = next((row for row in methods if row["difference"] > 0), None)
+        if best is None or not direction(oracle) > 0:
+            return []
+        share = best["difference"] / oracle["difference"]
+        return [f"{_name(best)} closes {share:.2f} of the oracle's gap."]
+    some = "_when_wrong" if headroom["h_wrong_when_wrong"] is not None else ""
+    true, wrong = (f"{headroom[name + some] * 100:.1f}%" for name in ("h_true", "h_wrong"))
+    where = " of the items that base has wrong" if some else " of the items"
+    return [
+        "The oracle's gap is no measure of a method: its descent makes the true option the choice on "
+        f"{true}{where}, and others on {wrong}."
     ]
 
 

@@ -372,7 +372,7 @@ def make_result(
     counts = tasks.counts | report.counts
     if any("dropped_duplicates" in row for row in rows):
         counts["dropped_duplicates"] = sum(row.get("dropped_duplicates", 0) for row in rows)
-    return {
+    result = {
         "schema_version": SCHEMA_VERSION,
         "run_id": name,
         "arm": arm.row.name,
@@ -398,6 +398,7 @@ def make_result(
         "curves": curves,
         "notes": [*tasks.notes, *report.notes, *totals["notes"]],
     }
+    return result | ({"movement": report.movement} if report.movement else {})
 
 
 def record_experiment(cfg: Config, runs: list[Run]) -> None:

@@ -21,6 +21,7 @@ from c3po_bench.analysis.footing import studies_note
 from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import feedback_measures
+from c3po_bench.analysis.movement import movement_rows
 from c3po_bench.analysis.seeds import seed_agreement
 from c3po_bench.analysis.tables import feedback_note
 from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
@@ -29,6 +30,7 @@ from c3po_bench.report import page, tables
 from c3po_bench.report.figures import Figure, ablation_figures, comparison_figures
 from c3po_bench.report.items import explore
 from c3po_bench.store.files import replacing, write_text
+from c3po_bench.store.headroom import load_headroom
 from c3po_bench.store.reader import Run, load_experiments, load_runs
 
 MOST_RUNS = (
@@ -94,11 +96,16 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         blocks["ablation"] = tables.ablation_rows(frames["ablation"], varied)
     packed = {"items-index": explorer.index, **explorer.chunks}
     measured = feedback_measures(selection.runs) if any(rows["scope"]) else pd.DataFrame()
+    headroom = load_headroom(results_dir, runs)
+    labels = {row["run_id"]: row["label"] for row in records(rows)}
     html = page.render(
         "report.html.j2",
         **_facts(results_dir, experiments, runs, selection),
         items=f"{explorer.questions:,}",
-        verdict=verdict_sentences(compared, controls),
+        verdict=verdict_sentences(compared, controls, headroom and headroom["summary"]),
+        headroom=headroom,
+        movement_columns=tables.MOVEMENT_COLUMNS,
+        movement_rows=tables.moved_rows(movement_rows(selection.runs, labels)),
         refused=sorted(refused.items())[:20],
         columns=tables.COLUMNS,
         rows=tables.comparison_rows(rows, controls),

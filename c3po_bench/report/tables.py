@@ -19,7 +19,7 @@ from c3po_bench.analysis.arms import display_name, settings_text
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.gold import LOST, gold_bracket, gold_direction
 from c3po_bench.analysis.measures import MEASURES, SCOPES
-from c3po_bench.analysis.tables import measure_interval
+from c3po_bench.analysis.tables import measure_interval, movement_cells
 from c3po_bench.analysis.verdict import amount, bracket, direction, p_text
 
 
@@ -67,6 +67,10 @@ FEEDBACK_COLUMNS = _columns(
 )
 JUDGE_COLUMNS = _columns(
     ["Arm", "Scope"], ["n", "Judged", "Sensitivity", "Specificity", "Corrected", "By people"]
+)
+MOVEMENT_COLUMNS = _columns(
+    ["Arm"],
+    ["Moved", "Natural spread", "Times", "Own top-k kept", "Weight", "Entropy", "Loss", "Similarity"],
 )
 SEED_COLUMNS = _columns(
     ["Arm", "Task"],
@@ -191,6 +195,27 @@ def marks(compared: pd.DataFrame) -> str:
     if any(compared["gold_note"]):
         notes.append(f"p(right) is {LOST} where the record of a run lacks it.")
     return " ".join(notes)
+
+
+def moved_rows(rows: list[dict[str, Any]]) -> list[Row]:
+    """The rows of `analysis.movement.movement_rows`."""
+    names = (
+        "moved",
+        "natural_spread",
+        "times",
+        "kept",
+        "mass_after",
+        "entropy_after",
+        "loss_last",
+        "similarity",
+    )
+    table = []
+    for row in rows:
+        cells = [Cell(row["title"], row["label"], settings_text(row).strip())]
+        for text, name in zip(movement_cells(row), names, strict=True):
+            cells.append(Cell(text, row[name] if known(row[name]) else ""))
+        table.append(Row("", row["role"], cells))
+    return table
 
 
 def feedback_rows(measured: pd.DataFrame) -> list[Row]:

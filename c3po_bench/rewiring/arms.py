@@ -141,6 +141,18 @@ def _rows() -> Iterator[ArmRow]:
     ngd = solver("ngd", "NGD", "gradient descent on the neighbors' loss", solution="store")
     yield from with_controls(ngd, "random_neighbors", "shuffled_labels")
     yield solver(
+        "ngd_permuted_experts",
+        "NGD with permuted experts",
+        "NGD's own weights of the item, given to other experts",
+        file="permuted_experts",
+        role="control",
+        control_of="ngd",
+        change="permuted experts",
+        not_due_to="which experts get the weight",
+        place=2,
+        solution="reuse",
+    )
+    yield solver(
         "random_pathway",
         "random pathway",
         "a random move as far as ngd's",
@@ -148,10 +160,10 @@ def _rows() -> Iterator[ArmRow]:
         control_of="ngd",
         change="a random pathway",
         not_due_to="where the pathway moves",
-        place=2,
+        place=3,
         solution="reuse",
     )
-    yield replace(control(ngd, "permuted_options"), place=3)
+    yield replace(control(ngd, "permuted_options"), place=4)
     yield replace(
         solver("ngd", "oracle", "gradient descent on the item's own true label", role="ceiling"),
         name="oracle",

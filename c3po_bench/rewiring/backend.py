@@ -19,6 +19,7 @@ from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import EMBEDDERS
 from c3po_bench.rewiring.engines import ENGINES
 from c3po_bench.rewiring.kernels import check_kernel
+from c3po_bench.rewiring.movement import summary
 from c3po_bench.rewiring.pathway import check_method
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
 from c3po_bench.rewiring.tune import Tuning, tune
@@ -93,6 +94,7 @@ class RewiringArm(Arm):
         self.uses_bank = row.references in ("retrieved", "random", "all")
         self.tuned = backend.cfg.method.tune != "none" and row.uses_learning_rate
         self._rewirer: Rewirer | None = None
+        self._movement: dict[str, Any] = {}
 
     def identity(self) -> dict[str, Any]:
         """What of the method the arm reads (nothing for base), and of the references."""
@@ -145,6 +147,11 @@ class RewiringArm(Arm):
         assert self._rewirer is not None, "prepare comes first"
         return self._rewirer.answer(items)
 
+    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+        """The rows as they are; how far the arm moved them is part of the report."""
+        self._movement = summary(rows)
+        return rows, {}
+
     def cost(self) -> Cost:
         """Phases of this process so far; tuning counts once, whichever process did it."""
         cost = self.meter.cost()
@@ -164,11 +171,21 @@ class RewiringArm(Arm):
                 )
         if self.tuned:
             notes.append(self.backend.tuning.note)
-        return Report(counts, {}, notes + self.meter.notes)
+        if self.row.role != "base":
+            notes += selects_everything(self.method.experts, self.backend.engine.family.num_experts)
+        return Report(counts, {}, notes + self.meter.notes, self._movement)
 
     def close(self) -> None:
         """The shared model was never changed: overrides last for a forward pass."""
         self._rewirer = None
+
+
+def selects_everything(experts: str, count: int) -> list[str]:
+    """A note where `method.experts` names no fewer experts than the model has."""
+    most = experts.removeprefix("top:")
+    if not most.isdigit() or int(most) < count:
+        return []
+    return [f"method.experts={experts} selects everything: this model has {count} experts a layer"]
 
 
 def method_settings(

@@ -39,6 +39,24 @@ class ArmRow(TypedDict):
     ]  # what a row's losses are listed by: "steps" (else) or "shares" of the pathway tried
 
 
+class Movement(TypedDict):
+    """How far a rewiring arm moved pathways: means over its items, lists by layer."""
+
+    layers: list[int]
+    total_variation: list[float]  # moved, rows divided by their sums: 0 (not) to 1
+    mass_before: list[float]  # total weight of the experts that run
+    mass_after: list[float]
+    kept: list[float]  # share of the model's own top-k that is still among the k heaviest
+    entropy_before: list[float]  # of the rows divided by their sums, in nats
+    entropy_after: list[float]
+    spread: list[float] | None  # mean total variation between the original pathways of two items of one task
+    spread_between_tasks: list[float] | None
+    times_spread: float | None  # mean of total_variation by that of spread, else by that between tasks
+    loss_first: float | None  # surrogate loss at the original pathway; None of arms that have no such loss
+    loss_last: float | None  # where a descent ended (before its last step), or at the pathway that was taken
+    similarity: float | None  # of the neighbors
+
+
 class Result(TypedDict):
     """result.json: written last and atomically, so its presence means that the run is done."""
 
@@ -63,6 +81,7 @@ class Result(TypedDict):
     curves: dict[str, list[float]]  # mean surrogate loss by step, training metrics by step
     notes: list[str]  # what a reader of the numbers should know
     crc: NotRequired[str]  # checksum of all else; a published study has none
+    movement: NotRequired[Movement]  # of rewiring arms
 
 
 class Sample(TypedDict, total=False):
@@ -92,9 +111,10 @@ class Sample(TypedDict, total=False):
     pathway_before: list[list[float]]  # [layers, experts]
     pathway_after: list[list[float]]
     pathway_change: float  # Euclidean distance between the two
-    routing_ties: (
-        int  # base_again: (token, layer) whose last expert and the next score alike; absent for none
-    )
+    # base_again: (token, layer) whose last expert and the next score alike; absent for none
+    routing_ties: int
+    # of this item, by layer: the measures of `Movement`; and `surrogate_loss`: first, last
+    movement: dict[str, list[float]]
     dropped_duplicates: int  # references too like the item to be its neighbors
     # icl, virtual tokens: what a prompt lost behind them, where it was longer than the model reads
     prompt_tokens_cut: int

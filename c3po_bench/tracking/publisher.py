@@ -23,6 +23,7 @@ from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
 from c3po_bench.errors import UserError
 from c3po_bench.masking import clean
 from c3po_bench.store.files import write_json, write_text
+from c3po_bench.store.headroom import load_headroom
 from c3po_bench.store.reader import Run, load_experiments, load_runs, published
 from c3po_bench.tracking import TrackingConfig, tables
 
@@ -150,7 +151,10 @@ class _Publisher:
             self.state.put(analysis_id, "")  # its id, should this be cut short
         if show:
             ablation = ablation_table(self.runs, compared, self.results_dir)
-            sentences = verdict_sentences(compared, compare_controls(self.runs, refused={}))
+            headroom = load_headroom(self.results_dir, self.runs)
+            sentences = verdict_sentences(
+                compared, compare_controls(self.runs, refused={}), headroom and headroom["summary"]
+            )
             varied = axes(ablation)
             if due:
                 self._publish_analysis(
