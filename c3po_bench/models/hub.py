@@ -6,7 +6,7 @@ import os
 import threading
 from functools import cache
 
-import datasets
+from datasets import config as datasets_config
 from huggingface_hub import constants, get_session
 
 SECONDS = 4.0
@@ -39,5 +39,5 @@ def reachable() -> bool:
             "%s does not answer: only what its cache on this machine holds can be used", constants.ENDPOINT
         )
         os.environ["HF_HUB_OFFLINE"] = "1"  # for processes that are started from here
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        constants.HF_HUB_OFFLINE = datasets_config.HF_HUB_OFFLINE = True
     return answered.is_set()

@@ -57,10 +57,15 @@ def model_card(runs: Sequence[Run], run: Run, shipped: Shipped) -> ModelCard:
     name = f"{run.result['model']}-{run.arm}"
     results = [
         EvalResult(
-            "text-generation", "feedback prompts", "c3po-bench-feedback", key, rows[place]["mean"], text
+            "text-generation",
+            "feedback prompts",
+            "c3po-bench-feedback",
+            key,
+            rows[scope, measure]["mean"],
+            text,
         )
-        for *place_, key, text in MEASURED
-        if (place := tuple(place_)) in rows and known(rows[place]["mean"])
+        for scope, measure, key, text in MEASURED
+        if (scope, measure) in rows and known(rows[scope, measure]["mean"])
     ]
     data = ModelCardData(
         language="en",
