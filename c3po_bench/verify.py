@@ -23,8 +23,8 @@ from typing import Any
 
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.gold import gold_probability
+from c3po_bench.analysis.overall import conclusion
 from c3po_bench.analysis.study import check as check_study
-from c3po_bench.analysis.verdict import verdict, verdict_sentences
 from c3po_bench.errors import DamagedFile, UserError, exit_status
 from c3po_bench.feedback.measures import extra_metrics
 from c3po_bench.feedback.sentences import find_feedback
@@ -216,10 +216,10 @@ def _check_tables(folder: Path, runs: Sequence[Run], findings: Findings) -> None
         findings.checked.append("the report's comparison")
     if (page := folder / "report.html").exists():
         text = html.unescape(page.read_text(encoding="utf-8"))
-        said = [line for line in verdict_sentences(compared, controls) if line not in text]
+        said = [line for line in conclusion(folder, runs, compared, controls) if line not in text]
         findings.wrong += [f"{page} does not say: {line}" for line in said]
         findings.checked.append("the report's verdict")
-    sys.stdout.write(f"verdict: {verdict(compared, controls)}\n")
+    sys.stdout.write(f"verdict: {' '.join(conclusion(folder, runs, compared, controls))}\n")
     findings.checked.append("the verdict from the records")
 
 

@@ -12,24 +12,39 @@ from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.ablation import axes, shown
-from c3po_bench.analysis.arms import REPEAT, display_name
+from c3po_bench.analysis.arms import BASE, REPEAT, display_name
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.footing import studies_note
 from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, note, records
 from c3po_bench.analysis.gold import LOST, gold_text
 from c3po_bench.analysis.judging import judge_measures, newest_labels
-from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
+from c3po_bench.analysis.measures import SCOPES, feedback_measures, share_recovered
 from c3po_bench.analysis.movement import movement_rows
+from c3po_bench.analysis.overall import conclusion
 from c3po_bench.analysis.pairing import run_labels
 from c3po_bench.analysis.scores import load_scores
 from c3po_bench.analysis.statistics import wilson
-from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
+from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text
 from c3po_bench.store.headroom import load_headroom
 from c3po_bench.store.reader import Run, load_experiments
 
 OVER = "intervals are 95% over items"
 OVER_CLUSTERS = "§ over groups of items that share a source, by t"
 NO_VARIANCE = "° no variance: bounds by the rule of three"
+WIDE = 110
+"""Characters a line from which tables have all of their columns."""
+NUMBERS = ("n", "accuracy", "95% interval", "difference", "p", "fixed/broken", "p(right)", "s/item")
+NARROW = ("accuracy", "difference", "p")
+FEEDBACK = (
+    ("follows", "in", "score"),
+    ("leaks near", "near", "score"),
+    ("leaks out", "out", "score"),
+    ("S overall", "overall", "score"),
+    ("drift", "out", "drift"),
+    ("repetition", "out", "repetition"),
+    ("broken", "out", "broken_ending"),
+)
+"""Columns of the table of feedback: their names, scopes and measures."""
 Distance = Callable[[Sequence[Sequence[float]], Sequence[int], str], float]
 
 
@@ -43,19 +58,21 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
     """
     frame = compare(runs, **options_of(results_dir))
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(console_table(frame))
+    alike = frame[frame["scope"] == ""]
+    if len(alike):
+        console.print(console_table(alike, console.width))
     if moved := movement_rows(runs, run_labels(runs)):
         console.print(movement_table(moved))
     if any(run.arm == "planted_optimum" for run in runs):
         console.print(gap_table(share_recovered(runs, distance)))
     if any(frame["scope"]):
-        console.print(feedback_table(runs))
+        console.print(feedback_table(runs, console.width))
         if len(judges := judge_measures(runs, newest_labels(results_dir))):
             console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
     headroom = load_headroom(results_dir, runs)
-    summary = headroom and headroom["summary"]
-    console.print(verdict(frame, compare_controls(runs), summary), highlight=False, markup=False)
+    sentences = conclusion(results_dir, runs, frame, compare_controls(runs))
+    console.print(" ".join(sentences), highlight=False, markup=False)
     if headroom:
         console.print(f"headroom: {' '.join(headroom['sentences'])}", highlight=False, markup=False)
     if studies := studies_note(len(load_experiments(results_dir))):
@@ -67,15 +84,17 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
 def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", caption: str = "") -> Table:
     """An empty table with columns for `names` and, to the right, `numbers`."""
     table = Table(title=title or None, caption=Text(caption) if caption else None, caption_justify="left")
-    for name in names:
-        table.add_column(name, no_wrap=True)
+    for name in names:  # these are folded where there is little room, numbers never
+        table.add_column(name, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def console_table(frame: pd.DataFrame) -> Table:
+def console_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
     """A rich table of the rows of `compare`; accuracies in percent, differences in percentage points.
+
+    Below WIDE characters it has the columns that matter most, none of them cut.
 
     ``*`` marks what the verdict calls a gain or a loss, ``†`` arms that by nature change
     the prompt. Names come from the store and are shown as they are, never read as markup.
@@ -101,9 +120,9 @@ def console_table(frame: pd.DataFrame) -> Table:
         (True, OVER),
         (any("clusters" in row["over"] for row in rows), OVER_CLUSTERS),
     ]
-    numbers = ["n", "accuracy", "95% interval", "difference", "95% paired", "p", "fixed/broken"]
-    if golden := any(known(row.get("gold_difference")) for row in rows):
-        numbers.append("p(right)")
+    golden = any(known(row.get("gold_difference")) for row in rows)
+    numbers = [n for n in NUMBERS if (width >= WIDE or n in NARROW) and (golden or n != "p(right)")]
+    golden = golden and "p(right)" in numbers
     marks += [
         (golden, "p(right): change of the right choice's probability, t interval, sign flips"),
         (
@@ -117,42 +136,41 @@ def console_table(frame: pd.DataFrame) -> Table:
         marks.append((True, f"noise floor by {noisy[0]['label']}: {floor} points"))
     several = len(tasks) > 1
     table = _table(
-        ["task"] * several + ["arm"],
-        [*numbers, "s/item"],
+        ["task"] * (several and width >= WIDE) + ["arm"],
+        numbers,
         caption="; ".join(text for occurs, text in marks if occurs),
     )
     for task in tasks:
         for place, row in enumerate(row for row in rows if row["task"] == task):
             named = f"{task}, most {row['mostly']}" if note(row, "mostly") else task
-            heading = [named if place == 0 else ""] * several
-            table.add_row(*map(Text, [*heading, *cells(row, golden)]))
+            if several and width < WIDE and place == 0:
+                table.add_row(Text(named, style="bold"))
+            heading = [named if place == 0 else ""] * (several and width >= WIDE)
+            texts = cells(row)
+            table.add_row(*map(Text, [*heading, *(texts[name] for name in ("arm", *numbers))]))
         table.add_section()
     return table
 
 
-def cells(row: dict[str, Any], golden: bool = False) -> list[str]:
-    """One row's cells as text, in the table's order, empty where a number does not apply.
-
-    `golden`: with the right choice's probability.
-    """
-    compared, tested = known(row["difference"]), known(row["p"])
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """One row's cells as text by column, empty where a number does not apply."""
+    compared, tested, judged = known(row["difference"]), known(row["p"]), known(row["accuracy"])
     star = "*" if tested and direction(row) else ""
     shared = " §" if "clusters" in row["over"] else ""
     kind = " ‡" if row["test"] == "sign-flip" else ""
-    return [
-        row["label"] + (" †" if row["prompt_differs"] else ""),
-        str(row["n"]),
-        f"{row['accuracy'] * 100:.1f}%" + (" ~" if note(row, "no_verdict") else "")
-        if known(row["accuracy"])
-        else "",
-        bracket(row["low"], row["high"]) if known(row["accuracy"]) else "none judged",
-        f"{row['difference'] * 100:+.1f}" if compared else "",
-        bracket(row["diff_low"], row["diff_high"]) + shared if compared else "",
-        f"{p_text(row['p'])}{star}{kind}" if tested else "",
-        f"{row['fixed']}/{row['broken']}" if tested else "",
-        *([gold_text(row) if compared else ""] if golden else []),
-        amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
-    ]
+    chance = " ~" if note(row, "no_verdict") else ""
+    paired = bracket(row["diff_low"], row["diff_high"]) + shared if compared else ""
+    return {
+        "arm": row["label"] + (" †" if row["prompt_differs"] else ""),
+        "n": str(row["n"]),
+        "accuracy": f"{row['accuracy'] * 100:.1f}%{chance}" if judged else "none judged",
+        "95% interval": bracket(row["low"], row["high"]) if judged else "",
+        "difference": f"{row['difference'] * 100:+.1f} {paired}" if compared else "",
+        "p": f"{p_text(row['p'])}{star}{kind}" if tested else "",
+        "fixed/broken": f"{row['fixed']}/{row['broken']}" if tested else "",
+        "p(right)": gold_text(row) if compared else "",
+        "s/item": amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
+    }
 
 
 def live_line(run: Run, base: Run) -> str:
@@ -192,19 +210,29 @@ def unlike_published(base: Run, published: Mapping[str, float]) -> list[str]:
     return sentences
 
 
-def feedback_table(runs: Sequence[Run]) -> Table:
-    """The measures of feedback arms: a row an arm and scope, intervals at 95%."""
-    columns = ("S", "drift", "similarity", "repetition", "broken", "length")
+def feedback_table(runs: Sequence[Run], width: int = WIDE) -> Table:
+    """The paper's table: a row an arm, how far it follows the feedback and where it leaks, the best S_overall first.
+
+    Drift, repetition and broken endings are of answers out of scope, where nothing should change. Below WIDE
+    characters intervals stand under their numbers, and the last columns are left out.
+    """
     measured = records(feedback_measures(runs))
-    table = _table(["arm", "scope"], columns, caption=feedback_note(measured))
-    rows: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}  # by run, scope and measure
+    rows: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for row in measured:
-        rows.setdefault(row["run_id"], {}).setdefault(row["scope"], {})[row["measure"]] = row
-    for scopes in rows.values():
-        for place, (scope, values) in enumerate(scopes.items()):
-            name = "" if place else display_name(next(iter(values.values())))
-            table.add_row(Text(name), SCOPES.get(scope, scope), *(_measure(values.get(m)) for m in MEASURES))
-        table.add_section()
+        rows.setdefault(row["run_id"], {})[row["scope"], row["measure"]] = row
+    columns = FEEDBACK if width >= WIDE else FEEDBACK[:4]
+    caption = f"follows: 1 is all; leaks: 0 is none; S overall: base 0.5, best 1; {feedback_note(measured)}"
+    table = _table(["arm"], [name for name, *_ in columns], caption=caption)
+
+    def place(values: dict[tuple[str, str], dict[str, Any]]) -> tuple[bool, float]:
+        first, overall = next(iter(values.values())), values.get(("overall", "score"))
+        return first["arm"] != BASE, -overall["mean"] if overall else 0.0
+
+    for values in sorted(rows.values(), key=place):
+        texts = [_measure(values.get((scope, measure))) for _, scope, measure in columns]
+        if width < WIDE:
+            texts = [text.replace(" [", "\n[", 1) for text in texts]
+        table.add_row(Text(display_name(next(iter(values.values())))), *texts)
     return table
 
 

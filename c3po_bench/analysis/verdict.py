@@ -1,6 +1,7 @@
 """What a comparison says, in plain sentences: for the top of the report and of the console's table."""
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -76,15 +77,19 @@ def verdict(
 
 
 def verdict_sentences(
-    frame: pd.DataFrame, controls: pd.DataFrame | None = None, headroom: dict[str, Any] | None = None
+    frame: pd.DataFrame,
+    controls: pd.DataFrame | None = None,
+    headroom: dict[str, Any] | None = None,
+    feedback: Sequence[str] = (),
 ) -> list[str]:
-    """The same, sentence by sentence."""
+    """The same, sentence by sentence; `feedback` are those of `overall.overall_sentences`, where there are any."""
     if frame.empty:
         return ["Nothing to compare yet: no finished run has a base run beside it."]
     every, over = records(frame), [] if controls is None else records(controls)
     rows, over = ([row for row in part if not note(row, "outdated")] for part in (every, over))
     spoken = [row for row in summary_rows(rows) if not note(row, "no_verdict")]
-    sentences = _feedback([row for row in rows if row["scope"]]) + _accuracy(spoken, over, headroom)
+    sentences = list(feedback) or _feedback([row for row in rows if row["scope"]])
+    sentences += _accuracy(spoken, over, headroom)
     sentences += footing_sentences([row for row in summary_rows(rows) if known(row["difference"])])
     for part in ([row for row in rows if row["scope"]], summary_rows(rows)):
         sentences += noise_sentences(part, WHERE)

@@ -22,9 +22,10 @@ from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.movement import movement_rows
+from c3po_bench.analysis.overall import conclusion
 from c3po_bench.analysis.seeds import seed_agreement
 from c3po_bench.analysis.tables import feedback_note
-from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
+from c3po_bench.analysis.verdict import summary_rows
 from c3po_bench.errors import UserError
 from c3po_bench.report import page, tables
 from c3po_bench.report.figures import Figure, ablation_figures, comparison_figures
@@ -102,7 +103,7 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
         "report.html.j2",
         **_facts(results_dir, experiments, runs, selection),
         items=f"{explorer.questions:,}",
-        verdict=verdict_sentences(compared, controls, headroom and headroom["summary"]),
+        verdict=conclusion(results_dir, runs, compared, controls),
         headroom=headroom,
         movement_columns=tables.MOVEMENT_COLUMNS,
         movement_rows=tables.moved_rows(movement_rows(selection.runs, labels)),

@@ -18,12 +18,12 @@ from c3po_bench.analysis.ablation import ablation_table, axes, settings_of
 from c3po_bench.analysis.arms import BASE
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.overall import conclusion
 from c3po_bench.analysis.pairing import Partners
-from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
+from c3po_bench.analysis.verdict import summary_rows
 from c3po_bench.errors import UserError
 from c3po_bench.masking import clean
 from c3po_bench.store.files import write_json, write_text
-from c3po_bench.store.headroom import load_headroom
 from c3po_bench.store.reader import Run, load_experiments, load_runs, published
 from c3po_bench.tracking import TrackingConfig, tables
 
@@ -151,10 +151,8 @@ class _Publisher:
             self.state.put(analysis_id, "")  # its id, should this be cut short
         if show:
             ablation = ablation_table(self.runs, compared, self.results_dir)
-            headroom = load_headroom(self.results_dir, self.runs)
-            sentences = verdict_sentences(
-                compared, compare_controls(self.runs, refused={}), headroom and headroom["summary"]
-            )
+            controls = compare_controls(self.runs, refused={})
+            sentences = conclusion(self.results_dir, self.runs, compared, controls)
             varied = axes(ablation)
             if due:
                 self._publish_analysis(
