@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "c3po_bench"
 LEVELS = (
+    ("masking",),
     ("__init__", "errors"),
     ("config",),  # dataclasses: each room's options are a file of their own, which knows no other room
     ("contract", "registry", "explain"),
