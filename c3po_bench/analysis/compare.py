@@ -40,6 +40,7 @@ def compare(
     draws: int = statistics.DRAWS,
     seed: int = 0,
     refused: dict[str, str] | None = None,
+    against: str = BASE,
 ) -> pd.DataFrame:
     """Compare every run with the base run of the same comparison key, paired on (task, doc_id, doc_hash).
 
@@ -58,9 +59,10 @@ def compare(
         draws: sign flips.
         seed: of the flips.
         refused: where given, runs that cannot be compared are left out, and their reasons put here by run id.
+        against: an arm or a run id; differences are then to that run instead of the base.
 
     Raises:
-        UserError: without `refused`, where a run's data, prompts or scoring differ from its base's.
+        UserError: where no run is `against`, or several may be meant; without `refused`, where a run's data, prompts or scoring differ from its base's.
     """
     partners, labels = Partners(runs), run_labels(runs)
     arms = [run.arm for run in runs]
@@ -69,7 +71,7 @@ def compare(
     rows: list[dict[str, Any]] = []
     for run in runs:
         with _refusal(refused, run.run_id):
-            scores, base = load_scores(run), partners.base(run)
+            scores, base = load_scores(run), partners.against(run, against)
             if base.run_id not in base_scores:
                 base_scores[base.run_id] = load_scores(base)
             others = base_scores[base.run_id]

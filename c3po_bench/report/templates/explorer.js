@@ -28,10 +28,14 @@ const setUpExplorer = async () => {
     if (ours === null || theirs === null) {
       return index.predictions[ours === null ? arm : base][item] === null ? "unanswered" : "unjudged";
     }
+    const scope = meta.scopes[index.items[item][0]];
+    if (scope === "in") return ours >= 0.5 ? "follows" : ours <= -0.5 ? "against" : "quiet";
+    if (scope) return Math.abs(ours) >= 0.5 ? "leaks" : "tight";
     return ours > theirs ? "fixed" : ours < theirs ? "broken" : "same";
   };
-  const NAMES = { fixed: "fixed", broken: "broken", same: "unchanged", unanswered: "not answered", unjudged: "not judged" };
-  const badge = (kind) => el("span", { class: "badge " + (kind === "fixed" || kind === "broken" ? kind : "plain") }, NAMES[kind]);
+  const CHANGED = ["fixed", "broken", "follows", "against", "leaks"];
+  const NAMES = { follows: "follows", against: "goes against it", quiet: "does not follow", leaks: "leaks", tight: "no leak", fixed: "fixed", broken: "broken", same: "unchanged", unanswered: "not answered", unjudged: "not judged" };
+  const badge = (kind) => el("span", { class: "badge " + (CHANGED.includes(kind) ? kind : "plain") }, NAMES[kind]);
 
   const filter = () => {
     const [arm, base] = chosen();
@@ -41,7 +45,7 @@ const setUpExplorer = async () => {
     index.items.forEach((item, i) => {
       if (task !== "" && item[0] !== Number(task)) return;
       const is = kindOf(i, arm, base);
-      if (kind === "changed" ? is !== "fixed" && is !== "broken" : kind !== "all" && is !== kind) return;
+      if (kind === "changed" ? !CHANGED.includes(is) : kind !== "all" && is !== kind) return;
       if (!sought.every((word) => words[i].includes(word))) return;
       state.found.push(i);
     });
