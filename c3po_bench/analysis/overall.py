@@ -90,7 +90,9 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
                 row |= {"gap": gap["difference"], "gap_low": gap["diff_low"], "gap_high": gap["diff_high"]}
                 row |= {"gap_p": gap["p"], "gap_p_holm": gap["p_holm"]}
                 row["to"] = next((display_name(r) for r in others if to in (r["run_id"], r["arm"])), to)
-    numbers = [f"{name}{end}" for name, *_ in ARM_MEASURES for end in ("", "_low", "_high", "_p_holm", "_sign")]
+    numbers = [
+        f"{name}{end}" for name, *_ in ARM_MEASURES for end in ("", "_low", "_high", "_p_holm", "_sign")
+    ]
     texts = [f"{WORDS[scope]}_count" for scope in PLACES]
     names = ["arm", "title", "role", "label", "run_id", "n", "over", *numbers, *texts, "to", "gap"]
     return pd.DataFrame(ordered, columns=[*names, "gap_low", "gap_high", "gap_p", "gap_p_holm"])

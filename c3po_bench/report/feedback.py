@@ -65,7 +65,9 @@ def _measure(row: dict[str, Any], name: str) -> Cell:
     text = f"{100 * value:.0f}%" if share else f"{value:.{digits}f}"
     interval = ""
     if known(low) and low != high:
-        interval = f"[{100 * low:.0f}, {100 * high:.0f}]" if share else f"[{low:.{digits}f}, {high:.{digits}f}]"
+        interval = (
+            f"[{100 * low:.0f}, {100 * high:.0f}]" if share else f"[{low:.{digits}f}, {high:.{digits}f}]"
+        )
     sign = row.get(f"{name}_sign") or 0
     tone = ""
     if name.startswith("leaks"):  # a leak is never good news; count it, too
@@ -145,7 +147,8 @@ def figures(arms: pd.DataFrame) -> list[Figure]:
         "it; base has 0.5. Bars are 95% intervals, across those of the mean of near and out of scope."
     )
     listed = [
-        f"{p['arm']}: S overall {p['overall']:.2f}, follows {p['follows']:.0%}, leaks {p['leaks']:.0%}" for p in points
+        f"{p['arm']}: S overall {p['overall']:.2f}, follows {p['follows']:.0%}, leaks {p['leaks']:.0%}"
+        for p in points
     ]
     words = f"{heading}, by arm. {'; '.join(listed)}."
     return [Figure("feedback", "feedback", heading, caption, words, chart, key_of(spots) if few else ())]
@@ -168,6 +171,10 @@ def _lines(bottom: float, right: float, x: alt.X, y: alt.Y) -> list[alt.Chart]:
             height = 2 * overall - 1
             line = {"leaks": begin, "follows": height + begin, "end": end, "top": height + end}
             ends.append(line | {"name": f"S {overall:g}"})
-    lines = chart_of(ends).mark_rule(strokeDash=[3, 4], opacity=0.45).encode(x, y, alt.X2("end:Q"), alt.Y2("top:Q"))
+    lines = (
+        chart_of(ends)
+        .mark_rule(strokeDash=[3, 4], opacity=0.45)
+        .encode(x, y, alt.X2("end:Q"), alt.Y2("top:Q"))
+    )
     names = chart_of(ends).mark_text(align="right", dx=-2, dy=9, opacity=0.75, fontSize=11)
     return [lines, names.encode(alt.X("end:Q"), alt.Y("top:Q"), text="name:N")]

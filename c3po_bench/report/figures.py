@@ -22,6 +22,7 @@ from c3po_bench.report.marks import (
     BARS,
     FIT,
     NAMED,
+    WIDE,
     Figure,
     chart_of,
     key_of,
@@ -88,7 +89,9 @@ def effects(points: list[dict[str, Any]], to: str = "base") -> Figure:
             name = point["arm"] + HEADING + str(tasks.index(task)) * (len(tasks) > 1)
             order.append(name)
             lines.append(point | {"line": name})
-    shown_name = f"split(datum.label, '{HEADING}')[0] || split(datum.label, '{HEADING}')[1]"
+    whole = f"(split(datum.label, '{HEADING}')[0] || split(datum.label, '{HEADING}')[1])"
+    broken = f"split(replace({whole}, regexp('^(.{{5,17}}) (.*)$'), '$1\\n$2'), '\\n')"
+    shown_name = f"{WIDE} || length({whole}) < 18 ? {whole} : {broken}"  # on a phone in two lines
     bold: Any = {
         "condition": {"test": f"datum.value[0] == '{HEADING}'", "value": "bold"},
         "value": "normal",
@@ -109,7 +112,7 @@ def effects(points: list[dict[str, Any]], to: str = "base") -> Figure:
         alt.X("difference:Q"), y, color, shape, tooltip=tooltip
     )
     chart = alt.layer(zero("x"), bars, marks).properties(
-        width="container", height=len(order) * 24, autosize=FIT
+        width="container", height=len(order) * 26, autosize=FIT
     )
     heading = f"Difference to {to}, item by item"
     caption = f"{heading}. {BARS}"
@@ -169,7 +172,12 @@ class Quantity:
 
 
 GAIN = Quantity(
-    ("difference", "diff_low", "diff_high"), 100, 0.0, "+.1f", "difference to base, points", "Difference to base"
+    ("difference", "diff_low", "diff_high"),
+    100,
+    0.0,
+    "+.1f",
+    "difference to base, points",
+    "Difference to base",
 )
 OVERALL = Quantity(
     ("s_overall", "s_overall_low", "s_overall_high"), 1, 0.5, ".2f", "S_overall (0.5: as base)", "S_overall"

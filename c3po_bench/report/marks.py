@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import altair as alt
 
-from c3po_bench.analysis.arms import BASE, METHODS
+from c3po_bench.analysis.arms import METHODS
 
 alt.data_transformers.disable_max_rows()
-WIDE = "width >= 420"  # names would lie over each other on a phone: points have numbers there, and a key below
+WIDE = (
+    "width >= 420"  # names would lie over each other on a phone: points have numbers there, and a key below
+)
 NAMED = 20
 """Arms up to which a chart of points names each."""
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
@@ -121,21 +123,13 @@ def named(base: alt.Chart, x: alt.X, y: alt.Y, layers: list[alt.Chart]) -> list[
     leaders = base.mark_rule(strokeWidth=0.75).encode(
         x, y, alt.X2("name_x:Q"), alt.Y2("name_y:Q"), opacity=faint
     )
-    texts = []
-    for text, at in (("arm:N", (1, 0)), ("number:N", (0, 1))):
-        visible = alt.condition(WIDE, *map(alt.value, at))
-        mark = base.mark_text(align="left", dx=2, limit=220)
-        texts.append(
-            mark.encode(alt.X("name_x:Q"), alt.Y("name_y:Q"), text=text, opacity=visible)
-        )
-    return [leaders, *layers, *texts]
+    text = base.transform_calculate(name=f"{WIDE} ? datum.arm : datum.number")
+    names = text.mark_text(align="left", dx=2, limit=220).encode(
+        alt.X("name_x:Q"), alt.Y("name_y:Q"), text="name:N"
+    )
+    return [leaders, *layers, names]
 
 
 def key_of(points: list[dict[str, Any]]) -> tuple[str, ...]:
     """What the numbers of `placed` points stand for, in their order."""
     return tuple(point["arm"] for point in points)
-
-
-def is_base(row: dict[str, Any]) -> bool:
-    """Whether a row is of the base model as it is."""
-    return row["arm"] == BASE

@@ -123,7 +123,8 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
         difference = Cell(gap, row["difference"], interval, "" if note(row, "outdated") else tone)
     if known(row["p"]):
         test = " ‡" if row["test"] == "sign-flip" else ""
-        p = Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}")
+        holm = f"Holm {p_text(row['p_holm'])}" if known(row["p_holm"]) else ""
+        p = Cell(p_text(row["p"]) + test, row["p"], holm)
     if known(row["fixed"]):
         changed = Cell(f"{row['fixed']} / {row['broken']}", int(row["fixed"]) - int(row["broken"]))
     seconds, flops = row["seconds_per_item"], row["flops_per_item"]
