@@ -119,6 +119,7 @@ def write_report(
     labels = {row["run_id"]: row["label"] for row in records(rows)}
     seconds = {row["run_id"]: row["seconds_per_item"] for row in records(selection.rows)}
     columns, cells = tables.without_empty(tables.COLUMNS, tables.comparison_rows(rows, controls))
+    best = tables.without_empty(tables.BEST_COLUMNS, tables.best_rows(to_base, controls, arms))
     feedback_cells: tuple[list[tables.Column], list[tables.Row]] = ([], [])
     if scoped:
         feedback_cells = tables.without_empty(feedback.columns(told), feedback.rows(told, seconds))
@@ -145,8 +146,8 @@ def write_report(
         judge_rows=tables.judge_rows(judges),
         feedback_columns=feedback_cells[0],
         feedback_rows=feedback_cells[1],
-        best_columns=tables.BEST_COLUMNS,
-        best_rows=tables.best_rows(to_base, controls, arms),
+        best_columns=best[0],
+        best_rows=best[1],
         has_ablation=bool(varied),
         ablation_note=tables.ablation_note(ablation, varied),
         json_blocks=[(f"data-{name}", page.embed(data)) for name, data in blocks.items()],

@@ -14,7 +14,18 @@ import pandas as pd
 from c3po_bench.analysis.arms import BASE, display_name, settings_text
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.verdict import amount, p_text
-from c3po_bench.report.marks import FIT, NAMED, Figure, chart_of, key_of, named, placed, role_of, role_scales
+from c3po_bench.report.marks import (
+    FIT,
+    NAMED,
+    Figure,
+    chart_of,
+    key_of,
+    long_names,
+    named,
+    placed,
+    role_of,
+    role_scales,
+)
 from c3po_bench.report.tables import Cell, Column, Row, columns_named
 
 TITLES = {
@@ -35,9 +46,11 @@ LINES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 def columns(arms: pd.DataFrame) -> list[Column]:
     """The columns of the table of feedback arms."""
-    to = next((row["to"] for row in records(arms) if note(row, "to")), "")
+    to: str = next((row["to"] for row in records(arms) if note(row, "to")), "")
     names = [title for name, title in TITLES.items() if name not in OPTIONAL]
-    made = columns_named(["Arm"], [*names[:1], f"To {to}" if to else "To the best", *names[1:], "s/item"])
+    made = columns_named(
+        ["Arm"], [*names[:1], f"To {to}" if 0 < len(to) < 24 else "To the best", *names[1:], "s/item"]
+    )
     return made + [Column(TITLES[name], optional=True) for name in OPTIONAL]
 
 
@@ -136,8 +149,9 @@ def figures(arms: pd.DataFrame) -> list[Figure]:
     )
     marks = base.mark_point(filled=True, size=100, opacity=1).encode(x, y, color, shape, tooltip=tooltip)
     layers, few = [across, upright, marks], len(points) <= NAMED
+    numbered = few and long_names(points)
     if few:
-        layers = named(base, x, y, layers)
+        layers = named(base, x, y, layers, numbered)
     chart = alt.layer(*_lines(bottom, right, x, y), *layers).properties(
         width="container", height=380, autosize=FIT
     )
@@ -151,7 +165,9 @@ def figures(arms: pd.DataFrame) -> list[Figure]:
         for p in points
     ]
     words = f"{heading}, by arm. {'; '.join(listed)}."
-    return [Figure("feedback", "feedback", heading, caption, words, chart, key_of(spots) if few else ())]
+    return [
+        Figure("feedback", "feedback", heading, caption, words, chart, key_of(spots) if few else (), numbered)
+    ]
 
 
 def _mean(row: dict[str, Any], end: str) -> float:

@@ -26,6 +26,7 @@ from c3po_bench.report.marks import (
     Figure,
     chart_of,
     key_of,
+    long_names,
     named,
     placed,
     role_of,
@@ -144,14 +145,15 @@ def cost(points: list[dict[str, Any]], to: str = "base") -> Figure:
         x, alt.Y("difference:Q"), color, shape, tooltip=tooltip
     )
     layers, few = [bars, marks], len(points) <= NAMED
+    numbered = few and long_names(points)
     if few:
-        layers = named(base, x, alt.Y("difference:Q"), layers)
+        layers = named(base, x, alt.Y("difference:Q"), layers, numbered)
     chart = alt.layer(zero("y"), *layers).properties(width="container", height=300, autosize=FIT)
     heading = "Cost against gain"
     caption = f"{heading}: up and to the left is better. {BARS}"
     listed = [f"{p['arm']}: {p['difference']:+.1f} points at {p['seconds']:.2g} s" for p in points[:40]]
     words = f"{heading}, by arm. {'; '.join(listed)}."
-    return Figure("cost", "cost", heading, caption, words, chart, key_of(spots) if few else ())
+    return Figure("cost", "cost", heading, caption, words, chart, key_of(spots) if few else (), numbered)
 
 
 @dataclass(frozen=True)

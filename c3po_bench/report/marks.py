@@ -18,6 +18,7 @@ alt.data_transformers.disable_max_rows()
 WIDE = (
     "width >= 420"  # names would lie over each other on a phone: points have numbers there, and a key below
 )
+LONG = 26  # letters of a name from which points have numbers at any width
 NAMED = 20
 """Arms up to which a chart of points names each."""
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
@@ -42,6 +43,7 @@ class Figure:
     alt: str
     chart: alt.Chart | alt.LayerChart | alt.FacetChart
     key: tuple[str, ...] = ()
+    numbered: bool = False  # whether points have numbers at any width, because their names are long
 
     def spec(self, width: int = 0) -> dict[str, Any]:
         """The Vega-Lite specification; where `width` is given, of a picture about so many pixels wide."""
@@ -104,7 +106,8 @@ def placed(
     taken = [(x - across / 100, x + across / 100, point[height]) for x, point in ordered]
     rows = []
     for number, (x, point) in enumerate(ordered, start=1):
-        begin, end = x + across / 50, x + across / 50 + min(36, len(point["arm"])) * across / 80
+        letters = 2 if long_names(points) else len(point["arm"])
+        begin, end = x + across / 50, x + across / 50 + letters * across / 80
         levels = [point[height] + line * (n + 0.4) for n in sorted(range(-NAMED, NAMED), key=abs)]
         free = (
             y
@@ -117,13 +120,18 @@ def placed(
     return rows
 
 
-def named(base: alt.Chart, x: alt.X, y: alt.Y, layers: list[alt.Chart]) -> list[alt.Chart]:
-    """`layers` with the names of `placed` points and lines that lead to them; on a narrow chart their numbers."""
+def long_names(points: list[dict[str, Any]]) -> bool:
+    """Whether some name is too long to stand beside its point."""
+    return any(len(point["arm"]) > LONG for point in points)
+
+
+def named(base: alt.Chart, x: alt.X, y: alt.Y, layers: list[alt.Chart], numbered: bool) -> list[alt.Chart]:
+    """`layers` with the names of `placed` points and lines that lead to them; numbers if `numbered` or it is narrow."""
     faint = alt.condition(WIDE, alt.value(0.6), alt.value(0))
     leaders = base.mark_rule(strokeWidth=0.75).encode(
         x, y, alt.X2("name_x:Q"), alt.Y2("name_y:Q"), opacity=faint
     )
-    text = base.transform_calculate(name=f"{WIDE} ? datum.arm : datum.number")
+    text = base.transform_calculate(name="datum.number" if numbered else f"{WIDE} ? datum.arm : datum.number")
     names = text.mark_text(align="left", dx=2, limit=220).encode(
         alt.X("name_x:Q"), alt.Y("name_y:Q"), text="name:N"
     )
