@@ -23,7 +23,7 @@ LEVELS = (
     ("evaluate",),
     ("launch",),
     ("perf", "makers"),
-    ("cli", "compare", "doctor", "export", "headroom", "power", "publish", "sweep", "verify"),
+    ("ask", "cli", "compare", "doctor", "export", "headroom", "power", "publish", "sweep", "verify"),
     ("__main__",),
 )
 """Rooms from the bottom up: a room imports rooms of lower levels, and itself."""
