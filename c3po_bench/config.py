@@ -121,6 +121,10 @@ class Config:
     limit: int | None = option(None, "first N items of each task; null = all", least=1)
     shard: str | None = option(None, "i/n: only the i-th of n shares of the items (1-based)")
     seed: int = option(0, "seed of everything that draws", least=0)
+    seeds: list[int] = option(
+        [],
+        "training seeds: arms that train run once for each, and stand in tables as one row; empty: `seed` alone",
+    )
     threads: int | None = option(
         None, "torch threads; null = as many as torch likes", least=1, most=MOST_THREADS
     )
@@ -160,6 +164,8 @@ def check_ranges(cfg: Config) -> None:
         check_number(key, attrgetter(key)(cfg), **bounds)
     if cfg.seed >= 2**32:
         raise UserError(f"seed={cfg.seed}: must be below 2**32, numpy's largest")
+    if len(set(cfg.seeds)) < len(cfg.seeds) or any(not 0 <= seed < 2**32 for seed in cfg.seeds):
+        raise UserError(f"seeds={cfg.seeds}: each once, from 0 to 2**32 - 1")
     if "/" in cfg.name or "\\" in cfg.name or cfg.name in ("", ".", ".."):
         raise UserError(f"name={cfg.name}: is a name, not a path; results_dir says where results go")
     if cfg.analysis.primary and cfg.analysis.primary.partition(":")[0] not in cfg.arms:

@@ -13,17 +13,20 @@ from rich.text import Text
 
 from c3po_bench.analysis.ablation import axes, shown
 from c3po_bench.analysis.arms import REPEAT, display_name
-from c3po_bench.analysis.compare import compare, compare_controls, options_of
+from c3po_bench.analysis.compare import compare, compare_controls, options_of, trained_on_seeds
 from c3po_bench.analysis.footing import studies_note
 from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, note, records
 from c3po_bench.analysis.gold import LOST, gold_text
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
-from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
+from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, gap_bracket, p_text, verdict
 from c3po_bench.store.reader import Run, load_experiments
 
 OVER = "intervals are 95% over items"
 OVER_CLUSTERS = "§ over groups of items that share a source, by t"
+OVER_SEEDS = (
+    "¶ over training seeds, by t (of two seeds each one's difference); their fixed and broken are summed"
+)
 NO_VARIANCE = "° no variance: bounds by the rule of three"
 Distance = Callable[[Sequence[Sequence[float]], Sequence[int], str], float]
 
@@ -36,13 +39,14 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
         results_dir: its store.
         distance: see `measures.share_recovered`; asked where the planted testbed's optimum was run.
     """
-    frame = compare(runs, **options_of(results_dir))
+    seeds = trained_on_seeds(results_dir)
+    frame = compare(runs, **options_of(results_dir), one_row=seeds)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(console_table(frame))
     if any(run.arm == "planted_optimum" for run in runs):
         console.print(gap_table(share_recovered(runs, distance)))
     if any(frame["scope"]):
-        console.print(feedback_table(runs))
+        console.print(feedback_table(runs, one_row=seeds))
         if len(judges := judge_measures(runs, newest_labels(results_dir))):
             console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
@@ -89,6 +93,7 @@ def console_table(frame: pd.DataFrame) -> Table:
         (hidden, f"{hidden} tasks of these benchmarks one by one: in the report"),
         (True, OVER),
         (any("clusters" in row["over"] for row in rows), OVER_CLUSTERS),
+        (any(row["over"] == "seeds" for row in rows), OVER_SEEDS),
     ]
     numbers = ["n", "accuracy", "95% interval", "difference", "95% paired", "p", "fixed/broken"]
     if golden := any(known(row.get("gold_difference")) for row in rows):
@@ -126,15 +131,15 @@ def cells(row: dict[str, Any], golden: bool = False) -> list[str]:
     """
     compared, tested = known(row["difference"]), known(row["p"])
     star = "*" if tested and direction(row) else ""
-    shared = " §" if "clusters" in row["over"] else ""
+    shared = " §" if "clusters" in row["over"] else " ¶" if row["over"] == "seeds" else ""
     kind = " ‡" if row["test"] == "sign-flip" else ""
     return [
         row["label"] + (" †" if row["prompt_differs"] else ""),
         str(row["n"]),
         f"{row['accuracy'] * 100:.1f}%" + (" ~" if note(row, "no_verdict") else ""),
-        bracket(row["low"], row["high"]),
+        bracket(row["low"], row["high"]) if row["over"] != "seeds" or known(row["low"]) else "",
         f"{row['difference'] * 100:+.1f}" if compared else "",
-        bracket(row["diff_low"], row["diff_high"]) + shared if compared else "",
+        gap_bracket(row) + shared if compared else "",
         f"{p_text(row['p'])}{star}{kind}" if tested else "",
         f"{row['fixed']}/{row['broken']}" if tested else "",
         *([gold_text(row) if compared else ""] if golden else []),
@@ -155,10 +160,10 @@ def live_line(run: Run, base: Run) -> str:
     return f"{row['label']} against base{where}: {row['difference'] * 100:+.1f} points {interval}, {changed}"
 
 
-def feedback_table(runs: Sequence[Run]) -> Table:
-    """The measures of feedback arms: a row an arm and scope, intervals at 95%."""
+def feedback_table(runs: Sequence[Run], one_row: bool = False) -> Table:
+    """The measures of feedback arms: a row an arm and scope, intervals at 95%; training seeds as one with `one_row`."""
     columns = ("S", "drift", "similarity", "repetition", "broken", "length")
-    measured = records(feedback_measures(runs))
+    measured = records(feedback_measures(runs, one_row=one_row))
     table = _table(["arm", "scope"], columns, caption=feedback_note(measured))
     rows: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}  # by run, scope and measure
     for row in measured:
