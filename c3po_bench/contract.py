@@ -179,6 +179,11 @@ class ArmRow:
     other_batches: bool = False
     version: int = 1
 
+    @property
+    def trains(self) -> bool:
+        """Whether the arm trains weights, so that a training seed decides its answers."""
+        return self.builds == "recipe" or self.references == "training"
+
     def visible(self, item: Item) -> Item:
         """What the arm may see of an evaluated item: all but its label, unless the row declares that it reads labels."""
         return item if self.reads_labels else replace(item, gold=None)

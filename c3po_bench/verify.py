@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from c3po_bench.analysis.compare import compare, compare_controls, options_of
+from c3po_bench.analysis.compare import compare, compare_controls, options_of, trained_on_seeds
 from c3po_bench.analysis.gold import gold_probability
 from c3po_bench.analysis.overall import conclusion
 from c3po_bench.analysis.study import check as check_study
@@ -203,7 +203,7 @@ def _aggregates(run: Run, rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def _check_tables(folder: Path, runs: Sequence[Run], findings: Findings) -> None:
     """The published tables, or the report's; and the verdict."""
-    options, refused = options_of(folder), dict[str, str]()
+    options, refused = options_of(folder) | {"one_row": trained_on_seeds(folder)}, dict[str, str]()
     compared, controls = compare(runs, **options, refused=refused), compare_controls(runs, refused=refused)
     if (folder / "comparison.csv").exists():
         try:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.arms import BASE, REPEAT, display_name
+from c3po_bench.analysis.compare import trained_on_seeds
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.verdict import direction, p_text, verdict_sentences
@@ -31,8 +32,9 @@ def conclusion(
         controls: `compare_controls` of them.
     """
     headroom = load_headroom(results_dir, runs)
+    seeds = trained_on_seeds(results_dir)
     about = {row["run_id"] for row in records(compared) if row["scope"] and not note(row, "outdated")}
-    feedback = overall_sentences([run for run in runs if run.run_id in about]) if about else []
+    feedback = overall_sentences([run for run in runs if run.run_id in about], seeds) if about else []
     return verdict_sentences(compared, controls, headroom and headroom["summary"], feedback)
 
 
@@ -55,21 +57,25 @@ def count_leaks(run: Run) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def overall_sentences(runs: Sequence[Run], draws: int = 10_000) -> list[str]:
+def overall_sentences(runs: Sequence[Run], seeds: bool = False, draws: int = 10_000) -> list[str]:
     """A sentence for each feedback arm, the best S_overall first; nothing where no arm has one.
 
     The best is told from the others by their paired difference in S_overall, corrected for their number.
 
     Args:
         runs: of one store.
+        seeds: whether the runs of an arm are its training seeds. They have one sentence, and arms are not tested
+            against each other.
         draws: sign flips of the tests.
     """
     tuned = [run for run in runs if run.arm not in (BASE, REPEAT)]
-    own = scores_of(feedback_measures(runs, draws=draws))
+    own = scores_of(feedback_measures(runs, draws=draws, one_row=seeds))
     named = {run.run_id: run for run in tuned if "overall" in own.get(run.run_id, {})}
     if not named:
         return []
     ordered = sorted(named, key=lambda name: -own[name]["overall"]["mean"])
+    if seeds:
+        return [_over_seeds(own[name]) for name in ordered]
     best, *others = ordered
     apart = (
         scores_of(feedback_measures([named[name] for name in ordered], best, draws=draws)) if others else {}
@@ -98,6 +104,12 @@ def overall_sentences(runs: Sequence[Run], draws: int = 10_000) -> list[str]:
     if left := len(others) - len(others[: MOST - 1]):
         sentences.append(f"{left} more have a lower S_overall.")
     return sentences
+
+
+def _over_seeds(scopes: dict[str, dict[str, Any]]) -> str:
+    parts = ", ".join(f"S_{scope} {_score(scopes[scope])}" for scope in ("in", *PLACES) if scope in scopes)
+    overall = scopes["overall"]
+    return f"{_upper(display_name(overall))} has S_overall {_score(overall)} over {overall['over']} ({parts}); base has 0.50."
 
 
 def _score(row: dict[str, Any]) -> str:

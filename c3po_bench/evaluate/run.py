@@ -60,22 +60,22 @@ def run_arms(cfg: Config) -> list[Run]:
         backend = open_backend(cfg)
     tasks = backend.tasks
     shared = shared_identity(cfg, tasks, backend)
-    done: dict[str, Run] = {}
+    done: dict[int, Run] = {}  # by place among the arms: one that trains may run with several seeds
     # all first: bad options of the last one are refused before anything is scored
     arms = list(backend.arms())
     waiting = []
     check = cache(partial(check_items, cfg, tasks, backend))
-    for arm in arms:
+    for place, arm in enumerate(arms):
         try:
-            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
+            done[place] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
         except LockHeld:
             log.info("%s: another process is on it, the other arms first", arm.row.name)
-            waiting.append(arm)
+            waiting.append(place)
             continue
         show_newest(cfg, list(done.values()), tasks)
-    for arm in waiting:
-        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check=check)
-    runs = [done[arm.row.name] for arm in arms]
+    for place in waiting:
+        done[place] = run_arm(cfg, arms[place], tasks, backend, shared, check=check)
+    runs = [done[place] for place in range(len(arms))]
     backend.close()
     if ranks.rank() == 0:
         record_experiment(cfg, runs)
@@ -322,7 +322,7 @@ def record_arm(
         "model_hash": backend.model_hash,
         "data_hashes": shared["data"],
         "identity": identity,
-        "seeds": {"seed": cfg.seed},
+        "seeds": {"seed": cfg.seed, "training": training_seed(cfg, arm)},
         "hardware": provenance.hardware(),
         "remote_code": False,
         "checksums": {samples.name: file_checksum(samples)},
@@ -334,6 +334,11 @@ def record_arm(
     write_sealed(folder / "result.json", result)
     seconds = totals["seconds"]
     log.info("%s: %d items, %.3f correct, %.0f s", arm.row.name, len(rows), mean_correct(rows), seconds)
+
+
+def training_seed(cfg: Config, arm: Arm) -> int:
+    """The seed that an arm trains with: one of `seeds`, of arms that train; of all others the experiment's."""
+    return getattr(arm, "seed", cfg.seed)
 
 
 def mean_correct(rows: list[dict[str, Any]]) -> float:
@@ -383,7 +388,7 @@ def make_result(
         "groups": tasks.groups,
         "comparison_key": content_hash(shared),
         "limit": cfg.limit,
-        "seed": cfg.seed,
+        "seed": training_seed(cfg, arm),
         "scoring": shared["scoring"],
         "versions": {"arm": arm.row.version, **shared["versions"]},
         "metrics": metrics,

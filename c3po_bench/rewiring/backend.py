@@ -71,7 +71,11 @@ class RewiringBackend(Workbench):
         for name in dict.fromkeys(["base", *self.cfg.arms]):
             row = arms.ARMS[name]
             if row.builds == "arm" and row.role != "base":
-                yield load(row.factory)(self, row, **arms.options(self.cfg, row))
+                for seed in (self.cfg.seeds if row.trains else ()) or [self.cfg.seed]:
+                    arm = load(row.factory)(self, row, **arms.options(self.cfg, row))
+                    if row.trains:
+                        arm.seed = seed
+                    yield arm
             else:
                 yield RewiringArm(self, row)
 
