@@ -117,12 +117,14 @@ class Report:
         curves: means by step.
         notes: for a reader of the numbers.
         movement: how far it moved pathways (`store.schema.Movement`); empty where it moved none.
+        tuning: what was chosen on held-out references (`store.schema.Tuning`); empty where nothing was.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     movement: dict[str, Any] = field(default_factory=dict)
+    tuning: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def compare(
                 )
             common = columns_of(run) | cost_columns(run) | movement_columns(run)
             common |= {"label": labels[run.run_id], "run_id": run.run_id}
+            common |= {"tuning_edges": ", ".join(run.result.get("tuning", {}).get("edges", ()))}
             common |= {name: run.result[name] for name in ("backend", "model")}
             common |= {"base_run_id": base.run_id, "prompt_differs": prompt_differs(run)}
             common |= {"outdated": outdated_of(run, base)}

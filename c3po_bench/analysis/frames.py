@@ -70,6 +70,7 @@ COLUMNS = {
     "flops_per_item": "float64",
     "prompt_differs": "bool",
     "moved": "float64",  # of rewiring arms: share of the routing weight moved, total variation
+    "tuning_edges": "str",  # choices on held-out references at the edge of what was tried
     "natural_spread": "float64",  # the same between the original pathways of two items of one task
 }
 CONTROL_COLUMNS = {

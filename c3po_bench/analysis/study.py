@@ -32,7 +32,7 @@ KEPT += ("gold", "loglikelihoods", "p_gold", "neighbors", "losses", "pathway_cha
 FILES = {"samples.jsonl", "provenance.json", "result.json"}  # of each run
 TABLES = ("comparison.csv", "controls.csv", "feedback.csv", "judges.csv")
 FACTS = ["title", "role", "change", "not_due_to"]  # of arms: they stand in each run's result
-MOVED = ["moved", "natural_spread"]  # as does this
+MOVED = ["moved", "natural_spread", "tuning_edges"]  # as does this
 DIGITS = 6
 
 

@@ -143,6 +143,12 @@ def _accuracy(
     sentences += _rest([direction(row) for row in left], BASE_REST)
     told = [row for row in methods if row["role"] == "method"][:MOST]
     sentences += movement_sentences(told, display_name)
+    sentences += [
+        f"The choice for {display_name(row)} on held-out references lies at the edge of what was tried: "
+        f"{row['tuning_edges']}. A wider search might find a better one."
+        for row in rows
+        if known(row["tuning_edges"]) and row["tuning_edges"]
+    ][:MOST]
     ceilings = [row for row in compared if row["role"] == "ceiling"][:MANY]
     sentences += [
         f"The ceiling, {display_name(row)}, which may see the answer: {_signed(row)}." for row in ceilings

@@ -403,7 +403,8 @@ def make_result(
         "curves": curves,
         "notes": [*tasks.notes, *report.notes, *totals["notes"]],
     }
-    return result | ({"movement": report.movement} if report.movement else {})
+    more = {"movement": report.movement, "tuning": report.tuning}
+    return result | {name: value for name, value in more.items() if value}
 
 
 def record_experiment(cfg: Config, runs: list[Run]) -> None:

@@ -58,7 +58,9 @@ class Headroom:
         self.backend, self.routes, self.meter = backend, routes, Meter()
         cfg = backend.cfg
         self.engine, self.family, self.seed = backend.engine, backend.engine.family, cfg.seed
-        self.method: MethodConfig = cfg.method if cfg.method.tune == "none" else backend.tuning.method
+        self.method: MethodConfig = cfg.method
+        if cfg.method.tune != "none":
+            self.method = backend.tuning(ARMS[ORACLE]).method(cfg.method)
         renormalised = self.family.renormalise or self.method.preserve_total_weight
         self.rules = RULES[:1] if renormalised else RULES
         # arms that know a good route of the items that they were made for
