@@ -97,7 +97,9 @@ def test_feedback_arms_leave_the_base_model_bit_equal(moe: Path, tmp_path: Path)
 
 def test_rewiring_after_tuning_leaves_both_models_bit_equal(moe: Path, tmp_path: Path):
     """The base model, and the one that the adapter is merged into, which every method shares."""
-    cfg = config(moe, tmp_path, ["base", "c3po", *(f"c3po_then_{name}" for name in REWIRED)])
+    cfg = config(
+        moe, tmp_path, ["base", "c3po", *(f"c3po_then_{name}" for name in REWIRED if name != "base_again")]
+    )
     cfg.tasks, cfg.limit, cfg.arm_options, cfg.method.steps = ["facts_capitals"], 1, TRAINED, 2
     merged = None
     for backend, arm, bare in arms_run(cfg):
