@@ -10,9 +10,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from c3po_bench import __version__
+from c3po_bench.analysis.config import POOLED
 from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, unknown
 from c3po_bench.evaluate.chunks import make_chunks, other_size
 from c3po_bench.evaluate.record import make_result, mean_correct, record_experiment, store_dir, training_seed
 from c3po_bench.registry import Registry, import_plugins
@@ -59,6 +60,7 @@ def run_arms(cfg: Config) -> list[Run]:
     with rare_collections():
         backend = open_backend(cfg)
     tasks = backend.tasks
+    check_primary(cfg, tasks)
     shared = shared_identity(cfg, tasks, backend)
     done: dict[int, Run] = {}  # by place among the arms: one that trains may run with several seeds
     # all first: bad options of the last one are refused before anything is scored
@@ -81,6 +83,15 @@ def run_arms(cfg: Config) -> list[Run]:
         record_experiment(cfg, runs)
         publish(cfg)
     return runs
+
+
+def check_primary(cfg: Config, tasks: TaskSet) -> None:
+    """Refuse a primary comparison on a task that is not evaluated: it would be corrected like all others, unsaid."""
+    task = (cfg.analysis.primary or "").partition(":")[2]
+    benchmarks = [Path(name).stem if name.endswith((".yaml", ".yml")) else name for name in tasks.groups]
+    names = list(dict.fromkeys([*benchmarks, *tasks.configs, POOLED]))
+    if task and task not in names:
+        raise unknown("task in analysis.primary", task, names)
 
 
 def show_newest(cfg: Config, runs: list[Run], tasks: TaskSet) -> None:
