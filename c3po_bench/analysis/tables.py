@@ -20,8 +20,7 @@ from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, sh
 from c3po_bench.analysis.movement import movement_rows
 from c3po_bench.analysis.pairing import run_labels
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
-from c3po_bench.store.headroom import load_headroom
-from c3po_bench.store.reader import Run
+from c3po_bench.store.reader import Run, load_headroom
 
 OVER = "intervals are 95% over items"
 OVER_CLUSTERS = "§ over groups of items that share a source, by t"

@@ -154,6 +154,9 @@ def _rows() -> Iterator[ArmRow]:
         solution="reuse",
     )
     yield replace(control(ngd, "permuted_options"), place=4)
+
+
+def _ceilings_and_baselines() -> Iterator[ArmRow]:
     yield replace(
         solver("ngd", "oracle", "gradient descent on the item's own true label", role="ceiling"),
         name="oracle",
@@ -194,7 +197,7 @@ def _rows() -> Iterator[ArmRow]:
         yield baseline(name, title, about, references="training")
 
 
-ARMS: Registry[ArmRow] = Registry("arm", {row.name: row for row in _rows()})
+ARMS: Registry[ArmRow] = Registry("arm", {row.name: row for row in (*_rows(), *_ceilings_and_baselines())})
 
 
 def method(

@@ -22,8 +22,7 @@ from c3po_bench.analysis.pairing import Partners
 from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
 from c3po_bench.errors import UserError
 from c3po_bench.store.files import write_json, write_text
-from c3po_bench.store.headroom import load_headroom
-from c3po_bench.store.reader import Run, load_experiments, load_runs
+from c3po_bench.store.reader import Run, load_experiments, load_headroom, load_runs
 from c3po_bench.store.records import read_json
 from c3po_bench.tracking import TrackingConfig, tables
 
