@@ -1,5 +1,6 @@
 """`python -m c3po_bench experiment=NAME [key=value ...]`. `--help` is answered before Hydra is imported."""
 
+import os
 import sys
 from contextlib import suppress
 
@@ -47,5 +48,22 @@ def show_help() -> int:
     return 0
 
 
+def fix_hashes() -> None:
+    """Start Python anew with fixed hashes of texts, unless `PYTHONHASHSEED` is set.
+
+    The order of a set of texts depends on them: a task's function that goes through one would ask other things in each
+    run. Jobs and processes that this one starts have the same.
+    """
+    if "PYTHONHASHSEED" not in os.environ and sys.flags.hash_randomization:
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (our own command again)
+
+
+def command() -> int:
+    """Entry point of the installed command and of `python -m c3po_bench`."""
+    fix_hashes()
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

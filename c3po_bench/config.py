@@ -4,16 +4,20 @@ Sections live beside the code that reads them (rewiring/config.py, feedback/conf
 this module puts them together. It imports nothing heavy.
 """
 
+import os
+import sys
 import warnings
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from c3po_bench.analysis.config import AnalysisConfig
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError, check_name, unknown
 from c3po_bench.feedback.config import FeedbackConfig
-from c3po_bench.options import check_finite, check_number, keys, option
+from c3po_bench.masking import holding_secrets
+from c3po_bench.options import A_DAY, MOST, check_finite, check_number, keys, option
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
 
 MODES = ("disabled", "offline", "online")
@@ -61,6 +65,11 @@ class ModelConfig:
         "none, bnb4, bnb8, fp8, mxfp4_dequantized, torchao_int8, hqq4 or quanto8: what weights are made of on "
         "loading; most leave fused experts as they are, and a warning then says what is left",
     )
+    published: dict[str, float] = option(
+        {},
+        "accuracy by task, 0 to 1, that is published for this model, zero-shot by log-likelihood; base is compared with it "
+        "before other arms start, where it is scored so",
+    )
 
 
 @dataclass
@@ -75,7 +84,7 @@ class ScoringConfig:
     """The one scoring rule that all arms share."""
 
     rule: str = option("cloze", "cloze (stock), letters, or length_normalized")
-    num_fewshot: int = option(0, "fixed examples before each question")
+    num_fewshot: int = option(0, "fixed examples before each question", least=0, most=1000)
     permute_options: bool = option(False, "shuffle the order of the options (a control)")
 
 
@@ -87,7 +96,10 @@ class TrackingConfig:
     project: str = option("c3po-bench", "W&B project")
     entity: str | None = option(None, "W&B user or team; null = your default")
     time_limit: float = option(
-        60.0, "seconds that publishing may take at the end of a run; what is left, publish does later"
+        60.0,
+        "seconds that publishing may take at the end of a run; what is left, publish does later",
+        above=0,
+        most=A_DAY,
     )
 
 
@@ -112,15 +124,21 @@ class Config:
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: str = option("suffix", "suffix (fast) or naive (whole forward passes: the definition)")
-    batch_size: int = option(32, "items scored or optimized at once; changes speed, not results", least=1)
+    batch_size: int = option(
+        32, "items scored or optimized at once; changes speed, not results", least=1, most=MOST
+    )
     reference_cache_gb: float = option(
         8.0,
         "most disk for what the engine keeps of references (keys, values); beyond it they are read again",
         least=0,
     )
-    limit: int | None = option(None, "first N items of each task; null = all", least=1)
+    limit: int | None = option(None, "first N items of each task; null = all", least=1, most=MOST)
     shard: str | None = option(None, "i/n: only the i-th of n shares of the items (1-based)")
     seed: int = option(0, "seed of everything that draws", least=0)
+    seeds: list[int] = option(
+        [],
+        "training seeds: arms that train run once for each, and stand in tables as one row; empty: `seed` alone",
+    )
     threads: int | None = option(
         None, "torch threads; null = as many as torch likes", least=1, most=MOST_THREADS
     )
@@ -154,18 +172,41 @@ def check_ranges(cfg: Config) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
+    check_secrets(cfg)
     for key in KEYS:
         check_finite(key, attrgetter(key)(cfg))
     for key, bounds in _BOUNDS.items():
         check_number(key, attrgetter(key)(cfg), **bounds)
+    for task, accuracy in cfg.model.published.items():
+        check_number(f"model.published.{task}", accuracy, least=0.0, most=1.0)
     if cfg.seed >= 2**32:
         raise UserError(f"seed={cfg.seed}: must be below 2**32, numpy's largest")
-    if "/" in cfg.name or "\\" in cfg.name or cfg.name in ("", ".", ".."):
-        raise UserError(f"name={cfg.name}: is a name, not a path; results_dir says where results go")
+    check_name("name", cfg.name, "; results_dir says where results go")
+    for key in ("model.name", "tracking.project"):
+        check_name(key, attrgetter(key)(cfg), path=True)
+    if not cfg.results_dir.strip():
+        raise UserError("results_dir is empty: name the folder that results go to")
+    if len(set(cfg.seeds)) < len(cfg.seeds) or any(not 0 <= seed < 2**32 for seed in cfg.seeds):
+        raise UserError(f"seeds={cfg.seeds}: each once, from 0 to 2**32 - 1")
     if cfg.analysis.primary and cfg.analysis.primary.partition(":")[0] not in cfg.arms:
         raise unknown("arm in analysis.primary", cfg.analysis.primary.partition(":")[0], cfg.arms)
     if cfg.tracking.mode not in MODES:
         raise unknown("tracking.mode", cfg.tracking.mode, MODES)
+
+
+def check_secrets(values: Any) -> None:
+    """Refuse a config with a key or a password in it, since configs are written down: before any is.
+
+    Raises:
+        UserError: naming the key of the config, never what it holds.
+    """
+    for key, why in holding_secrets(values):
+        hint = (
+            ""
+            if key.endswith("api_key_env")
+            else ": give it by an environment variable (api_key_env names it)"
+        )
+        raise UserError(f"{key} {why}{hint}; what a config says is written into results")
 
 
 def conf_dir() -> Path:
@@ -175,10 +216,29 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+HYDRA_PLUGINS = "C3PO_HYDRA_PLUGINS"
+
+
+def leave_out_plugins_here() -> None:
+    """Let Hydra import no `hydra_plugins` of the working folder, where anybody's files may lie.
+
+    `python -m` puts that folder on the path, and Hydra imports all plugins that it finds there. Installed ones are kept;
+    `C3PO_HYDRA_PLUGINS=1` asks for those of the working folder, too.
+    """
+    here, asked = Path.cwd().resolve(), os.environ.get(HYDRA_PLUGINS, "0") not in ("", "0")
+    if asked or "hydra_plugins" in sys.modules or not any(here.glob("hydra_plugins*")):
+        return
+    others = [Path(folder or ".") / "hydra_plugins" for folder in sys.path]
+    package = ModuleType("hydra_plugins")
+    package.__path__ = [str(path) for path in others if path.is_dir() and path.resolve().parent != here]
+    sys.modules["hydra_plugins"] = package
+
+
 def register() -> None:
     """Put the schema into Hydra's config store, where conf/config.yaml finds it as `_schema`."""
     from hydra.core.config_store import ConfigStore
 
+    leave_out_plugins_here()
     # conf/hydra/launcher/joblib.yaml is meant to be checked against the plugin's own schema of that name
     warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema")
     ConfigStore.instance().store(name="_schema", node=Config)

@@ -1,11 +1,12 @@
-"""`python -m c3po_bench.doctor [model=NAME|PATH] [--data DIR] [--json]`.
+"""`python -m c3po_bench.doctor [model=NAME|PATH] [results_dir=DIR] [--data DIR] [--json]`.
 
 What works on this machine, what is missing, and how to get it.
 
 Looks only: nothing is built, fetched or loaded; the hub is asked once, for three seconds. Exit status 0
 whatever it finds. With `--get` the embedded model is fetched and built instead, as its first use would, and
 nothing is looked at. With `model=` a preset, a folder or a hub id: is its family covered, by which engine, how
-much memory do its weights need and does that fit here, from the config alone.
+much memory do its weights need and does that fit here, from the config alone. With `results_dir=` a
+store: is each of its files what was written.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from c3po_bench.errors import UserError, exit_status
 from c3po_bench.models import cache_dir
 from c3po_bench.models.cache import folder_name, is_intact
 from c3po_bench.runtime.console import set_up_logging
+from c3po_bench.store.reader import load_runs, problems
 
 CORE = (
     *("torch", "transformers", "lm-eval", "datasets", "hydra-core"),
@@ -227,8 +229,10 @@ def data(root: str | None) -> Iterator[Finding]:
 def _reachable() -> bool:
     """Whether the hub answers within three seconds."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if not endpoint.startswith(("https://", "http://")):
+        return False
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=3)
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=3)  # noqa: S310 (see above)
     except urllib.error.HTTPError as error:
         return error.code == 404  # a mirror without a front page; a proxy's refusal is no hub
     except (OSError, ValueError):
@@ -254,18 +258,34 @@ def services() -> Iterator[Finding]:
     yield finding("browser", bool(browser), browser, lack, worse="note")
 
 
-def examine(root: str | None = None, name: str | None = None) -> list[Finding]:
-    """Everything, or what concerns the model `name`, in order; a check that itself fails becomes a finding."""
+def store(results_dir: str) -> Iterator[Finding]:
+    """Every file of a store of results, read and held to its schema and checksum as the report does."""
+    found = problems(results_dir)
+    runs = len(load_runs(results_dir))
+    yield Finding("runs", "ok" if runs else "note", f"{runs} finished runs in {results_dir}")
+    for line in found:
+        what, _, remedy = line.rpartition(": ")
+        yield Finding("file", "missing", what, remedy)
+    if not found:
+        yield Finding("files", "ok", "each is what was written")
+
+
+def examine(
+    root: str | None = None, name: str | None = None, results_dir: str | None = None
+) -> list[Finding]:
+    """Everything, or what concerns the model `name` or a store, in order; a check that fails becomes a finding."""
     checks = {"libraries": libraries(), "machine": machine(), "models": models(), "data": data(root)}
     checks |= {"services": services()}
     if name is not None:
         checks = {f"model {name}": model(name)}
+    if results_dir is not None:
+        checks = {f"store {results_dir}": store(results_dir)}
     findings: list[Finding] = []
     for section, check in checks.items():
         try:
             findings.extend(replace(one, section=section) for one in check)
         except UserError as error:
-            findings.append(Finding("model", "missing", str(error), section=section))
+            findings.append(Finding(section.partition(" ")[0], "missing", str(error), section=section))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             findings.append(Finding("check", "missing", reason, "make setup", section))
@@ -302,14 +322,21 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a finding")
     parser.add_argument("--get", action="store_true", help="fetch and build the embedded model (93 MB)")
-    parser.add_argument("settings", nargs="*", metavar="model=NAME", help="a preset, a folder or a hub id")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="model=NAME | results_dir=DIR",
+        help="a model: a preset, a folder or a hub id; or a store, whose files are then read and checked",
+    )
     arguments = parser.parse_args(argv)
     if arguments.get:
         return exit_status(get)
-    names = [setting.partition("=")[2] for setting in arguments.settings if setting.startswith("model=")]
-    if len(names) != len(arguments.settings):
-        parser.error(f"{' '.join(arguments.settings)}: only model=NAME can be asked about")
-    findings = examine(arguments.data, names[-1] if names else None)
+    asked = dict(setting.partition("=")[::2] for setting in arguments.settings)
+    if asked.keys() - {"model", "results_dir"}:
+        parser.error(
+            f"{' '.join(arguments.settings)}: only model=NAME and results_dir=DIR can be asked about"
+        )
+    findings = examine(arguments.data, asked.get("model"), asked.get("results_dir"))
     if arguments.json:
         sys.stdout.write("".join(json.dumps(asdict(finding)) + "\n" for finding in findings))
         return 0
@@ -318,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
         for finding in group:
             remedy = f"{'':28}-> {finding.remedy}\n" if finding.remedy else ""
             sys.stdout.write(f"  {finding.state:8}{finding.what:18}{finding.detail}\n{remedy}")
-    if not names:
+    if not asked:
         sys.stdout.write(f"\n{advice(findings)}\n")
     return 0
 

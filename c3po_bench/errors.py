@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from c3po_bench.masking import masked
+
 USER, OURS, INTERRUPTED = 2, 1, 130
 """Exit statuses: the user can mend it; our fault; stopped by Ctrl-C or a signal."""
 
@@ -141,7 +143,7 @@ def our_fault(error: BaseException) -> str:
 
 def refuse(message: str) -> int:
     """Say in one line on standard error what the user can mend; returns the exit status."""
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("error: " + masked(" ".join(message.split())) + "\n")
     return USER
 
 
@@ -169,6 +171,28 @@ def finite(value: float, what: str, step: int | None = None) -> float:
     raise UserError(
         f"{what} is {value}{when}, no number, so nothing of it is kept: try a smaller learning rate, or model.dtype=float32"
     )
+
+
+def check_name(what: str, name: str, hint: str = "", path: bool = False) -> None:
+    """Refuse what is no name: it becomes a part of lines in logs and tables, of commands and, but for a `path`, of paths.
+
+    Raises:
+        UserError: for nothing, blanks around it, control characters, a dash at its beginning, 150 bytes and more, and
+            for a path.
+    """
+    if not name.strip() or name != name.strip():
+        why = "begins or ends with blanks" if name.strip() else "is empty"
+    elif not name.isprintable():
+        why = "holds control characters"
+    elif not path and ("/" in name or "\\" in name or name in (".", "..")):
+        why = "is a name, not a path"
+    elif name.startswith("-"):
+        why = "begins with a dash, as options do"
+    elif len(name.encode("utf-8", "replace")) >= 150:
+        why = "is too long: 150 bytes or more"
+    else:
+        return
+    raise UserError(f"{what}={name[:60]!r} {why}{hint}")
 
 
 def out_of_memory(error: BaseException) -> bool:

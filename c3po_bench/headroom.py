@@ -10,18 +10,17 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.headroom import DIFFERENCES, sentences
-from c3po_bench.config import Config, check_ranges, conf_dir, register
+from c3po_bench.config import Config, check_ranges
 from c3po_bench.errors import INTERRUPTED, UserError
-from c3po_bench.explain import hydra_overrides, refuse_extra_keys, status_of
+from c3po_bench.explain import composed as compose_config
+from c3po_bench.explain import status_of
 from c3po_bench.runtime import signals
 from c3po_bench.runtime.console import set_up_logging
 from c3po_bench.runtime.resources import sleep_where_shared
@@ -86,11 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def composed(words: Sequence[str]) -> Config:
     """The config of an experiment, composed as `python -m c3po_bench` composes it."""
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="c3po_bench"):
-        cfg = compose("config", overrides=hydra_overrides(words))
-    refuse_extra_keys(cast("dict[str, Any]", OmegaConf.to_container(cfg)))
-    config = cast("Config", OmegaConf.to_object(cfg))
+    config = compose_config(words)
     check_ranges(replace(config, analysis=replace(config.analysis, primary=None)))
     if config.backend.name != "rewiring":
         raise UserError(

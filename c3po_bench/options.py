@@ -12,6 +12,10 @@ from typing import Any
 
 from c3po_bench.errors import UserError
 
+MOST = 10**9
+"""The largest whole number that a key without a bound of its own takes: beyond it there is a slip of the hand."""
+A_DAY = 86400.0
+
 
 def option(default: Any, text: str, **bounds: float) -> Any:
     """A dataclass field with its description and `bounds` (see `check_number`) in its metadata.
@@ -53,6 +57,8 @@ def check_finite(key: str, value: Any) -> None:
     """`UserError` for NaN or infinity in a key's value, in a list's parts and in an arm's options."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key}={value}: must be a number, neither NaN nor infinite")
+    if isinstance(value, int) and abs(value) > MOST and key != "seed":
+        raise UserError(f"{key}={str(value)[:30]}: must be at most {MOST}")
     if isinstance(value, Mapping):
         for name, part in value.items():
             check_finite(f"{key}.{name}", part)

@@ -8,6 +8,7 @@ import os
 import sys
 
 from c3po_bench.errors import UserError, exit_status
+from c3po_bench.masking import masked
 from c3po_bench.store.reader import load_runs
 from c3po_bench.tracking import TrackingConfig
 
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if not arguments.at_end_of_run and not type(error).__module__.startswith("wandb"):
             raise
-        sys.stderr.write(f"error: W&B: {type(error).__name__}: {' '.join(str(error).split())}\n")
+        sys.stderr.write(masked(f"error: W&B: {type(error).__name__}: {' '.join(str(error).split())}\n"))
         return 1
 
 

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "c3po_bench"
 LEVELS = (
+    ("masking",),
     ("__init__", "errors"),
     ("config",),  # dataclasses: each room's options are a file of their own, which knows no other room
     ("contract", "registry", "explain"),
@@ -22,7 +23,7 @@ LEVELS = (
     ("evaluate",),
     ("launch",),
     ("perf", "makers"),
-    ("cli", "compare", "doctor", "headroom", "power", "publish", "sweep"),
+    ("ask", "cli", "compare", "doctor", "export", "headroom", "power", "publish", "sweep", "verify"),
     ("__main__",),
 )
 """Rooms from the bottom up: a room imports rooms of lower levels, and itself."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from c3po_bench.analysis.arms import BASE, columns_of
 from c3po_bench.analysis.compare import compare, total_flops
-from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.frames import known, masked_cells, plain_cells, records
 from c3po_bench.store.files import replacing
 from c3po_bench.store.reader import Run
 
@@ -284,8 +284,9 @@ def _kind_of(values: list[Any]) -> str:
 def write_table(frame: pd.DataFrame, stem: Path) -> list[Path]:
     """Write `frame` as STEM.csv and STEM.parquet, typed; returns the two paths."""
     csv, parquet = stem.with_suffix(".csv"), stem.with_suffix(".parquet")
+    frame = masked_cells(frame)
     with replacing(csv) as path:
-        frame.to_csv(path, index=False)
+        plain_cells(frame).to_csv(path, index=False)
     with replacing(parquet) as path:
         frame.to_parquet(path, index=False)
     return [csv, parquet]

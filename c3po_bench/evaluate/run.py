@@ -14,7 +14,7 @@ from c3po_bench import __version__
 from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
 from c3po_bench.errors import UserError
-from c3po_bench.evaluate.chunks import make_chunks
+from c3po_bench.evaluate.chunks import make_chunks, other_size
 from c3po_bench.registry import Registry, import_plugins
 from c3po_bench.runtime import ranks
 from c3po_bench.runtime.console import Progress, log_to, set_up_logging
@@ -22,11 +22,12 @@ from c3po_bench.runtime.locks import LockHeld, exclusive_lock
 from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.runtime.resources import keep_freed_memory, rare_collections, sleep_where_shared
 from c3po_bench.store import provenance
-from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_text, writing
+from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_settings, writing
 from c3po_bench.store.identity import content_hash, run_id, source_hash
 from c3po_bench.store.reader import Run
-from c3po_bench.store.records import file_checksum
+from c3po_bench.store.records import file_checksum, write_sealed
 from c3po_bench.store.schema import SCHEMA_VERSION
+from c3po_bench.store.versions import shared_versions
 from c3po_bench.tasks.taskset import TaskSet
 from c3po_bench.tracking import publish as publish_store
 
@@ -59,22 +60,22 @@ def run_arms(cfg: Config) -> list[Run]:
         backend = open_backend(cfg)
     tasks = backend.tasks
     shared = shared_identity(cfg, tasks, backend)
-    done: dict[str, Run] = {}
+    done: dict[int, Run] = {}  # by place among the arms: one that trains may run with several seeds
     # all first: bad options of the last one are refused before anything is scored
     arms = list(backend.arms())
     waiting = []
     check = cache(partial(check_items, cfg, tasks, backend))
-    for arm in arms:
+    for place, arm in enumerate(arms):
         try:
-            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
+            done[place] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
         except LockHeld:
             log.info("%s: another process is on it, the other arms first", arm.row.name)
-            waiting.append(arm)
+            waiting.append(place)
             continue
-        show_newest(list(done.values()))
-    for arm in waiting:
-        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check=check)
-    runs = [done[arm.row.name] for arm in arms]
+        show_newest(cfg, list(done.values()), tasks)
+    for place in waiting:
+        done[place] = run_arm(cfg, arms[place], tasks, backend, shared, check=check)
+    runs = [done[place] for place in range(len(arms))]
     backend.close()
     if ranks.rank() == 0:
         record_experiment(cfg, runs)
@@ -82,17 +83,24 @@ def run_arms(cfg: Config) -> list[Run]:
     return runs
 
 
-def show_newest(runs: list[Run]) -> None:
-    """Log the newest arm against its base while the others still run."""
+def show_newest(cfg: Config, runs: list[Run], tasks: TaskSet) -> None:
+    """Log the newest arm against its base while the others still run, and base against what is published for the model."""
     base = next((run for run in runs if run.arm == "base"), None)
-    if base is None or len(runs) < 2 or ranks.rank() != 0:
+    stock = cfg.scoring.rule == "cloze" and not cfg.scoring.num_fewshot
+    alone = len(runs) < 2 and not (stock and cfg.model.published)
+    if base is None or alone or ranks.rank() != 0:
         return
-    from c3po_bench.analysis.tables import (
-        live_line,  # with pandas and rich: the first arm need not wait for them
-    )
+    # with pandas and rich: the first arm need not wait for them
+    from c3po_bench.analysis.tables import live_line, unlike_published
 
     try:
-        log.info(live_line(runs[-1], base))
+        if runs[-1] is not base:
+            log.info(live_line(runs[-1], base))
+        elif stock:
+            lines = unlike_published(base, cfg.model.published)
+            tasks.notes += lines
+            for line in lines:
+                log.warning("%s", line)
     except UserError as error:
         log.warning("%s", error)
 
@@ -146,7 +154,16 @@ def shared_identity(cfg: Config, tasks: TaskSet, backend: Backend) -> dict[str, 
         "limit": cfg.limit,
         "shard": cfg.shard,
         "scoring": scoring,
+        "versions": shared_versions(cfg.scoring.rule, _metrics(tasks)),
     }
+
+
+def _metrics(tasks: TaskSet) -> list[str]:
+    """Names of what is measured: the tasks' headline metrics, and what stands beside them."""
+    chosen = any(task.OUTPUT_TYPE == "multiple_choice" for task in tasks.load().values())
+    about_feedback = "score" in tasks.headline.values()
+    beside = ["p_gold"] * chosen + ["drift", "similarity", "degeneration"] * about_feedback
+    return [*tasks.headline.values(), *beside]
 
 
 def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
@@ -155,9 +172,7 @@ def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
     Raises:
         UserError: for an item that can't be.
     """
-    from c3po_bench.models.encoding import (
-        ItemRefused,
-    )  # torch and lm-eval: a finished experiment needs neither
+    from c3po_bench.models.encoding import ItemRefused  # torch and lm-eval: as in `score_arm`
 
     try:
         checked = backend.check_items(tasks.items(cfg.limit))
@@ -172,6 +187,17 @@ def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
         log.warning("%s", note)
     if cut:
         tasks.counts["cut_prompts"] = sum(several for several, _ in cut.values())
+
+
+def identity_of(cfg: Config, arm: Arm, shared: dict[str, Any]) -> dict[str, Any]:
+    """All that can change the numbers of an arm: its run's name is made of it. `shared` is that of all arms."""
+    identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
+    identity["version"] = arm.row.version
+    if arm.row.other_batches:  # which are what it is about
+        identity["batches"] = {"size": other_size(cfg.batch_size), "order": "by hash"}
+    if cfg.plugins:
+        identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
+    return identity
 
 
 def run_arm(
@@ -190,9 +216,7 @@ def run_arm(
     Raises:
         LockHeld: if another process has the folder and `wait` is false.
     """
-    identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
-    if cfg.plugins:
-        identity["plugins"] = {name: source_hash(name) for name in cfg.plugins}
+    identity = identity_of(cfg, arm, shared)
     folder = store_dir(cfg) / "runs" / run_id(arm.row.name, identity)
     done = (folder / "result.json").exists
     if done():
@@ -231,7 +255,10 @@ def score_arm(
 
     journal = Journal(folder / ranks.journal_name())
     adopt(journal, folder)
-    chunks = make_chunks(tasks, cfg.batch_size, cfg.limit)
+    if arm.row.other_batches:
+        chunks = make_chunks(tasks, other_size(cfg.batch_size), cfg.limit, by_length=False)
+    else:
+        chunks = make_chunks(tasks, cfg.batch_size, cfg.limit)
     chosen = None
     if cfg.shard:
         share, of = parse_shard(cfg.shard)
@@ -283,7 +310,7 @@ def record_arm(
     """Score an arm and write down its run, result.json last."""
     started = provenance.now()
     log.info("%s: starting, in %s", arm.row.name, folder)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    write_settings(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     rows, totals = score_arm(cfg, arm, tasks, folder)
     rows, extra = arm.finish(rows)
     result = make_result(cfg, arm, tasks, shared, folder.name, rows, totals, extra)
@@ -295,17 +322,23 @@ def record_arm(
         "model_hash": backend.model_hash,
         "data_hashes": shared["data"],
         "identity": identity,
-        "seeds": {"seed": cfg.seed},
+        "seeds": {"seed": cfg.seed, "training": training_seed(cfg, arm)},
         "hardware": provenance.hardware(),
+        "remote_code": False,
         "checksums": {samples.name: file_checksum(samples)},
         "command": provenance.command(),
         "started": started,
         "finished": provenance.now(),
     }
     write_json(folder / "provenance.json", record)
-    write_json(folder / "result.json", result)
+    write_sealed(folder / "result.json", result)
     seconds = totals["seconds"]
     log.info("%s: %d items, %.3f correct, %.0f s", arm.row.name, len(rows), mean_correct(rows), seconds)
+
+
+def training_seed(cfg: Config, arm: Arm) -> int:
+    """The seed that an arm trains with: one of `seeds`, of arms that train; of all others the experiment's."""
+    return getattr(arm, "seed", cfg.seed)
 
 
 def mean_correct(rows: list[dict[str, Any]]) -> float:
@@ -355,8 +388,9 @@ def make_result(
         "groups": tasks.groups,
         "comparison_key": content_hash(shared),
         "limit": cfg.limit,
-        "seed": cfg.seed,
+        "seed": training_seed(cfg, arm),
         "scoring": shared["scoring"],
+        "versions": {"arm": arm.row.version, **shared["versions"]},
         "metrics": metrics,
         "settings": arm.settings(),
         "cost": {

@@ -38,8 +38,8 @@ THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
 
 
 def rewiring_names() -> list[str]:
-    """Arms of the rewiring backend but base, which is the feedback backend's here."""
-    return [name for name in ARMS if name != "base"]
+    """Arms of the rewiring backend but base and base_again, which are the feedback backend's here."""
+    return [name for name in ARMS if ARMS[name].role not in ("base", "repeat")]
 
 
 def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
@@ -76,11 +76,13 @@ class BothBackend:
         self.cfg, self.feedback, self.tasks = cfg, feedback, feedback.tasks
         self.tuned, self.rewired, self.chains = divide(list(cfg.arms))
         self.model_hash = feedback.model_hash
+        self._plain: RewiringBackend | None = None  # over the untuned model, to look at the references before
         if self.rewired or self.chains:  # what rewiring refuses it refuses before anything is tuned or scored
             check_tasks(self._of_rewiring(cfg), self.tasks)
             critical_layers(
                 cfg.method.layers, list(family_of(self.feedback.session.context.subject.model).layers)
             )
+            self._plain = RewiringBackend(self._of_rewiring(cfg), self.tasks)
 
     @staticmethod
     def _of_feedback(cfg: Config) -> Config:
@@ -111,6 +113,12 @@ class BothBackend:
     def check(cfg: Config) -> None:
         """Whatever either backend refuses; and several pieces, which no single model can be tuned on."""
         _, rewired, chains = divide(list(cfg.arms))
+        if cfg.seeds and (
+            single := [f"{a}{THEN}{b}" for a, b in chains] + [r for r in rewired if ARMS[r].trains]
+        ):
+            raise UserError(
+                f"seeds={cfg.seeds}: arm {single[0]!r} of backend=both is trained with `seed` alone: leave one out"
+            )
         FeedbackBackend.check(BothBackend._of_feedback(cfg))
         RewiringBackend.check(BothBackend._of_rewiring(cfg))
         drawn, asked = (
@@ -138,7 +146,9 @@ class BothBackend:
         return cls(cfg, FeedbackBackend.open(cls._of_feedback(cfg), make_tasks))
 
     def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
-        """As the feedback backend does."""
+        """As the feedback backend does; and the references, as the rewiring backend does."""
+        if self._plain is not None:
+            self._plain.check_items(())
         return self.feedback.check_items(items)
 
     def arms(self) -> Iterator[Any]:
@@ -166,6 +176,7 @@ class RewiredArm:
                 name=before + row.name,
                 title=f"{FEEDBACK_ARMS[recipe].title} then {row.title}",
                 control_of=row.control_of and before + row.control_of,
+                version=row.version - 1 + FEEDBACK_ARMS[recipe].version,
             )
         self.tuned = FeedbackArm(backend.feedback, recipe) if recipe else None
         self._inner: Any = None

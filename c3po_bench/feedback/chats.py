@@ -45,8 +45,10 @@ class LocalChat:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.cfg.model)
-            model: Any = AutoModelForCausalLM.from_pretrained(self.cfg.model, dtype="auto")
+            tokenizer = AutoTokenizer.from_pretrained(self.cfg.model, trust_remote_code=False)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                self.cfg.model, dtype="auto", trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise UserError(
                 f"the chat model {self.cfg.model!r} can't be loaded: {str(error).splitlines()[0][:120]}"

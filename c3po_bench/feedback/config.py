@@ -7,7 +7,7 @@ can do on two cores; the paper's sizes are in ``conf/feedback/paper.yaml``.
 
 from dataclasses import dataclass, field
 
-from c3po_bench.options import option
+from c3po_bench.options import A_DAY, option
 
 
 @dataclass
@@ -31,10 +31,10 @@ class ChatConfig:
     )
     temperature: float = option(0.7, "appendix A", least=0)
     top_p: float = option(0.7, "nucleus sampling", above=0, most=1)
-    max_tokens: int = option(1024, "most tokens of one call", least=1)
-    timeout: float = option(60.0, "seconds for one call", above=0)
-    retries: int = option(5, "attempts after the first one", least=0)
-    concurrency: int = option(8, "calls in flight", least=1)
+    max_tokens: int = option(1024, "most tokens of one call", least=1, most=10**7)
+    timeout: float = option(60.0, "seconds for one call", above=0, most=A_DAY)
+    retries: int = option(5, "attempts after the first one", least=0, most=1000)
+    concurrency: int = option(8, "calls in flight", least=1, most=10000)
 
 
 @dataclass
@@ -76,7 +76,7 @@ class LoraConfig:
     On MoE models see `routers`, `experts`.
     """
 
-    rank: int = option(64, "LoRA rank (paper: 64)", least=1)
+    rank: int = option(64, "LoRA rank (paper: 64)", least=1, most=65536)
     alpha: int = option(128, "LoRA alpha (paper: 128)", above=0)
     dropout: float = option(0.0, "paper: 0.05; must be 0 where routers or fused experts are adapted")
     targets: list[str] = option(["all-linear"], "all-linear, or names of modules")
@@ -100,7 +100,7 @@ class TrainConfig:
         least=1,
     )
     gradient_accumulation_steps: int = option(1, "forwards of one optimizer step", least=1)
-    max_length: int = option(512, "tokens of prompt + answer", least=1)
+    max_length: int = option(512, "tokens of prompt + answer", least=1, most=10**7)
     gradient_checkpointing: bool = option(False, "less memory, more time")
     precision: str = option(
         "auto",
@@ -119,7 +119,7 @@ class TrainConfig:
 class GenerationConfig:
     """How the model being tuned answers, in the synthesis and in the evaluation."""
 
-    max_new_tokens: int = option(64, "most tokens of an answer", least=1)
+    max_new_tokens: int = option(64, "most tokens of an answer", least=1, most=10**7)
     temperature: float = option(
         0.0,
         "0 = greedy, so that baseline and tuned answers differ by the tuning only (paper: 0.7)",

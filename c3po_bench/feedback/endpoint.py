@@ -21,6 +21,7 @@ from c3po_bench.errors import UserError
 from c3po_bench.feedback.calls import CallCache, Conversation, Reply, call_key
 from c3po_bench.feedback.config import ChatConfig
 from c3po_bench.feedback.context import SynthesisContext
+from c3po_bench.masking import masked, remember
 from c3po_bench.runtime import signals
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,11 @@ def _may_pass(code: int) -> bool:
 
 def _status(response: Any) -> str:
     malformed = response.status_code == UNREADABLE
-    return f"malformed answer {response.content[:60]!r}" if malformed else f"HTTP {response.status_code}"
+    return (
+        f"malformed answer {masked(repr(response.content[:200]))[:64]}"
+        if malformed
+        else f"HTTP {response.status_code}"
+    )
 
 
 def _is_completion(content: bytes) -> bool:
@@ -245,6 +250,7 @@ def _key(variable: str) -> str:
     `UserError`, which never shows it, for what no header takes.
     """
     key = os.environ.get(variable, "").strip()
+    remember(key)
     if not (key.isascii() and key.isprintable()):
         raise UserError(
             f"${variable} holds what no API key has (a line break, or a letter that is not ASCII): set it anew"
@@ -255,5 +261,5 @@ def _key(variable: str) -> str:
 def _explanation(body: object) -> str:
     """What a refusal says in one line: the protocol's ``message``, a FastAPI server's ``detail``, or nothing."""
     fields = body if isinstance(body, dict) else {"message": body}
-    message = " ".join(str(fields.get("message") or fields.get("detail") or "").split())[:200]
+    message = masked(" ".join(str(fields.get("message") or fields.get("detail") or "").split()))[:200]
     return f" ({message})" if message else ""

@@ -24,6 +24,7 @@ import yaml
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.edits import EDITS, Step, implied_edits
 from c3po_bench.feedback.rules import KINDS
+from c3po_bench.runtime.limits import check_yaml
 
 LIBRARY, SCENES = (Path(__file__).with_name(name) for name in ("library", "scenes"))
 ASPECTS = ("style", "content", "format", "language")
@@ -146,8 +147,14 @@ def _slots(slots: Any, where: str) -> dict[str, Any]:
 def read_feedback(path: Path) -> list[Feedback]:
     """The pieces of one YAML file (a list), validated; `UserError` on anything a user can mend."""
     try:
-        records = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that is none
+        check_yaml(text := path.read_text(encoding="utf-8"))
+        records = yaml.safe_load(text)
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # ValueError: not UTF-8, or a date that is none
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     if isinstance(records, dict):
         records = [records]

@@ -22,12 +22,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import c3po_bench
-from c3po_bench.config import Config
+from c3po_bench.config import Config, check_secrets
 from c3po_bench.errors import UserError
 from c3po_bench.launch.grid import Grid
-from c3po_bench.store.files import write_json, write_text
+from c3po_bench.store.files import write_json, write_settings
 from c3po_bench.store.provenance import git_commit, now
-from c3po_bench.store.records import read_json
+from c3po_bench.store.records import read_json, read_yaml
 from c3po_bench.store.schema import SCHEMA_VERSION, CellState, SweepRecord
 
 
@@ -89,15 +89,12 @@ class SweepFolder:
         """
         path = self.path / "cells" / f"{cell:04d}.yaml"
         try:
-            config = typed_config(OmegaConf.load(path))
+            config = typed_config(read_yaml(path, dict, "submit the sweep anew"))
         except OmegaConfBaseException as error:
             line = str(error).splitlines()[0]
             raise UserError(
                 f"{path} was frozen by another version of c3po_bench ({line}): submit the sweep anew"
             ) from error
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            line = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} is missing or damaged ({line}): submit the sweep anew") from error
         config.results_dir = str(self.results_dir)
         return config
 
@@ -165,6 +162,8 @@ def freeze(grid: Grid) -> SweepFolder:
     Raises:
         UserError: if the store can't be written to.
     """
+    for cell in grid.cells:
+        check_secrets(cell.config)
     # scripts are sent again from anywhere
     path = Path(grid.results_dir).resolve() / "sweep" / grid.folder_name
     folder = SweepFolder(path)
@@ -179,7 +178,7 @@ def freeze(grid: Grid) -> SweepFolder:
     for cell in grid.cells:
         text = yaml.dump(cell.config, Dumper=dumper, sort_keys=False, allow_unicode=True)
         heading = f"# {' '.join(cell.overrides)}\n"
-        write_text(path / "cells" / f"{cell.number:04d}.yaml", heading + text)
+        write_settings(path / "cells" / f"{cell.number:04d}.yaml", heading + text)
     write_json(path / "cells.json", [list(cell.overrides) for cell in grid.cells])
     record = {
         "schema_version": SCHEMA_VERSION,

@@ -2,11 +2,13 @@
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 from rich.console import Console
 
 from c3po_bench.analysis.ablation import ablation_table, write_table
 from c3po_bench.analysis.tables import sweep_table
+from c3po_bench.errors import DamagedFile
 from c3po_bench.launch.cells import statuses
 from c3po_bench.launch.sweep_folder import SweepFolder
 from c3po_bench.store.reader import Run
@@ -16,6 +18,9 @@ def runs_of(folder: SweepFolder) -> list[Run]:
     """The finished runs of a sweep's done cells, each once."""
     states = [folder.state(cell) or {} for cell in range(len(folder.cells))]
     names = dict.fromkeys(name for state in states for name in state.get("runs", []))
+    for name in names:
+        if ".." in Path(name).parts or Path(name).is_absolute():  # a state is data: it leads nowhere else
+            raise DamagedFile(f"{folder.path}/state names {name[:100]!r}, which is no run of this store")
     runs = (Run(folder.results_dir / name) for name in names)
     return [run for run in runs if (run.path / "result.json").exists()]
 

@@ -120,8 +120,37 @@ class Encoder:
         """How many tokens a prompt loses at its beginning, of several the longest."""
         return self.prompt(item)[1] if item.kind == TEXT else max(0, self.pairs(item)[1])
 
-    def check(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
+    def behind(self, item: Item, tokens: int) -> int:
+        """How many tokens a prompt loses at its beginning where `tokens` more, which are not cut, stand before it.
+
+        Raises:
+            ItemRefused: if no token of it, or not all of a choice or answer, would be left.
+        """
+        room = self.max_length - tokens
+        if item.kind == TEXT:
+            ids, lost = self.prompt(item)
+            after, most = decoding(item)[0], room - decoding(item)[0]
+            sizes = [(lost + len(ids), most, f"an answer of {after} tokens")]
+        else:
+            whole = [self._pair(*pair) for pair in item.requests]
+            sizes = [
+                (len(before), room + 1 - len(after), f"a choice of {len(after)} tokens")
+                for before, after in whole
+            ]
+        for _, left, what in sizes:
+            if left < 1:
+                raise ItemRefused(
+                    item,
+                    f"{tokens} virtual tokens and {what} leave no room for a prompt in {self.max_length}",
+                )
+        return max(0, *(size - left for size, left, _ in sizes))
+
+    def check(self, items: Iterable[Item], before: int = 0) -> dict[str, tuple[int, int]]:
         """Put all items in tokens: of each task the number of its items, and of those whose prompt is cut.
+
+        Args:
+            items: all of them.
+            before: virtual tokens that an arm puts before prompts: what they leave no room for is refused, too.
 
         Raises:
             ItemRefused: for the first that can't be.
@@ -130,6 +159,8 @@ class Encoder:
         for item in items:
             total[item.id[0]] += 1
             cut[item.id[0]] += self.lost(item) > 0
+            if before:
+                self.behind(item, before)
         return {task: (total[task], cut[task]) for task in total}
 
 

@@ -28,7 +28,7 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError, of_the_disk, unknown
-from c3po_bench.models import cache_dir, deepseek
+from c3po_bench.models import cache_dir, deepseek, hub
 from c3po_bench.models.cache import file_hash, folder_hash
 from c3po_bench.models.soundness import (
     check_config,
@@ -140,6 +140,8 @@ def _load(cfg: ModelConfig) -> Loaded:
         _place(model, cfg)
         return Loaded(model, tiny_tokenizer(), cfg.name, _hash("None", model), "tiny")
     path, revision = _source(cfg)
+    if not Path(path).exists():
+        hub.reachable()
     try:
         # transformers 5 has no class for DeepSeekMoE
         if cfg.kind == "hf" and (converted := deepseek.converted(path, revision)):
@@ -148,6 +150,7 @@ def _load(cfg: ModelConfig) -> Loaded:
         folder = path
         if path.lower().endswith(".gguf"):
             folder, source = str(Path(path).parent), {"gguf_file": Path(path).name}
+        source["trust_remote_code"] = False  # what a folder brings as Python is never run; None would ask
         tokenizer = AutoTokenizer.from_pretrained(folder, **source)
         read: Any = AutoModelForCausalLM.from_pretrained(
             folder, **source, **options(cfg), dtype=cfg.dtype, output_loading_info=True
@@ -180,14 +183,26 @@ def _unloadable(path: str, error: Exception) -> str:
     why = " ".join(str(error).split())[:120] or type(error).__name__
     if "ignore_mismatched_sizes" in why:
         why = "its config.json and its weights are of different sizes: one of them is of another model"
+    if "trust_remote_code" in str(error):
+        why = (
+            "it brings Python code of its own, which is never run here: give a model that transformers knows"
+        )
     if Path(path).is_file():
         return f"model {path} can't be loaded from this file: {why}"
     if Path(path).is_dir():
         return f"model {path} can't be loaded from a local folder: {fault_of_folder(Path(path)) or why}"
-    return (
-        f"model {path} can't be loaded from the hub or its cache ({why}): connect to the hub, "
-        "give model.path=FOLDER, or use model=smolmoe, which needs neither"
+    place = (
+        "the hub or its cache" if hub.reachable() else "the hub's cache, and the hub is not reached from here"
     )
+    return (
+        f"model {path} can't be loaded from {place} ({_first_sentence(error)}): connect to the hub, give model.path=FOLDER, "
+        "or run what needs neither: python -m c3po_bench +experiment=quickstart"
+    )
+
+
+def _first_sentence(error: Exception) -> str:
+    """What an error says, up to the end of its first sentence."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".") or type(error).__name__
 
 
 def _plain(model: Any, name: str) -> str:

@@ -18,12 +18,13 @@ from c3po_bench.models.encoding import decoding
 class StockScorer:
     """Answers items as `lm_eval --model hf` does."""
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int):
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, max_length: int | None = None):
+        """`max_length`: tokens that the model reads of an item; by default what its config says."""
         kind: Any = HFLM
         logger = logging.getLogger("lm_eval.models.huggingface")
         level = logger.level
         logger.setLevel(logging.ERROR)  # it warns that it was given a loaded model, as is meant here
-        self.lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        self.lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
         logger.setLevel(level)
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:

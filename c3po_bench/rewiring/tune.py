@@ -48,6 +48,12 @@ BUDGET = 20
 """Settings that are tried of an arm at most."""
 
 
+def protocol(row: ArmRow) -> dict[str, Any]:
+    """What decides, beside config and references, what is chosen for an arm: part of what names its runs."""
+    axes = [asdict(axis) for axis in axes_of(row)]
+    return {"arm": row.name, "criterion": "p_gold", "held_out": HELD_OUT, "budget": BUDGET, "axes": axes}
+
+
 def tune(backend: Workbench, row: ArmRow) -> Tuning:
     """Choose the settings of an arm; the result is kept in `results_dir/tuned`.
 
@@ -66,9 +72,8 @@ def tune(backend: Workbench, row: ArmRow) -> Tuning:
     drawn = sorted(items, key=lambda i: hashlib.sha256(f"{cfg.seed}:{i.id[0]}:{i.id[1]}".encode()).digest())
     held_out = drawn[: min(HELD_OUT, len(items) // 2)]
     data = [[*item.id, item.question, item.requests, item.gold, item.lengths] for item in items]
-    axes = [asdict(axis) for axis in axes_of(row)]
     identity = [
-        *("p_gold", row.name, axes, BUDGET, len(held_out), options(cfg, row)),
+        *(protocol(row), options(cfg, row)),
         backend.model_hash,
         cfg.model.dtype,
         asdict(cfg.method),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from c3po_bench.errors import RUN_FOLDER, UserError
+from c3po_bench.masking import masked
 from c3po_bench.runtime import signals
 
 log = logging.getLogger("c3po_bench")
@@ -102,6 +103,14 @@ class Progress:
         self._bar, self._what = None, ""
 
 
+class Masked(logging.Formatter):
+    """Lines of a log, tracebacks included, without keys and passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return masked(super().format(record))
+
+
 def set_up_logging(level: str) -> None:
     """Our own log lines on standard error; the libraries only from warnings up."""
     from c3po_bench.errors import unknown
@@ -113,7 +122,7 @@ def set_up_logging(level: str) -> None:
     log.setLevel(level.upper())
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(Masked("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
         log.propagate = False
     for noisy in (
@@ -142,7 +151,7 @@ def log_to(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Masked("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
@@ -151,7 +160,7 @@ def log_to(path: Path) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"{RUN_FOLDER}{path.parent}")
         with suppress(OSError), open(path, "a", encoding="utf-8") as file:  # the disk may be full
-            traceback.print_exc(file=file)
+            file.write(masked(traceback.format_exc()))
         raise
     finally:
         log.removeHandler(handler)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from c3po_bench.errors import DamagedFile, UserError, disk_failure, of_the_disk
+from c3po_bench.masking import masked, without_secrets
 
 HOST = socket.gethostname().replace(".", "_")[:60]
 DAY = 24 * 3600.0
@@ -104,9 +105,14 @@ def _older(path: Path, seconds: float) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file so that it either is there, complete, or is not."""
+    """Write a whole file so that it either is there, complete, or is not; secrets that are known are masked."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(without_secrets(text), encoding="utf-8")
+
+
+def write_settings(path: Path, text: str) -> None:
+    """The same for a text of ours, such as a config or a command: what looks like a secret is masked, too."""
+    write_text(path, masked(text))
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -136,7 +142,7 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 def sealed(row: dict[str, Any]) -> bytes:
     """A line of a journal: the row as JSON, which ends with the checksum of what stands before."""
-    text = json.dumps(row, ensure_ascii=False).encode()
+    text = without_secrets(json.dumps(row, ensure_ascii=False)).encode()
     return text[:-1] + SEAL + b'%08x"}\n' % zlib.crc32(text)
 
 

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from c3po_bench.masking import masked
+
 LIBRARIES = ("torch", "transformers", "lm_eval", "trl", "peft", "datasets", "hydra-core", "numpy", "wandb")
 
 
@@ -63,4 +65,4 @@ def hardware() -> dict[str, Any]:
 def command() -> str:
     """The command that was typed, ready to be typed again."""
     module = "c3po_bench.sweep" if Path(sys.argv[0]).name == "sweep.py" else "c3po_bench"
-    return " ".join([f"python -m {module}", *map(shlex.quote, sys.argv[1:])])
+    return masked(" ".join([f"python -m {module}", *map(shlex.quote, sys.argv[1:])]))

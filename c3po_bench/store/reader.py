@@ -8,7 +8,7 @@ from typing import Any
 
 from c3po_bench.errors import DamagedFile, UserError
 from c3po_bench.store.files import damaged, parsed
-from c3po_bench.store.records import bytes_checksum, read_json, read_yaml
+from c3po_bench.store.records import bytes_checksum, checksum, read_json, read_yaml
 from c3po_bench.store.schema import SCHEMA_VERSION, Experiment, Provenance, Result
 
 AGAIN = "put it back, or delete its folder's result.json and run again: finished items are not answered anew"
@@ -27,13 +27,18 @@ class Run:
         Raises:
             UserError: if it is damaged, or another version wrote it.
         """
-        result = read_json(self.path / "result.json", dict, AGAIN)
+        path = self.path / "result.json"
+        result = read_json(path, dict, AGAIN)
         if (version := result.get("schema_version")) != SCHEMA_VERSION:
             raise UserError(
-                f"{self.path}/result.json has schema version {version}, which this version of c3po_bench does not read "
+                f"{path} has schema version {version}, which this version of c3po_bench does not read "
                 f"(it reads {SCHEMA_VERSION}): run again into another results_dir"
             )
-        return read_json(self.path / "result.json", Result, AGAIN)
+        result = read_json(path, Result, AGAIN)
+        known = result.pop("crc", None)  # one that lost its name is another field
+        if known != checksum(result) if known else result.keys() - Result.__annotations__.keys():
+            raise damaged(str(path), "it is not what was written: its checksum does not hold", AGAIN)
+        return result
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -91,6 +96,34 @@ KEYS = {"task": str, "doc_id": int, "doc_hash": str, "prompt_hash": str}
 """What every row of samples.jsonl has."""
 
 
+def problems(results_dir: str | Path) -> list[str]:
+    """A line for each file of a store that is missing, damaged or another version's: of runs, experiments and W&B.
+
+    Raises:
+        UserError: if there is no store.
+    """
+    found = []
+    for run in load_runs(results_dir):
+        for part in ("result", "provenance", "config", "stored_samples"):
+            try:
+                getattr(run, part)
+            except UserError as error:
+                found.append(str(error))
+    for read in (lambda: load_experiments(results_dir), lambda: published(results_dir)):
+        try:
+            read()
+        except UserError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def published(results_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """RESULTS_DIR/wandb/published.json: by mode and project, the digest of what W&B has; empty where there is none."""
+    path = Path(results_dir) / "wandb" / "published.json"
+    remedy = "put it back, or delete it: everything is then published again"
+    return read_json(path, dict[str, dict[str, Any]], remedy) if path.exists() else {}
+
+
 def load_runs(results_dir: str | Path) -> list[Run]:
     """All finished runs of a store, by folder name.
 
@@ -108,7 +141,12 @@ def load_runs(results_dir: str | Path) -> list[Run]:
 def load_experiments(results_dir: str | Path) -> list[dict[str, Any]]:
     """The experiments recorded in a store, oldest first: name, config, command and run ids (base first)."""
     files = sorted((Path(results_dir) / "experiments").glob("*.json"))
-    found = [read_json(path, Experiment, "put it back, or delete it: its runs stay") for path in files]
+    remedy = "put it back, or delete it: its runs stay"
+    found = [read_json(path, Experiment, remedy) for path in files]
+    for path, experiment in zip(files, found, strict=True):
+        for name in experiment["runs"]:  # a record is data: it leads out of no store
+            if "/" in name or "\\" in name or name.startswith("."):
+                raise damaged(str(path), f"it names the run {name[:80]!r}, which is no folder's name", remedy)
     return sorted(found, key=lambda experiment: experiment["created"])
 
 

@@ -16,6 +16,8 @@ from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from c3po_bench.errors import DamagedFile, UserError
+from c3po_bench.masking import without_secrets
+from c3po_bench.runtime.limits import check_yaml
 from c3po_bench.store.files import write_json
 
 log = logging.getLogger("c3po_bench")
@@ -38,7 +40,12 @@ def read_json(path: Path, kind: Any = Any, remedy: str = REMEDY) -> Any:
 
 def read_yaml(path: Path, kind: Any = Any, remedy: str = REMEDY) -> Any:
     """The same of a YAML file."""
-    return _read(path, yaml.safe_load, kind, remedy)
+
+    def parse(text: str) -> Any:
+        check_yaml(text)
+        return yaml.safe_load(text)
+
+    return _read(path, parse, kind, remedy)
 
 
 def _read(path: Path, parse: Callable[[str], Any], kind: Any, remedy: str) -> Any:
@@ -115,7 +122,8 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def write_sealed(path: Path, record: dict[str, Any]) -> None:
-    """Write a record that can be made again, with its checksum."""
+    """Write a record with its checksum."""
+    record = json.loads(without_secrets(json.dumps(record, ensure_ascii=False)))  # as it will be read
     write_json(path, {**record, "crc": checksum(record)})
 
 

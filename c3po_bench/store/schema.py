@@ -27,7 +27,7 @@ class ArmRow(TypedDict):
 
     name: str
     title: str  # what a reader calls it
-    role: str  # base, method, baseline, control or ceiling (an arm that sees labels)
+    role: str  # base, method, baseline, control, ceiling (an arm that sees labels) or repeat (base again)
     control_of: NotRequired[str | None]  # the arm that it is a control of
     change: NotRequired[str]  # of a control: what it does otherwise than that arm, such as "random neighbors"
     not_due_to: NotRequired[
@@ -86,12 +86,15 @@ class Result(TypedDict):
     limit: int | None
     seed: int
     scoring: dict[str, Any]  # rule, num_fewshot, permute_options
+    # of the arm ("arm"), the scoring rule and the metrics, by name (`store.versions`); older records have none
+    versions: NotRequired[dict[str, int]]
     metrics: dict[str, dict[str, float]]  # task -> metric -> value, with "n"; acc is the headline
     settings: dict[str, Any]  # flat columns of the ablation table: layers, experts, k, kernel, steps, ...
     cost: Cost
     counts: dict[str, int]  # references used, left out as duplicates, leaked, ...
     curves: dict[str, list[float]]  # mean surrogate loss by step, training metrics by step
     notes: list[str]  # what a reader of the numbers should know
+    crc: NotRequired[str]  # checksum of all else; a published study has none
     movement: NotRequired[Movement]  # of rewiring arms
     tuning: NotRequired[Tuning]  # with method.tune
 
@@ -114,6 +117,8 @@ class Sample(TypedDict, total=False):
     # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
     cluster: str
     loglikelihoods: list[float] | None
+    # multiple choice: the right choice's probability among the choices, under the task's scoring rule
+    p_gold: float
     neighbors: list[dict[str, Any]]  # id, similarity, question, answer
     # surrogate loss by step; kernel regression: the best so far, by share of the original pathway tried
     losses: list[float]
@@ -121,12 +126,13 @@ class Sample(TypedDict, total=False):
     pathway_before: list[list[float]]  # [layers, experts]
     pathway_after: list[list[float]]
     pathway_change: float  # Euclidean distance between the two
+    # base_again: (token, layer) whose last expert and the next score alike; absent for none
+    routing_ties: int
     # of this item, by layer: the measures of `Movement`; and `surrogate_loss`: first, last
     movement: dict[str, list[float]]
     dropped_duplicates: int  # references too like the item to be its neighbors
-    prompt_tokens_cut: (
-        int  # icl: tokens that a prompt with examples lost, where it was longer than the model reads
-    )
+    # icl, virtual tokens: what a prompt lost behind them, where it was longer than the model reads
+    prompt_tokens_cut: int
     votes: list[float]  # knn_vote: each choice's share of the kernel weight
     prompt: str  # feedback: what was asked, with the answers of the arm and of the base model
     response: str
@@ -154,6 +160,7 @@ class Provenance(TypedDict):
     identity: dict[str, Any]  # what the run folder's hash is made of
     seeds: dict[str, int]
     hardware: NotRequired[dict[str, Any]]  # a published study has none
+    remote_code: NotRequired[bool]  # whether code that came with a model was run: it never is
     checksums: NotRequired[dict[str, str]]  # of samples.jsonl, as it was written
     command: str
     started: str

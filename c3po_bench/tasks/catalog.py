@@ -5,15 +5,18 @@ YAML files (well under a second), so that a misspelt name is refused at once.
 """
 
 import logging
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lm_eval
+import yaml
 from lm_eval.tasks._index import Kind, TaskIndex
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from c3po_bench.errors import UserError, unknown
+from c3po_bench.errors import UserError, check_name, unknown
+from c3po_bench.runtime.limits import check_yaml
 
 OWN = Path(__file__).parent
 
@@ -86,6 +89,15 @@ def folder_of(name: str) -> Path | None:
     return None
 
 
+def _check_size(path: Path) -> None:
+    """Refuse a file whose aliases stand for more than anybody would write; what else is wrong with it lm-eval says."""
+    with suppress(OSError, yaml.YAMLError):
+        try:
+            check_yaml(path.expanduser().read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} can't be read as YAML: {error}") from error
+
+
 class Catalog:
     """The tasks of a few folders. `folders` grows as names are asked for."""
 
@@ -103,6 +115,9 @@ class Catalog:
 
     def _read(self, folder: Path) -> None:
         if folder not in self.folders:
+            if not folder.is_relative_to(stock_root()) and not folder.is_relative_to(OWN):
+                for path in sorted(folder.rglob("*.y*ml")):
+                    _check_size(path)
             self.folders.append(folder)
             self._index = {**TaskIndex.build([folder]), **self._index}
 
@@ -122,6 +137,7 @@ class Catalog:
     def _entry(self, name: str) -> Any:
         """lm-eval's index entry of a task, group, tag or YAML file."""
         if name.endswith((".yaml", ".yml")):
+            _check_size(Path(name))
             if (entry := TaskIndex.entry_from_path(Path(name))) is None:
                 raise UserError(f"no task file {name!r}: give a YAML file with a `task:` or `group:` key")
             self._read(Path(name).expanduser().resolve().parent)
@@ -162,6 +178,7 @@ class Catalog:
             raise UserError(
                 f"{entry.yaml_path}: task: {config.get('task')!r} is no name: write names that look like numbers in quotes"
             )
+        check_name(f"{entry.yaml_path}: task", config["task"])
         self._files[config["task"]] = entry.yaml_path
         return {config["task"]: {k: v for k, v in config.items() if k not in ("tag", "group", "task_list")}}
 

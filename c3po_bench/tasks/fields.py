@@ -6,7 +6,6 @@ import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from lm_eval import utils as lm_eval_utils
@@ -44,16 +43,6 @@ def render(template: Any, doc: Mapping[str, Any]) -> Any:
     return lm_eval_utils.apply_template(template, dict(doc))
 
 
-def compile_once() -> None:
-    """Let lm-eval keep its compiled templates.
-
-    It compiles them anew for each rendering, some milliseconds an item.
-    """
-    jinja: Any = lm_eval_utils.env
-    if not hasattr(jinja.from_string, "cache_info"):
-        jinja.from_string = lru_cache(1024)(jinja.from_string)
-
-
 def missing_fields(doc: Mapping[str, Any]) -> list[str]:
     """Names of a document's fields that have no value: null in JSON, empty in CSV, or NaN."""
     return [name for name, value in doc.items() if is_missing(value)]
@@ -62,18 +51,6 @@ def missing_fields(doc: Mapping[str, Any]) -> list[str]:
 def is_missing(value: Any) -> bool:
     """Whether a value is null or NaN."""
     return value is None or (isinstance(value, float) and value != value)
-
-
-def refuse_missing() -> None:
-    """Let lm-eval's templates refuse to print a missing value, which would be asked as the word None."""
-
-    def printed(value: Any) -> Any:
-        if is_missing(value):
-            raise Unsound("it prints a field that has no value")
-        return value
-
-    jinja: Any = lm_eval_utils.env
-    jinja.finalize = printed
 
 
 def is_mmlu(task: str, config: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial, wraps
 from pathlib import Path
@@ -12,7 +12,6 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy
-from lm_eval import utils as lm_eval_utils
 
 from c3po_bench.errors import LIBRARIES, STOCK_TASK, UserError
 from c3po_bench.store.identity import content_hash
@@ -166,18 +165,3 @@ def check_repeatable(config: Any, first: Any, second: Any) -> None:
         names = [getattr(config, name, None) for name in PER_DOCUMENT]
         drawing = [function for function in names if callable(function)]
         raise UserError(_unseeded(next(filter(may_draw, drawing), drawing[0])) if drawing else "it is random")
-
-
-def seed_templates() -> None:
-    """Let the filter `random` of lm-eval's templates draw by the document alone, like all that is drawn here."""
-    from jinja2 import pass_context
-
-    @pass_context
-    def draw(context: Any, choices: Any) -> Any:
-        names: Mapping[str, Any] = context.get_all()
-        return random.Random(content_hash({k: v for k, v in names.items() if not callable(v)})).choice(
-            choices
-        )
-
-    jinja: Any = lm_eval_utils.env
-    jinja.filters["random"] = draw

@@ -20,8 +20,8 @@ from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
 from c3po_bench.tasks.fewshot import leave_out_evaluated
-from c3po_bench.tasks.fields import Unsound, compile_once, is_mmlu, refuse_missing
-from c3po_bench.tasks.functions import PROBED, check_repeatable, original, seed_templates, with_seeds
+from c3po_bench.tasks.fields import Unsound, is_mmlu
+from c3po_bench.tasks.functions import PROBED, check_repeatable, original, with_seeds
 from c3po_bench.tasks.local_data import (
     check_root,
     evaluated_split,
@@ -31,13 +31,8 @@ from c3po_bench.tasks.local_data import (
     localize,
     names_files,
 )
-from c3po_bench.tasks.soundness import (
-    check_config,
-    check_document,
-    check_scoring,
-    explain_loading,
-    refused,
-)
+from c3po_bench.tasks.soundness import check_config, check_document, check_scoring, explain_loading, refused
+from c3po_bench.tasks.templates import use_sandbox
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -138,9 +133,7 @@ class TaskSet:
         if not self._tasks and self.configs:
             from lm_eval.tasks import TaskManager
 
-            refuse_missing()
-            seed_templates()
-            compile_once()
+            use_sandbox()
             builder, loaded = TaskManager(include_defaults=False), {}
             with quiet("lm_eval.api.task"):
                 for name, config in self.configs.items():
@@ -212,7 +205,7 @@ class TaskSet:
                     asked = [request.args for request in requests]
                     if doc_id < PROBED:
                         again = [request.args for request in self._requests(task, doc_id, doc)]
-                        check_repeatable(task.config, asked, again)
+                        check_repeatable(task.config, (asked, right), (again, self._checked_golds(task, doc)))
                     if scored or doc_id == 0 or isinstance(right, list) and len(right) > 1:
                         check_scoring(task, requests, doc, self.headline[name])
                 digest.update(json.dumps([asked, right], sort_keys=True, default=str).encode())
@@ -266,6 +259,11 @@ class TaskSet:
         """Index of the right choice (the first, if there are several) in the order asked."""
         return rules.layout_of(task).golds(doc)[0]
 
+    @staticmethod
+    def golds(task: ConfigurableTask, doc: Mapping[str, Any]) -> list[int]:
+        """Indices of all right choices in the order asked."""
+        return rules.layout_of(task).golds(doc)
+
     def item(
         self,
         id: tuple[str, int],
@@ -304,14 +302,14 @@ class TaskSet:
         key = content_hash([request, id[0], [list(map(str, each)) for each in rendered]], 24)
         return Item(id, kind, key, self.question_text(task, doc), metadata=metadata, **options)
 
-    def items(self, limit: int | None = None, labelled: bool = False) -> Iterator[Item]:
-        """The items of the first `limit` documents of each task, as lm-eval will render them; with labels if asked."""
+    def items(self, limit: int | None = None, *, labelled: bool = False) -> Iterator[Item]:
+        """The items of the first `limit` documents of each task, as lm-eval will render them; mostly without labels."""
         for name, task in self.load().items():
             kind = TEXT if task.OUTPUT_TYPE == "generate_until" else CHOICES
             docs: Any = islice(task.eval_docs, limit)
             for doc_id, doc in enumerate(docs):
                 arguments = [request.args for request in self._requests(task, doc_id, doc)]
-                yield self.item((name, doc_id), doc, kind, arguments, labelled)
+                yield self.item((name, doc_id), doc, kind, arguments, labelled=labelled)
 
     def references(self, name: str, docs: Iterable[tuple[int, dict[str, Any]]]) -> list[Item]:
         """Labelled items of (number, document) pairs of a multiple-choice task, rendered by lm-eval itself."""

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from c3po_bench.config import TrackingConfig
+from c3po_bench.masking import masked
 
 log = logging.getLogger(__name__)
 
@@ -72,5 +73,6 @@ def _bounded(command: list[str], folder: Path, seconds: float) -> str:
                 process.wait()
     if status == 0:
         return ""
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    path.write_text(said := masked(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+    lines = said.strip().splitlines()
     return lines[-1] if lines else f"publishing ended with status {status}"

@@ -18,16 +18,18 @@ from c3po_bench.analysis.ablation import ablation_table, axes, settings_of
 from c3po_bench.analysis.arms import BASE
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.overall import conclusion
 from c3po_bench.analysis.pairing import Partners
-from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
+from c3po_bench.analysis.verdict import summary_rows
 from c3po_bench.errors import UserError
+from c3po_bench.masking import clean
 from c3po_bench.store.files import write_json, write_text
-from c3po_bench.store.reader import Run, load_experiments, load_headroom, load_runs
-from c3po_bench.store.records import read_json
+from c3po_bench.store.reader import Run, load_experiments, load_runs, published
 from c3po_bench.tracking import TrackingConfig, tables
 
 log = logging.getLogger(__name__)
 SUMMARY = ("accuracy", "low", "high", "difference", "diff_low", "diff_high", "p", "p_holm", "fixed", "broken")
+SUMMARY += ("p_gold", "gold_difference", "gold_low", "gold_high", "gold_p", "gold_p_holm")
 FILES = ("result.json", "samples.jsonl", "provenance.json", "config.yaml")
 INIT_SECONDS = 30.0
 ANALYSIS = "analysis-"
@@ -90,10 +92,7 @@ class State:
     def __init__(self, results_dir: Path, mode: str, target: str) -> None:
         """Read what was published to `target` (entity/project) in `mode`."""
         self.path = results_dir / "wandb" / "published.json"
-        self.all: dict[str, dict[str, Any]] = {}
-        if self.path.exists():
-            remedy = "put it back, or delete it: everything is then published again"
-            self.all = read_json(self.path, dict[str, dict[str, Any]], remedy)
+        self.all = published(results_dir)
         self.here = self.all.setdefault(f"{mode}:{target}", {})
 
     def analysis_id(self, new: str) -> str:
@@ -152,10 +151,8 @@ class _Publisher:
             self.state.put(analysis_id, "")  # its id, should this be cut short
         if show:
             ablation = ablation_table(self.runs, compared, self.results_dir)
-            headroom = load_headroom(self.results_dir, self.runs)
-            sentences = verdict_sentences(
-                compared, compare_controls(self.runs, refused={}), headroom and headroom["summary"]
-            )
+            controls = compare_controls(self.runs, refused={})
+            sentences = conclusion(self.results_dir, self.runs, compared, controls)
             varied = axes(ablation)
             if due:
                 self._publish_analysis(
@@ -217,7 +214,7 @@ class _Publisher:
             resume="allow",
             reinit="create_new",
             settings=settings,
-            **options,
+            **clean(options),
         )
         if self.online and run.url:
             self.done.urls.append(run.url)

@@ -77,7 +77,7 @@ def test_verdict_over_nothing():
 
 
 def test_five_fixed_and_none_broken_of_120_is_shown_by_interval_and_p_alike(tmp_path):
-    base = np.zeros(120, dtype=int)
+    base = np.repeat([0, 1], 60)
     arm = base.copy()
     arm[:5] = 1
     frame = compare(factory.store(tmp_path, base=base, sft=arm), draws=500)

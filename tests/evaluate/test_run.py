@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.contract import Arm, Backend
-from c3po_bench.evaluate.run import adopt, open_backend, run_arm, shared_identity
+from c3po_bench.evaluate.run import adopt, open_backend, run, run_arm, shared_identity
 from c3po_bench.feedback.arms import ARMS as FEEDBACK_ARMS
 from c3po_bench.rewiring.arms import ARMS as REWIRING_ARMS
 from c3po_bench.store.files import Journal
@@ -108,6 +108,26 @@ def test_rewiring_after_tuning_leaves_both_models_bit_equal(moe: Path, tmp_path:
                 merged = logits(AutoModelForCausalLM.from_pretrained(tuned.path).eval())
                 assert not torch.equal(merged, bare), "nothing was tuned"
             assert torch.equal(logits(tuned.model), merged), arm.row.name
+
+
+def test_a_base_that_is_not_as_published_is_said_before_other_arms_start(
+    moe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    cfg = config(moe, tmp_path, ["base", "routing_temperature"])
+    cfg.tasks, cfg.limit = ["facts_capitals", "facts_foods"], 40
+    (base, _) = run(cfg)
+    right = {task: [r["correct"] for r in base.samples() if r["task"] == task] for task in cfg.tasks}
+    share = sum(right["facts_capitals"]) / len(right["facts_capitals"])
+    cfg.model.published = {"facts_capitals": share, "facts_foods": 0.99, "piqa": 0.8}  # PIQA is not asked
+    cfg.results_dir, cfg.log_level = str(tmp_path / "again"), "info"
+    _, other = run(cfg)
+    (note,) = [note for note in other.result["notes"] if "is published" in note]
+    assert "facts_foods: base has" in note and "99.0% is published" in note
+    assert note in capfd.readouterr().err.rpartition("routing_temperature: starting")[0]
+    cfg.results_dir, cfg.scoring.num_fewshot = str(tmp_path / "shots"), 1
+    assert not any(
+        "published" in note for r in run(cfg) for note in r.result["notes"]
+    )  # of zero-shot, the others
 
 
 def test_a_torn_group_of_another_rank_is_not_adopted(tmp_path: Path):

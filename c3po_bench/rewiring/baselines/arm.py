@@ -31,7 +31,25 @@ class BaselineArm(Arm):
 
     def __init__(self, backend: Workbench, row: ArmRow, options: dict[str, Any]):
         self.backend, self.row, self.options = backend, row, options
+        self.seed = backend.cfg.seed  # of the training, where the arm trains: `seeds` sets others
         self.meter = Meter()
+        self.cut = 0
+
+    cut_of = "their beginning"
+    """What prompts lose that are longer than the model reads behind what this arm puts before them."""
+
+    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+        """Count the prompts that were cut by what the arm puts before them."""
+        self.cut = sum("prompt_tokens_cut" in row for row in rows)
+        return rows, {}
+
+    def cut_notes(self) -> list[str]:
+        """The note that prompts were cut, where some were."""
+        if not self.cut:
+            return []
+        return [
+            f"{self.row.name}: {self.cut} prompts are longer than the model reads, and lose {self.cut_of}"
+        ]
 
     def identity(self) -> dict[str, Any]:
         """Options, references and what they are compared by."""
@@ -39,7 +57,7 @@ class BaselineArm(Arm):
         return {
             "engine": cfg.engine,
             "options": self.options,
-            "seed": cfg.seed,
+            "seed": self.seed,
             **self.backend.reference_identity,
             "max_similarity": cfg.method.neighbors.max_similarity,
         }
@@ -57,7 +75,8 @@ class BaselineArm(Arm):
 
     def report(self) -> Report:
         """Counts of the references and notes on where they came from."""
-        return Report(self.backend.bank.counts, {}, [*self.backend.reference_items[1], *self.meter.notes])
+        notes = [*self.backend.reference_items[1], *self.meter.notes, *self.cut_notes()]
+        return Report(self.backend.bank.counts, {}, notes)
 
 
 def training_set(backend: Workbench) -> tuple[list[Item], dict[str, int]]:

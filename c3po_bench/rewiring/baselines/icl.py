@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from c3po_bench.contract import Answer, ArmRow, Item, Report
+from c3po_bench.contract import Answer, ArmRow, Item
 from c3po_bench.models.encoding import decoding
 from c3po_bench.rewiring.baselines.arm import BaselineArm, Retriever
 from c3po_bench.rewiring.rewirer import Rewirer
@@ -27,7 +27,7 @@ def icl(backend: Workbench, row: ArmRow, *, shots: int = 5) -> IclArm:
 class IclArm(BaselineArm):
     """The base model behind retrieved examples."""
 
-    _cut = 0
+    cut_of = "their first examples"
 
     def settings(self) -> dict[str, Any]:
         """The only arm whose prompts are not the base's: tables say so."""
@@ -55,19 +55,6 @@ class IclArm(BaselineArm):
             cut = {"prompt_tokens_cut": lost} if lost else {}
             answers.append(replace(answer, details=self.backend.bank.details(near, place) | cut))
         return answers
-
-    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-        """Count the items whose examples are more than the model reads."""
-        self._cut = sum("prompt_tokens_cut" in row for row in rows)
-        return rows, {}
-
-    def report(self) -> Report:
-        """What every baseline reports, and how many prompts were cut."""
-        report = super().report()
-        if not self._cut:
-            return report
-        note = f"{self.row.name}: {self._cut} prompts are longer than the model reads, and lose their first examples"
-        return replace(report, notes=[*report.notes, note])
 
     def _behind(self, examples: list[str], item: Item) -> Item:
         """The item with examples before it; a rendered chat with the tokens of as many as fit."""

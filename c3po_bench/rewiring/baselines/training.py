@@ -55,11 +55,13 @@ class Trained(TypedDict):
 class Opened:
     """A model with trainable parts.
 
-    `call(input_ids=, attention_mask=)` gives its output, `parameters` are what moves.
+    `call(input_ids=, attention_mask=)` gives its output, `parameters` are what moves, `room` is how many tokens it reads
+    where something else stands before them.
     """
 
     call: Callable[..., Any]
     parameters: dict[str, torch.nn.Parameter]
+    room: int = 1 << 30
 
 
 class Adapter(Protocol):
@@ -123,7 +125,7 @@ class TrainedArm(BaselineArm):
         identity = [
             self.row.name,
             self.options,
-            cfg.seed,
+            self.seed,
             self.backend.model_hash,
             cfg.model.dtype,
             next(iter(self.more.values()), None),
@@ -147,7 +149,7 @@ class TrainedArm(BaselineArm):
         return load_file(self.folder / "adapter.safetensors")
 
     def _train(self) -> tuple[Weights, dict[str, Any]]:
-        options, seed = self.options, self.backend.cfg.seed
+        options, seed = self.options, self.seed
         questions = [self.backend.tokenizer(item) for item in self.training[0]]
         random.Random(seed).shuffle(questions)
         spared = min(HELD_OUT, len(questions) // 5)
@@ -204,7 +206,8 @@ class TrainedArm(BaselineArm):
 
     def report(self) -> Report:
         """Training curves, and the loss on held-out references before and after."""
-        notes, record = [*self.backend.reference_items[1], *self.meter.notes], self.record
+        notes = [*self.backend.reference_items[1], *self.meter.notes, *self.cut_notes()]
+        record = self.record
         if record is None:
             return Report(self.training[1], {}, notes)
         counts = self.training[1] | {
@@ -239,7 +242,7 @@ def question_losses(model: Opened, questions: Sequence[TokenizedItem]) -> torch.
     for question in questions:
         prompt, answer = question.gold_row
         context, target = question.prompts[prompt].context, question.prompts[prompt].continuations[answer]
-        pairs.append((context[-MAX_TOKENS:], target))
+        pairs.append((context[-min(MAX_TOKENS, model.room + 1 - len(target)) :], target))
     device = next(iter(model.parameters.values())).device
     ids, lengths = pad_right([context + target[:-1] for context, target in pairs], device)
     mask = (torch.arange(ids.shape[1], device=device)[None] < lengths[:, None]).long()

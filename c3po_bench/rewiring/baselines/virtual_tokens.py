@@ -7,11 +7,13 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from c3po_bench.contract import Answer, Item
+from c3po_bench.errors import UserError
 from c3po_bench.models.flops import counting, shape_of
 from c3po_bench.models.stock_scoring import StockScorer
 from c3po_bench.rewiring.baselines.arm import peft_package
@@ -28,6 +30,12 @@ class VirtualTokens(ABC):
 
     def __init__(self, backend: Workbench, tokens: int):
         self.backend, self.model, self.tokens = backend, backend.loaded.model, tokens
+        self.room = backend.tokenizer.max_length - tokens
+        if self.room < 2:
+            raise UserError(
+                f"{tokens} virtual tokens leave no room for a prompt in the {backend.tokenizer.max_length} tokens that the "
+                "model reads: use fewer (arm_options.NAME.tokens)"
+            )
 
     @abstractmethod
     def config(self) -> Any:
@@ -53,7 +61,7 @@ class VirtualTokens(ABC):
     def opened(self, seed: int) -> Iterator[Opened]:
         """Fresh virtual tokens; nothing about them is drawn."""
         model = self.wrapped()
-        yield Opened(model, trainable(model))
+        yield Opened(model, trainable(model), self.room)
 
     def answering(self, weights: Weights, meter: Meter) -> Answering:
         """By lm-eval's own scoring of the wrapped model."""
@@ -61,13 +69,18 @@ class VirtualTokens(ABC):
         own = trainable(model)
         for name, value in weights.items():
             own[name].data.copy_(value)
-        scorer = StockScorer(model, self.backend.loaded.tokenizer, self.backend.cfg.batch_size)
+        # a prompt behind virtual tokens is cut to what is left of the model's window
+        scorer = StockScorer(model, self.backend.loaded.tokenizer, self.backend.cfg.batch_size, self.room)
         shape = shape_of(self.model)
 
         def answer(items: Sequence[Item]) -> list[Answer]:
             with meter.phase("score"), counting(self.model, shape) as flops:
                 answers = scorer.answer(items)
             meter.count("score", sum(flops))
-            return answers
+            cut = [self.backend.tokenizer.behind(item, self.tokens) for item in items]
+            return [
+                replace(answer, details={**answer.details, "prompt_tokens_cut": lost}) if lost else answer
+                for answer, lost in zip(answers, cut, strict=True)
+            ]
 
         return answer
