@@ -1,7 +1,7 @@
-"""`python -m c3po_bench.headroom +experiment=NAME [key=value ...] [--json]`: what re-routing could give at most.
+"""`python -m c3po_bench.headroom +experiment=NAME [key=value ...] [--json]`.
 
-Before any method is tried. The arms of the experiment are not run; its model, tasks, items and optimizer are used.
-Interrupt at any time and run the same command again: it goes on.
+What re-routing could give at most, before any method is tried. The arms of the experiment are not run; its
+model, tasks, items and optimizer are used. Interrupt at any time and run the same command again: it goes on.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, show, and keep the record in the store; 2 where the user can mend what is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m c3po_bench.headroom",
-        description="What re-routing could give at most: how often descent reaches the true option and wrong ones, and "
-        "what the best of many routes of equal compute would have right.",
+        description="What re-routing could give at most: how often descent reaches the true option and wrong "
+        "ones, and what the best of many routes of equal compute would have right.",
     )
     parser.add_argument("words", nargs="*", metavar="key=value", help="as for python -m c3po_bench")
     parser.add_argument("--routes", type=int, default=64, help="drawn for each item (default: 64)")
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.routes < 1 or not 0 < arguments.temperature <= 100:
             raise UserError(
-                f"--routes={arguments.routes} --temperature={arguments.temperature:g}: at least 1 route, and a "
-                "temperature above 0 and at most 100"
+                f"--routes={arguments.routes} --temperature={arguments.temperature:g}: at least 1 route, and "
+                "a temperature above 0 and at most 100"
             )
         cfg = composed(arguments.words)
         record = measured(cfg, arguments.routes, arguments.temperature)
@@ -95,7 +95,7 @@ def composed(words: Sequence[str]) -> Config:
 
 
 def measured(cfg: Config, routes: int, temperature: float) -> dict[str, Any]:
-    """The record of an experiment's headroom, from the store or measured now; see `store.headroom`."""
+    """The record of an experiment's headroom, from the store or measured now; see `store.reader.read_headroom`."""
     set_up_logging(cfg.log_level)  # first: libraries' progress bars are held back as they are imported
     sleep_where_shared(cfg.threads)
     from c3po_bench.evaluate.headroom import measure  # torch and lm-eval: a wrong key is answered at once
@@ -112,8 +112,8 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     )
     if len(found["rules"]) > 1:
         caption += (
-            f"; model rule: drawn experts keep the router's weights, {found['mass']:.2f} of the own route's in total; mass "
-            "kept: scaled to it"
+            f"; model rule: drawn experts keep the router's weights, {found['mass']:.2f} of the own route's in "
+            "total; mass kept: scaled to it"
         )
     table = Table(caption=Text(caption), caption_justify="left")
     table.add_column(record["name"])

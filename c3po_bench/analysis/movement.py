@@ -1,8 +1,8 @@
-"""How far arms moved pathways, beside how far the items' own pathways lie apart: columns, table rows, a sentence.
+"""How far arms moved pathways, beside how far the items' own pathways lie apart: columns, rows, sentences.
 
-An arm that shifts less of the routing weight than `STILL` cannot change what the model says, whatever it is meant to
-do: a null of it says nothing about the method. One that moves many natural spreads leaves the pathways that the model
-knows.
+An arm that shifts less of the routing weight than `STILL` cannot change what the model says, whatever it is
+meant to do: a null of it says nothing about the method. One that moves many natural spreads leaves the
+pathways that the model knows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from c3po_bench.analysis.frames import known
 from c3po_bench.store.reader import Run
 
 STILL = 0.02
-"""Share of the routing weight (total variation, mean over the critical layers) below which a model is not moved."""
+"""Share of the routing weight (total variation, mean over critical layers) below which nothing is moved."""
 
 
 def movement_columns(run: Run) -> dict[str, float]:

@@ -11,8 +11,7 @@ from c3po_bench.analysis.compare import trained_on_seeds
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.verdict import direction, p_text, verdict_sentences
-from c3po_bench.store.headroom import load_headroom
-from c3po_bench.store.reader import Run
+from c3po_bench.store.reader import Run, load_headroom
 
 LEAK = 0.5
 """|score| from which an answer outside the scope is called a leak; rules give 0 or 1."""

@@ -25,8 +25,7 @@ from c3po_bench.analysis.pairing import run_labels
 from c3po_bench.analysis.scores import load_scores
 from c3po_bench.analysis.statistics import wilson
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, gap_bracket, p_text
-from c3po_bench.store.headroom import load_headroom
-from c3po_bench.store.reader import Run, load_experiments
+from c3po_bench.store.reader import Run, load_experiments, load_headroom
 
 OVER = "intervals are 95% over items"
 OVER_CLUSTERS = "§ over groups of items that share a source, by t"

@@ -141,8 +141,8 @@ def _accuracy(
         else:
             left += runs
     sentences += _rest([direction(row) for row in left], BASE_REST)
-    told = [row for row in methods if row["role"] == "method"][:MOST]
-    sentences += movement_sentences(told, display_name)
+    proper = [row for row in methods if row["role"] == "method"][:MOST]
+    sentences += movement_sentences(proper, display_name)
     sentences += [
         f"The choice for {display_name(row)} on held-out references lies at the edge of what was tried: "
         f"{row['tuning_edges']}. A wider search might find a better one."

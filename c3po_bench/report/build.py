@@ -31,8 +31,7 @@ from c3po_bench.report import page, tables
 from c3po_bench.report.figures import Figure, ablation_figures, comparison_figures
 from c3po_bench.report.items import explore
 from c3po_bench.store.files import replacing, write_text
-from c3po_bench.store.headroom import load_headroom
-from c3po_bench.store.reader import Run, load_experiments, load_runs
+from c3po_bench.store.reader import Run, load_experiments, load_headroom, load_runs
 
 MOST_RUNS = (
     24  # shown side by side, and whose configuration the page carries; of larger stores the best of each arm

@@ -23,7 +23,7 @@ from c3po_bench.rewiring.kernels import check_kernel
 from c3po_bench.rewiring.movement import summary
 from c3po_bench.rewiring.pathway import check_method
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
-from c3po_bench.rewiring.tune import tune
+from c3po_bench.rewiring.tune import protocol, tune
 from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.meter import Meter
 from c3po_bench.tasks.taskset import TaskSet
@@ -121,7 +121,9 @@ class RewiringArm(Arm):
             parts |= {"method": asdict(cfg.method), "options": self.options, "seed": cfg.seed}
         if self.uses_bank or self.tuned:
             parts |= self.backend.reference_identity
-        if self.row.reads is not None and not self.tuned:
+        if whose := self.backend.chooser(self.row):
+            parts["tuned"] = protocol(whose)
+        elif self.row.reads is not None:
             read = method_settings(cfg, cfg.method, self.row, self.options, self.uses_bank)
             parts["method"] = [read.get(key) for key in self.row.reads] + [cfg.method.kernel.degree]
             parts.pop("embedder", None)
@@ -211,7 +213,8 @@ class TunedBaseline(Arm):
 
     def identity(self) -> dict[str, Any]:
         """What the baseline is at the options given, and that they are chosen, by what."""
-        return self.inner.identity() | {"method": asdict(self.backend.cfg.method)}
+        tuned = {"method": asdict(self.backend.cfg.method), "tuned": protocol(self.row)}
+        return self.inner.identity() | tuned
 
     def settings(self) -> dict[str, Any]:
         """The baseline's, with what was chosen."""

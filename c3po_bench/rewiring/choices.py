@@ -1,4 +1,4 @@
-"""What `method.tune=reference` may choose of an arm, whose choice an arm takes, and the record of a choice."""
+"""What `method.tune=reference` may choose of an arm, whose choice an arm takes, and the record of it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ NEIGHBORS = (1, 2, 3, 5, 8, 16)
 class Axis:
     """One thing that is chosen: a dotted key of the method, or `option.NAME` of the arm.
 
-    `values` are tried in turn; numbers in ascending order. Where the best is the least or the largest, the next ones
-    by `factor` are tried, too, and where that does not end it, the choice is said to be at the edge. It is none at
-    `least` and `most`, beyond which there is nothing.
+    `values` are tried in turn; numbers in ascending order. Where the best is the least or the largest, the
+    next ones by `factor` are tried, too, and where that does not end it, the choice is said to be at the
+    edge. It is none at `least` and `most`, beyond which there is nothing.
     """
 
     key: str
@@ -97,7 +97,8 @@ class Tuning:
     Attributes:
         arm: for which.
         chosen: by the keys of its axes.
-        p_gold: mean probability of the right option over the held-out references, by setting; `base` without the arm.
+        p_gold: mean probability of the right option over the held-out references, by setting; `base` without
+        the arm.
         interval: 95%, of the chosen setting's; `gain`: its difference to base, and the bounds of that.
         edges: of the choices at the edge of what was tried, in words.
         held_out: how many references.
@@ -143,10 +144,10 @@ class Tuning:
         tried = {name: value for name, value in self.p_gold.items() if name != "base"}
         gain, low, high = self.gain
         words = (
-            f"tune=reference: {in_words(self.chosen)}, chosen for {self.arm} on {self.held_out} held-out references among "
-            f"{len(tried)} settings by the right option's probability: {max(tried.values()):.3f} "
-            f"[{self.interval[0]:.3f}, {self.interval[1]:.3f}], {self.p_gold['base']:.3f} without the arm ({gain:+.3f} "
-            f"[{low:.3f}, {high:.3f}])"
+            f"tune=reference: {in_words(self.chosen)}, chosen for {self.arm} on {self.held_out} held-out "
+            f"references among {len(tried)} settings by the right option's probability: {max(tried.values()):.3f} "
+            f"[{self.interval[0]:.3f}, {self.interval[1]:.3f}], {self.p_gold['base']:.3f} without the arm "
+            f"({gain:+.3f} [{low:.3f}, {high:.3f}])"
         )
         if self.edges:
             words += f"; at the edge of what was tried: {', '.join(self.edges)}"
@@ -154,7 +155,7 @@ class Tuning:
 
 
 def chooser(row: ArmRow) -> ArmRow | None:
-    """The arm whose choice `row` takes: its own, that of the arm that it is made from, or None where nothing is chosen."""
+    """The arm whose choice `row` takes: itself, or the arm that it is made from; None where nothing is chosen."""
     if row.role == "ceiling":
         return ARMS["ngd"] if row.references == "own" else None
     if row.solution == "reuse" and row.control_of:

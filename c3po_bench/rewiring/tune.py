@@ -1,10 +1,11 @@
 """`method.tune=reference`: an arm's settings chosen on held-out reference items, never on the test.
 
-The paper names no protocol for its choices, and all its ablations are on the test benchmarks. Here some references
-play the test: their labels are hidden from the arm and used only to compare settings, by the probability that they
-have among the options under the task's scoring rule. Methods, controls and baselines each choose for themselves, by
-the same search with the same budget: a method that beats controls at the method's own best setting may only have been
-tuned. Arms that are defined by another's pathway (`random_pathway`) or are a ceiling for it (`oracle`) take its choice.
+The paper names no protocol for its choices, and all its ablations are on the test benchmarks. Here some
+references play the test: their labels are hidden from the arm and used only to compare settings, by the
+probability that they have among the options under the task's scoring rule. Methods, controls and baselines
+each choose for themselves, by the same search with the same budget: a method that beats controls at the
+method's own best setting may only have been tuned. Arms that are defined by another's pathway
+(`random_pathway`) or are a ceiling for it (`oracle`) take its choice.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ BUDGET = 20
 """Settings that are tried of an arm at most."""
 
 
+def protocol(row: ArmRow) -> dict[str, Any]:
+    """What decides, beside config and references, what is chosen for an arm: part of what names its runs."""
+    axes = [asdict(axis) for axis in axes_of(row)]
+    return {"arm": row.name, "criterion": "p_gold", "held_out": HELD_OUT, "budget": BUDGET, "axes": axes}
+
+
 def tune(backend: Workbench, row: ArmRow) -> Tuning:
     """Choose the settings of an arm; the result is kept in `results_dir/tuned`.
 
@@ -59,14 +66,14 @@ def tune(backend: Workbench, row: ArmRow) -> Tuning:
     ]
     if len(items) < 5:
         raise UserError(
-            f"method.tune=reference needs at least 5 references, of which it hides some; there are {len(items)}"
+            "method.tune=reference needs at least 5 references, of which it hides some; there are "
+            f"{len(items)}"
         )
     drawn = sorted(items, key=lambda i: hashlib.sha256(f"{cfg.seed}:{i.id[0]}:{i.id[1]}".encode()).digest())
     held_out = drawn[: min(HELD_OUT, len(items) // 2)]
     data = [[*item.id, item.question, item.requests, item.gold, item.lengths] for item in items]
-    axes = [asdict(axis) for axis in axes_of(row)]
     identity = [
-        *("p_gold", row.name, axes, BUDGET, len(held_out), options(cfg, row)),
+        *(protocol(row), options(cfg, row)),
         backend.model_hash,
         cfg.model.dtype,
         asdict(cfg.method),
@@ -87,7 +94,7 @@ def tune(backend: Workbench, row: ArmRow) -> Tuning:
 
 @dataclass
 class Search:
-    """Coordinate search: the values of each axis in turn, at the best found so far; then the first one's neighbors.
+    """Coordinate search: the values of each axis in turn, at the best found so far; then beside the first's.
 
     Args:
         backend: the workbench of the experiment.
@@ -214,7 +221,7 @@ class Search:
         ).answer
 
     def _p_gold(self, trial: Workbench, answer: Callable[[Sequence[Item]], list[Answer]]) -> np.ndarray:
-        """The probability of the right option of each held-out reference, its label hidden from who answers."""
+        """The right option's probability of each held-out reference, its label hidden from who answers."""
         unlabelled = [replace(item, gold=None, key=question_hash(item.question)) for item in self.held_out]
         found = []
         for some, labelled in zip(_chunks(unlabelled, trial), _chunks(self.held_out, trial), strict=True):

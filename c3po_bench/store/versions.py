@@ -24,7 +24,7 @@ CONTROLS: dict[str, int] = {
 SCORERS: dict[str, int] = {"cloze": 1, "letters": 1, "length_normalized": 1}
 METRICS: dict[str, int] = {"acc": 1, "acc_norm": 1, "p_gold": 1, "score": 1, "drift": 1, "similarity": 1}
 METRICS |= {"degeneration": 1}
-CONTROL_ENDINGS = ("random_neighbors", "shuffled_labels", "permuted_options")
+CONTROL_ENDINGS = ("random_neighbors", "shuffled_labels", "permuted_options", "permuted_experts")
 THEN, ENDINGS = "_then_", ("_joint", "_mix")
 
 
