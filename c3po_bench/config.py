@@ -34,7 +34,7 @@ class ModelConfig:
     name: str = option("smolmoe", "short name, shown in tables")
     kind: str = option(
         "smolmoe",
-        "smolmoe, smollm or planted (embedded), tiny (random, for tests) or hf (any Hugging Face folder or id)",
+        "smolmoe, specialists, smollm or planted (embedded), tiny (random, for tests) or hf (any Hugging Face folder or id)",
     )
     path: str | None = option(None, "folder or hub id, for kind=hf; the family, for kind=tiny")
     revision: str | None = option(None, "commit or tag of a hub model; pin it")

@@ -25,7 +25,10 @@ from c3po_bench.registry import Registry
 log = logging.getLogger(__name__)
 EMBEDDED: Registry[Callable[[], Path]] = Registry(
     "model.kind",
-    {name: f"c3po_bench.models.embedded.{name}:checkpoint" for name in ("smolmoe", "smollm", "planted")},
+    {
+        name: f"c3po_bench.models.embedded.{name}:checkpoint"
+        for name in ("smolmoe", "specialists", "smollm", "planted")
+    },
 )
 KINDS = (*EMBEDDED, "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")

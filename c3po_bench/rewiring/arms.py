@@ -159,6 +159,14 @@ def _rows() -> Iterator[ArmRow]:
         uses_learning_rate=False,
     )
     yield solver(
+        "right_expert",
+        "right expert",
+        "the expert that was trained on the item's skill (model=specialists)",
+        role="ceiling",
+        references="none",
+        uses_learning_rate=False,
+    )
+    yield solver(
         "routing_temperature",
         "routing temperature",
         "original routing, sharpened",

@@ -95,7 +95,9 @@ def load(path: Path = WEIGHTS) -> dict[str, Tensor]:
     return weights
 
 
-def from_dense(dense: Any, weights: Mapping[str, Tensor], routed: tuple[int, ...] = ROUTED) -> Qwen2MoeForCausalLM:
+def from_dense(
+    dense: Any, weights: Mapping[str, Tensor], routed: tuple[int, ...] = ROUTED
+) -> Qwen2MoeForCausalLM:
     """The Qwen2-MoE model made of a dense Llama model and the experts and routers of `load`."""
     with torch.device("meta"):
         model = Qwen2MoeForCausalLM(_config(dense.config, weights, routed))

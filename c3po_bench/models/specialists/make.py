@@ -134,10 +134,12 @@ def _expert(suffix: Suffix, tokenizer: Any, domain: Domain, work: Path, seed: in
         report: Callable[[int, float], None] = lambda step, loss: log.info(  # noqa: E731
             "%s: step %d, loss %.3f, %.0f s", domain.name, step, loss, time.perf_counter() - started
         )
-        expert = train_expert(
-            suffix, kept, domain.recipe, seed=seed, candidates=candidates, report=report
-        )
-        tensors = {f"{name}.{i}": pair[j] for i, pair in enumerate(expert) for j, name in enumerate(("gate_up", "down"))}
+        expert = train_expert(suffix, kept, domain.recipe, seed=seed, candidates=candidates, report=report)
+        tensors = {
+            f"{name}.{i}": pair[j]
+            for i, pair in enumerate(expert)
+            for j, name in enumerate(("gate_up", "down"))
+        }
         work.mkdir(parents=True, exist_ok=True)
         save_file(tensors, file.with_suffix(".part"))
         file.with_suffix(".part").replace(file)
@@ -162,7 +164,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="the file of weights to write")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    domains = [rule_domain(skill) for skill in RULES] + [text_domain(name, options.data) for name in TEXT_FILES]
+    domains = [rule_domain(skill) for skill in RULES] + [
+        text_domain(name, options.data) for name in TEXT_FILES
+    ]
     tensors = make(domains, options.work or cache_dir() / "specialists-work")
     save_file(tensors, options.output)
     log.info("%s: %.1f MB", options.output.name, options.output.stat().st_size / 1e6)

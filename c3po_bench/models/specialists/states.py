@@ -90,10 +90,14 @@ class Suffix:
     def read(self, questions: Sequence[Question], *, seed: int, fast: bool = True) -> list[Kept]:
         """Run the dense model over questions; `fast` multiplies in bfloat16."""
         generator = torch.Generator().manual_seed(seed)
-        order = sorted(range(len(questions)), key=lambda i: len(questions[i].prompt) + len(questions[i].answer))
+        order = sorted(
+            range(len(questions)), key=lambda i: len(questions[i].prompt) + len(questions[i].answer)
+        )
         kept: dict[int, Kept] = {}
         for numbers in _batches(order, questions):
-            for number, state in zip(numbers, self._read([questions[i] for i in numbers], generator, fast), strict=True):
+            for number, state in zip(
+                numbers, self._read([questions[i] for i in numbers], generator, fast), strict=True
+            ):
                 kept[number] = state
         return [kept[number] for number in range(len(questions))]
 
@@ -105,7 +109,9 @@ class Suffix:
         seen: dict[int, Tensor] = {}
         reader = self._reader(fast)
         hooks = [
-            reader.layers[self.first].register_forward_pre_hook(lambda _m, args: seen.__setitem__(-1, args[0])),
+            reader.layers[self.first].register_forward_pre_hook(
+                lambda _m, args: seen.__setitem__(-1, args[0])
+            ),
             *(
                 reader.layers[number].mlp.register_forward_pre_hook(
                     lambda _m, args, number=number: seen.__setitem__(number, args[0])

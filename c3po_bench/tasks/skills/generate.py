@@ -27,27 +27,42 @@ import yaml
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
+from c3po_bench.tasks.fields import without_cues
+
 HERE = Path(__file__).parent
 SPLITS = {"test": 200, "reference": 200, "development": 200, "train": 1600}
 """Contents of each split, dealt in this order. `train` takes what there is, up to its number."""
 
-NAMES = """
+
+def _words_of(text: str) -> list[str]:
+    return text.split()
+
+
+NAMES = _words_of(
+    """
     Anna Ben Carl David Emma Frank Grace Henry Ivan Jack Kate Laura Mark Nancy Oscar Paul Rose Sam Tom Victor Alice Bob
     Clara Dan Eric Fred George Helen Jane Kevin Lucy Maria Nick Peter Ruth Sarah Tim Will Adam Amy Brian Chris Diana
     Ellen James John Julia Linda Lisa Martin Mary Mike Nina Robert Simon Steve Susan
-""".split()
-PLACES = """
+    """
+)
+PLACES = _words_of(
+    """
     garden kitchen office park library school church hotel market museum station bank beach forest farm garage hospital
     theater village castle bridge tower river lake island shop stadium temple airport harbor bakery attic barn
-""".split()
-ANIMALS = """
+    """
+)
+ANIMALS = _words_of(
+    """
     dog cat horse cow pig goat sheep fox wolf bear lion tiger mouse rabbit monkey bird duck hen snake frog fish deer
     eagle owl rat bee
-""".split()
-THINGS = """
+    """
+)
+THINGS = _words_of(
+    """
     book ball pen cup hat key coin ring map bag box lamp clock phone bike coat apple letter ticket knife rope flag doll
     stone
-""".split()
+    """
+)
 LETTERS = list(string.ascii_lowercase)
 ACTS = {  # past tense: the noun that a question names it by
     "chased": "chasing",
@@ -226,6 +241,23 @@ def load(skill: str, phrasing: str = "A", **_: Any) -> dict[str, Any]:
         )
         for split in ("reference", "test")
     }
+
+
+@cache
+def _skills_of_questions() -> dict[str, str]:
+    """Every question that a task asks, without its cues, with its skill."""
+    asked = ((skill, text) for skill in SKILLS for text in (phrasings(skill)["trained"][0], shifted(skill)))
+    return {
+        without_cues(doc["question"]): skill
+        for skill, text in asked
+        for split in ("test", "reference")
+        for doc in documents(skill, split, text)
+    }
+
+
+def skill_of(question: str) -> str | None:
+    """The skill that a task's question asks for, whether its cues ("Question:", "Answer:") are there or not."""
+    return _skills_of_questions().get(without_cues(question))
 
 
 @cache
