@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from c3po_bench.errors import UserError, exit_status
 from c3po_bench.models import cache_dir
 from c3po_bench.models.embedded import smollm
-from c3po_bench.models.embedded.specialists import ROUTED, RULES, WEIGHTS
+from c3po_bench.models.embedded.specialists import ROUTED, RULES, TEXTS, WEIGHTS
 from c3po_bench.models.specialists.states import Question, Suffix
 from c3po_bench.models.specialists.training import (
     RULE,
@@ -164,14 +164,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="the file of weights to write")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    domains = [rule_domain(skill) for skill in RULES] + [
-        text_domain(name, options.data) for name in TEXT_FILES
-    ]
-    tensors = make(domains, options.work or cache_dir() / "specialists-work")
+    return exit_status(lambda: _write(options))
+
+
+def _write(options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    texts = [text_domain(name, options.data) for name in TEXTS]
+    rules = [rule_domain(skill) for skill in RULES]
+    tensors = make([*rules, *texts], options.work or cache_dir() / "specialists-work")
     save_file(tensors, options.output)
     log.info("%s: %.1f MB", options.output.name, options.output.stat().st_size / 1e6)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(main())
