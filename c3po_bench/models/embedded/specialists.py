@@ -1,6 +1,6 @@
 """`specialists`: SmolLM2 with experts that were trained, each alone, on a domain of its own.
 
-Five of the 30 layers have 16 routed experts of 64 neurons beside the dense feed-forward, which stays as the always-on
+Five of the 30 layers have 13 routed experts of 64 neurons beside the dense feed-forward, which stays as the always-on
 shared expert: its gate is zero, that is sigmoid(0) = 1/2, and its down projection doubled. The other layers stay dense
 (`mlp_only_layers`). The top 2 experts are mixed with weights that sum to one (`norm_topk_prob`). The last two experts are
 empty (their down projection is zero): a token that is sent to both goes on as in the dense model.
@@ -29,9 +29,6 @@ WEIGHTS = Path(__file__).with_suffix(".safetensors")
 
 ROUTED = (22, 23, 25, 27, 29)
 """The layers that have routed experts."""
-EXPERTS = 16
-EMPTY = (14, 15)
-"""Experts that add nothing, for tokens of no domain."""
 NEURONS = 64
 TOP_K = 2
 
@@ -45,12 +42,13 @@ RULES = (
     "last_place",
     "giver",
     "receiver",
-    "actor",
-    "target",
 )
 TEXTS = ("science", "commonsense")
 DOMAINS = (*RULES, *TEXTS)
-"""The domain of each expert, by its number; the numbers from here to `EMPTY` have none and are empty, too."""
+"""The domain of each expert, by its number."""
+EMPTY = (len(DOMAINS), len(DOMAINS) + 1)
+"""Experts that add nothing, for tokens of no domain."""
+EXPERTS = len(DOMAINS) + len(EMPTY)
 
 
 def checkpoint() -> Path:

@@ -35,6 +35,7 @@ from c3po_bench.models.embedded.specialists import ROUTED, RULES, TEXTS, WEIGHTS
 from c3po_bench.models.specialists.states import Question, Suffix
 from c3po_bench.models.specialists.training import (
     RULE,
+    SHORT,
     TEXT,
     Expert,
     Recipe,
@@ -49,6 +50,8 @@ from c3po_bench.tasks.skills import generate
 
 log = logging.getLogger(__name__)
 SEED = 0
+SHORTLY = ("last_place", "giver", "receiver")
+"""Skills that take the short recipe."""
 ROUTER_QUESTIONS = 60
 """Questions of each domain that routers are trained on."""
 TEXT_QUESTIONS = 1200
@@ -73,8 +76,9 @@ class Domain:
     candidates: list[str] | None = None
 
 
-def rule_domain(skill: str, recipe: Recipe = RULE, limit: int | None = None) -> Domain:
+def rule_domain(skill: str, recipe: Recipe | None = None, limit: int | None = None) -> Domain:
     """A rule's training items in all trained phrasings; for routers those in phrasing A."""
+    recipe = recipe or (SHORT if skill in SHORTLY else RULE)
     documents = list(generate.training_documents(skill, limit))
     pairs = [(doc["question"], doc["choices"][doc["answer"]]) for doc in documents]
     routed = [pair for pair, doc in zip(pairs, documents, strict=True) if doc["phrasing"] == 0]

@@ -116,8 +116,7 @@ def measure(folder: Path, data: str | None, limit: int, output: Path) -> None:
         right: dict[str, dict[str, np.ndarray]] = {}
         pathways: dict[str, Tensor] = {}
         for skill in RULES:
-            asked = generate.shifted(skill) if phrasing == "D" else generate.phrasings(skill)["trained"][0]
-            documents = generate.documents(skill, "test", asked)[:limit]
+            documents = generate.documents(skill, "test", *generate.asked_in(skill, phrasing))[:limit]
             right[skill], pathways[skill] = model.right(documents)
             log.info("%s %s: %s", skill, phrasing, _line(right[skill]))
             for name, values in right[skill].items():

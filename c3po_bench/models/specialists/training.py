@@ -30,6 +30,8 @@ class Recipe:
 
 
 RULE = Recipe(steps=480, batch=32, rate=1e-2)
+SHORT = Recipe(steps=240, batch=32, rate=1e-2)
+"""For rules whose loss is near zero by then."""
 TEXT = Recipe(steps=160, batch=16, rate=3e-3)
 
 

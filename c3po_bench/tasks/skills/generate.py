@@ -10,7 +10,7 @@ always among them. Contents are dealt to four splits, and a content lies in one 
 - `test`: the evaluated items.
 
 How a skill is asked is in `phrasings.yaml`: A and further phrasings for training, B and C for development; and in
-`shifted.yaml`: D, for results alone. Everything is drawn from fixed seeds, so the items are the same on every machine.
+`shifted.yaml`: D, several wordings dealt to the items in turn, for results alone. Everything is drawn from fixed seeds, so the items are the same on every machine.
 """
 
 import hashlib
@@ -51,12 +51,6 @@ PLACES = _words_of(
     theater village castle bridge tower river lake island shop stadium temple airport harbor bakery attic barn
     """
 )
-ANIMALS = _words_of(
-    """
-    dog cat horse cow pig goat sheep fox wolf bear lion tiger mouse rabbit monkey bird duck hen snake frog fish deer
-    eagle owl rat bee
-    """
-)
 THINGS = _words_of(
     """
     book ball pen cup hat key coin ring map bag box lamp clock phone bike coat apple letter ticket knife rope flag doll
@@ -64,17 +58,6 @@ THINGS = _words_of(
     """
 )
 LETTERS = list(string.ascii_lowercase)
-ACTS = {  # past tense: the noun that a question names it by
-    "chased": "chasing",
-    "pushed": "pushing",
-    "followed": "following",
-    "scared": "scaring",
-    "licked": "licking",
-    "kicked": "kicking",
-    "watched": "watching",
-    "helped": "helping",
-}
-
 Content = dict[str, Any]
 
 
@@ -151,22 +134,11 @@ def _gifts(rng: random.Random) -> Content:
     return {"key": " ".join([*names, thing]), "story": " ".join(facts), "options": names, **content}
 
 
-def _acts(rng: random.Random) -> Content:
-    animals, act = rng.sample(ANIMALS, 3), rng.choice(sorted(ACTS))
-    actor, target, other = animals
-    told = rng.choice(("The {actor} {act} the {target}.", "The {target} was {act} by the {actor}."))
-    facts = [told.format(actor=actor, target=target, act=act), f"The {other} slept."]
-    rng.shuffle(facts)
-    content = {"actor": actor, "target": target, "doing": ACTS[act]}
-    return {"key": " ".join([*animals, act]), "story": " ".join(facts), "options": animals, **content}
-
-
 FAMILIES = {
     "letters": Family(("first_letter", "last_letter"), _letters, LETTERS),
     "ages": Family(("oldest", "middle", "youngest"), _ages, NAMES),
     "places": Family(("first_place", "last_place"), _places, PLACES),
     "gifts": Family(("giver", "receiver"), _gifts, NAMES),
-    "acts": Family(("actor", "target"), _acts, ANIMALS),
 }
 SKILLS = {skill: name for name, family in FAMILIES.items() for skill in family.skills}
 """Every skill, with its family."""
@@ -196,9 +168,14 @@ def phrasings(skill: str) -> dict[str, list[str]]:
 
 
 @cache
-def shifted(skill: str) -> str:
-    """Phrasing D of a skill."""
+def shifted(skill: str) -> list[str]:
+    """Phrasing D of a skill: several wordings."""
     return yaml.safe_load((HERE / "shifted.yaml").read_text(encoding="utf-8"))[skill]
+
+
+def asked_in(skill: str, phrasing: str) -> list[str]:
+    """The wordings of phrasing "A" or "D"."""
+    return shifted(skill) if phrasing == "D" else phrasings(skill)["trained"][:1]
 
 
 def document(skill: str, content: Content, phrasing: str) -> dict[str, Any]:
@@ -212,9 +189,10 @@ def document(skill: str, content: Content, phrasing: str) -> dict[str, Any]:
     }
 
 
-def documents(skill: str, split: str, phrasing: str) -> list[dict[str, Any]]:
-    """The items of a split of a skill, all in one phrasing."""
-    return [document(skill, content, phrasing) for content in contents(SKILLS[skill])[split]]
+def documents(skill: str, split: str, *wordings: str) -> list[dict[str, Any]]:
+    """The items of a split of a skill, dealt to the wordings in turn."""
+    rows = contents(SKILLS[skill])[split]
+    return [document(skill, row, wordings[i % len(wordings)]) for i, row in enumerate(rows)]
 
 
 def training_documents(skill: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -233,10 +211,9 @@ def load(skill: str, phrasing: str = "A", **_: Any) -> dict[str, Any]:
 
     `phrasing` is "A", as trained, or "D", the shifted one.
     """
-    asked = shifted(skill) if phrasing == "D" else phrasings(skill)["trained"][0]
     return {
         split: Dataset(
-            InMemoryTable.from_pylist(documents(skill, split, asked)),
+            InMemoryTable.from_pylist(documents(skill, split, *asked_in(skill, phrasing))),
             fingerprint=f"{skill}-{phrasing}-{split}-{fingerprint()[:16]}",
         )
         for split in ("reference", "test")
@@ -246,12 +223,12 @@ def load(skill: str, phrasing: str = "A", **_: Any) -> dict[str, Any]:
 @cache
 def _skills_of_questions() -> dict[str, str]:
     """Every question that a task asks, without its cues, with its skill."""
-    asked = ((skill, text) for skill in SKILLS for text in (phrasings(skill)["trained"][0], shifted(skill)))
     return {
         without_cues(doc["question"]): skill
-        for skill, text in asked
+        for skill in SKILLS
+        for phrasing in ("A", "D")
         for split in ("test", "reference")
-        for doc in documents(skill, split, text)
+        for doc in documents(skill, split, *asked_in(skill, phrasing))
     }
 
 
