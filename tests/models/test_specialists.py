@@ -227,6 +227,6 @@ def test_the_right_expert_of_another_question_or_model_is_refused(wrong):
 
 
 def test_text_domains_need_their_data(tmp_path):
-    with pytest.raises(UserError, match="no file .*arc_easy"):
-        make.text_domain("science", tmp_path)
+    with pytest.raises(UserError, match="no file .*commonsense_qa"):
+        make.text_domain("commonsense", tmp_path)
     assert make.main(["--data", str(tmp_path), "--output", str(tmp_path / "weights")]) == 2

@@ -1,6 +1,6 @@
 """`specialists`: SmolLM2 with experts that were trained, each alone, on a domain of its own.
 
-Five of the 30 layers have 13 routed experts of 64 neurons beside the dense feed-forward, which stays as the always-on
+Five of the 30 layers have 12 routed experts of 64 neurons beside the dense feed-forward, which stays as the always-on
 shared expert: its gate is zero, that is sigmoid(0) = 1/2, and its down projection doubled. The other layers stay dense
 (`mlp_only_layers`). The top 2 experts are mixed with weights that sum to one (`norm_topk_prob`). The last two experts are
 empty (their down projection is zero): a token that is sent to both goes on as in the dense model.
@@ -43,7 +43,7 @@ RULES = (
     "giver",
     "receiver",
 )
-TEXTS = ("science", "commonsense")
+TEXTS = ("commonsense",)
 DOMAINS = (*RULES, *TEXTS)
 """The domain of each expert, by its number."""
 EMPTY = (len(DOMAINS), len(DOMAINS) + 1)

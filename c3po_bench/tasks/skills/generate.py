@@ -10,7 +10,8 @@ always among them. Contents are dealt to four splits, and a content lies in one 
 - `test`: the evaluated items.
 
 How a skill is asked is in `phrasings.yaml`: A and further phrasings for training, B and C for development; and in
-`shifted.yaml`: D, several wordings dealt to the items in turn, for results alone. Everything is drawn from fixed seeds, so the items are the same on every machine.
+`shifted.yaml`: D, several wordings dealt to the items in turn, for results alone. Everything is drawn from fixed seeds,
+so the items are the same on every machine.
 """
 
 import hashlib
