@@ -16,6 +16,7 @@ from c3po_bench.perf import Options
 from c3po_bench.perf.workload import (
     NEIGHBORS,
     Work,
+    embedded,
     last_layers,
     olmoe_shaped,
     place,
