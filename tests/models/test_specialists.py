@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from copy import deepcopy
 
 import pytest
 
@@ -150,9 +151,7 @@ def test_two_empty_experts_are_the_dense_model(dense, model, tokenizer):
 
 def test_engines_agree_and_the_original_pathway_changes_nothing(model, tokenizer):
     documents = generate.documents("giver", "test", generate.phrasings("giver")["trained"][0])[:4]
-    measured = measure.Measured.__new__(measure.Measured)
-    measured.tokenizer = tokenizer
-    prompts = [measured.prompt(document) for document in documents]
+    prompts = [measure.prompt_of(tokenizer, document) for document in documents]
     rows = [(i, j) for i, prompt in enumerate(prompts) for j in range(len(prompt.continuations))]
     owner = torch.tensor([i for i, _ in rows])
     generator = torch.Generator().manual_seed(0)
@@ -175,15 +174,11 @@ def test_engines_agree_and_the_original_pathway_changes_nothing(model, tokenizer
 
 
 def test_a_gradient_is_the_finite_difference(model, tokenizer):
-    from copy import deepcopy
-
     double = deepcopy(model).double()
     double.set_experts_implementation("eager")
     engine = load_engine("suffix", double, list(ROUTED))
-    measured = measure.Measured.__new__(measure.Measured)
-    measured.tokenizer = tokenizer
     documents = generate.documents("middle", "test", generate.phrasings("middle")["trained"][0])[:1]
-    states = engine.read([measured.prompt(document) for document in documents])
+    states = engine.read([measure.prompt_of(tokenizer, document) for document in documents])
     batch = engine.batch(states, [(0, 0)])
     pathway = torch.full((1, len(ROUTED), EXPERTS), 1 / EXPERTS, dtype=torch.double)
     pathway[..., DOMAINS.index("middle")] = 0.4

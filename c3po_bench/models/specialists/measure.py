@@ -16,14 +16,13 @@ import argparse
 import csv
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import numpy as np
 import torch
-from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,67 +30,90 @@ from c3po_bench.analysis.statistics import paired_bootstrap, wilson
 from c3po_bench.errors import exit_status
 from c3po_bench.models.embedded import smollm, specialists
 from c3po_bench.models.embedded.specialists import DOMAINS, ROUTED, RULES, TOP_K
+from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.engines.suffix import SuffixEngine
 from c3po_bench.rewiring.pathway import Mixture
+from c3po_bench.rewiring.rewirer import Rewirer
 from c3po_bench.rewiring.states import Prompt
+from c3po_bench.rewiring.tokens import Tokenizer
 from c3po_bench.tasks.skills import generate
 from c3po_bench.tasks.taskset import TaskSet
 
 log = logging.getLogger(__name__)
 CHUNK = 50
-EXPERTS_HEAD = ["skill", "phrasing", "answered_by", "items", "accuracy", "low", "high"]
-CRITERIA_HEAD = ["skill", "phrasing", "difference", "items", "value", "low", "high"]
-SPREAD_HEAD = ["phrasing", "of", "layer", "value"]
+STOCK_ITEMS = 400
+TABLES = {
+    "experts": ["skill", "phrasing", "answered_by", "items", "accuracy", "low", "high"],
+    "criteria": ["skill", "phrasing", "difference", "items", "value", "low", "high"],
+    "spread": ["phrasing", "of", "layer", "value"],
+}
 
 
 class Measured:
-    """The finished model under forced and under its own routing, beside the dense one."""
+    """The finished model under forced and under its own routing, beside the dense one.
+
+    The dense model is the finished one with empty experts only: so the same engine reads both.
+    """
 
     def __init__(self, folder: Path) -> None:
-        dense_folder = smollm.checkpoint()
         read: Any = AutoModelForCausalLM.from_pretrained
-        self.dense = read(dense_folder, local_files_only=True).eval()
-        self.engine = SuffixEngine(read(folder, local_files_only=True).eval(), list(ROUTED))
-        self.tokenizer = AutoTokenizer.from_pretrained(dense_folder, local_files_only=True)
-
-    def prompt(self, document: dict[str, Any]) -> Prompt:
-        """A document of `skills` in tokens; its options are single tokens."""
-        encode = self.tokenizer
-        options = [encode(f" {choice}", add_special_tokens=False).input_ids for choice in document["choices"]]
-        return Prompt(
-            tuple(encode(document["question"], add_special_tokens=False).input_ids),
-            tuple(map(tuple, options)),
-        )
+        model = read(folder, local_files_only=True).eval()
+        dense = read(smollm.checkpoint(), local_files_only=True)
+        empty = {name: torch.zeros_like(tensor) for name, tensor in specialists.load().items()}
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.engines = {
+            "dense": SuffixEngine(specialists.from_dense(dense, empty), list(ROUTED)),
+            "routed": SuffixEngine(model, list(ROUTED)),
+        }
 
     @torch.no_grad()
     def right(self, documents: Sequence[dict[str, Any]]) -> tuple[dict[str, np.ndarray], Tensor]:
-        """Whether each document is answered right, by the way of answering; and the model's own pathways."""
+        """Whether each document of `skills` is answered right, by the way of answering; and the model's own pathways."""
         found: dict[str, list[Tensor]] = {name: [] for name in ("dense", "routed", *DOMAINS)}
         pathways = []
         for start in range(0, len(documents), CHUNK):
             some = documents[start : start + CHUNK]
-            prompts = [self.prompt(document) for document in some]
+            prompts = [prompt_of(self.tokenizer, document) for document in some]
             gold = torch.tensor([document["answer"] for document in some])
-            found["dense"].append(self._dense(prompts) == gold)
-            states = self.engine.read(prompts)
-            pathways.append(self.engine.original_pathways(states))
             rows = [(i, j) for i, prompt in enumerate(prompts) for j in range(len(prompt.continuations))]
             owner = torch.tensor([i for i, _ in rows])
-            batch = self.engine.batch(states, rows)
-            for name in ("routed", *DOMAINS):
-                mixture = None if name == "routed" else forced(DOMAINS.index(name), len(some))
-                scores, _ = batch.score(mixture, owner, greedy=False)
-                best = torch.stack([scores[owner == i].argmax() for i in range(len(some))])
-                found[name].append(best == gold)
-            self.engine.forget()
+            for kind, engine in self.engines.items():
+                states = engine.read(prompts)
+                batch = engine.batch(states, rows)
+                for name in (kind, *(DOMAINS if kind == "routed" else ())):
+                    mixture = None if name == kind else forced(DOMAINS.index(name), len(some))
+                    scores, _ = batch.score(mixture, owner, greedy=False)
+                    best = torch.stack([scores[owner == i].argmax() for i in range(len(some))])
+                    found[name].append(best == gold)
+                if kind == "routed":
+                    pathways.append(engine.original_pathways(states))
+                engine.forget()
         return {name: torch.cat(parts).numpy() for name, parts in found.items()}, torch.cat(pathways)
 
-    def _dense(self, prompts: Sequence[Prompt]) -> Tensor:
-        best = []
-        for prompt in prompts:
-            logits = self.dense(torch.tensor([prompt.context])).logits[0, -1]
-            best.append(logits[torch.tensor([option[0] for option in prompt.continuations])].argmax())
-        return torch.stack(best)
+    def stock_right(self, task: str, data: str, limit: int) -> dict[str, np.ndarray]:
+        """Whether the dense and the finished model answer the first items of a stock task right, as lm-eval scores them."""
+        tasks = TaskSet([task], data_root=data)
+        documents: Any = islice(enumerate(tasks.load()[task].eval_docs), limit)
+        items = tasks.references(task, documents)
+        found = {}
+        for kind, engine in self.engines.items():
+            rewirer = Rewirer(engine, Tokenizer(engine.model, self.tokenizer), MethodConfig())
+            right = []
+            for start in range(0, len(items), CHUNK):
+                some = items[start : start + CHUNK]
+                for item, answer in zip(some, rewirer.answer(some), strict=True):
+                    scores = [score for score, _ in answer.scores[: item.n_choices]]
+                    right.append(int(np.argmax(scores)) == item.gold)
+                engine.forget()
+            found[kind] = np.array(right)
+        return found
+
+
+def prompt_of(tokenizer: Any, document: dict[str, Any]) -> Prompt:
+    """A document of `skills` in tokens; its options are single tokens."""
+    options = [tokenizer(f" {choice}", add_special_tokens=False).input_ids for choice in document["choices"]]
+    context = tokenizer(document["question"], add_special_tokens=False).input_ids
+    return Prompt(tuple(context), tuple(map(tuple, options)))
 
 
 def forced(expert: int, items: int) -> Mixture:
@@ -109,29 +131,28 @@ def total_variation(one: Tensor, other: Tensor) -> np.ndarray:
 
 
 def measure(folder: Path, data: str | None, limit: int, output: Path) -> None:
-    """Write the three tables for the checkpoint in `folder`."""
+    """Write the three tables for the checkpoint in `folder`; they grow as phrasings are done."""
     model = Measured(folder)
     experts, criteria, spread = [], [], []
-    for phrasing in ("A", "D"):
+    for phrasing in ("D", "A"):
         right: dict[str, dict[str, np.ndarray]] = {}
         pathways: dict[str, Tensor] = {}
         for skill in RULES:
             documents = generate.documents(skill, "test", *generate.asked_in(skill, phrasing))[:limit]
             right[skill], pathways[skill] = model.right(documents)
             log.info("%s %s: %s", skill, phrasing, _line(right[skill]))
-            for name, values in right[skill].items():
-                low, high = _interval(values)
-                experts.append([skill, phrasing, name, len(values), _round(values.mean()), low, high])
+            experts += [[skill, phrasing, name, *_accuracy(values)] for name, values in right[skill].items()]
             criteria += _criteria(skill, phrasing, right[skill])
         own = np.concatenate([right[skill][skill] for skill in RULES])
         routed = np.concatenate([right[skill]["routed"] for skill in RULES])
         criteria.append(_difference("all skills", phrasing, "right expert − routed", own, routed))
         spread += _spread(phrasing, pathways)
-    criteria += _stock_accuracy(folder, data, experts)
-    output.mkdir(parents=True, exist_ok=True)
-    _write(output / "experts.csv", EXPERTS_HEAD, experts)
-    _write(output / "criteria.csv", CRITERIA_HEAD, criteria)
-    _write(output / "spread.csv", SPREAD_HEAD, spread)
+        _write(output, experts, criteria, spread)
+    if data is not None:
+        found = model.stock_right("arc_easy", data, STOCK_ITEMS)
+        experts += [["arc_easy", "stock", name, *_accuracy(values)] for name, values in found.items()]
+        criteria.append(_difference("arc_easy", "stock", "routed − dense", found["routed"], found["dense"]))
+        _write(output, experts, criteria, spread)
 
 
 def _criteria(skill: str, phrasing: str, right: dict[str, np.ndarray]) -> list[list[Any]]:
@@ -168,34 +189,9 @@ def _spread(phrasing: str, pathways: dict[str, Tensor]) -> list[list[Any]]:
     return rows
 
 
-def _stock_accuracy(
-    folder: Path, data: str | None, experts: list[list[Any]], limit: int = 400
-) -> list[list[Any]]:
-    """ARC-Easy under stock lm-eval, the model as it routes beside the dense one."""
-    if data is None:
-        return []
-    scores: dict[str, np.ndarray] = {}
-    tasks = TaskSet(["arc_easy"], data_root=data)
-    for name, place in (("dense", smollm.checkpoint()), ("routed", folder)):
-        read: Any = AutoModelForCausalLM.from_pretrained
-        lm: Any = HFLM(
-            pretrained=read(place, local_files_only=True).eval(),
-            tokenizer=AutoTokenizer.from_pretrained(place),
-            batch_size=16,
-        )
-        found: Any = lm_eval.simple_evaluate(
-            model=lm, tasks=tasks.specs, limit=limit, bootstrap_iters=0, log_samples=True
-        )
-        samples = sorted(found["samples"]["arc_easy"], key=lambda row: row["doc_id"])
-        scores[name] = np.array([row["acc"] for row in samples])
-        low, high = _interval(scores[name])
-        experts.append(["arc_easy", "stock", name, len(samples), _round(scores[name].mean()), low, high])
-    return [_difference("arc_easy", "stock", "routed − dense", scores["routed"], scores["dense"])]
-
-
-def _interval(right: np.ndarray) -> tuple[float, float]:
+def _accuracy(right: np.ndarray) -> list[Any]:
     interval = wilson(float(right.sum()), len(right))
-    return _round(interval.low), _round(interval.high)
+    return [len(right), _round(right.mean()), _round(interval.low), _round(interval.high)]
 
 
 def _round(value: Any) -> float:
@@ -206,11 +202,13 @@ def _line(right: dict[str, np.ndarray]) -> str:
     return " ".join(f"{name} {values.mean():.2f}" for name, values in right.items())
 
 
-def _write(path: Path, head: list[str], rows: Iterable[list[Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
+def _write(output: Path, *tables: list[list[Any]]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for (name, head), rows in zip(TABLES.items(), tables, strict=True):
+        with (output / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(head)
+            writer.writerows(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
