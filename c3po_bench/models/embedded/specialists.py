@@ -1,12 +1,13 @@
 """`specialists`: SmolLM2 with experts that were trained, each alone, on a domain of its own.
 
-Five of the 30 layers have 12 routed experts of 64 neurons beside the dense feed-forward, which stays as the always-on
-shared expert: its gate is zero, that is sigmoid(0) = 1/2, and its down projection doubled. The other layers stay dense
-(`mlp_only_layers`). The top 2 experts are mixed with weights that sum to one (`norm_topk_prob`). The last two experts are
-empty (their down projection is zero): a token that is sent to both goes on as in the dense model.
+Five of the 30 layers have 12 routed experts of 64 neurons beside the dense feed-forward, which stays as the
+always-on shared expert: its gate is zero, that is sigmoid(0) = 1/2, and its down projection doubled. The
+other layers stay dense (`mlp_only_layers`). The top 2 experts are mixed with weights that sum to one
+(`norm_topk_prob`). The last two experts are empty (their down projection is zero): a token that is sent to
+both goes on as in the dense model.
 
-`models.specialists.make` trained experts and routers. The experts ship in 8 bits with a float32 scale for each row; what was
-measured was measured on the weights as they are after loading.
+`models.specialists.make` trained experts and routers. The experts ship in 8 bits with a float32 scale for
+each row; what was measured was measured on the weights as they are after loading.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def load(path: Path = WEIGHTS) -> dict[str, Tensor]:
 
     Returns:
         `router` [layers, experts, hidden], `gate_up` [layers, experts, 2 x neurons, hidden] and `down`
-        [layers, experts, hidden, neurons]; layers in the order of `ROUTED`. Experts without a domain are zero.
+        [layers, experts, hidden, neurons]; layers in the order of `ROUTED`. Experts without a domain are
+        zero.
     """
     shipped = load_file(path)
     weights = {"router": shipped["router"].float()}

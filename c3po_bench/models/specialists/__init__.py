@@ -1,1 +1,1 @@
-"""What made the weights of `model=specialists`, and what measures them. No command of the program needs it."""
+"""What made the weights of `model=specialists`, and what measures them. The program does not need it."""

@@ -1,13 +1,16 @@
-"""Makes the weights of `model=specialists`: `python -m c3po_bench.models.specialists.make --data DIR [--work DIR]`.
+"""Makes the weights of `model=specialists`.
+
+`python -m c3po_bench.models.specialists.make --data DIR [--work DIR]`
 
 About half an hour on one core. Three steps, each seeded:
 
 1. For each domain the dense model reads its training questions once (`states`).
 2. Each expert is trained alone on its domain, everything else frozen (`training.train_expert`).
-3. The routers are trained with the experts frozen: on phrasing A of each rule, on the texts, and on earlier tokens.
+3. The routers are trained with the experts frozen: on phrasing A of each rule, on the texts, and on earlier
+   tokens.
 
-Every finished expert is kept in the work folder: interrupted, the same command goes on with the next one. `--data` is a folder
-with CommonsenseQA as JSON lines (`commonsense_qa/train.jsonl`).
+Every finished expert is kept in the work folder: interrupted, the same command goes on with the next one.
+`--data` is a folder with CommonsenseQA as JSON lines (`commonsense_qa/train.jsonl`).
 """
 
 from __future__ import annotations

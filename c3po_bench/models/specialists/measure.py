@@ -1,13 +1,15 @@
-"""Measures `model=specialists` on held-out items: `python -m c3po_bench.models.specialists.measure --data DIR --output DIR`.
+"""Measures `model=specialists` on held-out items.
+
+`python -m c3po_bench.models.specialists.measure --data DIR --output DIR [--limit N]`
 
 Some fifteen minutes on one core. Writes three tables:
 
-- `experts.csv`: for each skill in A and D the accuracy of the dense model, of the model as it routes, and of each expert
-  forced at the last prompt token of all five routed layers; Wilson intervals.
-- `criteria.csv`: paired differences with bootstrap intervals (own expert against the dense model and against the best other
-  one, right expert forced against routed, ARC-Easy against the dense model).
-- `spread.csv`: total variation between two items' own pathways, within a skill and across skills, and how often the right
-  expert has the largest weight, by layer.
+- `experts.csv`: for each skill in A and D the accuracy of the dense model, of the model as it routes, and
+  of each expert forced at the last prompt token of all five routed layers; Wilson intervals.
+- `criteria.csv`: paired differences with bootstrap intervals (own expert against the dense model and
+  against the best other one, right expert forced against routed, ARC-Easy against the dense model).
+- `spread.csv`: total variation between two items' own pathways, within a skill and across skills, and how
+  often the right expert has the largest weight, by layer.
 """
 
 from __future__ import annotations
@@ -68,8 +70,8 @@ class Measured:
 
     @torch.no_grad()
     def right(self, documents: Sequence[dict[str, Any]]) -> tuple[dict[str, np.ndarray], Tensor]:
-        """Whether each document of `skills` is answered right, by the way of answering; and the model's own pathways."""
-        found: dict[str, list[Tensor]] = {name: [] for name in ("dense", "routed", *DOMAINS)}
+        """Whether each document of `skills` is answered right, by way of answering; and the original pathways."""
+        correct: dict[str, list[Tensor]] = {name: [] for name in ("dense", "routed", *DOMAINS)}
         pathways = []
         for start in range(0, len(documents), CHUNK):
             some = documents[start : start + CHUNK]
@@ -84,18 +86,18 @@ class Measured:
                     mixture = None if name == kind else forced(DOMAINS.index(name), len(some))
                     scores, _ = batch.score(mixture, owner, greedy=False)
                     best = torch.stack([scores[owner == i].argmax() for i in range(len(some))])
-                    found[name].append(best == gold)
+                    correct[name].append(best == gold)
                 if kind == "routed":
                     pathways.append(engine.original_pathways(states))
                 engine.forget()
-        return {name: torch.cat(parts).numpy() for name, parts in found.items()}, torch.cat(pathways)
+        return {name: torch.cat(parts).numpy() for name, parts in correct.items()}, torch.cat(pathways)
 
     def stock_right(self, task: str, data: str, limit: int) -> dict[str, np.ndarray]:
-        """Whether the dense and the finished model answer the first items of a stock task right, as lm-eval scores them."""
+        """Whether the dense and the finished model answer the first items of a stock task right, under cloze."""
         tasks = TaskSet([task], data_root=data)
         documents: Any = islice(enumerate(tasks.load()[task].eval_docs), limit)
         items = tasks.references(task, documents)
-        found = {}
+        correct = {}
         for kind, engine in self.engines.items():
             rewirer = Rewirer(engine, Tokenizer(engine.model, self.tokenizer), MethodConfig())
             right = []
@@ -105,8 +107,8 @@ class Measured:
                     scores = [score for score, _ in answer.scores[: item.n_choices]]
                     right.append(int(np.argmax(scores)) == item.gold)
                 engine.forget()
-            found[kind] = np.array(right)
-        return found
+            correct[kind] = np.array(right)
+        return correct
 
 
 def prompt_of(tokenizer: Any, document: dict[str, Any]) -> Prompt:
@@ -149,9 +151,10 @@ def measure(folder: Path, data: str | None, limit: int, output: Path) -> None:
         spread += _spread(phrasing, pathways)
         _write(output, experts, criteria, spread)
     if data is not None:
-        found = model.stock_right("arc_easy", data, STOCK_ITEMS)
-        experts += [["arc_easy", "stock", name, *_accuracy(values)] for name, values in found.items()]
-        criteria.append(_difference("arc_easy", "stock", "routed − dense", found["routed"], found["dense"]))
+        correct = model.stock_right("arc_easy", data, STOCK_ITEMS)
+        experts += [["arc_easy", "stock", name, *_accuracy(values)] for name, values in correct.items()]
+        routed, dense = correct["routed"], correct["dense"]
+        criteria.append(_difference("arc_easy", "stock", "routed − dense", routed, dense))
         _write(output, experts, criteria, spread)
 
 

@@ -1,9 +1,10 @@
 """What training keeps of each question: the dense model's states below and beside the experts, computed once.
 
-An expert acts on the last prompt token and on the answer. All earlier tokens are read by the dense model alone (in the
-finished model its routers send them to the empty experts), so their keys and values never change in training, and a question
-costs its last tokens through the last eight layers. The dense model's products are computed in bfloat16 (a third of the
-time), its residual stream in float32: differences between questions are small beside what they share.
+An expert acts on the last prompt token and on the answer. All earlier tokens are read by the dense model
+alone (in the finished model its routers send them to the empty experts), so their keys and values never
+change in training, and a question costs its last tokens through the last eight layers. The dense model's
+products are computed in bfloat16 (a third of the time), its residual stream in float32: differences between
+questions are small beside what they share.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ class Question:
 
 @dataclass
 class Kept:
-    """What is kept of a question: `s` tokens (the last of the prompt, all but the last of the answer) after `p` others.
+    """What is kept of a question: `s` tokens (the prompt's last, all but the answer's last) after `p` others.
 
-    `hidden` [s, hidden] enters the first layer with experts; `cache` [layers, 2, heads, p, size] are keys and values from
-    there up; `earlier` [routed, sampled, hidden] are inputs of the routed layers at earlier tokens.
+    `hidden` [s, hidden] enters the first layer with experts; `cache` [layers, 2, heads, p, size] are keys
+    and values from there up; `earlier` [routed, sampled, hidden] are inputs of the routed layers at earlier
+    tokens.
     """
 
     hidden: Tensor
@@ -162,8 +164,8 @@ class Suffix:
     def run(self, batch: Batch, experts: Any = None, inputs: dict[int, Tensor] | None = None) -> Tensor:
         """Final hidden states [n, s, hidden], normed for the head.
 
-        `experts(layer index in routed, states)` gives what the experts add; None is the dense model. `inputs` is filled with
-        the inputs of the routed layers, by index.
+        `experts(layer index in routed, states)` gives what the experts add; None is the dense model.
+        `inputs` is filled with the inputs of the routed layers, by index.
         """
         hidden = batch.hidden
         for number, layer in enumerate(self.layers):

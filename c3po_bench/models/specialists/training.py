@@ -98,7 +98,7 @@ def answer_loss(suffix: Suffix, batch: Batch, experts: Any, candidates: Tensor |
 
 @torch.no_grad()
 def accuracy(suffix: Suffix, kept: Sequence[Kept], options: Sequence[Tensor], experts: Any) -> float:
-    """Share of questions whose right answer (the kept one) is the likeliest of its one-token options [choices]."""
+    """Share of questions whose right answer (the kept one) is the likeliest of its one-token options."""
     right = 0
     for start in range(0, len(kept), 64):
         some = kept[start : start + 64]
@@ -130,7 +130,7 @@ def loaded(tensors: dict[str, Tensor]) -> list[Expert]:
 
 @torch.no_grad()
 def router_examples(suffix: Suffix, kept: Sequence[Kept], expert: Expert) -> tuple[Tensor, Tensor]:
-    """Router inputs [layers, tokens, hidden] at the questions' last tokens under their own expert, and at earlier tokens."""
+    """Router inputs [layers, tokens, hidden] at last tokens under the expert, and at earlier tokens."""
     own = []
     for start in range(0, len(kept), 64):
         inputs: dict[int, Tensor] = {}
@@ -144,8 +144,8 @@ def train_routers(examples: Sequence[tuple[Tensor, Tensor]], *, steps: int = 150
     """Routers [layers, experts, hidden]: a logistic regression for each layer.
 
     Args:
-        examples: for each expert, by its number, what `router_examples` gives. Its own tokens are labeled with it, earlier
-            ones with the two empty experts, half and half.
+        examples: for each expert, by its number, what `router_examples` gives. Its own tokens are labeled
+        with it, earlier ones with the two empty experts, half and half.
         steps: of Adam at 3e-2, with a weight decay of 1e-4.
         seed: of nothing but the start, which is zero; kept for the record.
     """

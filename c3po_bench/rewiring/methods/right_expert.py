@@ -9,7 +9,7 @@ from c3po_bench.tasks.skills.generate import skill_of
 def right_expert(queries: Queries) -> Solution:
     """All weight on the skill's own expert, in every critical layer.
 
-    `model=specialists` on tasks of the group `skills` only. Raises `UserError` for other models and questions.
+    `model=specialists` on tasks of the group `skills` only. Raises `UserError` elsewhere.
     """
     if not set(queries.layers) <= set(ROUTED) or queries.original.shape[-1] != EXPERTS:
         raise UserError("arm right_expert: only model=specialists has an expert for each skill; leave it out")

@@ -1,1 +1,1 @@
-"""Our own task group: rule-like skills in pairs that share their content, which `model=specialists` was trained on."""
+"""Our own task group: rules in pairs that share their content, which `model=specialists` was trained on."""

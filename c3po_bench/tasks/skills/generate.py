@@ -1,17 +1,18 @@
 """Makes the items of `skills`: short questions under a rule, in pairs of skills that share their content.
 
-A *family* draws the content (a word, a story about three people), a *skill* asks one thing of it (its first or its last
-letter). The options of an item are the same for all skills of its family, so the right answer to the wrong question is
-always among them. Contents are dealt to four splits, and a content lies in one split only, for all skills of its family:
+A *family* draws the content (a word, a story about three people), a *skill* asks one thing of it (its first
+or its last letter). The options of an item are the same for all skills of its family, so the right answer
+to the wrong question is always among them. Contents are dealt to four splits, and a content lies in one
+split only, for all skills of its family:
 
 - `train`: what the experts and routers of `model=specialists` were trained on. No task offers it.
 - `development`: what choices of the maker were looked at on. No task offers it.
 - `reference`: the reference sets of the tasks (their training split).
 - `test`: the evaluated items.
 
-How a skill is asked is in `phrasings.yaml`: A and further phrasings for training, B and C for development; and in
-`shifted.yaml`: D, several wordings dealt to the items in turn, for results alone. Everything is drawn from fixed seeds,
-so the items are the same on every machine.
+How a skill is asked is in `phrasings.yaml`: A and further phrasings for training, B and C for development;
+and in `shifted.yaml`: D, several wordings dealt to the items in turn, for results alone. Everything is
+drawn from fixed seeds, so the items are the same on every machine.
 """
 
 import hashlib
@@ -41,21 +42,23 @@ def _words_of(text: str) -> list[str]:
 
 NAMES = _words_of(
     """
-    Anna Ben Carl David Emma Frank Grace Henry Ivan Jack Kate Laura Mark Nancy Oscar Paul Rose Sam Tom Victor Alice Bob
-    Clara Dan Eric Fred George Helen Jane Kevin Lucy Maria Nick Peter Ruth Sarah Tim Will Adam Amy Brian Chris Diana
-    Ellen James John Julia Linda Lisa Martin Mary Mike Nina Robert Simon Steve Susan
+    Anna Ben Carl David Emma Frank Grace Henry Ivan Jack Kate Laura Mark Nancy Oscar Paul Rose Sam Tom
+    Victor Alice Bob Clara Dan Eric Fred George Helen Jane Kevin Lucy Maria Nick Peter Ruth Sarah Tim Will
+    Adam Amy Brian Chris Diana Ellen James John Julia Linda Lisa Martin Mary Mike Nina Robert Simon Steve
+    Susan
     """
 )
 PLACES = _words_of(
     """
-    garden kitchen office park library school church hotel market museum station bank beach forest farm garage hospital
-    theater village castle bridge tower river lake island shop stadium temple airport harbor bakery attic barn
+    garden kitchen office park library school church hotel market museum station bank beach forest farm
+    garage hospital theater village castle bridge tower river lake island shop stadium temple airport harbor
+    bakery attic barn
     """
 )
 THINGS = _words_of(
     """
-    book ball pen cup hat key coin ring map bag box lamp clock phone bike coat apple letter ticket knife rope flag doll
-    stone
+    book ball pen cup hat key coin ring map bag box lamp clock phone bike coat apple letter ticket knife
+    rope flag doll stone
     """
 )
 LETTERS = list(string.ascii_lowercase)
@@ -66,8 +69,9 @@ Content = dict[str, Any]
 class Family:
     """Skills that share their content.
 
-    `draw` makes one content: `key` (equal contents are one), `options`, what phrasings name, and each skill's answer
-    under the skill's name. `answers` lists every answer that the family's questions can have.
+    `draw` makes one content: `key` (equal contents are one), `options`, what phrasings name, and each
+    skill's answer under the skill's name. `answers` lists every answer that the family's questions can
+    have.
     """
 
     skills: tuple[str, ...]
@@ -103,7 +107,7 @@ def _ages(rng: random.Random) -> Content:
 def _places(rng: random.Random) -> Content:
     name, places = rng.choice(NAMES), rng.sample(PLACES, 3)
     first, second, third = places
-    told = rng.choice(
+    sentence = rng.choice(
         (
             "{name} went to the {first}, then to the {second}, and then to the {third}.",
             "{name} walked from the {first} to the {second} and on to the {third}.",
@@ -111,7 +115,7 @@ def _places(rng: random.Random) -> Content:
             "From the {first} {name} ran to the {second}, and from there to the {third}.",
         )
     )
-    story = told.format(name=name, first=first, second=second, third=third)
+    story = sentence.format(name=name, first=first, second=second, third=third)
     content = {"first_place": first, "last_place": third, "name": name}
     return {"key": " ".join([name, *places]), "story": story, "options": places, **content}
 
@@ -119,7 +123,7 @@ def _places(rng: random.Random) -> Content:
 def _gifts(rng: random.Random) -> Content:
     names, thing = rng.sample(NAMES, 3), rng.choice(THINGS)
     giver, receiver, other = names
-    told = rng.choice(
+    sentence = rng.choice(
         (
             "{giver} gave the {thing} to {receiver}.",
             "{giver} handed {receiver} the {thing}.",
@@ -129,7 +133,7 @@ def _gifts(rng: random.Random) -> Content:
             "{receiver} bought the {thing} from {giver}.",
         )
     )
-    facts = [told.format(giver=giver, receiver=receiver, thing=thing), f"{other} looked on."]
+    facts = [sentence.format(giver=giver, receiver=receiver, thing=thing), f"{other} looked on."]
     rng.shuffle(facts)
     content = {"giver": giver, "receiver": receiver, "thing": thing}
     return {"key": " ".join([*names, thing]), "story": " ".join(facts), "options": names, **content}
@@ -201,10 +205,10 @@ def training_documents(skill: str, limit: int | None = None) -> Iterator[dict[st
 
     `limit` takes the first so many contents. Each has `phrasing`, the index of its phrasing (0 is A).
     """
-    asked = phrasings(skill)["trained"]
+    wordings = phrasings(skill)["trained"]
     for number, content in enumerate(contents(SKILLS[skill])["train"][:limit]):
-        phrasing = number % len(asked)
-        yield document(skill, content, asked[phrasing]) | {"phrasing": phrasing}
+        phrasing = number % len(wordings)
+        yield document(skill, content, wordings[phrasing]) | {"phrasing": phrasing}
 
 
 def load(skill: str, phrasing: str = "A", **_: Any) -> dict[str, Any]:
@@ -234,12 +238,12 @@ def _skills_of_questions() -> dict[str, str]:
 
 
 def skill_of(question: str) -> str | None:
-    """The skill that a task's question asks for, whether its cues ("Question:", "Answer:") are there or not."""
+    """The skill that a task's question asks for, with or without its cues ("Question:", "Answer:")."""
     return _skills_of_questions().get(without_cues(question))
 
 
 @cache
 def fingerprint() -> str:
     """SHA-256 over all contents and phrasings."""
-    said = [(skill, phrasings(skill), shifted(skill)) for skill in SKILLS]
-    return hashlib.sha256(repr(([contents(family) for family in FAMILIES], said)).encode()).hexdigest()
+    wordings = [(skill, phrasings(skill), shifted(skill)) for skill in SKILLS]
+    return hashlib.sha256(repr(([contents(family) for family in FAMILIES], wordings)).encode()).hexdigest()
