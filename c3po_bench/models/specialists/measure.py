@@ -70,7 +70,7 @@ class Measured:
 
     @torch.no_grad()
     def right(self, documents: Sequence[dict[str, Any]]) -> tuple[dict[str, np.ndarray], Tensor]:
-        """Whether each document of `skills` is answered right, by way of answering; and the original pathways."""
+        """Whether each document of `skills` is answered right by each way of answering; the original pathways."""
         correct: dict[str, list[Tensor]] = {name: [] for name in ("dense", "routed", *DOMAINS)}
         pathways = []
         for start in range(0, len(documents), CHUNK):
@@ -93,7 +93,7 @@ class Measured:
         return {name: torch.cat(parts).numpy() for name, parts in correct.items()}, torch.cat(pathways)
 
     def stock_right(self, task: str, data: str, limit: int) -> dict[str, np.ndarray]:
-        """Whether the dense and the finished model answer the first items of a stock task right, under cloze."""
+        """Whether the dense and the finished model answer the first items of a stock task right."""
         tasks = TaskSet([task], data_root=data)
         documents: Any = islice(enumerate(tasks.load()[task].eval_docs), limit)
         items = tasks.references(task, documents)
