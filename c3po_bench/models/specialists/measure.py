@@ -176,20 +176,31 @@ def _difference(skill: str, phrasing: str, name: str, one: np.ndarray, other: np
 
 def _spread(phrasing: str, pathways: dict[str, Tensor]) -> list[list[Any]]:
     rows: list[list[Any]] = []
-    within, across = [], []
+    within, same_wording, across = [], [], []
     for skill, own in pathways.items():
-        distances = total_variation(own, own)
-        within.append(distances[~np.eye(len(own), dtype=bool)].mean())
+        within.append(_pairs(total_variation(own, own)))
         rows.append([phrasing, f"within {skill}", "mean", _round(within[-1])])
+        wordings = len(generate.asked_in(skill, phrasing))
+        for wording in range(wordings):
+            same_wording.append(_pairs(total_variation(own[wording::wordings], own[wording::wordings])))
         across += [total_variation(own, other).mean() for name, other in pathways.items() if name != skill]
         hits = (own.argmax(dim=-1) == DOMAINS.index(skill)).float().mean(dim=0)
         rows += [
             [phrasing, f"right expert first, {skill}", layer, _round(hit)]
             for layer, hit in zip(ROUTED, hits.tolist(), strict=True)
         ]
-    rows.append([phrasing, "within a skill", "mean", _round(np.mean(within))])
-    rows.append([phrasing, "across skills", "mean", _round(np.mean(across))])
+    for name, values in {
+        "within a skill": within,
+        "within a wording of a skill": same_wording,
+        "across skills": across,
+    }.items():
+        rows.append([phrasing, name, "mean", _round(np.mean(values))])
     return rows
+
+
+def _pairs(distances: np.ndarray) -> float:
+    """The mean over pairs of two different items."""
+    return float(distances[~np.eye(len(distances), dtype=bool)].mean())
 
 
 def _accuracy(right: np.ndarray) -> list[Any]:
