@@ -22,7 +22,7 @@ LEVELS = (
     ("evaluate",),
     ("launch",),
     ("perf", "makers"),
-    ("cli", "compare", "doctor", "power", "publish", "sweep"),
+    ("cli", "compare", "doctor", "power", "publish", "sweep", "verify"),
     ("__main__",),
 )
 """Rooms from the bottom up: a room imports rooms of lower levels, and itself."""
