@@ -110,11 +110,21 @@ class Cost:
 
 @dataclass(frozen=True)
 class Report:
-    """What an arm has to say of its run besides scores: counts, curves by step, notes for a reader of the numbers."""
+    """What an arm has to say of its run besides scores.
+
+    Attributes:
+        counts: of references and the like.
+        curves: means by step.
+        notes: for a reader of the numbers.
+        movement: how far it moved pathways (`store.schema.Movement`); empty where it moved none.
+        tuning: what was chosen on held-out references (`store.schema.Tuning`); empty where nothing was.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    movement: dict[str, Any] = field(default_factory=dict)
+    tuning: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ class ArmRow:
     Attributes:
         name: what `arms=[...]` calls it.
         title: what a reader calls it.
-        role: base, method, baseline, control or ceiling.
+        role: base, method, baseline, control, ceiling or repeat (base once more: what it changes is noise).
         about: what it does, in one line, for docs.
         control_of: the arm that it is a control of.
         change: a control: what it does otherwise than that arm, such as "random neighbors".
@@ -143,6 +153,9 @@ class ArmRow:
         solution: `store` where other arms take over its solutions, `reuse` where it takes over another's.
         uses_learning_rate: whether `method.tune` concerns it.
         passes: forward passes over the question that an item costs on top of the base model's.
+        version: raised whenever the arm's numbers can change; part of its runs' identity. Our own arms have theirs from
+            `store.versions`.
+        other_batches: whether its items are answered in batches of another size and order than everybody's.
     """
 
     name: str
@@ -165,6 +178,13 @@ class ArmRow:
     solution: str = ""
     uses_learning_rate: bool = False
     passes: float = 1.2
+    other_batches: bool = False
+    version: int = 1
+
+    @property
+    def trains(self) -> bool:
+        """Whether the arm trains weights, so that a training seed decides its answers."""
+        return self.builds == "recipe" or self.references == "training"
 
     def visible(self, item: Item) -> Item:
         """What the arm may see of an evaluated item: all but its label, unless the row declares that it reads labels."""

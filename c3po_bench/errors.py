@@ -101,7 +101,7 @@ def _is_foreign(file: str) -> bool:
 def _called_wrongly(error: BaseException) -> str | None:
     """Where a function stands that takes other arguments than it is given, if that is in a file that is not ours."""
     name = re.match(r"(\w+)\(\) (?:takes|missing|got)", str(error)) if isinstance(error, TypeError) else None
-    for module in list(sys.modules.values()) if name else []:
+    for module in reversed(list(sys.modules.values()) if name else []):  # of one name, the last one loaded
         code = getattr(vars(module).get(name[1]) if name else None, "__code__", None)
         if (
             code is not None

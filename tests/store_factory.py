@@ -13,6 +13,7 @@ import yaml
 
 from c3po_bench.store.reader import Run
 from c3po_bench.store.schema import SCHEMA_VERSION
+from c3po_bench.store.versions import arm_version
 
 HOSTILE = "<script>window.pwned=true</script><img src=x onerror='window.pwned=true'>"
 CHOICES = ["copper", "granite", "oxygen", "wood"]
@@ -20,6 +21,7 @@ TITLES = {"ngd": "NGD", "knn_vote": "kNN vote", "icl": "ICL", "sft": "SFT", "dpo
 CONTROLS = {  # the strictest first: what they change, and what a gain that they share is not due to
     "ngd_random_neighbors": ("random neighbors", "retrieval"),
     "ngd_shuffled_labels": ("shuffled labels", "the neighbors' labels"),
+    "ngd_permuted_experts": ("permuted experts", "which experts get the weight"),
     "random_pathway": ("a random pathway", "where the pathway moves"),
 }
 ROLES = {"base": "base", "icl": "baseline", "oracle": "ceiling"} | dict.fromkeys(CONTROLS, "control")
@@ -189,6 +191,7 @@ def write_run(
         "limit": None,
         "seed": seed,
         "scoring": {"rule": "cloze", "num_fewshot": 0},
+        "versions": {"arm": arm_version(arm), "cloze": 1, "acc": 1},
         "metrics": {t: {"acc": float(np.mean(v)), "n": len(v)} for t, v in by_task.items()},
         "settings": settings,
         "cost": {

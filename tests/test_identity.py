@@ -88,7 +88,7 @@ QUESTION = {
     "doc_to_target": "a",
     "metric_list": [{"metric": "acc"}],
 }
-WRITTEN = QUESTION | {
+WRITTEN = {key: value for key, value in QUESTION.items() if key != "doc_to_choice"} | {
     "output_type": "generate_until",
     "doc_to_target": "{{c[a]}}",
     "metric_list": [{"metric": "exact_match"}],

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -34,3 +39,26 @@ def test_the_source_archive_takes_files_of_the_root_alone():
     """A pattern without a slash takes every README.md of the repository."""
     patterns = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
     assert all(pattern.startswith("/") and (ROOT / pattern[1:]).exists() for pattern in patterns)
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_the_quickstart_in_an_empty_environment(tmp_path: Path):
+    """With what the package itself requires, no extra, from a folder that knows nothing of the source."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+        return done.stdout
+
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel)
+    printed = run(
+        tmp_path / "venv" / "bin" / "c3po-bench", "experiment=quickstart", "limit=3", "results_dir=out"
+    )
+    assert "ngd" in printed.lower() and (tmp_path / "out" / "experiments").is_dir()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from c3po_bench.store.reader import Run
+from c3po_bench.store.versions import outdated
 
 BASE = "base"
 METHODS = ("method", "baseline")
@@ -19,7 +20,7 @@ class Arm(NamedTuple):
     Attributes:
         name: what `arms=[...]` calls it.
         title: what a reader calls it.
-        role: base, method, baseline, control or ceiling (an arm that sees labels).
+        role: base, method, baseline, control, ceiling (an arm that sees labels) or repeat (base once more).
         control_of: the arm that it is a control of.
         change: of a control, what it does otherwise than that arm, such as "random neighbors".
         not_due_to: of a control, what a gain that it shares is not due to, such as "retrieval".
@@ -37,6 +38,10 @@ class Arm(NamedTuple):
     losses_over: str = "steps"
 
 
+REPEAT = "repeat"
+"""Role of the base model asked once more in other batches: what it changes is the noise of everybody's numbers."""
+
+
 def arm_of(run: Run) -> Arm:
     """The facts of the arm of `run`."""
     row = run.result["arm_row"]
@@ -46,6 +51,16 @@ def arm_of(run: Run) -> Arm:
 def prompt_differs(run: Run) -> bool:
     """Whether the run declares that its prompts are not the base's by nature (in-context feedback)."""
     return bool(run.result["settings"].get("prompt_differs"))
+
+
+def outdated_of(run: Run, other: Run) -> str:
+    """What of two runs that are compared has another version today; empty where nothing has."""
+    notes = {
+        one.arm: outdated(one.result, "plugins" in one.provenance["identity"])
+        for one in dict.fromkeys((run, other))
+    }
+    named = [text if arm == run.arm else f"{arm} {text}" for arm, text in notes.items() if text]
+    return "; ".join(named)
 
 
 def columns_of(run: Run) -> dict[str, str]:

@@ -6,16 +6,22 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis import power, statistics
-from c3po_bench.analysis.arms import BASE, arm_of, columns_of, prompt_differs
+from c3po_bench.analysis.arms import BASE, arm_of, columns_of, outdated_of, prompt_differs
+from c3po_bench.analysis.footing import add_no_verdict, chance_of, mostly
 from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS, MACRO, POOLED, headlines, typed
+from c3po_bench.analysis.gold import gold_columns
+from c3po_bench.analysis.movement import movement_columns
+from c3po_bench.analysis.noise import add_noise
 from c3po_bench.analysis.pairing import Partners, check_comparable, run_labels
 from c3po_bench.analysis.scores import Scores, load_scores, many_clusters
+from c3po_bench.analysis.seeds import merged, repeated
 from c3po_bench.errors import DamagedFile, UserError
 from c3po_bench.store.reader import Run, load_experiments
 
@@ -27,6 +33,12 @@ def options_of(results_dir: str | Path) -> dict[str, Any]:
     return {"margin": fixed.get("margin", statistics.MARGIN), "primary": fixed.get("primary")}
 
 
+def trained_on_seeds(results_dir: str | Path) -> bool:
+    """Whether the newest experiment of a store asked for training seeds, so that arms come home as one row."""
+    experiments = load_experiments(results_dir)
+    return bool(experiments and experiments[-1]["config"].get("seeds"))
+
+
 def compare(
     runs: Sequence[Run],
     *,
@@ -35,6 +47,7 @@ def compare(
     draws: int = statistics.DRAWS,
     seed: int = 0,
     refused: dict[str, str] | None = None,
+    one_row: bool = False,
 ) -> pd.DataFrame:
     """Compare every run with the base run of the same comparison key, paired on (task, doc_id, doc_hash).
 
@@ -53,6 +66,7 @@ def compare(
         draws: sign flips.
         seed: of the flips.
         refused: where given, runs that cannot be compared are left out, and their reasons put here by run id.
+        one_row: whether runs that differ in their training seed alone are one row: see `seeds.merged`.
 
     Raises:
         UserError: without `refused`, where a run's data, prompts or scoring differ from its base's.
@@ -71,16 +85,32 @@ def compare(
             check_comparable(run, base, scores, others)
             if base.run_id not in groups:
                 groups[base.run_id] = task_groups(base, scores)
-            columns = Columns(scores.correct, None if run is base else others.correct, others.cluster)
+            columns = Columns(
+                scores.correct,
+                None if run is base else others.correct,
+                others.cluster,
+                gold=scores.p_gold,
+                gold_base=None if run is base else others.p_gold,
+                options=scores.options,
+                tasks=scores.task,
+            )
             if arms.count(run.arm) > 1:
                 columns = columns._replace(
                     odd=np.array([int(name[-1:] or "0", 36) % 2 for name in others.doc_hash])
                 )
-            common = columns_of(run) | cost_columns(run) | {"label": labels[run.run_id], "run_id": run.run_id}
+            common = columns_of(run) | cost_columns(run) | movement_columns(run)
+            common |= {"label": labels[run.run_id], "run_id": run.run_id}
+            common |= {"tuning_edges": ", ".join(run.result.get("tuning", {}).get("edges", ()))}
             common |= {name: run.result[name] for name in ("backend", "model")}
             common |= {"base_run_id": base.run_id, "prompt_differs": prompt_differs(run)}
+            common |= {"outdated": outdated_of(run, base)}
+            common |= {"routing_ties": run.result["counts"].get("routing_ties")}
             made = _rows(scores, columns, groups[base.run_id], Draws(margin, draws, seed))
             rows += [common | row for row in made]
+    if one_row:
+        rows = merged(rows, repeated(runs), margin)
+    add_noise(rows)
+    add_no_verdict(rows)
     return typed(rows, COLUMNS, primary=primary, draws=draws, seed=seed)
 
 
@@ -113,6 +143,7 @@ def compare_controls(
             common = {"arm": run.arm, "label": labels[run.run_id], "run_id": run.run_id}
             common |= {"control": control.arm, "control_run_id": control.run_id}
             common |= {"change": facts.change, "not_due_to": facts.not_due_to}
+            common |= {"outdated": outdated_of(run, control)}
             columns = Columns(scores.correct, others.correct, scores.cluster, half=half)
             made = _rows(scores, columns, task_groups(run, scores), Draws(math.nan, draws, seed))
             rows += [common | row for row in headlines(made)]
@@ -161,6 +192,10 @@ class Columns(NamedTuple):
     clusters: np.ndarray | None
     odd: np.ndarray | None = None  # 1 where the item's hash is odd, 0 where it is even
     half: np.ndarray | None = None  # the control's gain less half of the arm's
+    gold: np.ndarray | None = None  # the right choice's probability; NaN where the record has none
+    gold_base: np.ndarray | None = None
+    tasks: np.ndarray | None = None
+    options: np.ndarray | None = None  # how many choices: 0 for written answers, NaN where nobody knows
 
     def take(self, rows: np.ndarray) -> Columns:
         """The same of the scored items among `rows`, a mask.
@@ -168,9 +203,9 @@ class Columns(NamedTuple):
         With clusters only where items share them and they are many enough.
         """
         rows = rows & ~np.isnan(self.own if self.base is None else self.own - self.base)
-        own, base, clusters, odd, half = (None if column is None else column[rows] for column in self)
+        own, base, clusters, *others = (None if column is None else column[rows] for column in self)
         assert own is not None
-        return Columns(own, base, many_clusters(clusters), odd, half)
+        return Columns(own, base, many_clusters(clusters), *others)
 
 
 def named_groups(run: Run) -> dict[str, list[str]]:
@@ -228,18 +263,22 @@ def _rows(
     ]
     summary = [row for row in benchmarks if row["level"] == level]
     if len(groups) > 1:
-        summary.append({"task": POOLED, "level": "pooled"} | of(sum(groups.values(), [])))
+        pooled = {"task": POOLED, "level": "pooled", "mostly": mostly(groups, scores.task)}
+        summary.append(pooled | of(sum(groups.values(), [])))
         summary.append({"task": MACRO, "level": "macro"} | _macro(benchmarks))
     return [*rows.values(), *summary]
 
 
 def _statistics(columns: Columns, asked: Draws, *, signed: bool) -> dict[str, Any]:
     """Accuracy with its interval; against the base the paired difference, its tests and its power."""
-    a, b, clusters, odd, half = columns
+    a, b, clusters, odd, half, gold, gold_base, tasks, options = columns
     own = statistics.score_interval(a, clusters, signed=signed)
     row: dict[str, Any] = {"n": len(a), "accuracy": own.value, "low": own.low, "high": own.high}
     row |= {"over": "items" if clusters is None else "clusters"}
     row |= {"groups": len(a) if clusters is None else len(np.unique(clusters))}
+    if gold is not None and options is not None and tasks is not None:
+        row["chance"] = chance_of(a, options, tasks)
+        row |= gold_columns(gold, gold_base, options, clusters, asked.draws, asked.seed)
     if b is None or not len(a):  # none that was judged under both arms: there is nothing to test
         return row
     gap = statistics.score_interval(a - b, clusters, signed=True)
@@ -291,5 +330,11 @@ def _macro(benchmarks: list[dict[str, Any]]) -> dict[str, Any]:
 
     over = " and ".join(dict.fromkeys(row["over"] for row in benchmarks))
     row = {"n": sum(row["n"] for row in benchmarks), "over": over} | mean("accuracy", "low", "high")
+    if all("chance" in part for part in benchmarks):
+        row["chance"] = fmean(part["chance"] for part in benchmarks)
+    if all("p_gold" in part for part in benchmarks):
+        row["p_gold"] = fmean(part["p_gold"] for part in benchmarks)
+    if all("gold_difference" in part for part in benchmarks):
+        row |= mean("gold_difference", "gold_low", "gold_high")
     compared = all("difference" in each for each in benchmarks)
     return row | mean("difference", "diff_low", "diff_high") if compared else row

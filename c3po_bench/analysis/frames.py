@@ -1,16 +1,18 @@
 """The tables of comparisons: their columns, what depends on a family of tests, and how rows are read."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from c3po_bench.analysis import families, power, statistics
+from c3po_bench.analysis.arms import REPEAT
+from c3po_bench.analysis.config import POOLED as POOLED
 from c3po_bench.masking import without_secrets
 
-POOLED, MACRO = "all items", "mean of tasks"
+MACRO = "mean of tasks"
 COLUMNS = {
     "arm": "str",
     "title": "str",  # the arm as a reader calls it
@@ -31,7 +33,7 @@ COLUMNS = {
     "difference": "float64",
     "diff_low": "float64",
     "diff_high": "float64",
-    "over": "str",  # what intervals generalize over: items | clusters (what items share), by t
+    "over": "str",  # what intervals generalize over: items | clusters (what items share), by t | seeds, by t
     "groups": "Int64",  # how many of these there are
     "p_mcnemar": "float64",  # exact; empty for real-valued scores
     "p": "float64",  # of `test`: what p_holm corrects
@@ -49,9 +51,28 @@ COLUMNS = {
     "odd": "float64",  # on the others, with its interval: to report of what was chosen
     "odd_low": "float64",
     "odd_high": "float64",
+    "p_gold": "float64",  # mean probability of the right choice among the choices, under the scoring rule
+    "gold_difference": "float64",  # to base, item by item, with its t interval
+    "gold_low": "float64",
+    "gold_high": "float64",
+    "gold_p": "float64",  # of sign flips
+    "gold_p_holm": "float64",
+    "gold_note": "str",  # "not recomputable" where items have choices and the record no probabilities
+    "by_seed": "str",  # of arms trained with several seeds as one experiment: each one's difference, in points
+    "noise": "float64",  # share of items that base changes when it is asked again (base_again)
+    "noise_floor": "float64",  # differences up to this are noise by construction
+    "p_noise": "float64",  # of the arm changing as many items as base asked again
+    "routing_ties": "Int64",  # of base_again: items with a routing tie within rounding, of the whole run
+    "chance": "float64",  # accuracy of guessing; empty where answers are written or graded
+    "no_verdict": "str",  # why the task carries none: neither base nor a ceiling is above chance
+    "mostly": "str",  # of all items: the benchmark that makes up most of them
+    "outdated": "str",  # "recorded with version 1, now 2": of the arm or its base; not in headline tables
     "seconds_per_item": "float64",
     "flops_per_item": "float64",
     "prompt_differs": "bool",
+    "moved": "float64",  # of rewiring arms: share of the routing weight moved, total variation
+    "tuning_edges": "str",  # choices on held-out references at the edge of what was tried
+    "natural_spread": "float64",  # the same between the original pathways of two items of one task
 }
 CONTROL_COLUMNS = {
     "arm": "str",
@@ -76,8 +97,9 @@ CONTROL_COLUMNS = {
     "mde": "float64",
     "p_half": "float64",  # one-sided, of the control having no more than half of the arm's gain over base
     "p_half_holm": "float64",
+    "outdated": "str",
 }
-CORRECTED = {"p": "p_holm", "p_same": "p_same_holm", "p_half": "p_half_holm"}
+CORRECTED = {"p": "p_holm", "p_same": "p_same_holm", "p_half": "p_half_holm", "gold_p": "gold_p_holm"}
 
 
 def typed(
@@ -100,12 +122,12 @@ def typed(
     for own in by_level.values():
         first = next((i for i, row in enumerate(own) if primary and _is_primary(row, primary)), None)
         for raw, corrected in CORRECTED.items():
-            p = [row.get(raw, math.nan) for row in own]
+            p = [row.get(raw, math.nan) if claims(row) else math.nan for row in own]
             for row, value in zip(own, families.holm(p, first if raw == "p" else None), strict=True):
                 row[corrected] = value
-        tests = sum(known(row.get("p")) for row in own)
+        tests = sum(known(row.get("p")) and claims(row) for row in own)
         for place, row in enumerate(own):
-            row["tests"] = tests if known(row.get("p")) else None
+            row["tests"] = tests if known(row.get("p")) and claims(row) else None
             others = 1 if place == first else max(1, tests - (first is not None))
             if "spread" in row:
                 row["mde"] = power.gain_for(**row["spread"], alpha=statistics.ALPHA / others)
@@ -120,6 +142,11 @@ def typed(
     return frame
 
 
+def claims(row: dict[str, Any]) -> bool:
+    """Whether a row can carry a claim, so that tests are corrected for it: not base, asked once more."""
+    return row.get("role") != REPEAT
+
+
 def _is_primary(row: dict[str, Any], primary: str) -> bool:
     arm, _, task = primary.partition(":")
     return row["arm"] == arm and (
@@ -131,7 +158,7 @@ def _add_max_t(rows: list[dict[str, Any]], draws: int, seed: int) -> None:
     """Put the max-T p into each row with `flips`: over the rows of one base, times the number of bases."""
     by_base: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if "flips" in row and known(row.get("p", math.nan)):
+        if "flips" in row and known(row.get("p", math.nan)) and claims(row):
             by_base.setdefault(row["base_run_id"], []).append(row)
     for own in by_base.values():
         p = families.max_t(np.stack([row["flips"] for row in own]), draws=draws, seed=seed)
@@ -149,9 +176,18 @@ def known(value: Any) -> bool:
     return value is not None and value is not pd.NA and value == value
 
 
+def note(row: Mapping[str, Any], name: str) -> str:
+    """The text in a cell that most rows leave empty."""
+    value = row.get(name)
+    return value if isinstance(value, str) else ""
+
+
 def headlines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of benchmarks and summaries, without the many tasks within a benchmark."""
-    return [row for row in rows if not row.get("group")]
+    """The rows of benchmarks and summaries, without the many tasks within a benchmark.
+
+    Rows of another version than today's are left out until they are recorded again.
+    """
+    return [row for row in rows if not row.get("group") and not note(row, "outdated")]
 
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -4,6 +4,7 @@ A sweep has millions of rows, most of whose bytes are neighbors and pathways, wh
 that it refuses, because NaN is no JSON, are read with the standard library.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -19,9 +20,19 @@ from c3po_bench.errors import UserError
 from c3po_bench.store.reader import Run
 
 COLUMNS = ("task", "doc_id", "doc_hash", "prompt_hash", "correct", "cluster", "feedback_id", "scope", "score")
+COLUMNS += ("p_gold", "prediction", "loglikelihoods")
+RAW = ("prediction", "loglikelihoods")  # only their form counts: a number or a text, and how many
 
 _Row = msgspec.defstruct(
-    "_Row", [(name, Any, msgspec.UNSET if name == "score" else None) for name in COLUMNS], gc=False
+    "_Row",
+    [
+        (name, msgspec.Raw, msgspec.Raw(b"null"))
+        if name in RAW
+        # a row without a score is no feedback's
+        else (name, Any, msgspec.UNSET if name == "score" else None)
+        for name in COLUMNS
+    ],
+    gc=False,
 )
 _DECODER = msgspec.json.Decoder(_Row)
 
@@ -46,6 +57,8 @@ class Scores:
     correct: NDArray[np.float64]  # NaN where a judge gave no score
     cluster: NDArray[Any] | None  # what items share: a passage, a feedback; None where no row names any
     scope: dict[str, str]  # in | near | out by feedback task
+    p_gold: NDArray[np.float64]  # the right choice's probability; NaN where the record has none
+    options: NDArray[np.float64]  # how many choices there are: 0 for written answers, NaN where nobody knows
 
     @property
     def tasks(self) -> list[str]:
@@ -71,7 +84,10 @@ def load_scores(run: Run) -> Scores:
     try:
         rows: list[Any] = _DECODER.decode_lines(run.stored_samples)
     except msgspec.DecodeError:
-        rows = [_Row(**{name: row[name] for name in COLUMNS if name in row}) for row in run.samples()]
+        rows = [
+            _Row(**{name: _plain(name, row[name]) for name in COLUMNS if name in row})
+            for row in run.samples()
+        ]
     columns = {name: list(map(attrgetter(name), rows)) for name in COLUMNS}
     correct = np.array(columns["correct"], dtype=np.float64)  # None becomes NaN
     if missing := int(np.isnan(correct).sum()):
@@ -101,4 +117,18 @@ def load_scores(run: Run) -> Scores:
         correct=correct[order],
         cluster=cluster,
         scope={name: scope for name, scope in scopes if scope is not None},
+        p_gold=np.array(columns["p_gold"], dtype=np.float64)[order],
+        options=np.array(list(map(_options, rows)), dtype=np.float64)[order],
     )
+
+
+def _plain(name: str, value: Any) -> Any:
+    return msgspec.Raw(json.dumps(value).encode()) if name in RAW else value
+
+
+def _options(row: Any) -> float:
+    """How many choices a row's item has: that of its log-likelihoods, none where its answer is a text."""
+    listed = bytes(row.loglikelihoods)
+    if listed.startswith(b"["):
+        return listed.count(b",") + 1
+    return math.nan if bytes(row.prediction)[:1].isdigit() else 0.0

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,41 @@ from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.ablation import axes, shown
-from c3po_bench.analysis.arms import display_name
-from c3po_bench.analysis.compare import compare, compare_controls, options_of
-from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, records
+from c3po_bench.analysis.arms import BASE, REPEAT, display_name
+from c3po_bench.analysis.compare import compare, compare_controls, options_of, trained_on_seeds
+from c3po_bench.analysis.footing import studies_note
+from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, note, records
+from c3po_bench.analysis.gold import LOST, gold_text
 from c3po_bench.analysis.judging import judge_measures, newest_labels
-from c3po_bench.analysis.measures import MEASURES, SCOPES, feedback_measures, share_recovered
-from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text, verdict
-from c3po_bench.store.reader import Run
+from c3po_bench.analysis.measures import SCOPES, feedback_measures, share_recovered
+from c3po_bench.analysis.movement import movement_rows
+from c3po_bench.analysis.overall import conclusion
+from c3po_bench.analysis.pairing import run_labels
+from c3po_bench.analysis.scores import load_scores
+from c3po_bench.analysis.statistics import wilson
+from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, gap_bracket, p_text
+from c3po_bench.store.reader import Run, load_experiments, load_headroom
 
 OVER = "intervals are 95% over items"
 OVER_CLUSTERS = "§ over groups of items that share a source, by t"
+OVER_SEEDS = (
+    "¶ over training seeds, by t (of two seeds each one's difference); their fixed and broken are summed"
+)
 NO_VARIANCE = "° no variance: bounds by the rule of three"
+WIDE = 110
+"""Characters a line from which tables have all of their columns."""
+NUMBERS = ("n", "accuracy", "95% interval", "difference", "p", "fixed/broken", "p(right)", "s/item")
+NARROW = ("accuracy", "difference", "p")
+FEEDBACK = (
+    ("follows", "in", "score"),
+    ("leaks near", "near", "score"),
+    ("leaks out", "out", "score"),
+    ("S overall", "overall", "score"),
+    ("drift", "out", "drift"),
+    ("repetition", "out", "repetition"),
+    ("broken", "out", "broken_ending"),
+)
+"""Columns of the table of feedback: their names, scopes and measures."""
 Distance = Callable[[Sequence[Sequence[float]], Sequence[int], str], float]
 
 
@@ -34,17 +58,28 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
         results_dir: its store.
         distance: see `measures.share_recovered`; asked where the planted testbed's optimum was run.
     """
-    frame = compare(runs, **options_of(results_dir))
+    seeds = trained_on_seeds(results_dir)
+    frame = compare(runs, **options_of(results_dir), one_row=seeds)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(console_table(frame))
+    alike = frame[frame["scope"] == ""]
+    if len(alike):
+        console.print(console_table(alike, console.width))
+    if moved := movement_rows(runs, run_labels(runs)):
+        console.print(movement_table(moved))
     if any(run.arm == "planted_optimum" for run in runs):
         console.print(gap_table(share_recovered(runs, distance)))
     if any(frame["scope"]):
-        console.print(feedback_table(runs))
+        console.print(feedback_table(runs, console.width, one_row=seeds))
         if len(judges := judge_measures(runs, newest_labels(results_dir))):
             console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
-    console.print(verdict(frame, compare_controls(runs)), highlight=False, markup=False)
+    headroom = load_headroom(results_dir, runs)
+    sentences = conclusion(results_dir, runs, frame, compare_controls(runs))
+    console.print(" ".join(sentences), highlight=False, markup=False)
+    if headroom:
+        console.print(f"headroom: {' '.join(headroom['sentences'])}", highlight=False, markup=False)
+    if studies := studies_note(len(load_experiments(results_dir))):
+        console.print(studies, highlight=False, markup=False)
     console.print(f"results: {results_dir}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report:  {report}", highlight=False, markup=False, soft_wrap=True)
 
@@ -52,15 +87,17 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
 def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", caption: str = "") -> Table:
     """An empty table with columns for `names` and, to the right, `numbers`."""
     table = Table(title=title or None, caption=Text(caption) if caption else None, caption_justify="left")
-    for name in names:
-        table.add_column(name, no_wrap=True)
+    for name in names:  # these are folded where there is little room, numbers never
+        table.add_column(name, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def console_table(frame: pd.DataFrame) -> Table:
+def console_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
     """A rich table of the rows of `compare`; accuracies in percent, differences in percentage points.
+
+    Below WIDE characters it has the columns that matter most, none of them cut.
 
     ``*`` marks what the verdict calls a gain or a loss, ``†`` arms that by nature change
     the prompt. Names come from the store and are shown as they are, never read as markup.
@@ -69,6 +106,7 @@ def console_table(frame: pd.DataFrame) -> Table:
     rows = headlines(every)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     hidden = len({row["task"] for row in every}) - len(tasks)
+    old = {row["label"]: row["outdated"] for row in every if note(row, "outdated")}
     marks = [
         (any(map(direction, rows)), "* below 0.05 after Holm's correction"),
         (any(row["prompt_differs"] for row in rows), "† its prompt is not the base's"),
@@ -76,42 +114,67 @@ def console_table(frame: pd.DataFrame) -> Table:
             any(row["test"] == "sign-flip" for row in rows),
             "‡ sign-flip test (scores that are not 0/1, or items that share a source)",
         ),
+        (old, "left out: " + ", ".join(f"{name} ({why})" for name, why in old.items())),
+        (
+            any(note(row, "no_verdict") for row in rows),
+            "~ base is not above chance, nor a ceiling: no verdict",
+        ),
         (hidden, f"{hidden} tasks of these benchmarks one by one: in the report"),
         (True, OVER),
         (any("clusters" in row["over"] for row in rows), OVER_CLUSTERS),
+        (any(row["over"] == "seeds" for row in rows), OVER_SEEDS),
     ]
-    numbers = ("n", "accuracy", "95% interval", "difference", "95% paired", "p", "fixed/broken")
+    golden = any(known(row.get("gold_difference")) for row in rows)
+    numbers = [n for n in NUMBERS if (width >= WIDE or n in NARROW) and (golden or n != "p(right)")]
+    golden = golden and "p(right)" in numbers
+    marks += [
+        (golden, "p(right): change of the right choice's probability, t interval, sign flips"),
+        (
+            any(note(row, "gold_note") for row in rows),
+            f"the right choice's probability is {LOST} where records lack it",
+        ),
+    ]
+    noisy = [row for row in rows if known(row.get("noise_floor")) and row.get("role") == REPEAT]
+    if noisy:
+        floor = f"{100 * max(row['noise_floor'] for row in noisy):.1f}"
+        marks.append((True, f"noise floor by {noisy[0]['label']}: {floor} points"))
     several = len(tasks) > 1
     table = _table(
-        ["task"] * several + ["arm"],
-        [*numbers, "s/item"],
+        ["task"] * (several and width >= WIDE) + ["arm"],
+        numbers,
         caption="; ".join(text for occurs, text in marks if occurs),
     )
     for task in tasks:
         for place, row in enumerate(row for row in rows if row["task"] == task):
-            heading = [task if place == 0 else ""] * several
-            table.add_row(*map(Text, [*heading, *cells(row)]))
+            named = f"{task}, most {row['mostly']}" if note(row, "mostly") else task
+            if several and width < WIDE and place == 0:
+                table.add_row(Text(named, style="bold"))
+            heading = [named if place == 0 else ""] * (several and width >= WIDE)
+            texts = cells(row)
+            table.add_row(*map(Text, [*heading, *(texts[name] for name in ("arm", *numbers))]))
         table.add_section()
     return table
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """One row's cells as text, in the table's order, empty where a number does not apply."""
-    compared, tested = known(row["difference"]), known(row["p"])
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """One row's cells as text by column, empty where a number does not apply."""
+    compared, tested, judged = known(row["difference"]), known(row["p"]), known(row["accuracy"])
     star = "*" if tested and direction(row) else ""
-    shared = " §" if "clusters" in row["over"] else ""
+    shared = " §" if "clusters" in row["over"] else " ¶" if row["over"] == "seeds" else ""
     kind = " ‡" if row["test"] == "sign-flip" else ""
-    return [
-        row["label"] + (" †" if row["prompt_differs"] else ""),
-        str(row["n"]),
-        f"{row['accuracy'] * 100:.1f}%" if known(row["accuracy"]) else "",
-        bracket(row["low"], row["high"]) if known(row["accuracy"]) else "none judged",
-        f"{row['difference'] * 100:+.1f}" if compared else "",
-        bracket(row["diff_low"], row["diff_high"]) + shared if compared else "",
-        f"{p_text(row['p'])}{star}{kind}" if tested else "",
-        f"{row['fixed']}/{row['broken']}" if tested else "",
-        amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
-    ]
+    chance = " ~" if note(row, "no_verdict") else ""
+    bounds = judged and (row["over"] != "seeds" or known(row["low"]))
+    return {
+        "arm": row["label"] + (" †" if row["prompt_differs"] else ""),
+        "n": str(row["n"]),
+        "accuracy": f"{row['accuracy'] * 100:.1f}%{chance}" if judged else "none judged",
+        "95% interval": bracket(row["low"], row["high"]) if bounds else "",
+        "difference": f"{row['difference'] * 100:+.1f} {gap_bracket(row)}{shared}" if compared else "",
+        "p": f"{p_text(row['p'])}{star}{kind}" if tested else "",
+        "fixed/broken": f"{row['fixed']}/{row['broken']}" if tested else "",
+        "p(right)": gold_text(row) if compared else "",
+        "s/item": amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
+    }
 
 
 def live_line(run: Run, base: Run) -> str:
@@ -129,19 +192,52 @@ def live_line(run: Run, base: Run) -> str:
     return f"{row['label']} against base{where}: {row['difference'] * 100:+.1f} points {interval}, {changed}"
 
 
-def feedback_table(runs: Sequence[Run]) -> Table:
-    """The measures of feedback arms: a row an arm and scope, intervals at 95%."""
-    columns = ("S", "drift", "similarity", "repetition", "broken", "length")
-    measured = records(feedback_measures(runs))
-    table = _table(["arm", "scope"], columns, caption=feedback_note(measured))
-    rows: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}  # by run, scope and measure
+def unlike_published(base: Run, published: Mapping[str, float]) -> list[str]:
+    """A sentence for each task on which `base` is not as accurate as published, beyond the interval of its items.
+
+    Args:
+        base: a finished run of the model as it is.
+        published: accuracies by task, between 0 and 1.
+    """
+    scores, sentences = load_scores(base), []
+    for task, expected in published.items():
+        correct = scores.correct[scores.task == task]
+        if not len(correct):
+            continue
+        interval = wilson(float(correct.sum()), len(correct))
+        if not interval.low <= expected <= interval.high:
+            sentences.append(
+                f"{task}: base has {interval.value * 100:.1f}% {bracket(interval.low, interval.high)} of {len(correct)} "
+                f"items, and {expected * 100:.1f}% is published for this model: look at prompt, metric, dtype "
+                "and revision before any gain is believed"
+            )
+    return sentences
+
+
+def feedback_table(runs: Sequence[Run], width: int = WIDE, one_row: bool = False) -> Table:
+    """The paper's table: a row an arm, how far it follows the feedback and where it leaks, the best S_overall first.
+
+    Drift, repetition and broken endings are of answers out of scope, where nothing should change. Below WIDE
+    characters intervals stand under their numbers, and the last columns are left out. `one_row`: training seeds are
+    one row.
+    """
+    measured = records(feedback_measures(runs, one_row=one_row))
+    rows: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for row in measured:
-        rows.setdefault(row["run_id"], {}).setdefault(row["scope"], {})[row["measure"]] = row
-    for scopes in rows.values():
-        for place, (scope, values) in enumerate(scopes.items()):
-            name = "" if place else display_name(next(iter(values.values())))
-            table.add_row(Text(name), SCOPES.get(scope, scope), *(_measure(values.get(m)) for m in MEASURES))
-        table.add_section()
+        rows.setdefault(row["run_id"], {})[row["scope"], row["measure"]] = row
+    columns = FEEDBACK if width >= WIDE else FEEDBACK[:4]
+    caption = f"follows: 1 is all; leaks: 0 is none; S overall: base 0.5, best 1; {feedback_note(measured)}"
+    table = _table(["arm"], [name for name, *_ in columns], caption=caption)
+
+    def place(values: dict[tuple[str, str], dict[str, Any]]) -> tuple[bool, float]:
+        first, overall = next(iter(values.values())), values.get(("overall", "score"))
+        return first["arm"] != BASE, -overall["mean"] if overall else 0.0
+
+    for values in sorted(rows.values(), key=place):
+        texts = [_measure(values.get((scope, measure))) for _, scope, measure in columns]
+        if width < WIDE:
+            texts = [text.replace(" [", "\n[", 1) for text in texts]
+        table.add_row(Text(display_name(next(iter(values.values())))), *texts)
     return table
 
 
@@ -191,6 +287,42 @@ def judge_table(frame: pd.DataFrame) -> Table:
             texts.append(_number(row[name], "{:.2f}") + interval)
         table.add_row(*map(Text, texts))
     return table
+
+
+def movement_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """How far each arm moved pathways, of `movement_rows`; means over items and critical layers."""
+    numbers = (
+        "moved",
+        "natural spread",
+        "times",
+        "own top-k kept",
+        "weight",
+        "entropy",
+        "loss",
+        "similarity",
+    )
+    caption = (
+        "moved: share of the routing weight; natural spread: the same between two items' own pathways; weight (of the "
+        "experts that run), entropy and surrogate loss: before, after"
+    )
+    table = _table(["arm"], numbers, title="how far pathways are moved", caption=caption)
+    for row in rows:
+        table.add_row(*map(Text, [display_name(row), *movement_cells(row)]))
+    return table
+
+
+def movement_cells(row: dict[str, Any]) -> list[str]:
+    """The numbers of a row of `movement_rows` as text."""
+    times = "cannot move it" if row["still"] else _number(row["times"], "{:.3g}")
+    pairs = (("mass_before", "mass_after"), ("entropy_before", "entropy_after"), ("loss_first", "loss_last"))
+    return [
+        f"{row['moved']:.3f}",
+        _number(row["natural_spread"], "{:.3f}"),
+        times,
+        f"{row['kept'] * 100:.0f}%",
+        *(f"{row[a]:.2f}, {row[b]:.2f}" if known(row[a]) else "" for a, b in pairs),
+        _number(row["similarity"], "{:.2f}"),
+    ]
 
 
 def gap_table(frame: pd.DataFrame) -> Table:

@@ -1,14 +1,19 @@
 """What a comparison says, in plain sentences: for the top of the report and of the console's table."""
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
-from c3po_bench.analysis.arms import METHODS, display_name, settings_text
+from c3po_bench.analysis.arms import METHODS, REPEAT, display_name, settings_text
 from c3po_bench.analysis.families import expected_excess, shrunken
-from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.footing import footing_sentences
+from c3po_bench.analysis.frames import known, note, records
+from c3po_bench.analysis.gold import gold_sentence
+from c3po_bench.analysis.movement import movement_sentences
+from c3po_bench.analysis.noise import noise_note, noise_sentences, within_noise
 from c3po_bench.analysis.statistics import ALPHA, Z
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
@@ -33,6 +38,13 @@ def bracket(low: float, high: float) -> str:
     return f"[{low * 100:.1f}, {high * 100:.1f}]" if low == low else "[no variance]"
 
 
+def gap_bracket(row: dict[str, Any]) -> str:
+    """The interval of a row's difference; of two training seeds, which have none, each one's difference."""
+    if not known(row["diff_low"]) and len(note(row, "by_seed").split()) == 2:
+        return f"[two seeds: {note(row, 'by_seed')}]"
+    return bracket(row["diff_low"], row["diff_high"])
+
+
 def p_text(p: float) -> str:
     """A p-value with two digits, or an upper bound when it is tiny."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
@@ -46,10 +58,11 @@ def amount(value: float, digits: int = 2) -> str:
 def direction(row: dict[str, Any]) -> int:
     """1 where a difference is shown to be above 0, -1 below, 0 where neither.
 
-    Interval, p and p corrected for the number of tests must agree, so all be there. Whatever is called a gain
-    or a loss, in sentences, stars and colors, is called so by this.
+    Interval, p and p corrected for the number of tests must agree, so all be there, and the difference must be
+    above the noise floor where that was measured. Where neither base nor a ceiling is above chance nothing is.
+    Whatever is called a gain or a loss, in sentences, stars and colors, is called so by this.
     """
-    if not (row["p"] < ALPHA and row["p_holm"] < ALPHA):
+    if not (row["p"] < ALPHA and row["p_holm"] < ALPHA) or within_noise(row) or note(row, "no_verdict"):
         return 0
     return int(row["diff_low"] > 0) - int(row["diff_high"] < 0)
 
@@ -59,20 +72,38 @@ def within(margin: float) -> str:
     return f"{margin * 100:g} point{'s' * (margin != 0.01)}"
 
 
-def verdict(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> str:
+def verdict(
+    frame: pd.DataFrame, controls: pd.DataFrame | None = None, headroom: dict[str, Any] | None = None
+) -> str:
     """Plain words over the rows of `compare` and `compare_controls`.
 
-    What beat its base, and what its controls say.
+    What beat its base, and what its controls say. `headroom` is the summary of what re-routing could give on the
+    same items, where it was measured: it tells whether the oracle's gap can be a measure of anything.
     """
-    return " ".join(verdict_sentences(frame, controls))
+    return " ".join(verdict_sentences(frame, controls, headroom))
 
 
-def verdict_sentences(frame: pd.DataFrame, controls: pd.DataFrame | None = None) -> list[str]:
-    """The same, sentence by sentence."""
+def verdict_sentences(
+    frame: pd.DataFrame,
+    controls: pd.DataFrame | None = None,
+    headroom: dict[str, Any] | None = None,
+    feedback: Sequence[str] = (),
+) -> list[str]:
+    """The same, sentence by sentence; `feedback` are those of `overall.overall_sentences`, where there are any."""
     if frame.empty:
         return ["Nothing to compare yet: no finished run has a base run beside it."]
-    rows, over = records(frame), [] if controls is None else records(controls)
-    sentences = _feedback([row for row in rows if row["scope"]]) + _accuracy(summary_rows(rows), over)
+    every, over = records(frame), [] if controls is None else records(controls)
+    rows, over = ([row for row in part if not note(row, "outdated")] for part in (every, over))
+    spoken = [row for row in summary_rows(rows) if not note(row, "no_verdict")]
+    sentences = list(feedback) or _feedback([row for row in rows if row["scope"]])
+    sentences += _accuracy(spoken, over, headroom)
+    sentences += footing_sentences([row for row in summary_rows(rows) if known(row["difference"])])
+    for part in ([row for row in rows if row["scope"]], summary_rows(rows)):
+        sentences += noise_sentences(part, WHERE)
+    left_out = {display_name(row): row["outdated"] for row in every if note(row, "outdated")}
+    if left_out:
+        listed = ", ".join(f"{name} ({why})" for name, why in left_out.items())
+        sentences.append(f"Left out until they are recorded again: {listed}.")
     return sentences or ["Nothing stands beside base: no other arm was run, or none can be compared with it."]
 
 
@@ -83,7 +114,9 @@ def summary_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in alike if row["level"] == ("pooled" if row["run_id"] in several else "task")]
 
 
-def _accuracy(rows: list[dict[str, Any]], over: list[dict[str, Any]]) -> list[str]:
+def _accuracy(
+    rows: list[dict[str, Any]], over: list[dict[str, Any]], headroom: dict[str, Any] | None
+) -> list[str]:
     own = {row["run_id"]: row for row in rows}
 
     def against(row: dict[str, Any]) -> list[str]:
@@ -108,9 +141,40 @@ def _accuracy(rows: list[dict[str, Any]], over: list[dict[str, Any]]) -> list[st
         else:
             left += runs
     sentences += _rest([direction(row) for row in left], BASE_REST)
+    proper = [row for row in methods if row["role"] == "method"][:MOST]
+    sentences += movement_sentences(proper, display_name)
+    sentences += [
+        f"The choice for {display_name(row)} on held-out references lies at the edge of what was tried: "
+        f"{row['tuning_edges']}. A wider search might find a better one."
+        for row in rows
+        if known(row["tuning_edges"]) and row["tuning_edges"]
+    ][:MOST]
     ceilings = [row for row in compared if row["role"] == "ceiling"][:MANY]
-    return sentences + [
+    sentences += [
         f"The ceiling, {display_name(row)}, which may see the answer: {_signed(row)}." for row in ceilings
+    ]
+    return sentences + _gap(headroom or {}, methods, ceilings)
+
+
+def _gap(
+    headroom: dict[str, Any], methods: list[dict[str, Any]], ceilings: list[dict[str, Any]]
+) -> list[str]:
+    """What the best method has of the oracle's gap; or that this means nothing, where descent reaches any option."""
+    oracle = next((row for row in ceilings if row["arm"] == headroom.get("oracle_arm")), None)
+    if oracle is None:
+        return []
+    if headroom["oracle_is_a_measure"]:
+        best = next((row for row in methods if row["difference"] > 0), None)
+        if best is None or not direction(oracle) > 0:
+            return []
+        share = best["difference"] / oracle["difference"]
+        return [f"{_name(best)} closes {share:.2f} of the oracle's gap."]
+    some = "_when_wrong" if headroom["h_wrong_when_wrong"] is not None else ""
+    true, wrong = (f"{headroom[name + some] * 100:.1f}%" for name in ("h_true", "h_wrong"))
+    where = " of the items that base has wrong" if some else " of the items"
+    return [
+        "The oracle's gap is no measure of a method: its descent makes the true option the choice on "
+        f"{true}{where}, and others on {wrong}."
     ]
 
 
@@ -150,21 +214,22 @@ def _settings(row: dict[str, Any]) -> str:
 
 
 def _method(row: dict[str, Any], against: list[str]) -> str:
-    name, interval = _name(row), bracket(row["diff_low"], row["diff_high"])
+    name, interval = _name(row), gap_bracket(row)
+    other = gold_sentence(row, direction(row))
     if shown := direction(row):
         verb = "beats" if shown > 0 else "loses to"
         sentence = f"{name} {verb} base by {points(row['difference'])} points {interval}{_holm(row)}"
-        return "; ".join([sentence, *(against if shown > 0 else [])]) + "."
+        return "; ".join([sentence + other, *(against if shown > 0 else [])]) + "."
     seen = f"; {row['n']} items show gains from about {points(row['mde'])} on" if known(row["mde"]) else ""
     same = row["p_same_holm"] < ALPHA
     if row["fixed"] == 0 and row["broken"] == 0:
-        return f"{name} scores every item as base does{_same(row) if same else seen}."
+        return f"{name} scores every item as base does{_same(row) if same else seen}{other}."
     if same:
-        return f"{name} is the same as base within {within(row['margin'])}: {_signed(row)}."
+        return f"{name} is the same as base within {within(row['margin'])}: {_signed(row)}{other}."
     outside = ""
     if row["diff_low"] > 0 or row["diff_high"] < 0:
         outside = f", p {p_text(row['p'])}" if not row["p"] < ALPHA else _holm(row)
-    return f"{name} cannot be told from base: {_signed(row)}{outside}{seen}."
+    return f"{name} cannot be told from base: {_signed(row)}{outside}{seen}{noise_note(row)}{other}."
 
 
 def _same(row: dict[str, Any]) -> str:
@@ -212,13 +277,13 @@ def _plus(value: float) -> str:
 
 
 def _signed(row: dict[str, Any]) -> str:
-    return f"{_plus(row['difference'])} points {bracket(row['diff_low'], row['diff_high'])}"
+    return f"{_plus(row['difference'])} points {gap_bracket(row)}"
 
 
 def _feedback(rows: list[dict[str, Any]]) -> list[str]:
     runs: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
-        if known(row["difference"]):
+        if known(row["difference"]) and row.get("role") != REPEAT:
             runs.setdefault(row["run_id"], {})[row["scope"]] = row
     ordered = sorted(
         runs.values(), key=lambda scopes: -scopes["in"]["difference"] if "in" in scopes else math.inf

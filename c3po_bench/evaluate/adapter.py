@@ -15,13 +15,14 @@ import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from c3po_bench.analysis.gold import gold_probability
 from c3po_bench.contract import CHOICES, TEXT, Answer, Arm, Cost, Item
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate.chunks import Chunks
 from c3po_bench.runtime.resources import in_halves
 from c3po_bench.store.files import Journal
 from c3po_bench.store.identity import content_hash
-from c3po_bench.tasks.checks import check_score
+from c3po_bench.tasks.soundness import check_score
 from c3po_bench.tasks.taskset import TaskSet
 
 Progress = Callable[[str, int, int], None]
@@ -274,7 +275,12 @@ def _row(
         scores = [float(r[0]) for r in sample["filtered_resps"]][:count]
         lengths = tasks.choice_lengths(task, doc) if headline == "acc_norm" else [1.0] * count
         ranked = [s / n for s, n in zip(scores, lengths, strict=True)]
+        ruled = ranked
+        if headline == "acc_mutual_info":  # less that of the option without its context
+            without = [float(r[0]) for r in sample["filtered_resps"]][count : 2 * count]
+            ruled = [s - w for s, w in zip(scores, without, strict=True)]
         row |= {
+            "p_gold": round(gold_probability(ruled, tasks.golds(task, doc)), 8),
             "gold": tasks.gold(task, doc),
             "prediction": max(range(count), key=ranked.__getitem__),
             "loglikelihoods": [round(s, 6) for s in scores],

@@ -37,13 +37,22 @@ class Chunks:
         return {task: sorted(ids) for task, ids in found.items()}
 
 
-def make_chunks(tasks: TaskSet, size: int, limit: int | None) -> Chunks:
-    """The chunks of `size` items of the first `limit` items of each task."""
+def other_size(size: int) -> int:
+    """Another size of batches, for an arm that asks whether batches matter."""
+    return size // 3 or size + 1
+
+
+def make_chunks(tasks: TaskSet, size: int, limit: int | None, *, by_length: bool = True) -> Chunks:
+    """The chunks of `size` items of the first `limit` items of each task.
+
+    `by_length`: like lengths together; else in an order that has nothing to do with length.
+    """
     ranked = []
     for name, task in tasks.load().items():
         docs: list[Any] = list(task.eval_docs)[:limit]
         for doc_id, doc in enumerate(docs):
-            ranked.append((-len(tasks.question_text(task, doc)), content_hash(doc), name, doc_id))
+            length = -len(tasks.question_text(task, doc)) if by_length else 0
+            ranked.append((length, content_hash(doc), name, doc_id))
     ranked.sort()
     items = [(name, doc_id) for _, _, name, doc_id in ranked]
     return Chunks([items[start : start + size] for start in range(0, len(items), size)])

@@ -38,8 +38,8 @@ THEN = "_then_"  # RECIPE_then_METHOD rewires a tuned model
 
 
 def rewiring_names() -> list[str]:
-    """Arms of the rewiring backend but base, which is the feedback backend's here."""
-    return [name for name in ARMS if name != "base"]
+    """Arms of the rewiring backend but base and base_again, which are the feedback backend's here."""
+    return [name for name in ARMS if ARMS[name].role not in ("base", "repeat")]
 
 
 def divide(names: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
@@ -113,6 +113,12 @@ class BothBackend:
     def check(cfg: Config) -> None:
         """Whatever either backend refuses; and several pieces, which no single model can be tuned on."""
         _, rewired, chains = divide(list(cfg.arms))
+        if cfg.seeds and (
+            single := [f"{a}{THEN}{b}" for a, b in chains] + [r for r in rewired if ARMS[r].trains]
+        ):
+            raise UserError(
+                f"seeds={cfg.seeds}: arm {single[0]!r} of backend=both is trained with `seed` alone: leave one out"
+            )
         FeedbackBackend.check(BothBackend._of_feedback(cfg))
         RewiringBackend.check(BothBackend._of_rewiring(cfg))
         drawn, asked = (
@@ -170,6 +176,7 @@ class RewiredArm:
                 name=before + row.name,
                 title=f"{FEEDBACK_ARMS[recipe].title} then {row.title}",
                 control_of=row.control_of and before + row.control_of,
+                version=row.version - 1 + FEEDBACK_ARMS[recipe].version,
             )
         self.tuned = FeedbackArm(backend.feedback, recipe) if recipe else None
         self._inner: Any = None

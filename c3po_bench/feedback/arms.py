@@ -16,6 +16,7 @@ from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.feedback.sentences import Feedback
 from c3po_bench.feedback.training.recipes import RECIPES, Plan, make_plan
 from c3po_bench.registry import Registry
+from c3po_bench.store.versions import arm_version
 
 JOINT, MIX = "_joint", "_mix"
 UNPARSED = "unparsed_reasoning"
@@ -64,6 +65,7 @@ def read_reasoned(text: str) -> str | None:
 
 PROMPT_VARIANTS: dict[str, PromptVariant] = {
     "base": PromptVariant(stored="baseline", about="the model being tuned, without feedback"),
+    "base_again": PromptVariant(about="the same, written once more in other batches: what changes is noise"),
     "in_context": PromptVariant(wrap=with_feedback, about="the feedback in every prompt (RLVF, section 5)"),
     "in_context_cot": PromptVariant(
         wrap=with_reasoning,
@@ -98,9 +100,11 @@ def _title(name: str) -> str:
 
 
 def _rows() -> Iterator[ArmRow]:
-    roles = {"base": "base", "revised": "ceiling"}
+    roles = {"base": "base", "base_again": "repeat", "revised": "ceiling"}
     for name, variant in PROMPT_VARIANTS.items():
-        yield ArmRow(name, _title(name), roles.get(name, "baseline"), variant.about, passes=0.0)
+        again = name == "base_again"
+        role = roles.get(name, "baseline")
+        yield ArmRow(name, _title(name), role, variant.about, passes=0.0, other_batches=again)
     for name, recipe in RECIPES.items():
         role = "method" if name.startswith("c3po") else "baseline"
         row = ArmRow(name, _title(name), role, recipe.source, builds="recipe", passes=0.0)
@@ -109,7 +113,9 @@ def _rows() -> Iterator[ArmRow]:
             yield replace(row, name=name + suffix, title=f"{row.title} {suffix[1:]}")
 
 
-ARMS: Registry[ArmRow] = Registry("arm", {row.name: row for row in _rows()})
+ARMS: Registry[ArmRow] = Registry(
+    "arm", {row.name: replace(row, version=arm_version(row.name)) for row in _rows()}
+)
 
 
 def check_arms(

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -36,6 +37,7 @@ from c3po_bench.feedback.tasks import SCOPE_OF
 from c3po_bench.feedback.training.adapters import adapter_folder, resolved, train_adapter, training_record
 from c3po_bench.feedback.training.distributed import share_of
 from c3po_bench.feedback.training.recipes import Plan, check_values
+from c3po_bench.models.ties import ties_note
 from c3po_bench.runtime.meter import Meter
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks.taskset import TaskSet
@@ -85,7 +87,8 @@ class FeedbackBackend:
     def arms(self, names: Sequence[str] | None = None) -> Iterator[FeedbackArm]:
         """Base first, then the others in the order given."""
         for name in ["base", *[arm for arm in (self.cfg.arms if names is None else names) if arm != "base"]]:
-            yield FeedbackArm(self, name)
+            for seed in (self.cfg.seeds if ARMS[name].trains else ()) or [self.cfg.seed]:
+                yield FeedbackArm(self, name, seed)
 
     def close(self) -> None:
         """Take every adapter off the model."""
@@ -95,15 +98,18 @@ class FeedbackBackend:
 class FeedbackArm:
     """One way of answering."""
 
-    def __init__(self, backend: FeedbackBackend, name: str) -> None:
+    def __init__(self, backend: FeedbackBackend, name: str, seed: int | None = None) -> None:
         self.backend, self.row = backend, ARMS[name]
+        self.seed = backend.cfg.seed if seed is None else seed
         self.cfg, self.session = backend.cfg, backend.session
         self.variant = PROMPT_VARIANTS.get(name, PromptVariant())
         self.plan: Plan | None = plan_of(name, self.cfg.feedback, self.cfg.arm_options)
+        if self.plan is not None and self.seed != self.cfg.seed:
+            self.plan = replace(self.plan, seed=self.seed)
         self.records: list[dict[str, Any]] = []
         self.meter = Meter()
         self._judged_before: Counter[str] = Counter()
-        self._unparsed = 0
+        self._unparsed, self._tied = 0, (0, 0)
         self._unjudged = False
         self._responder: Responder | None = None
 
@@ -128,6 +134,8 @@ class FeedbackArm:
             shared["revisions"] = call_key(revisions=tests)
         if self.plan is None:
             return shared if self.asks_feedback or self.row.name != "base" else {}
+        if self.plan.seed is not None:
+            shared["training"] = {"seed": self.plan.seed}
         return shared | {
             "plan": resolved(self.plan, self.session.context),
             "train_data": [d.digest() for d in datasets],
@@ -168,7 +176,8 @@ class FeedbackArm:
             self.session.context.subject.release()
             model, adapters = self.session.context.subject.model, {}
         self._responder = Responder(
-            self.variant, datasets, self.session, model, adapters, self.meter, self.cfg.batch_size
+            *(self.variant, datasets, self.session, model, adapters, self.meter, self.cfg.batch_size),
+            counts_ties=self.row.other_batches,
         )
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
@@ -235,6 +244,9 @@ class FeedbackArm:
                 f"{self.row.name} answers {', '.join(unprompted)} without the feedback in the prompt: these scores are the "
                 "base model's"
             )
+        if tied := self._tied[0]:
+            counts["routing_ties"] = tied
+            notes.append(ties_note(*self._tied))
         return Report(dict(counts), curves, notes)
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
@@ -253,6 +265,7 @@ class FeedbackArm:
         for row, score in zip(answers, self.session.rule_scores(answers), strict=True):
             row |= {} if score is None else {"rule_score": score}
         self._unparsed = sum(bool(row.get(UNPARSED)) for row in answers)
+        self._tied = sum("routing_ties" in row for row in answers), len(answers)
         self._unjudged = bool(answers) and all(score is None for score in scores)
         if self._unjudged:
             log.warning("%s: none of its %d answers was judged", self.row.name, len(answers))

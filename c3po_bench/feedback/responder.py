@@ -20,6 +20,7 @@ from c3po_bench.feedback.session import FeedbackSession
 from c3po_bench.feedback.synthesis import FeedbackDataset
 from c3po_bench.feedback.training.rows import Row
 from c3po_bench.models.flops import counting, shape_of
+from c3po_bench.models.ties import count_ties, family_with_routers
 from c3po_bench.runtime.meter import Meter
 
 
@@ -37,6 +38,7 @@ class Responder:
         adapters: of each feedback's id the name of the adapter that answers for it.
         meter: of the arm, for phases `score`, `generate` and `drift`; what all arms share is left out of it.
         batch_size: of stock items.
+        counts_ties: whether routing ties of prompts about feedback are counted.
     """
 
     def __init__(
@@ -48,11 +50,12 @@ class Responder:
         adapters: Mapping[str, str],
         meter: Meter,
         batch_size: int,
+        counts_ties: bool = False,
     ) -> None:
         self.variant, self.session, self.model, self.adapters = variant, session, model, dict(adapters)
         self.context, self.meter, self.shape = session.context, meter, cache(partial(shape_of, model))
         self.datasets = {dataset.feedback.id: dataset for dataset in datasets}
-        self.batch_size = batch_size
+        self.batch_size, self.counts_ties = batch_size, counts_ties
 
     @cached_property
     def _stock(self) -> Any:
@@ -92,10 +95,22 @@ class Responder:
         for item, answer, mark, baseline, drift in zip(items, answers, marks, baselines, drifts, strict=True):
             details = compared(item, answer.text, answer.finished, answer.tokens, baseline)
             details["drift"] = None if drift is None else round(drift, 8)
+            if self.counts_ties and (ties := self._ties(item, answer.text)):
+                details["routing_ties"] = ties
             found[item.id] = contract.Answer(
                 text=answer.text, finished=answer.finished, details={**details, **mark}
             )
         return found
+
+    def _ties(self, item: Item, answer: str) -> int:
+        """Routing ties of a prompt and its answer, in a pass that is no part of the cost."""
+        family = family_with_routers(self.model)
+        if family is None:
+            return 0
+        tokenizer = self.context.subject.tokenizer
+        ids = prompt_ids(tokenizer, item.prompt) + completion_ids(tokenizer, answer, finished=False)
+        with self.meter.exclude():
+            return count_ties(self.model, family, [ids])
 
     def _stored(self, item: Item, baseline: Answer) -> Answer:
         """The text that is looked up instead of generated."""

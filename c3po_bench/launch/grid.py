@@ -1,10 +1,9 @@
 """From a sweep's overrides to its cells: the same grid, in the same order, as Hydra's basic sweeper makes."""
 
 import copy
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +14,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from c3po_bench.config import check_ranges, conf_dir, register
+from c3po_bench.config import Config, check_ranges, conf_dir, register
 from c3po_bench.errors import UserError
 from c3po_bench.explain import hydra_overrides, refuse_extra_keys
 from c3po_bench.store.identity import content_hash
+
+
+def _as_section(values: dict[str, Any], like: Any) -> SimpleNamespace:
+    """Attributes in place of keys, in nested sections too; a `Config` would take as long as composing it did."""
+    return SimpleNamespace(
+        **{
+            k: _as_section(v, getattr(like, k)) if is_dataclass(getattr(like, k, None)) else v
+            for k, v in values.items()
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -92,10 +101,7 @@ def expand(loader: Any, master: DictConfig) -> Grid:
     cells = [Cell(i, tuple(point), compose(point)) for i, point in enumerate(points)]
     refuse_extra_keys(cells[0].config)
     for cell in cells:
-        # a `Config` made of it would take as long as composing the cell did
-        read: Any = json.loads(
-            json.dumps(cell.config), object_hook=lambda section: SimpleNamespace(**section)
-        )
+        read: Any = _as_section(cell.config, Config())
         check_ranges(read)
     stores = {cell.config["results_dir"] for cell in cells}
     if len(stores) > 1:

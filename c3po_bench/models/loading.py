@@ -28,7 +28,7 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 from c3po_bench.config import ModelConfig
 from c3po_bench.errors import UserError, of_the_disk, unknown
-from c3po_bench.models import cache_dir, deepseek
+from c3po_bench.models import cache_dir, deepseek, hub
 from c3po_bench.models.cache import file_hash, folder_hash
 from c3po_bench.models.soundness import (
     check_config,
@@ -44,7 +44,10 @@ from c3po_bench.registry import Registry
 log = logging.getLogger(__name__)
 EMBEDDED: Registry[Callable[[], Path]] = Registry(
     "model.kind",
-    {name: f"c3po_bench.models.embedded.{name}:checkpoint" for name in ("smolmoe", "smollm", "planted")}
+    {
+        name: f"c3po_bench.models.embedded.{name}:checkpoint"
+        for name in ("smolmoe", "specialists", "smollm", "planted")
+    }
     | {"planted_sigmoid": "c3po_bench.models.embedded.planted:sigmoid_checkpoint"},
 )
 KINDS = (*EMBEDDED, "tiny", "hf")
@@ -140,6 +143,8 @@ def _load(cfg: ModelConfig) -> Loaded:
         _place(model, cfg)
         return Loaded(model, tiny_tokenizer(), cfg.name, _hash("None", model), "tiny")
     path, revision = _source(cfg)
+    if not Path(path).exists():
+        hub.reachable()
     try:
         # transformers 5 has no class for DeepSeekMoE
         if cfg.kind == "hf" and (converted := deepseek.converted(path, revision)):
@@ -189,10 +194,18 @@ def _unloadable(path: str, error: Exception) -> str:
         return f"model {path} can't be loaded from this file: {why}"
     if Path(path).is_dir():
         return f"model {path} can't be loaded from a local folder: {fault_of_folder(Path(path)) or why}"
-    return (
-        f"model {path} can't be loaded from the hub or its cache ({why}): connect to the hub, "
-        "give model.path=FOLDER, or use model=smolmoe, which needs neither"
+    place = (
+        "the hub or its cache" if hub.reachable() else "the hub's cache, and the hub is not reached from here"
     )
+    return (
+        f"model {path} can't be loaded from {place} ({_first_sentence(error)}): connect to the hub, give model.path=FOLDER, "
+        "or run what needs neither: python -m c3po_bench +experiment=quickstart"
+    )
+
+
+def _first_sentence(error: Exception) -> str:
+    """What an error says, up to the end of its first sentence."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".") or type(error).__name__
 
 
 def _plain(model: Any, name: str) -> str:

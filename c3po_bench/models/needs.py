@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from c3po_bench.config import conf_dir
 from c3po_bench.errors import UserError
+from c3po_bench.models import hub
 from c3po_bench.models.families import Family, family_by_type
 from c3po_bench.models.placement import device_memory
 
@@ -72,6 +73,8 @@ def config_of(name: str) -> Any:
     if preset.is_file():
         lines = [line.partition(":") for line in preset.read_text(encoding="utf-8").splitlines()]
         path = next((value.strip() for key, _, value in lines if key == "path"), name)
+    if not Path(path).exists():
+        hub.reachable()
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -17,9 +17,10 @@ from c3po_bench.errors import UserError, unknown
 
 ALL = "all-linear"
 _FUSED = ("gate_up_proj", "down_proj")  # the fused expert weights of transformers 5
+_UNGATED = (*_FUSED, "up_proj")  # and those of experts without a gate
 _HALVES = ("gate_proj", "up_proj", "w1", "w3")  # what is fused in the first of them
 _OLD = (*_HALVES, "down_proj", "w2")  # names in the experts of transformers 4
-_ROUTERS = (".gate", ".router")
+_ROUTERS = (".gate", ".router", ".gate.wg", ".router.proj", ".router.classifier")  # or the layer within them
 _ADAPTABLE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Conv1D)
 """Modules that PEFT has an adapter for."""
 _LINEAR = (nn.Linear, Conv1D)
@@ -72,18 +73,23 @@ def find_targets(model: Any, choice: Choice) -> Targets:
     layers = {name: module for name, module in modules.items() if isinstance(module, _ADAPTABLE)}
     routers = {name for name, m in modules.items() if name.endswith(_ROUTERS) and hasattr(m, "weight")}
     parameters = (name for name, _ in _without_adapter(model.named_parameters()))
-    fused = [name for name in parameters if ".experts." in name and name.endswith(_FUSED)]
+    fused = [name for name in parameters if ".experts." in name and name.endswith(_UNGATED)]
     single = {name for name in layers if ".experts." in name}
     if choice.routers and not routers or choice.experts and not (fused or single):
         lacking = "routers" if choice.routers and not routers else "experts"
         raise UserError(f"feedback.lora.{lacking}=true: this model has no {lacking}")
+    if choice.routers and any(name.endswith(".router.classifier") for name in routers):
+        raise UserError(
+            "feedback.lora.routers=true: this model's routers use their weights without calling the layer, where PEFT "
+            "does not reach them"
+        )
     head, chosen = model.get_output_embeddings(), set[str]()
     for target in choice.targets:
         if target == ALL:
             linear = (
                 name for name, layer in layers.items() if layer is not head and isinstance(layer, _LINEAR)
             )
-            chosen |= set(linear) - routers - single
+            chosen |= set(linear) - routers - single - _out_of_reach(modules)
         else:
             chosen |= _named(target, set(layers), routers, single, bool(fused), choice)
     chosen |= (routers if choice.routers else set()) | (single if choice.experts else set())
@@ -125,6 +131,22 @@ def _named(
     if not hits and not experts:
         raise unknown("feedback.lora.targets", target, [ALL, *(name.rpartition(".")[2] for name in others)])
     return hits & others
+
+
+def _out_of_reach(modules: dict[str, Any]) -> set[str]:
+    """Linear layers that would learn nothing, or that PEFT refuses.
+
+    State-space mixers read the weights of two of theirs in their kernels; an indexer of sparse attention only
+    chooses, so no gradient comes to it.
+    """
+    found = set[str]()
+    for name, module in modules.items():
+        kind = type(module).__name__
+        if "Mamba" in kind:
+            found |= {f"{name}.out_proj", f"{name}.dt_proj"}
+        elif kind.endswith("Indexer"):
+            found |= {inner for inner in modules if inner.startswith(f"{name}.")}
+    return found
 
 
 def _taken_for_experts(model: Any, layers: set[str], fused: list[str]) -> set[str]:

@@ -176,7 +176,8 @@ def tiny_model(model_type: str = "olmoe", *, seed: int = 0, **changes: Any) -> P
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         for name, parameter in model.named_parameters():  # some families leave biases and sinks at zero
-            zero = name.endswith("correction_bias") or (parameter.dim() > 1 and not parameter.any())
+            wide = parameter.dim() > 1 and not parameter.any() and model_type in _MORE
+            zero = wide or name.endswith("correction_bias")
             if zero or (parameter.dim() == 1 and "norm" not in name):
                 torch.nn.init.normal_(parameter, std=0.1)
         for name, buffer in model.named_buffers():

@@ -16,19 +16,22 @@ from more_itertools import map_reduce
 import c3po_bench
 from c3po_bench.analysis.ablation import ablation_table, axes, write_table
 from c3po_bench.analysis.arms import BASE, METHODS, display_name
-from c3po_bench.analysis.compare import compare, compare_controls, options_of
+from c3po_bench.analysis.compare import compare, compare_controls, options_of, trained_on_seeds
+from c3po_bench.analysis.footing import studies_note
 from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import feedback_measures
+from c3po_bench.analysis.movement import movement_rows
+from c3po_bench.analysis.overall import conclusion
 from c3po_bench.analysis.seeds import seed_agreement
 from c3po_bench.analysis.tables import feedback_note
-from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
+from c3po_bench.analysis.verdict import summary_rows
 from c3po_bench.errors import UserError
 from c3po_bench.report import page, tables
 from c3po_bench.report.figures import Figure, ablation_figures, comparison_figures
 from c3po_bench.report.items import explore
 from c3po_bench.store.files import replacing, write_text
-from c3po_bench.store.reader import Run, load_experiments, load_runs
+from c3po_bench.store.reader import Run, load_experiments, load_headroom, load_runs
 
 MOST_RUNS = (
     24  # shown side by side, and whose configuration the page carries; of larger stores the best of each arm
@@ -68,15 +71,19 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
             f"no run in {results_dir} has finished yet; run its experiment again, it goes on where it stopped"
         )
     refused: dict[str, str] = {}
-    compared = compare(runs, **options_of(results_dir), refused=refused)
+    each = compare(runs, **options_of(results_dir), refused=refused)  # a row a run, also of training seeds
+    seeds = trained_on_seeds(results_dir)
+    compared = compare(runs, **options_of(results_dir), refused=refused, one_row=True) if seeds else each
     controls = compare_controls(runs, refused=refused)
     frames = {
         "comparison": compared,
-        "ablation": ablation_table(runs, compared, results_dir),
+        "ablation": ablation_table(runs, each, results_dir),
         "controls": controls,
         "seeds": seed_agreement(runs),
-        "feedback": feedback_measures(runs, pieces=True) if any(compared["scope"]) else pd.DataFrame(),
+        "feedback": pd.DataFrame(),
     }
+    if any(compared["scope"]):
+        frames["feedback"] = feedback_measures(runs, pieces=True, one_row=seeds)
     frames["judges"] = (
         judge_measures(runs, newest_labels(results_dir)) if any(compared["scope"]) else pd.DataFrame()
     )
@@ -92,18 +99,26 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
     if varied:
         blocks["ablation"] = tables.ablation_rows(frames["ablation"], varied)
     packed = {"items-index": explorer.index, **explorer.chunks}
-    measured = feedback_measures(selection.runs) if any(rows["scope"]) else pd.DataFrame()
+    headroom = load_headroom(results_dir, runs)
+    labels = {row["run_id"]: row["label"] for row in records(rows)}
+    measured = pd.DataFrame()
+    if any(rows["scope"]):
+        shown = runs if seeds else selection.runs  # of an arm's seeds the selection has the first alone
+        measured = feedback_measures(shown, one_row=seeds)
     html = page.render(
         "report.html.j2",
         **_facts(results_dir, experiments, runs, selection),
         items=f"{explorer.questions:,}",
-        verdict=verdict_sentences(compared, controls),
+        verdict=conclusion(results_dir, runs, compared, controls),
+        headroom=headroom,
+        movement_columns=tables.MOVEMENT_COLUMNS,
+        movement_rows=tables.moved_rows(movement_rows(selection.runs, labels)),
         refused=sorted(refused.items())[:20],
         columns=tables.COLUMNS,
         rows=tables.comparison_rows(rows, controls),
         levels=levels,
         first_level=levels[0] if levels else "",
-        marks=tables.marks(rows),
+        marks=" ".join(filter(None, [tables.marks(rows), studies_note(len(experiments))])),
         figures=figures,
         triangles=tables.triangles(rows),
         seed_columns=tables.SEED_COLUMNS,

@@ -27,7 +27,7 @@ WIDE = "width >= 420"  # names would lie over each other on a phone
 NAMED = 20
 """Arms up to which the cost chart names each."""
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
-SHAPES = {"method": "circle", "control": "square", "ceiling": "triangle-up"}
+SHAPES = {"method": "circle", "control": "square", "ceiling": "triangle-up", "repeat": "cross"}
 MOST_MAPS = 20
 
 
@@ -67,8 +67,8 @@ def _point(row: dict[str, Any]) -> dict[str, Any]:
         "role": "method" if row["role"] in METHODS else row["role"],
         "task": row["task"],
         "difference": 100 * row["difference"],
-        "low": 100 * row["diff_low"],
-        "high": 100 * row["diff_high"],
+        "low": 100 * row["diff_low"] if known(row["diff_low"]) else None,
+        "high": 100 * row["diff_high"] if known(row["diff_high"]) else None,
         "seconds": row["seconds_per_item"],
         "interval": bracket(row["diff_low"], row["diff_high"]),
     }

@@ -7,7 +7,7 @@ shares of items. What the corners near and out show is one minus the size of the
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -16,10 +16,11 @@ from more_itertools import map_reduce
 
 from c3po_bench.analysis.ablation import shown
 from c3po_bench.analysis.arms import display_name, settings_text
-from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.frames import known, note, records
+from c3po_bench.analysis.gold import LOST, gold_bracket, gold_direction
 from c3po_bench.analysis.measures import MEASURES, SCOPES
-from c3po_bench.analysis.tables import measure_interval
-from c3po_bench.analysis.verdict import amount, bracket, direction, p_text
+from c3po_bench.analysis.tables import OVER_SEEDS, measure_interval, movement_cells
+from c3po_bench.analysis.verdict import amount, bracket, direction, gap_bracket, p_text
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,20 @@ def _columns(names: list[str], numbers: list[str]) -> list[Column]:
 TONES = {1: "up", -1: "down", 0: ""}
 COLUMNS = _columns(
     ["Arm", "Task"],
-    ["n", "Accuracy", "Difference", "p", "Fixed / broken", "Against control", "s/item", "GFLOPs/item"],
+    [
+        *("n", "Accuracy", "Difference", "p", "Fixed / broken", "p(right)"),
+        *("Against control", "s/item", "GFLOPs/item"),
+    ],
 )
 FEEDBACK_COLUMNS = _columns(
     ["Arm", "Scope"], ["S", "Drift", "Similarity", "Repetition", "Broken endings", "Length ratio"]
 )
 JUDGE_COLUMNS = _columns(
     ["Arm", "Scope"], ["n", "Judged", "Sensitivity", "Specificity", "Corrected", "By people"]
+)
+MOVEMENT_COLUMNS = _columns(
+    ["Arm"],
+    ["Moved", "Natural spread", "Times", "Own top-k kept", "Weight", "Entropy", "Loss", "Similarity"],
 )
 SEED_COLUMNS = _columns(
     ["Arm", "Task"],
@@ -97,18 +105,21 @@ def _accuracy(row: dict[str, Any], detail: str) -> Cell:
 
 def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
     settings = re.sub(r"^\((.*)\)( \[\w+\])?$", r"\1\2", settings_text(row).strip())  # without brackets
-    notes = [settings, "its own prompt" if row["prompt_differs"] else ""]
+    notes = [settings, "its own prompt" if row["prompt_differs"] else "", note(row, "outdated")]
     cells = [
         Cell(row["title"], row["label"], ", ".join(filter(None, notes))),
-        Cell(row["task"], row["task"]),
+        Cell(row["task"], row["task"], f"most: {row['mostly']}" if note(row, "mostly") else ""),
         Cell(f"{row['n']:,}", row["n"]),
         _accuracy(row, bracket(row["low"], row["high"])),
     ]
+    if note(row, "no_verdict"):
+        cells[-1] = replace(cells[-1], detail=f"{cells[-1].detail} ~")
     difference, p, changed = Cell(""), Cell(""), Cell("")
     if known(row["difference"]):
-        interval = bracket(row["diff_low"], row["diff_high"]) + (" §" if "clusters" in row["over"] else "")
+        over = row["over"]
+        interval = gap_bracket(row) + (" §" if "clusters" in over else " ¶" if over == "seeds" else "")
         gap, tone = f"{row['difference'] * 100:+.1f}", TONES[direction(row)]
-        difference = Cell(gap, row["difference"], interval, tone)
+        difference = Cell(gap, row["difference"], interval, "" if note(row, "outdated") else tone)
     if known(row["p"]):
         test = " ‡" if row["test"] == "sign-flip" else ""
         p = Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}")
@@ -120,10 +131,23 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
         difference,
         p,
         changed,
+        _gold(row),
         _control(controls),
         Cell(amount(seconds), seconds) if known(seconds) else Cell(""),
         Cell(amount(flops / 1e9, 3), flops) if known(flops) else Cell(""),
     ]
+
+
+def _gold(row: dict[str, Any]) -> Cell:
+    """The right choice's probability, and its change to base with the t interval."""
+    if not known(row.get("p_gold")):
+        return Cell("", detail=note(row, "gold_note"))
+    share = f"{100 * row['p_gold']:.1f}%"
+    if not known(row.get("gold_difference")):
+        return Cell(share, row["p_gold"], note(row, "gold_note"))
+    change = f"{100 * row['gold_difference']:+.1f} {gold_bracket(row)}"
+    p = f", Holm p {p_text(row['gold_p_holm'])}" if known(row["gold_p_holm"]) else ""
+    return Cell(share, row["gold_difference"], change + p, TONES[gold_direction(row)])
 
 
 def _control(controls: list[dict[str, Any]]) -> Cell:
@@ -148,6 +172,8 @@ def marks(compared: pd.DataFrame) -> str:
     notes = ["Brackets are 95% intervals over items; grey rows are bases and controls."]
     if any("clusters" in over for over in compared["over"]):
         notes.append("§: over groups of items that share a source, by t.")
+    if "seeds" in set(compared["over"]):
+        notes.append(f"{OVER_SEEDS}.")
     if any(map(direction, records(compared))):
         notes.append(
             "Green and red: the interval excludes 0 and p is below 0.05 after Holm's correction for the "
@@ -157,7 +183,42 @@ def marks(compared: pd.DataFrame) -> str:
         notes.append("“Its own prompt”: the arm by nature changes the prompt.")
     if "sign-flip" in set(compared["test"]):
         notes.append("‡: sign-flip test, for scores that are not 0 or 1 or items that share a source.")
+    if any(known(value) for value in compared["p_gold"]):
+        notes.append(
+            "p(right): the right choice's probability among the choices, and its paired change in points, with a "
+            "t interval and p of sign flips."
+        )
+    if any(compared["no_verdict"]):
+        notes.append("~: neither base nor a ceiling is above chance (95%): shown, and no verdict.")
+    if any(compared["outdated"]):
+        notes.append(
+            "“Recorded with version 1, now 2”: the code that makes these numbers has changed since; they are in no "
+            "sentence, color or figure until they are recorded again."
+        )
+    if any(compared["gold_note"]):
+        notes.append(f"p(right) is {LOST} where the record of a run lacks it.")
     return " ".join(notes)
+
+
+def moved_rows(rows: list[dict[str, Any]]) -> list[Row]:
+    """The rows of `analysis.movement.movement_rows`."""
+    names = (
+        "moved",
+        "natural_spread",
+        "times",
+        "kept",
+        "mass_after",
+        "entropy_after",
+        "loss_last",
+        "similarity",
+    )
+    table = []
+    for row in rows:
+        cells = [Cell(row["title"], row["label"], settings_text(row).strip())]
+        for text, name in zip(movement_cells(row), names, strict=True):
+            cells.append(Cell(text, row[name] if known(row[name]) else ""))
+        table.append(Row("", row["role"], cells))
+    return table
 
 
 def feedback_rows(measured: pd.DataFrame) -> list[Row]:

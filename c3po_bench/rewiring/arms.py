@@ -15,6 +15,7 @@ from c3po_bench.config import Config
 from c3po_bench.contract import CHOICES, ArmRow
 from c3po_bench.errors import UserError
 from c3po_bench.registry import Registry, checked_options, load, options_of
+from c3po_bench.store.versions import arm_version
 
 if TYPE_CHECKING:
     from c3po_bench.tasks.taskset import TaskSet
@@ -96,6 +97,15 @@ def with_controls(row: ArmRow, *endings: str) -> Iterator[ArmRow]:
 
 def _rows() -> Iterator[ArmRow]:
     yield ArmRow("base", "base", "base", "the model as it is", passes=0.0)
+    yield ArmRow(
+        "base_again",
+        "base again",
+        "repeat",
+        "the model as it is in other batches and another order: what changes is noise",
+        factory="c3po_bench.rewiring.base_again:base_again",
+        passes=1.0,
+        other_batches=True,
+    )
     yield solver(
         "mode_finding",
         "mode finding",
@@ -131,6 +141,18 @@ def _rows() -> Iterator[ArmRow]:
     ngd = solver("ngd", "NGD", "gradient descent on the neighbors' loss", solution="store")
     yield from with_controls(ngd, "random_neighbors", "shuffled_labels")
     yield solver(
+        "ngd_permuted_experts",
+        "NGD with permuted experts",
+        "NGD's own weights of the item, given to other experts",
+        file="permuted_experts",
+        role="control",
+        control_of="ngd",
+        change="permuted experts",
+        not_due_to="which experts get the weight",
+        place=2,
+        solution="reuse",
+    )
+    yield solver(
         "random_pathway",
         "random pathway",
         "a random move as far as ngd's",
@@ -138,10 +160,13 @@ def _rows() -> Iterator[ArmRow]:
         control_of="ngd",
         change="a random pathway",
         not_due_to="where the pathway moves",
-        place=2,
+        place=3,
         solution="reuse",
     )
-    yield replace(control(ngd, "permuted_options"), place=3)
+    yield replace(control(ngd, "permuted_options"), place=4)
+
+
+def _ceilings_and_baselines() -> Iterator[ArmRow]:
     yield replace(
         solver("ngd", "oracle", "gradient descent on the item's own true label", role="ceiling"),
         name="oracle",
@@ -154,6 +179,14 @@ def _rows() -> Iterator[ArmRow]:
         "planted_optimum",
         "planted optimum",
         "the planted testbed's own pathway",
+        role="ceiling",
+        references="none",
+        uses_learning_rate=False,
+    )
+    yield solver(
+        "right_expert",
+        "right expert",
+        "the expert that was trained on the item's skill (model=specialists)",
         role="ceiling",
         references="none",
         uses_learning_rate=False,
@@ -182,7 +215,10 @@ def _rows() -> Iterator[ArmRow]:
         yield baseline(name, title, about, references="training")
 
 
-ARMS: Registry[ArmRow] = Registry("arm", {row.name: row for row in _rows()})
+ARMS: Registry[ArmRow] = Registry(
+    "arm",
+    {row.name: replace(row, version=arm_version(row.name)) for row in (*_rows(), *_ceilings_and_baselines())},
+)
 
 
 def method(
@@ -203,7 +239,7 @@ def method(
             name, title or name.replace("_", " "), factory=function, builds="solver", **defaults | fields
         )
         for each in with_controls(row, *controls):
-            ARMS.add(each.name)(each)
+            ARMS.add(each.name)(replace(each, version=row.version - 1 + arm_version(each.name)))
         return function
 
     return register

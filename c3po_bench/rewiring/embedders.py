@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from c3po_bench.errors import UserError
+from c3po_bench.models import hub
 from c3po_bench.models.cache import folder_hash
 from c3po_bench.models.flops import UNKNOWN, ModelShape, counting, shape_of
 from c3po_bench.registry import Registry
@@ -151,6 +152,8 @@ class SentenceTransformers:
             raise UserError("embedder=sentence_transformers needs embedder.model=ID or a folder")
         self.identity = "-".join(["st", name, *_content(name)])
         self.batch_size = cfg.batch_size
+        if not Path(name).exists():
+            hub.reachable()
         try:
             from sentence_transformers import SentenceTransformer  # not among the core dependencies
 

@@ -19,6 +19,7 @@ from c3po_bench.rewiring.engines.base import Engine, State
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.losses import Losses, no_loss
 from c3po_bench.rewiring.methods import Queries, Solution
+from c3po_bench.rewiring.movement import movement
 from c3po_bench.rewiring.neighbors import Neighborhood, item_seed, nearest, random_draw
 from c3po_bench.rewiring.pathway import Mixer, Mixture, core_experts
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
@@ -145,7 +146,29 @@ class Rewirer:
         queries, near = self._queries(items, states, first, own, core)
         solution = self._solve(queries)
         mixture = self.mixer(solution.pathway, own, core, self.method.final_mixing)
-        return mixture, self._details(len(items), first, own, solution, near)
+        moved = movement(self.engine.family, own, solution.pathway, mixture)
+        for row, ends in zip(moved, self._loss_ends(queries, solution), strict=False):
+            row["surrogate_loss"] = [round(value, 6) for value in ends]
+        return mixture, self._details(len(items), first, own, solution, near, moved)
+
+    def _loss_ends(self, queries: Queries, solution: Solution) -> list[list[float]]:
+        """The surrogate loss of each query, first and last: [queries][2]; nothing where the arm has no loss.
+
+        An arm that moves as far as another without descending is asked what the loss is at its ends: that costs two
+        passes over the neighbors, of the phase `record`.
+        """
+        assert self.rewiring is not None
+        if solution.losses is not None:
+            return solution.losses[[0, -1]].T.tolist()
+        if self.rewiring.row.solution != "reuse":
+            return []
+        before = self.meter.spent("optimize")[1]
+        with self.meter.phase("record"), torch.no_grad():
+            ends = torch.stack([queries.loss(pathway) for pathway in (queries.original, solution.pathway)])
+        counted = self.meter.spent("optimize")[1] - before
+        self.meter.count("optimize", -counted)
+        self.meter.count("record", counted)
+        return ends.T.tolist()
 
     def _solve(self, queries: Queries) -> Solution:
         """The arm's solution: made of another arm's for the same queries where it builds on one and has it."""
@@ -199,6 +222,7 @@ class Rewirer:
         return Queries(
             *(own, core, near, bank, loss, method, seeds, texts, list(self.engine.layers)),
             score=str(self.engine.family.score),
+            top_k=self.engine.family.top_k,
         ), near
 
     def _details(
@@ -208,6 +232,7 @@ class Rewirer:
         own: torch.Tensor,
         solution: Solution,
         near: Neighborhood | None,
+        moved: list[dict[str, list[float]]],
     ) -> list[dict[str, Any]]:
         """What the record keeps of each item: of its first prompt, where there are several."""
         change = (solution.pathway - own).flatten(1).norm(dim=-1).tolist()
@@ -220,6 +245,7 @@ class Rewirer:
                 "pathway_before": _rounded(before[q]),
                 "pathway_after": _rounded(after[q]),
                 "pathway_change": round(change[q], 6),
+                "movement": moved[q],
             }
             if losses is not None:
                 row["losses"] = [round(value, 6) for value in losses[q]]

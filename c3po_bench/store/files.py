@@ -23,7 +23,7 @@ from c3po_bench.masking import masked, without_secrets
 
 HOST = socket.gethostname().replace(".", "_")[:60]
 DAY = 24 * 3600.0
-SEAL = b', "crc": "'
+SEAL = b', "line_crc": "'
 """Before the checksum that ends each line of a journal: CRC-32 of the line without it, in 8 hexadecimal digits."""
 
 

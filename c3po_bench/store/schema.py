@@ -27,7 +27,7 @@ class ArmRow(TypedDict):
 
     name: str
     title: str  # what a reader calls it
-    role: str  # base, method, baseline, control or ceiling (an arm that sees labels)
+    role: str  # base, method, baseline, control, ceiling (an arm that sees labels) or repeat (base again)
     control_of: NotRequired[str | None]  # the arm that it is a control of
     change: NotRequired[str]  # of a control: what it does otherwise than that arm, such as "random neighbors"
     not_due_to: NotRequired[
@@ -37,6 +37,38 @@ class ArmRow(TypedDict):
     losses_over: NotRequired[
         str
     ]  # what a row's losses are listed by: "steps" (else) or "shares" of the pathway tried
+
+
+class Movement(TypedDict):
+    """How far a rewiring arm moved pathways: means over its items, lists by layer."""
+
+    layers: list[int]
+    total_variation: list[float]  # moved, rows divided by their sums: 0 (not) to 1
+    mass_before: list[float]  # total weight of the experts that run
+    mass_after: list[float]
+    kept: list[float]  # share of the model's own top-k that is still among the k heaviest
+    entropy_before: list[float]  # of the rows divided by their sums, in nats
+    entropy_after: list[float]
+    spread: list[float] | None  # mean total variation between the original pathways of two items of one task
+    spread_between_tasks: list[float] | None
+    times_spread: float | None  # mean of total_variation by that of spread, else by that between tasks
+    loss_first: float | None  # surrogate loss at the original pathway; None of arms that have no such loss
+    loss_last: float | None  # where a descent ended (before its last step), or at the pathway that was taken
+    similarity: float | None  # of the neighbors
+
+
+class Tuning(TypedDict):
+    """What was chosen for an arm on held-out references, by the right option's probability."""
+
+    arm: str  # for which it was chosen: the arm, or the one whose choice it takes
+    chosen: dict[str, Any]
+    settings_tried: int
+    held_out: int
+    p_gold: float  # mean over the held-out references of the chosen setting
+    interval: list[float]  # its 95% bounds
+    p_gold_of_base: float
+    gain: list[float]  # their difference and its bounds
+    edges: list[str]  # choices at the edge of what was tried
 
 
 class Result(TypedDict):
@@ -54,6 +86,8 @@ class Result(TypedDict):
     limit: int | None
     seed: int
     scoring: dict[str, Any]  # rule, num_fewshot, permute_options
+    # of the arm ("arm"), the scoring rule and the metrics, by name (`store.versions`); older records have none
+    versions: NotRequired[dict[str, int]]
     metrics: dict[str, dict[str, float]]  # task -> metric -> value, with "n"; acc is the headline
     settings: dict[str, Any]  # flat columns of the ablation table: layers, experts, k, kernel, steps, ...
     cost: Cost
@@ -61,6 +95,8 @@ class Result(TypedDict):
     curves: dict[str, list[float]]  # mean surrogate loss by step, training metrics by step
     notes: list[str]  # what a reader of the numbers should know
     crc: NotRequired[str]  # checksum of all else; a published study has none
+    movement: NotRequired[Movement]  # of rewiring arms
+    tuning: NotRequired[Tuning]  # with method.tune
 
 
 class Sample(TypedDict, total=False):
@@ -81,6 +117,8 @@ class Sample(TypedDict, total=False):
     # hash of the passage, where questions may share one (BoolQ, RACE): such items are resampled together
     cluster: str
     loglikelihoods: list[float] | None
+    # multiple choice: the right choice's probability among the choices, under the task's scoring rule
+    p_gold: float
     neighbors: list[dict[str, Any]]  # id, similarity, question, answer
     # surrogate loss by step; kernel regression: the best so far, by share of the original pathway tried
     losses: list[float]
@@ -88,6 +126,10 @@ class Sample(TypedDict, total=False):
     pathway_before: list[list[float]]  # [layers, experts]
     pathway_after: list[list[float]]
     pathway_change: float  # Euclidean distance between the two
+    # base_again: (token, layer) whose last expert and the next score alike; absent for none
+    routing_ties: int
+    # of this item, by layer: the measures of `Movement`; and `surrogate_loss`: first, last
+    movement: dict[str, list[float]]
     dropped_duplicates: int  # references too like the item to be its neighbors
     # icl, virtual tokens: what a prompt lost behind them, where it was longer than the model reads
     prompt_tokens_cut: int

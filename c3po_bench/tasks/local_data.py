@@ -6,21 +6,17 @@ the stock dataset. Rows are read directly, not through the `json` builder of `da
 
 import json
 import logging
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import datasets
-from datasets import config as datasets_config
-from huggingface_hub import constants as hub
 
 from c3po_bench.errors import UserError, nearest
+from c3po_bench.models import hub
 from c3po_bench.tasks.fields import is_mmlu
 
 FORMATS = ("json", "csv", "parquet", "text")  # what `datasets` calls files that a task names itself
@@ -290,8 +286,10 @@ def _download(
     own = path in FORMATS and "data_files" in kwargs
     if own and path == "json":
         check_lines([each for listed in kwargs["data_files"].values() for each in listed])
+    if not own and not Path(path).exists():
+        hub.reachable()
     try:
-        with _without_retries(), _quiet_reading() if own else nullcontext():
+        with _quiet_reading() if own else nullcontext():
             return datasets.load_dataset(path=path, name=name, **kwargs)
     except Exception as error:
         logging.getLogger(__name__).debug("loading %s failed", path, exc_info=True)
@@ -328,28 +326,3 @@ def _quiet_reading() -> Iterator[None]:
         logger.setLevel(level)
         if not bars:
             datasets.enable_progress_bars()
-
-
-@contextmanager
-def _without_retries() -> Iterator[None]:
-    """Use the cache alone when the hub cannot be reached, instead of half a minute of retries."""
-    if hub.HF_HUB_OFFLINE or getproxies() or _reachable(hub.ENDPOINT):
-        yield
-        return
-    before = hub.HF_HUB_OFFLINE, datasets_config.HF_HUB_OFFLINE
-    hub.HF_HUB_OFFLINE = datasets_config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        hub.HF_HUB_OFFLINE, datasets_config.HF_HUB_OFFLINE = before
-
-
-@cache
-def _reachable(endpoint: str) -> bool:
-    url = urlsplit(endpoint)
-    try:
-        address = (url.hostname or "", url.port or (80 if url.scheme == "http" else 443))
-        with socket.create_connection(address, timeout=5):
-            return True
-    except OSError:
-        return False

@@ -19,13 +19,6 @@ from c3po_bench.errors import UserError
 from c3po_bench.store.identity import content_hash
 from c3po_bench.tasks import rules
 from c3po_bench.tasks.catalog import Catalog
-from c3po_bench.tasks.checks import (
-    check_config,
-    check_document,
-    check_scoring,
-    explain_loading,
-    refused,
-)
 from c3po_bench.tasks.fewshot import leave_out_evaluated
 from c3po_bench.tasks.fields import Unsound, is_mmlu
 from c3po_bench.tasks.functions import PROBED, check_repeatable, original, with_seeds
@@ -38,6 +31,7 @@ from c3po_bench.tasks.local_data import (
     localize,
     names_files,
 )
+from c3po_bench.tasks.soundness import check_config, check_document, check_scoring, explain_loading, refused
 from c3po_bench.tasks.templates import use_sandbox
 
 if TYPE_CHECKING:
@@ -265,6 +259,11 @@ class TaskSet:
         """Index of the right choice (the first, if there are several) in the order asked."""
         return rules.layout_of(task).golds(doc)[0]
 
+    @staticmethod
+    def golds(task: ConfigurableTask, doc: Mapping[str, Any]) -> list[int]:
+        """Indices of all right choices in the order asked."""
+        return rules.layout_of(task).golds(doc)
+
     def item(
         self,
         id: tuple[str, int],
@@ -303,14 +302,14 @@ class TaskSet:
         key = content_hash([request, id[0], [list(map(str, each)) for each in rendered]], 24)
         return Item(id, kind, key, self.question_text(task, doc), metadata=metadata, **options)
 
-    def items(self, limit: int | None = None) -> Iterator[Item]:
-        """The items of the first `limit` documents of each task, without labels, as lm-eval will render them."""
+    def items(self, limit: int | None = None, *, labelled: bool = False) -> Iterator[Item]:
+        """The items of the first `limit` documents of each task, as lm-eval will render them; mostly without labels."""
         for name, task in self.load().items():
             kind = TEXT if task.OUTPUT_TYPE == "generate_until" else CHOICES
             docs: Any = islice(task.eval_docs, limit)
             for doc_id, doc in enumerate(docs):
                 arguments = [request.args for request in self._requests(task, doc_id, doc)]
-                yield self.item((name, doc_id), doc, kind, arguments, labelled=False)
+                yield self.item((name, doc_id), doc, kind, arguments, labelled=labelled)
 
     def references(self, name: str, docs: Iterable[tuple[int, dict[str, Any]]]) -> list[Item]:
         """Labelled items of (number, document) pairs of a multiple-choice task, rendered by lm-eval itself."""

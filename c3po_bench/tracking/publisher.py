@@ -18,8 +18,9 @@ from c3po_bench.analysis.ablation import ablation_table, axes, settings_of
 from c3po_bench.analysis.arms import BASE
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import known, records
+from c3po_bench.analysis.overall import conclusion
 from c3po_bench.analysis.pairing import Partners
-from c3po_bench.analysis.verdict import summary_rows, verdict_sentences
+from c3po_bench.analysis.verdict import summary_rows
 from c3po_bench.errors import UserError
 from c3po_bench.masking import clean
 from c3po_bench.store.files import write_json, write_text
@@ -28,6 +29,7 @@ from c3po_bench.tracking import TrackingConfig, tables
 
 log = logging.getLogger(__name__)
 SUMMARY = ("accuracy", "low", "high", "difference", "diff_low", "diff_high", "p", "p_holm", "fixed", "broken")
+SUMMARY += ("p_gold", "gold_difference", "gold_low", "gold_high", "gold_p", "gold_p_holm")
 FILES = ("result.json", "samples.jsonl", "provenance.json", "config.yaml")
 INIT_SECONDS = 30.0
 ANALYSIS = "analysis-"
@@ -149,7 +151,8 @@ class _Publisher:
             self.state.put(analysis_id, "")  # its id, should this be cut short
         if show:
             ablation = ablation_table(self.runs, compared, self.results_dir)
-            sentences = verdict_sentences(compared, compare_controls(self.runs, refused={}))
+            controls = compare_controls(self.runs, refused={})
+            sentences = conclusion(self.results_dir, self.runs, compared, controls)
             varied = axes(ablation)
             if due:
                 self._publish_analysis(

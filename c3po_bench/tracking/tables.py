@@ -24,6 +24,7 @@ SAMPLES: dict[str, type] = {
     "base_prediction": str,
     "prediction": str,
     "correct": float,  # None where a judge could not score the answer
+    "p_gold": float,  # the right choice's probability
     "change": str,  # fixed | broken | same, against the base run
     "neighbors": str,
     "loss_first": float,

@@ -39,7 +39,7 @@ def pair(tmp_path) -> list[Run]:
 def test_rows_that_are_no_strict_json_are_read_alike(tmp_path):
     runs = pair(tmp_path)
     strict = compare(runs)
-    factory.edit(runs[1], lambda row: row.update(loglikelihoods=[NAN]))
+    factory.edit(runs[1], lambda row: row.update(loglikelihoods=[NAN] * 4))
     assert "NaN" in (runs[1].path / "samples.jsonl").read_text()
     pd.testing.assert_frame_equal(compare(runs), strict)
 

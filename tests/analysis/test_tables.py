@@ -13,6 +13,7 @@ from rich.table import Table
 from c3po_bench.analysis.ablation import ablation_table
 from c3po_bench.analysis.compare import compare
 from c3po_bench.analysis.tables import (
+    WIDE,
     cells,
     console_table,
     feedback_table,
@@ -27,8 +28,8 @@ from tests import store_factory as factory
 NAN = float("nan")
 
 
-def text_of(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=160, force_terminal=False, color_system=None)
+def text_of(table: Table, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False, color_system=None)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -67,16 +68,16 @@ def caption(*rows: dict) -> str:
 
 
 def test_a_row_in_words():
-    words = ["ngd", "40", "75.0%", "[60.0, 86.0]", "+12.5", "[1.0, 25.0]", "0.02", "7/2", "0.5"]
-    assert cells(row()) == words
-    assert cells(row(difference=-0.025))[4] == "-2.5"
+    words = ["ngd", "40", "75.0%", "[60.0, 86.0]", "+12.5 [1.0, 25.0]", "0.02", "7/2", "", "0.5"]
+    assert list(cells(row()).values()) == words
+    assert cells(row(difference=-0.025))["difference"].startswith("-2.5 ")
     base = row("base", difference=NAN, diff_low=NAN, diff_high=NAN, p=NAN, p_holm=NAN)
-    assert cells(base)[4:8] == ["", "", "", ""]
+    assert not any(cells(base)[name] for name in ("difference", "p", "fixed/broken", "p(right)"))
 
 
 def test_a_star_is_for_what_holds_after_correction():
-    assert cells(row(p=0.02, p_holm=0.06))[6] == "0.02" and "Holm" not in caption(row(p=0.02, p_holm=0.06))
-    assert cells(row(p=0.02, p_holm=0.04))[6] == "0.02*"
+    assert cells(row(p=0.02, p_holm=0.06))["p"] == "0.02" and "Holm" not in caption(row(p=0.02, p_holm=0.06))
+    assert cells(row(p=0.02, p_holm=0.04))["p"] == "0.02*"
     assert (
         caption(row(), row(p_holm=0.04))
         == "* below 0.05 after Holm's correction; intervals are 95% over items"
@@ -85,18 +86,18 @@ def test_a_star_is_for_what_holds_after_correction():
 
 def test_what_intervals_generalize_over_is_said():
     shared = row(over="clusters", test="sign-flip")
-    assert cells(shared)[5:7] == ["[1.0, 25.0] §", "0.02 ‡"]
+    assert cells(shared)["difference"].endswith(" [1.0, 25.0] §") and cells(shared)["p"] == "0.02 ‡"
     assert caption(row(), shared).endswith("over items; § over groups of items that share a source, by t")
     assert "§" not in caption(row())
 
 
 def test_a_difference_without_variance_has_no_bounds():
-    assert cells(row(diff_low=NAN, diff_high=NAN))[5] == "[no variance]"
+    assert cells(row(diff_low=NAN, diff_high=NAN))["difference"].endswith(" [no variance]")
 
 
 def test_a_star_needs_interval_and_both_p():
     starred = row(p=0.02, p_holm=0.04)
-    assert [cells(starred | more)[6] for more in ({}, {"diff_low": -0.01}, {"p": 0.06})] == [
+    assert [cells(starred | more)["p"] for more in ({}, {"diff_low": -0.01}, {"p": 0.06})] == [
         "0.02*",
         "0.02",
         "0.06",
@@ -141,9 +142,25 @@ def test_the_line_of_a_feedback_run_says_of_which_scope_it_speaks(tmp_path):
     assert live_line(runs[1], runs[0]).startswith("c3po against base in scope: ")
 
 
-def test_the_table_of_feedback_lists_every_arm_and_scope(tmp_path):
-    text = text_of(feedback_table(factory.feedback_store(tmp_path, items=20)))
-    assert text.count("overall") == 4 and text.count("near scope") == 4 and text.count("C3PO") == 1
+def test_the_table_of_feedback_has_a_row_an_arm_the_best_first(tmp_path):
+    runs = factory.feedback_store(tmp_path, items=20)
+    for width in (WIDE, 80):
+        text = text_of(feedback_table(runs, width), width if width < WIDE else 160)
+        assert text.count("C3PO") == 1 and "leaks out" in text and "accuracy" not in text and "…" not in text
+    table = feedback_table(runs)
+    assert table.row_count == len(runs) and str(next(iter(table.columns[0].cells))) == "base"
+    best = [float(cell.split()[0]) for cell in map(str, table.columns[4].cells)][1:]
+    assert best == sorted(best, reverse=True)
+
+
+def test_at_80_characters_no_number_is_cut(tmp_path):
+    write(tmp_path, ["a_task_of_a_rather_long_name", "b"])
+    frame = compare(load_runs(tmp_path), draws=100)
+    text = text_of(console_table(frame, 80), 80)
+    assert "…" not in text and "accuracy" in text and "difference" in text and "s/item" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    wide = text_of(console_table(frame), 160)
+    assert "…" not in wide and "s/item" in wide and "fixed/broken" in wide
 
 
 def test_a_share_without_bounds_is_shown_and_one_that_is_none_left_empty():

@@ -25,6 +25,14 @@ def row(arm: str, difference: float = NAN, half: float = 0.01, label: str = "", 
     return dict.fromkeys(COLUMNS, NAN) | common | more
 
 
+def test_a_choice_at_the_edge_is_told():
+    frame = frame_of(row("ngd", **GAIN, tuning_edges="learning_rate=10 (highest)"), row("sft", **GAIN))
+    (sentence,) = [s for s in verdict_sentences(frame) if "edge" in s]
+    assert sentence.startswith(
+        "The choice for NGD on held-out references lies at the edge of what was tried: learning_rate=10"
+    )
+
+
 def frame_of(*rows: dict) -> pd.DataFrame:
     return pd.DataFrame([row("base"), *rows], columns=list(COLUMNS))
 
@@ -69,7 +77,7 @@ def test_verdict_over_nothing():
 
 
 def test_five_fixed_and_none_broken_of_120_is_shown_by_interval_and_p_alike(tmp_path):
-    base = np.zeros(120, dtype=int)
+    base = np.repeat([0, 1], 60)
     arm = base.copy()
     arm[:5] = 1
     frame = compare(factory.store(tmp_path, base=base, sft=arm), draws=500)

@@ -46,5 +46,5 @@ def test_every_arm_at_full_size(c3po, tmp_path):
     assert table.loc["kernel_regression", "share"] >= 0.95
     assert table.loc["ngd", "share"] >= 0.80
     assert table.loc["oracle", "share"] >= 0.90
-    for control in ("ngd_random_neighbors", "ngd_shuffled_labels", "random_pathway"):
+    for control in ("ngd_random_neighbors", "ngd_shuffled_labels", "ngd_permuted_experts", "random_pathway"):
         assert table.loc[control, "low"] <= 0

@@ -13,7 +13,7 @@ from c3po_bench.contract import CHOICES, TEXT, Answer, ArmRow, Cost, Item, Phase
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate.adapter import score
 from c3po_bench.evaluate.chunks import make_chunks
-from c3po_bench.evaluate.run import mean_correct
+from c3po_bench.evaluate.record import mean_correct
 from c3po_bench.store.files import Journal
 from c3po_bench.tasks.taskset import TaskSet
 
@@ -261,6 +261,20 @@ def test_requests_that_only_a_metric_asks_for_are_no_options(scored):
     assert [c for c, _ in shown.options] == ["An example.\n\n" + c for c, _ in arm.items[0].options]
     assert len(shown.requests) == 6 and shown.n_choices == 3
     assert all(len(row["loglikelihoods"]) == 3 for row in rows)
+
+
+def test_the_right_choices_probability_is_that_of_the_tasks_scoring_rule(scored, tmp_path):
+    docs = [{"q": f"question {n}", "c": ["a", "bbbb"], "a": n % 2} for n in range(2)]
+    # log-likelihoods are -1 and -2 (and -3, -4 without the context); lengths are 1 and 4
+    expected = {"cloze": (-1.0, -2.0), "length_normalized": (-1.0, -0.5), "mutual": (2.0, 2.0)}
+    for rule, (first, second) in expected.items():
+        (tmp_path / "journal.jsonl").unlink(missing_ok=True)
+        metrics = {"metric_list": [{"metric": "acc_mutual_info"}]} if rule == "mutual" else {}
+        rows = scored(docs, rule="cloze" if rule == "mutual" else rule, **CHOOSE, **metrics)
+        share = math.exp(first) / (math.exp(first) + math.exp(second))
+        assert [row["p_gold"] for row in rows] == pytest.approx([share, 1 - share], abs=1e-8)
+    (tmp_path / "journal.jsonl").unlink()
+    assert "p_gold" not in scored(SUMS, **GSM8K_LIKE)[0]
 
 
 def test_a_task_of_written_answers_makes_text_items(scored):

@@ -53,7 +53,7 @@ def test_long_prompts_and_empty_ones_score_as_stock_whatever_the_batch_and_engin
 
 
 def test_cut_prompts_are_counted(tokenizer):
-    assert tokenizer.check(ODD) == {"t": (5, 3)}
+    assert tokenizer.check(ODD) == {"t": (5, 2)}
     prompt = Item(("w", 0), TEXT, "k", "q", prompt="x" * 1020, decoding={"max_gen_toks": 5})
     assert tokenizer.check([prompt]) == {"w": (1, 1)} and len(tokenizer.prompt(prompt)[0]) == 1019
 

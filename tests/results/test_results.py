@@ -116,7 +116,7 @@ def test_publishing_leaves_out_text_and_machines(tmp_path):
     run = next(store.glob("runs/*"))
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
     command = "python -m c3po_bench data.root=~/somebody limit=4 model.path=/somebody/model seed=1"
-    provenance |= {"hardware": {"host": "somebody"}, "command": command}
+    provenance |= {"hardware": {"host": "somebody"}, "command": command, "checksums": {}}
     (run / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
     samples = run / "samples.jsonl"
     rows = [{**row, "question": "What does somebody ask?", "cluster": "1f"} for row in read_jsonl(samples)]

@@ -16,8 +16,10 @@ from c3po_bench.rewiring.methods import Queries
 from c3po_bench.rewiring.methods.kernel_regression import kernel_regression
 from c3po_bench.rewiring.methods.mode_finding import mode_finding, mode_finding_random_neighbors
 from c3po_bench.rewiring.methods.ngd import learning_rate, ngd, to_parameters, to_pathway
+from c3po_bench.rewiring.methods.permuted_experts import ngd_permuted_experts
 from c3po_bench.rewiring.methods.random_pathway import random_pathway
 from c3po_bench.rewiring.methods.routing_temperature import routing_temperature
+from c3po_bench.rewiring.movement import total_variation
 from c3po_bench.rewiring.neighbors import Neighborhood
 from c3po_bench.rewiring.pathway import core_experts
 
@@ -297,7 +299,7 @@ def test_temperature_sharpens():
     assert (routing_temperature(queries, temperature=0.5).pathway.amax(-1) > queries.original.amax(-1)).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"planted_optimum", "oracle"}))
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"planted_optimum", "right_expert", "oracle"}))
 def test_queries_do_not_interact(name):
     queries = make_queries(queries=4, learning_rate=0.05)
     together = load(ARMS[name].factory)(queries).pathway
@@ -332,3 +334,30 @@ def test_options_are_checked():
         checked_options("kernel_regression", kernel_regression, {"points": "many"})
     with pytest.raises(UserError, match="int expected"):
         checked_options("kernel_regression", kernel_regression, {"points": True})
+
+
+@pytest.mark.parametrize("parameterization", ["logits", "probabilities"])
+@pytest.mark.parametrize("experts", ["all", "top:4"])
+def test_permuted_experts_have_ngds_weights_and_distance(parameterization, experts):
+    queries = make_queries(8, experts, parameterization=parameterization, learning_rate=0.3, steps=6)
+    own, core = queries.original, queries.core
+    moved, permuted = ngd(queries).pathway, ngd_permuted_experts(queries).pathway
+    assert torch.allclose(permuted.sort().values, moved.sort().values), "the same weights"
+    assert torch.equal(permuted[~core], moved[~core]), "within the core"
+    own_top = own.topk(2, dim=-1).indices
+    others = core.clone().scatter(-1, own_top, False)
+    assert (permuted != moved)[others].all(), "each of the others gets another's weight"
+    goal, found = total_variation(own, moved), total_variation(own, permuted)
+    far = (found - goal).abs()  # of top:4 only two experts are others: they have one way to change places
+    assert far.mean() < 0.04 and far.max() < (0.1 if experts == "all" else 0.15)
+    again = ngd_permuted_experts(replace(queries, descent=ngd(queries)))
+    assert torch.equal(again.pathway, permuted)
+    alone = ngd_permuted_experts(take(queries, 2)).pathway
+    assert torch.allclose(alone[0], permuted[2], atol=1e-5), "drawn by the item alone"
+
+
+def test_permuted_experts_of_a_pathway_that_stands_still_run_the_same_experts():
+    queries = make_queries(4, steps=0)
+    permuted = ngd_permuted_experts(queries).pathway
+    before, after = queries.original.topk(2), permuted.topk(2)
+    assert torch.equal(before.indices, after.indices) and torch.allclose(before.values, after.values)

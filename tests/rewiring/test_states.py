@@ -126,6 +126,8 @@ def test_a_state_without_checksum_is_read_anew(model, tmp_path):
     store = StateStore(tmp_path, 1 << 30)
     store.put(engine_with(model, None).read(PROMPTS))
     lines = [json.loads(line) for line in store.index_file.read_text().splitlines()]
+    for line in lines:
+        del line["line_crc"]
     del lines[0]["crc"]
     store.index_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert set(StateStore(tmp_path, 1 << 30).get(PROMPTS)) == set(PROMPTS[1:])

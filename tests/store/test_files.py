@@ -143,7 +143,7 @@ def test_what_dead_processes_were_writing_goes_away(tmp_path):
 def test_a_changed_byte_of_a_journal_is_noticed(tmp_path):
     path = tmp_path / "journal.jsonl"
     Journal(path).append([{"key": "a", "answers": [-1.25, -3.5]}, {"key": "b", "text": "naïve"}])
-    assert [row.get("crc") for row in read_jsonl(path)] == [None, None]
+    assert [row.get("line_crc") for row in read_jsonl(path)] == [None, None]
     data = path.read_bytes()
     path.write_bytes(data.replace(b"-1.25", b"-1.35"))
     with pytest.raises(UserError, match=r"journal\.jsonl, line 1 is damaged \(its checksum"):

@@ -99,6 +99,7 @@ def test_a_row_of_samples_holds_the_item_and_both_answers():
         "score": -1.0,
         "drift": float("nan"),
     }
+    row["p_gold"] = 0.25
     others = [row | {"prediction": 2, "correct": 1.0}, feedback | {"doc_id": 8}]
     table = samples_table([row, feedback], others)
     first, second = (dict(zip(table.columns, cells, strict=True)) for cells in table.rows)
@@ -111,6 +112,7 @@ def test_a_row_of_samples_holds_the_item_and_both_answers():
         "base_prediction": "z",
         "prediction": "y",
         "correct": 0.0,
+        "p_gold": 0.25,
         "change": "broken",
         "neighbors": "0.9  q1  →  a1\n0.8  q2  →  a2",
         "loss_first": 3.0,

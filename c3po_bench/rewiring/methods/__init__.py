@@ -30,6 +30,7 @@ class Queries:
     texts: the question of each query.
     layers: the critical decoder layers.
     score: what a pathway's rows are: softmax (each sums to one) or sigmoid (each score in [0, 1]).
+    top_k: how many experts the model runs.
     descent: what NGD found for these very queries, where an arm before this one has solved it.
     """
 
@@ -43,6 +44,7 @@ class Queries:
     texts: list[str] = field(default_factory=list)
     layers: list[int] = field(default_factory=list)
     score: str = "softmax"
+    top_k: int = 2
     descent: Solution | None = None
 
 

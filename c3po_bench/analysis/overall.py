@@ -1,0 +1,136 @@
+"""What a store says as a whole; of feedback, arms in the order of S_overall, how well each follows and where it leaks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from c3po_bench.analysis.arms import BASE, REPEAT, display_name
+from c3po_bench.analysis.compare import trained_on_seeds
+from c3po_bench.analysis.frames import known, note, records
+from c3po_bench.analysis.measures import feedback_measures
+from c3po_bench.analysis.verdict import direction, p_text, verdict_sentences
+from c3po_bench.store.reader import Run, load_headroom
+
+LEAK = 0.5
+"""|score| from which an answer outside the scope is called a leak; rules give 0 or 1."""
+MOST = 6  # sentences before the rest is only counted
+PLACES = {"near": "near scope", "out": "out of scope"}
+
+
+def conclusion(
+    results_dir: str | Path, runs: Sequence[Run], compared: pd.DataFrame, controls: pd.DataFrame
+) -> list[str]:
+    """The sentences of the verdict, as console, report, W&B and `verify` give them.
+
+    Args:
+        results_dir: the store, for the headroom that was measured in it.
+        runs: those that are shown.
+        compared: `compare` of them.
+        controls: `compare_controls` of them.
+    """
+    headroom = load_headroom(results_dir, runs)
+    seeds = trained_on_seeds(results_dir)
+    about = {row["run_id"] for row in records(compared) if row["scope"] and not note(row, "outdated")}
+    feedback = overall_sentences([run for run in runs if run.run_id in about], seeds) if about else []
+    return verdict_sentences(compared, controls, headroom and headroom["summary"], feedback)
+
+
+def scores_of(measured: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """The rows of `score` of `feedback_measures` over all feedbacks, by run and scope."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in records(measured):
+        if row["measure"] == "score" and not row["feedback"]:
+            found.setdefault(row["run_id"], {})[row["scope"]] = row
+    return found
+
+
+def count_leaks(run: Run) -> dict[str, tuple[int, int]]:
+    """By scope near and out: how many judged answers follow the feedback though it does not apply, and of how many."""
+    counts: dict[str, tuple[int, int]] = {}
+    for row in run.samples():
+        if (scope := row.get("scope")) in PLACES and row.get("score") is not None:
+            leaks, judged = counts.get(scope, (0, 0))
+            counts[scope] = leaks + (abs(row["score"]) >= LEAK), judged + 1
+    return counts
+
+
+def overall_sentences(runs: Sequence[Run], seeds: bool = False, draws: int = 10_000) -> list[str]:
+    """A sentence for each feedback arm, the best S_overall first; nothing where no arm has one.
+
+    The best is told from the others by their paired difference in S_overall, corrected for their number.
+
+    Args:
+        runs: of one store.
+        seeds: whether the runs of an arm are its training seeds. They have one sentence, and arms are not tested
+            against each other.
+        draws: sign flips of the tests.
+    """
+    tuned = [run for run in runs if run.arm not in (BASE, REPEAT)]
+    own = scores_of(feedback_measures(runs, draws=draws, one_row=seeds))
+    named = {run.run_id: run for run in tuned if "overall" in own.get(run.run_id, {})}
+    if not named:
+        return []
+    ordered = sorted(named, key=lambda name: -own[name]["overall"]["mean"])
+    if seeds:
+        return [_over_seeds(own[name]) for name in ordered]
+    best, *others = ordered
+    apart = (
+        scores_of(feedback_measures([named[name] for name in ordered], best, draws=draws)) if others else {}
+    )
+    first = own[best]
+    title = display_name(first["overall"])
+    sentences = [
+        f"Best by S_overall (0.5 is base, 1 is perfect): {title} with {_score(first['overall'])}. "
+        f"{_follows(first['in'])}, and leaks {_leaks(named[best])}."
+    ]
+    for name in others[: MOST - 1]:
+        row = apart[name]["overall"]
+        if not known(row["difference"]):  # other prompts
+            sentences.append(
+                f"{_upper(display_name(row))} has {_score(own[name]['overall'])} on other prompts."
+            )
+            continue
+        gap = f"{row['difference']:+.2f} [{row['diff_low']:.2f}, {row['diff_high']:.2f}]".replace("-", "−")
+        holm = f", p {p_text(row['p_holm'])} after correction" if known(row["p_holm"]) else ""
+        told = "lower" if direction(row) < 0 else f"not told apart from {title} at this size"
+        scopes = own[name]
+        sentences.append(
+            f"{_upper(display_name(scopes['overall']))} has {_score(scopes['overall'])}, {told} ({gap}{holm}). "
+            f"{_follows(scopes['in'])}, and leaks {_leaks(named[name])}."
+        )
+    if left := len(others) - len(others[: MOST - 1]):
+        sentences.append(f"{left} more have a lower S_overall.")
+    return sentences
+
+
+def _over_seeds(scopes: dict[str, dict[str, Any]]) -> str:
+    parts = ", ".join(f"S_{scope} {_score(scopes[scope])}" for scope in ("in", *PLACES) if scope in scopes)
+    overall = scopes["overall"]
+    return f"{_upper(display_name(overall))} has S_overall {_score(overall)} over {overall['over']} ({parts}); base has 0.50."
+
+
+def _score(row: dict[str, Any]) -> str:
+    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if known(row["low"]) else ""
+    return f"{row['mean']:.2f}{interval}"
+
+
+def _follows(row: dict[str, Any]) -> str:
+    if direction(row) > 0:
+        return f"It follows the feedback in scope (S_in {_score(row)})"
+    if direction(row) < 0:
+        return f"It goes against the feedback in scope (S_in {_score(row)})"
+    return f"It is not shown to follow the feedback in scope (S_in {_score(row)})"
+
+
+def _leaks(run: Run) -> str:
+    counts = count_leaks(run)
+    parts = [
+        f"in {counts[s][0]} of {counts[s][1]} answers {where}" for s, where in PLACES.items() if s in counts
+    ]
+    return " and ".join(parts)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
