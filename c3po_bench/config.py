@@ -39,7 +39,7 @@ class ModelConfig:
     name: str = option("smolmoe", "short name, shown in tables")
     kind: str = option(
         "smolmoe",
-        "smolmoe, smollm, planted or planted_sigmoid (embedded), tiny (random, for tests) "
+        "smolmoe, specialists, smollm, planted or planted_sigmoid (embedded), tiny (random, for tests) "
         "or hf (any Hugging Face folder or id)",
     )
     path: str | None = option(None, "folder or hub id, for kind=hf; the family, for kind=tiny")

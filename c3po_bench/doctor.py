@@ -169,7 +169,7 @@ def models() -> Iterator[Finding]:
 
     built = is_intact(cache_dir() / folder_name("smollm2-135m-instruct", RECIPE))
     yield finding(
-        "smolmoe, smollm",
+        "smolmoe, specialists, smollm",
         built or installed_gguf() is not None,
         "the embedded weights are built in the cache"
         if built

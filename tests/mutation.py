@@ -30,7 +30,10 @@ TESTS = {
     ],
     "c3po_bench/rewiring/pathway.py": ["tests/rewiring/test_pathway.py", "tests/rewiring/test_hook.py"],
     "c3po_bench/rewiring/methods/*.py": ["tests/rewiring/test_methods.py", "tests/rewiring/test_controls.py"],
-    "c3po_bench/feedback/training/losses.py": ["tests/feedback/training"],
+    "c3po_bench/feedback/training/losses.py": [
+        "tests/feedback/training/test_losses.py",
+        "tests/feedback/training/test_theory.py",
+    ],
     "c3po_bench/analysis/statistics.py": [
         "tests/analysis/test_statistics.py",
         "tests/analysis/test_coverage.py",

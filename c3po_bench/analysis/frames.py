@@ -9,9 +9,10 @@ import pandas as pd
 
 from c3po_bench.analysis import families, power, statistics
 from c3po_bench.analysis.arms import REPEAT
+from c3po_bench.analysis.config import POOLED as POOLED
 from c3po_bench.masking import without_secrets
 
-POOLED, MACRO = "all items", "mean of tasks"
+MACRO = "mean of tasks"
 COLUMNS = {
     "arm": "str",
     "title": "str",  # the arm as a reader calls it

@@ -44,7 +44,10 @@ from c3po_bench.registry import Registry
 log = logging.getLogger(__name__)
 EMBEDDED: Registry[Callable[[], Path]] = Registry(
     "model.kind",
-    {name: f"c3po_bench.models.embedded.{name}:checkpoint" for name in ("smolmoe", "smollm", "planted")}
+    {
+        name: f"c3po_bench.models.embedded.{name}:checkpoint"
+        for name in ("smolmoe", "specialists", "smollm", "planted")
+    }
     | {"planted_sigmoid": "c3po_bench.models.embedded.planted:sigmoid_checkpoint"},
 )
 KINDS = (*EMBEDDED, "tiny", "hf")

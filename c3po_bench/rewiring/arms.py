@@ -184,6 +184,14 @@ def _ceilings_and_baselines() -> Iterator[ArmRow]:
         uses_learning_rate=False,
     )
     yield solver(
+        "right_expert",
+        "right expert",
+        "the expert that was trained on the item's skill (model=specialists)",
+        role="ceiling",
+        references="none",
+        uses_learning_rate=False,
+    )
+    yield solver(
         "routing_temperature",
         "routing temperature",
         "original routing, sharpened",

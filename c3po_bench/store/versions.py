@@ -12,7 +12,7 @@ from typing import Any
 ARMS: dict[str, int] = {
     "knn_vote": 2,  # votes relative to the largest, and a guess only where nobody votes
     "random_pathway": 2,  # moves within each layer's core, as far as NGD moved there
-    "sft": 2,  # the adapter is on attention alone: PEFT's all-linear took routers and experts, too
+    "sft": 2,  # the adapter is outside routers and experts: PEFT's all-linear took them, too
 }
 """Arms whose version is not 1. Those of a plugin declare their own (`ArmRow.version`)."""
 
