@@ -41,7 +41,9 @@ def movement_rows(runs: Sequence[Run], labels: Mapping[str, str]) -> list[dict[s
         found = run.result.get("movement")
         if not found or run.run_id not in labels:
             continue
-        row = columns_of(run) | {"label": labels[run.run_id], "run_id": run.run_id} | movement_columns(run)
+        row: dict[str, Any] = (
+            columns_of(run) | {"label": labels[run.run_id], "run_id": run.run_id} | movement_columns(run)
+        )
         for name in ("mass_before", "mass_after", "kept", "entropy_before", "entropy_after"):
             row[name] = _mean(found[name])
         for name in ("loss_first", "loss_last", "similarity"):
