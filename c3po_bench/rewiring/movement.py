@@ -78,7 +78,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     moved = [row for row in rows if "movement" in row]
     if not moved:
         return {}
-    means = {name: _mean([row["movement"][name] for row in moved]) for name in MEASURES}
+    means = {name: _mean([row["movement"][name] for row in moved]) or [] for name in MEASURES}
     within, between = natural_spread(moved)
     losses = [found for row in moved if (found := row["movement"].get("surrogate_loss"))]
     similarity = [n["similarity"] for row in moved for n in row.get("neighbors", ())]

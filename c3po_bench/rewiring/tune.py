@@ -50,7 +50,7 @@ BUDGET = 20
 
 def protocol(row: ArmRow) -> dict[str, Any]:
     """What decides, beside config and references, what is chosen for an arm: part of what names its runs."""
-    axes = [asdict(axis) for axis in axes_of(row)]
+    axes = {axis.key: list(axis.values) for axis in axes_of(row)}
     return {"arm": row.name, "criterion": "p_gold", "held_out": HELD_OUT, "budget": BUDGET, "axes": axes}
 
 
