@@ -100,7 +100,7 @@ def _run_of(store: Path, arm: str) -> Run:
     if arm and not matches:
         raise unknown(f"arm of {store}", arm, names)
     raise UserError(
-        f"{store} has {len(matches)} runs: name one of them, {store}:ARM ({', '.join(names[:12])})"
+        f"{store} has {len(matches)} runs: name one of them, {store}:ARM ({', '.join(names[:9])})"
     )
 
 

@@ -94,10 +94,10 @@ def overall_sentences(runs: Sequence[Run], seeds: bool = False, draws: int = 10_
             continue
         gap = f"{row['difference']:+.2f} [{row['diff_low']:.2f}, {row['diff_high']:.2f}]".replace("-", "−")
         holm = f", p {p_text(row['p_holm'])} after correction" if known(row["p_holm"]) else ""
-        told = "lower" if direction(row) < 0 else f"not told apart from {title} at this size"
+        standing = "lower" if direction(row) < 0 else f"not told apart from {title} at this size"
         scopes = own[name]
         sentences.append(
-            f"{_upper(display_name(scopes['overall']))} has {_score(scopes['overall'])}, {told} ({gap}{holm}). "
+            f"{_upper(display_name(scopes['overall']))} has {_score(scopes['overall'])}, {standing} ({gap}{holm}). "
             f"{_follows(scopes['in'])}, and leaks {_leaks(named[name])}."
         )
     if left := len(others) - len(others[: MOST - 1]):
