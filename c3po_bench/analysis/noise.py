@@ -51,7 +51,7 @@ def changed(row: Mapping[str, Any]) -> int:
 
 def within_noise(row: Mapping[str, Any]) -> bool:
     """Whether a difference is no larger than the noise floor, where that is known and not 0."""
-    floor = row.get("noise_floor")
+    floor: Any = row.get("noise_floor")
     return known(floor) and floor > 0 and abs(row["difference"]) <= floor
 
 

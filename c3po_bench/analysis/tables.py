@@ -61,7 +61,7 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
     seeds = trained_on_seeds(results_dir)
     frame = compare(runs, **options_of(results_dir), one_row=seeds)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    alike = frame[frame["scope"] == ""]
+    alike: Any = frame[frame["scope"] == ""]
     if len(alike):
         console.print(console_table(alike, console.width))
     if moved := movement_rows(runs, run_labels(runs)):

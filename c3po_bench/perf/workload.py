@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, OlmoeConfig
 
 from c3po_bench.config import ModelConfig
 from c3po_bench.contract import Item
-from c3po_bench.models.families import family_of
 from c3po_bench.models.loading import load
+from c3po_bench.models.routing import family_of
 from c3po_bench.perf import Options
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.methods import Queries

@@ -82,7 +82,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     within, between = natural_spread(moved)
     losses = [found for row in moved if (found := row["movement"].get("surrogate_loss"))]
     similarity = [n["similarity"] for row in moved for n in row.get("neighbors", ())]
-    far, apart = float(np.mean(means["total_variation"])), float(np.mean(within or between or 0.0))
+    far, apart = float(np.mean(means["total_variation"] or 0.0)), float(np.mean(within or between or 0.0))
     return {
         "layers": moved[0]["pathway_layers"],
         **means,

@@ -173,6 +173,15 @@ def test_outdated_rows_leave_headlines_and_verdicts_and_are_marked_in_the_report
     assert cells["ngd"][4].tone == "" and cells["kernel_regression"][4].tone == "up"
 
 
+def test_a_control_of_another_version_is_still_a_control(tmp_path):
+    """An arm and its controls have versions of their own, which are part of their identity."""
+    runs = factory.store(tmp_path, base=[0, 1] * 20)
+    for arm, version in (("ngd", 1), ("ngd_random_neighbors", 2)):
+        rows = factory.sample_rows(arm, "arc", [0, 1] * 20, details=False)  # pyright: ignore[reportArgumentType]
+        runs.append(factory.write_run(tmp_path, arm, rows, identity={"version": version, "engine": "suffix"}))
+    assert compare_controls(runs)["control"].tolist() == ["ngd_random_neighbors"]
+
+
 def test_older_studies_are_stamped_and_their_numbers_stay(tmp_path):
     shutil.copytree(RESULTS / "smolmoe_tuned", tmp_path / "study")
     before = {}

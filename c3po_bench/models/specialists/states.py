@@ -128,7 +128,8 @@ class Suffix:
         finally:
             for hook in hooks:
                 hook.remove()
-        pairs = [(layer.keys, layer.values) for layer in cache.layers[self.first :]]
+        read: Any = cache.layers[self.first :]
+        pairs = [(layer.keys, layer.values) for layer in read]
         keys_values = torch.stack([torch.stack([k, v]) for k, v in pairs])  # [layers, 2, n, heads, p, size]
         inputs = torch.stack([seen[number] for number in self.routed])
         for row, question in enumerate(questions):
