@@ -13,7 +13,7 @@ from c3po_bench.analysis.study import publish
 from c3po_bench.config import Config
 from c3po_bench.evaluate.run import run
 from c3po_bench.report.build import write_report
-from c3po_bench.store.records import file_checksum
+from c3po_bench.store.records import file_checksum, write_sealed
 
 ARMS = ["base", "base_again", "kernel_regression", "oracle"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +108,8 @@ def test_a_changed_result_or_report_is_found(store):
     kept = result.read_text(encoding="utf-8")
     data = json.loads(kept)
     data["metrics"]["facts_capitals"]["acc"] += 0.01
-    result.write_text(json.dumps(data), encoding="utf-8")
+    data.pop("crc")
+    write_sealed(result, data)  # with care: a changed byte alone is found by the checksum
     assert [line.split(":")[1] for line in verify.verify(store, items=0).wrong] == [
         f" facts_capitals has acc {data['metrics']['facts_capitals']['acc'] - 0.01:.6f} of 6, result.json says "
         f"{data['metrics']['facts_capitals']['acc']} of 6"

@@ -199,7 +199,7 @@ def _unloadable(path: str, error: Exception) -> str:
     )
     return (
         f"model {path} can't be loaded from {place} ({_first_sentence(error)}): connect to the hub, give model.path=FOLDER, "
-        "or run what needs neither: python -m c3po_bench +experiment=quickstart"
+        "or use model=smolmoe, which needs neither: python -m c3po_bench +experiment=quickstart"
     )
 
 

@@ -17,8 +17,8 @@ from c3po_bench.errors import UserError  # noqa: E402
 from c3po_bench.models import cache  # noqa: E402
 from c3po_bench.models.embedded import smollm, specialists  # noqa: E402
 from c3po_bench.models.embedded.specialists import DOMAINS, EMPTY, EXPERTS, ROUTED  # noqa: E402
-from c3po_bench.models.families import family_of, mix  # noqa: E402
 from c3po_bench.models.loading import load  # noqa: E402
+from c3po_bench.models.routing import family_of, mix  # noqa: E402
 from c3po_bench.models.specialists import make, measure, training  # noqa: E402
 from c3po_bench.models.specialists.states import Suffix  # noqa: E402
 from c3po_bench.rewiring.engines import load_engine  # noqa: E402
