@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 EXTRAS ?= wandb,feedback,slurm,report,docs,dev
 READY := $(VENV)/.ready
 
-.PHONY: setup bench test test-all faults lint format docs results-check clean
+.PHONY: setup bench test test-all faults soak coverage mutation audit lint format docs results-check clean
 
 setup: $(READY)
 
@@ -31,6 +31,23 @@ test-all: $(READY)
 # kills, full disks and damage at every stage: some 20 minutes on two cores
 faults: $(READY)
 	$(PY) -m pytest -n 0 -m faults -s
+
+# 2,000 runs in one store: memory, open files, and how long the report and a comparison take
+soak: $(READY)
+	$(PY) -m tests.soak $(or $(RUNS),2000)
+
+# lines of the package that the tests run, in one process
+coverage: $(READY)
+	$(PY) -m coverage run -m pytest -n 0 -q $(TESTS)
+	$(PY) -m coverage report
+
+# changes of kernels, methods, losses and statistics, a seeded sample of them: how many the tests notice
+mutation: $(READY)
+	$(PY) -m tests.mutation $(or $(MUTANTS),300)
+
+# known faults of the installed packages; needs an index of them
+audit: $(READY)
+	$(PY) -m pip_audit --skip-editable --progress-spinner off
 
 lint: $(READY)
 	$(PY) -m ruff check .

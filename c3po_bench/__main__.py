@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import suppress
+from multiprocessing import parent_process
 
 from c3po_bench.config import conf_dir
 from c3po_bench.errors import INTERRUPTED
@@ -23,7 +24,7 @@ Exit status: 0 done, 1 our fault, 2 yours to mend. Interrupt at any time and run
 
 def main() -> int:
     """Entry point: returns the exit status."""
-    if sys.argv[1:] in (["--help"], ["-h"]):
+    if asks_help():
         return show_help()
     try:
         from c3po_bench import cli  # Hydra, of which --help has no need
@@ -48,13 +49,19 @@ def show_help() -> int:
     return 0
 
 
+def asks_help() -> bool:
+    """Whether nothing but the overview is wanted."""
+    return sys.argv[1:] in (["--help"], ["-h"])
+
+
 def fix_hashes() -> None:
     """Start Python anew with fixed hashes of texts, unless `PYTHONHASHSEED` is set.
 
     The order of a set of texts depends on them: a task's function that goes through one would ask other things in each
     run. Jobs and processes that this one starts have the same.
     """
-    if "PYTHONHASHSEED" not in os.environ and sys.flags.hash_randomization:
+    forked = parent_process() is not None  # from a server of processes, whose command `sys.orig_argv` is
+    if "PYTHONHASHSEED" not in os.environ and sys.flags.hash_randomization and not forked and not asks_help():
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (our own command again)
 

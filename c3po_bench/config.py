@@ -39,7 +39,7 @@ class ModelConfig:
     name: str = option("smolmoe", "short name, shown in tables")
     kind: str = option(
         "smolmoe",
-        "smolmoe, smollm, planted or planted_sigmoid (embedded), tiny (random, for tests) "
+        "smolmoe, specialists, smollm, planted or planted_sigmoid (embedded), tiny (random, for tests) "
         "or hf (any Hugging Face folder or id)",
     )
     path: str | None = option(None, "folder or hub id, for kind=hf; the family, for kind=tiny")
@@ -135,6 +135,10 @@ class Config:
     limit: int | None = option(None, "first N items of each task; null = all", least=1, most=MOST)
     shard: str | None = option(None, "i/n: only the i-th of n shares of the items (1-based)")
     seed: int = option(0, "seed of everything that draws", least=0)
+    seeds: list[int] = option(
+        [],
+        "training seeds: arms that train run once for each, and stand in tables as one row; empty: `seed` alone",
+    )
     threads: int | None = option(
         None, "torch threads; null = as many as torch likes", least=1, most=MOST_THREADS
     )
@@ -182,6 +186,8 @@ def check_ranges(cfg: Config) -> None:
         check_name(key, attrgetter(key)(cfg), path=True)
     if not cfg.results_dir.strip():
         raise UserError("results_dir is empty: name the folder that results go to")
+    if len(set(cfg.seeds)) < len(cfg.seeds) or any(not 0 <= seed < 2**32 for seed in cfg.seeds):
+        raise UserError(f"seeds={cfg.seeds}: each once, from 0 to 2**32 - 1")
     if cfg.analysis.primary and cfg.analysis.primary.partition(":")[0] not in cfg.arms:
         raise unknown("arm in analysis.primary", cfg.analysis.primary.partition(":")[0], cfg.arms)
     if cfg.tracking.mode not in MODES:

@@ -117,12 +117,14 @@ class Report:
         curves: means by step.
         notes: for a reader of the numbers.
         movement: how far it moved pathways (`store.schema.Movement`); empty where it moved none.
+        tuning: what was chosen on held-out references (`store.schema.Tuning`); empty where nothing was.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     movement: dict[str, Any] = field(default_factory=dict)
+    tuning: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,11 @@ class ArmRow:
     passes: float = 1.2
     other_batches: bool = False
     version: int = 1
+
+    @property
+    def trains(self) -> bool:
+        """Whether the arm trains weights, so that a training seed decides its answers."""
+        return self.builds == "recipe" or self.references == "training"
 
     def visible(self, item: Item) -> Item:
         """What the arm may see of an evaluated item: all but its label, unless the row declares that it reads labels."""

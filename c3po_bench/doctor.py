@@ -169,7 +169,7 @@ def models() -> Iterator[Finding]:
 
     built = is_intact(cache_dir() / folder_name("smollm2-135m-instruct", RECIPE))
     yield finding(
-        "smolmoe, smollm",
+        "smolmoe, specialists, smollm",
         built or installed_gguf() is not None,
         "the embedded weights are built in the cache"
         if built
@@ -229,8 +229,10 @@ def data(root: str | None) -> Iterator[Finding]:
 def _reachable() -> bool:
     """Whether the hub answers within three seconds."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if not endpoint.startswith(("https://", "http://")):
+        return False
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=3)
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=3)  # noqa: S310 (see above)
     except urllib.error.HTTPError as error:
         return error.code == 404  # a mirror without a front page; a proxy's refusal is no hub
     except (OSError, ValueError):

@@ -43,8 +43,8 @@ def disk_failure(error: BaseException) -> OSError | None:
     while link is not None and link not in seen and not isinstance(link, UserError):
         seen.append(link)
         number = link.errno if isinstance(link, OSError) else None
-        if told := re.search(r"os error (\d+)", str(link)):  # of a library in Rust
-            number = number or int(told[1])
+        if written := re.search(r"os error (\d+)", str(link)):  # of a library in Rust
+            number = number or int(written[1])
         if number is None and isinstance(link, Exception):
             texts = (n for text, n in WITHOUT_NUMBER.items() if re.search(text, str(link), re.IGNORECASE))
             number = next(texts, None)

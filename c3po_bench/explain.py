@@ -4,13 +4,15 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from c3po_bench.config import KEYS, RENAMED
+from c3po_bench.config import KEYS, RENAMED, Config, conf_dir, register
 from c3po_bench.errors import (
     OURS,
     UserError,
@@ -175,6 +177,19 @@ def unknown_flag(words: Sequence[str]) -> str | None:
     if key in KEYS or key in GROUPS_TO_ADD:
         return f"{flags[0]}: write {key}={value or ('VALUE' if key in KEYS else 'NAME')}"
     return f"{flags[0]}: keys are set by key=value, without dashes; {unknown_key(key)}"
+
+
+def composed(words: Sequence[str]) -> Config:
+    """The typed config of an experiment, composed of overrides as `python -m c3po_bench` composes it.
+
+    Raises:
+        UserError: for a key that only `+` or `++` could add.
+    """
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="c3po_bench"):
+        cfg = compose("config", overrides=hydra_overrides(words))
+    refuse_extra_keys(cast("dict[str, Any]", OmegaConf.to_container(cfg)))
+    return cast("Config", OmegaConf.to_object(cfg))
 
 
 def refuse_extra_keys(cfg: Mapping[str, Any], prefix: str = "") -> None:

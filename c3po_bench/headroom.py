@@ -1,7 +1,7 @@
-"""`python -m c3po_bench.headroom +experiment=NAME [key=value ...] [--json]`: what re-routing could give at most.
+"""`python -m c3po_bench.headroom +experiment=NAME [key=value ...] [--json]`.
 
-Before any method is tried. The arms of the experiment are not run; its model, tasks, items and optimizer are used.
-Interrupt at any time and run the same command again: it goes on.
+What re-routing could give at most, before any method is tried. The arms of the experiment are not run; its
+model, tasks, items and optimizer are used. Interrupt at any time and run the same command again: it goes on.
 """
 
 import argparse
@@ -10,18 +10,17 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from c3po_bench.analysis.headroom import DIFFERENCES, sentences
-from c3po_bench.config import Config, check_ranges, conf_dir, register
+from c3po_bench.config import Config, check_ranges
 from c3po_bench.errors import INTERRUPTED, UserError
-from c3po_bench.explain import hydra_overrides, refuse_extra_keys, status_of
+from c3po_bench.explain import composed as compose_config
+from c3po_bench.explain import status_of
 from c3po_bench.runtime import signals
 from c3po_bench.runtime.console import set_up_logging
 from c3po_bench.runtime.resources import sleep_where_shared
@@ -53,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, show, and keep the record in the store; 2 where the user can mend what is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m c3po_bench.headroom",
-        description="What re-routing could give at most: how often descent reaches the true option and wrong ones, and "
-        "what the best of many routes of equal compute would have right.",
+        description="What re-routing could give at most: how often descent reaches the true option and wrong "
+        "ones, and what the best of many routes of equal compute would have right.",
     )
     parser.add_argument("words", nargs="*", metavar="key=value", help="as for python -m c3po_bench")
     parser.add_argument("--routes", type=int, default=64, help="drawn for each item (default: 64)")
@@ -68,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.routes < 1 or not 0 < arguments.temperature <= 100:
             raise UserError(
-                f"--routes={arguments.routes} --temperature={arguments.temperature:g}: at least 1 route, and a "
-                "temperature above 0 and at most 100"
+                f"--routes={arguments.routes} --temperature={arguments.temperature:g}: at least 1 route, and "
+                "a temperature above 0 and at most 100"
             )
         cfg = composed(arguments.words)
         record = measured(cfg, arguments.routes, arguments.temperature)
@@ -86,11 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def composed(words: Sequence[str]) -> Config:
     """The config of an experiment, composed as `python -m c3po_bench` composes it."""
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="c3po_bench"):
-        cfg = compose("config", overrides=hydra_overrides(words))
-    refuse_extra_keys(cast("dict[str, Any]", OmegaConf.to_container(cfg)))
-    config = cast("Config", OmegaConf.to_object(cfg))
+    config = compose_config(words)
     check_ranges(replace(config, analysis=replace(config.analysis, primary=None)))
     if config.backend.name != "rewiring":
         raise UserError(
@@ -100,7 +95,7 @@ def composed(words: Sequence[str]) -> Config:
 
 
 def measured(cfg: Config, routes: int, temperature: float) -> dict[str, Any]:
-    """The record of an experiment's headroom, from the store or measured now; see `store.headroom`."""
+    """The record of an experiment's headroom, from the store or measured now; see `store.reader.read_headroom`."""
     set_up_logging(cfg.log_level)  # first: libraries' progress bars are held back as they are imported
     sleep_where_shared(cfg.threads)
     from c3po_bench.evaluate.headroom import measure  # torch and lm-eval: a wrong key is answered at once
@@ -117,8 +112,8 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     )
     if len(found["rules"]) > 1:
         caption += (
-            f"; model rule: drawn experts keep the router's weights, {found['mass']:.2f} of the own route's in total; mass "
-            "kept: scaled to it"
+            f"; model rule: drawn experts keep the router's weights, {found['mass']:.2f} of the own route's in "
+            "total; mass kept: scaled to it"
         )
     table = Table(caption=Text(caption), caption_justify="left")
     table.add_column(record["name"])

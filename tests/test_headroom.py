@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from c3po_bench import headroom
-from c3po_bench.store.headroom import load_headroom
-from c3po_bench.store.reader import load_runs
+from c3po_bench.store.reader import load_headroom, load_runs
 from tests.conftest import ROOT
 
 KEYS = ("base", "h_true", "h_wrong", "s", "p_true", "p_wrong", "p_any", "route_average")

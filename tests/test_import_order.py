@@ -23,7 +23,7 @@ LEVELS = (
     ("evaluate",),
     ("launch",),
     ("perf", "makers"),
-    ("cli", "compare", "doctor", "export", "headroom", "power", "publish", "sweep", "verify"),
+    ("ask", "cli", "compare", "doctor", "export", "headroom", "power", "publish", "sweep", "verify"),
     ("__main__",),
 )
 """Rooms from the bottom up: a room imports rooms of lower levels, and itself."""
@@ -36,7 +36,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 def room_of(module: str) -> str:
     """The room of `c3po_bench.a.b`; the options of a room belong to the config."""
     parts = module.split(".")[1:] or ["__init__"]
-    if parts[:2] == ["models", "makers"]:
+    if parts[:2] in (["models", "makers"], ["models", "specialists"]):
         return "makers"
     return "config" if parts[-1] in ("config", "options", "checks") else parts[0]
 

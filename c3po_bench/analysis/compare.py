@@ -21,6 +21,7 @@ from c3po_bench.analysis.movement import movement_columns
 from c3po_bench.analysis.noise import add_noise
 from c3po_bench.analysis.pairing import Partners, check_comparable, run_labels
 from c3po_bench.analysis.scores import Scores, load_scores, many_clusters
+from c3po_bench.analysis.seeds import merged, repeated
 from c3po_bench.errors import DamagedFile, UserError
 from c3po_bench.store.reader import Run, load_experiments
 
@@ -32,6 +33,12 @@ def options_of(results_dir: str | Path) -> dict[str, Any]:
     return {"margin": fixed.get("margin", statistics.MARGIN), "primary": fixed.get("primary")}
 
 
+def trained_on_seeds(results_dir: str | Path) -> bool:
+    """Whether the newest experiment of a store asked for training seeds, so that arms come home as one row."""
+    experiments = load_experiments(results_dir)
+    return bool(experiments and experiments[-1]["config"].get("seeds"))
+
+
 def compare(
     runs: Sequence[Run],
     *,
@@ -41,6 +48,7 @@ def compare(
     seed: int = 0,
     refused: dict[str, str] | None = None,
     against: str = BASE,
+    one_row: bool = False,
 ) -> pd.DataFrame:
     """Compare every run with the base run of the same comparison key, paired on (task, doc_id, doc_hash).
 
@@ -60,6 +68,7 @@ def compare(
         seed: of the flips.
         refused: where given, runs that cannot be compared are left out, and their reasons put here by run id.
         against: an arm or a run id; differences are then to that run instead of the base.
+        one_row: whether runs that differ in their training seed alone are one row: see `seeds.merged`.
 
     Raises:
         UserError: where no run is `against`, or several may be meant; without `refused` also where a run's data,
@@ -94,12 +103,15 @@ def compare(
                 )
             common = columns_of(run) | cost_columns(run) | movement_columns(run)
             common |= {"label": labels[run.run_id], "run_id": run.run_id}
+            common |= {"tuning_edges": ", ".join(run.result.get("tuning", {}).get("edges", ()))}
             common |= {name: run.result[name] for name in ("backend", "model")}
             common |= {"base_run_id": base.run_id, "prompt_differs": prompt_differs(run)}
             common |= {"outdated": outdated_of(run, base)}
             common |= {"routing_ties": run.result["counts"].get("routing_ties")}
             made = _rows(scores, columns, groups[base.run_id], Draws(margin, draws, seed))
             rows += [common | row for row in made]
+    if one_row:
+        rows = merged(rows, repeated(runs), margin)
     add_noise(rows)
     add_no_verdict(rows)
     return typed(rows, COLUMNS, primary=primary, draws=draws, seed=seed)

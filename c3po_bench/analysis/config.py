@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from c3po_bench.options import option
 
+POOLED = "all items"
+"""What the row over all items is called, where there are several benchmarks."""
+
 
 @dataclass
 class AnalysisConfig:

@@ -9,9 +9,10 @@ import pandas as pd
 
 from c3po_bench.analysis import families, power, statistics
 from c3po_bench.analysis.arms import REPEAT
+from c3po_bench.analysis.config import POOLED as POOLED
 from c3po_bench.masking import without_secrets
 
-POOLED, MACRO = "all items", "mean of tasks"
+MACRO = "mean of tasks"
 COLUMNS = {
     "arm": "str",
     "title": "str",  # the arm as a reader calls it
@@ -32,7 +33,7 @@ COLUMNS = {
     "difference": "float64",
     "diff_low": "float64",
     "diff_high": "float64",
-    "over": "str",  # what intervals generalize over: items | clusters (what items share), by t
+    "over": "str",  # what intervals generalize over: items | clusters (what items share), by t | seeds, by t
     "groups": "Int64",  # how many of these there are
     "p_mcnemar": "float64",  # exact; empty for real-valued scores
     "p": "float64",  # of `test`: what p_holm corrects
@@ -57,6 +58,7 @@ COLUMNS = {
     "gold_p": "float64",  # of sign flips
     "gold_p_holm": "float64",
     "gold_note": "str",  # "not recomputable" where items have choices and the record no probabilities
+    "by_seed": "str",  # of arms trained with several seeds as one experiment: each one's difference, in points
     "noise": "float64",  # share of items that base changes when it is asked again (base_again)
     "noise_floor": "float64",  # differences up to this are noise by construction
     "p_noise": "float64",  # of the arm changing as many items as base asked again
@@ -69,6 +71,7 @@ COLUMNS = {
     "flops_per_item": "float64",
     "prompt_differs": "bool",
     "moved": "float64",  # of rewiring arms: share of the routing weight moved, total variation
+    "tuning_edges": "str",  # choices on held-out references at the edge of what was tried
     "natural_spread": "float64",  # the same between the original pathways of two items of one task
 }
 CONTROL_COLUMNS = {

@@ -70,7 +70,7 @@ def gold_direction(row: Mapping[str, Any]) -> int:
 
     As with accuracy the interval, p and p after correction must agree.
     """
-    p = row.get("gold_p_holm")
+    p: Any = row.get("gold_p_holm")
     if (
         not known(p)
         or note(row, "no_verdict")

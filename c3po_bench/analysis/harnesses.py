@@ -4,6 +4,7 @@ Each makes of a file's rows what comparing needs: which item, what it asks and e
 and its score under each metric.
 """
 
+import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from c3po_bench.errors import UserError, unknown
 from c3po_bench.store import reader
 from c3po_bench.store.identity import content_hash
 from c3po_bench.store.reader import Run
+
+log = logging.getLogger(__name__)
 
 QUESTION_FIELDS = (
     "question",
@@ -68,10 +71,24 @@ def read_logs(path: str | Path, arm: str = "") -> list[Log]:
             f"{path} holds no log: lm-eval's samples_*.jsonl, Inspect's .eval or .json, lighteval's details "
             "(.parquet) or records of Every Eval Ever are read"
         )
-    logs = [log.finished() for file in files for log in _reader(file)(file)]
+    logs = [log.finished() for file in files for log in _logs_of(file)]
     if empty := next((log for log in logs if not log.rows), None):
         raise UserError(f"{empty.source} has no rows")
     return logs
+
+
+def _logs_of(file: Path) -> list[Log]:
+    """The logs in a file.
+
+    Raises:
+        UserError: for fields of other kinds than its harness writes, which any reader may stumble over.
+    """
+    try:
+        return list(_reader(file)(file))
+    except (AttributeError, TypeError, LookupError, ValueError, ArithmeticError, RecursionError) as error:
+        log.debug("reading %s failed", file, exc_info=True)
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+        raise UserError(f"{file}: a field is of another kind than its harness writes ({why})") from error
 
 
 def _run_of(store: Path, arm: str) -> Run:
@@ -83,7 +100,7 @@ def _run_of(store: Path, arm: str) -> Run:
     if arm and not matches:
         raise unknown(f"arm of {store}", arm, names)
     raise UserError(
-        f"{store} has {len(matches)} runs: name one of them, {store}:ARM ({', '.join(names[:12])})"
+        f"{store} has {len(matches)} runs: name one of them, {store}:ARM ({', '.join(names[:9])})"
     )
 
 

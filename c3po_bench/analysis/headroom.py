@@ -1,11 +1,11 @@
 """What re-routing could give at most: shares of items with their intervals, and what follows from them.
 
-The rows are those that `rewiring.headroom` measures. With m_y(r) the margin of option y under route r over the best
-other option, y* the true one and r0 the model's own route:
+The rows are those that `rewiring.headroom` measures. With m_y(r) the margin of option y under route r over
+the best other option, y* the true one and r0 the model's own route:
 
 - H_true = mean 1[m_{y*} > 0] after the oracle's descent, H_wrong the same towards each wrong option;
-- B(y) = the largest m_y over r0 and R drawn routes; P_true = mean 1[B(y*) > 0], P_wrong the same of one fixed wrong
-  option, P_any of any wrong one;
+- B(y) = the largest m_y over r0 and R drawn routes; P_true = mean 1[B(y*) > 0], P_wrong the same of one fixed
+  wrong option, P_any of any wrong one;
 - S = mean 1[B(y*) > max_{c != y*} B(c)]: whether the freedom to route otherwise favors the truth.
 """
 
@@ -39,13 +39,14 @@ SHARES = ("s", "p_true", "p_wrong", "p_any", "route_average", "routes_right", "a
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All shares of items, each NAME with its `NAME_interval`: [low, high], or None where nothing varies or is there.
+    """All shares of items, each NAME with its `NAME_interval`: [low, high], None where nothing varies.
 
-    `base`, `h_true`, `h_wrong`, `s`, `p_true`, `p_wrong`, `p_any`, `route_average` and the rest are over all items;
-    with `_when_wrong` over those that base has wrong, where wrong options count that are not base's answer already.
-    `h_wrong_when_right` is how many right answers a descent can break. `known_ceiling` is the best arm that knows a
-    right route. `rules` has the shares of routes by what drawn experts weigh; those at the top are of the first rule.
-    `chance` is the mean of 1 / options; `pass_at` the share of items that the best of so many routes has right.
+    `base`, `h_true`, `h_wrong`, `s`, `p_true`, `p_wrong`, `p_any`, `route_average` and the rest are over all
+    items; with `_when_wrong` over those that base has wrong, where wrong options count that are not base's
+    answer already. `h_wrong_when_right` is how many right answers a descent can break. `known_ceiling` is the
+    best arm that knows a right route. `rules` has the shares of routes by what drawn experts weigh; those at
+    the top are of the first rule. `chance` is the mean of 1 / options; `pass_at` the share of items that the
+    best of so many routes has right.
     """
     clusters = np.array([str(row.get("cluster") or f"#{i}") for i, row in enumerate(rows)])
     rules = list(rows[0]["best"])
@@ -134,8 +135,8 @@ def _pass_at(right: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> dict[st
 def _oracle_is_a_measure(found: Mapping[str, Any]) -> bool:
     """Whether descent is shown to reach the truth more often than other options.
 
-    If not, "share of the oracle's gap" means nothing. On items that base has wrong, towards options that it does
-    not give already; where there are none, over all items.
+    If not, "share of the oracle's gap" means nothing. On items that base has wrong, towards options that it
+    does not give already; where there are none, over all items.
     """
     name = "delta_h" if found["delta_h_when_wrong"] is None else "delta_h_when_wrong"
     bounds = found[f"{name}_interval"]
@@ -166,8 +167,8 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         out.append("It reaches the truth more often than other options, so its gap can be a measure.")
     else:
         out.append(
-            "It is not shown to reach the truth more often than other options, so the oracle's gap is no measure: "
-            "a share of it says nothing about a method."
+            "It is not shown to reach the truth more often than other options, so the oracle's gap is no "
+            "measure: a share of it says nothing about a method."
         )
     if found["known_ceiling"] is not None:
         arm = found["known_ceiling_arm"].replace("_", " ")
@@ -181,19 +182,21 @@ def _rule(found: Mapping[str, Any], text: Any) -> str:
     reach = found["p_true_over_base"]
     if most and most[1] <= NEAR:
         return (
-            f"Equal-compute routes put at most {points(most[1])} points more right even when the best is picked by the "
-            "label: re-routing of this kind cannot help here. Stop."
+            f"Equal-compute routes put at most {points(most[1])} points more right even when the best is "
+            "picked by the label: re-routing of this kind cannot help here. Stop."
         )
     freedom = f"routing freedom favors the truth on {text('s')} of items, base {text('base')}"
     if above and above[0] > 0:
         return (
-            f"S lies above base ({text('s_over_base')}): {freedom}. Averaging routes or voting without labels is worth "
-            f"an arm; the route average has {text('route_average')}."
+            f"S lies above base ({text('s_over_base')}): {freedom}. Averaging routes or voting without labels "
+            f"is worth an arm; the route average has {text('route_average')}."
         )
     outside = (
-        f"S is not above base ({text('s_over_base')}): {freedom}. Routes alone do not tell the truth from other options; "
-        "only a method with outside information, such as references, can gain, and a gain must beat shuffled references."
+        f"S is not above base ({text('s_over_base')}): {freedom}. Routes alone do not tell the truth from other "
+        "options; only a method with outside information, such as references, can gain, and a gain must beat "
+        "shuffled references."
     )
     if not most or reach is not None and most[0] <= 0:
-        outside += f" So few items leave open whether equal-compute routes reach more than base ({text('p_true_over_base')})."
+        more = text("p_true_over_base")
+        outside += f" So few items leave open whether equal-compute routes reach more than base ({more})."
     return outside

@@ -13,6 +13,7 @@ from c3po_bench.analysis.arms import BASE, columns_of
 from c3po_bench.analysis.families import holm
 from c3po_bench.analysis.pairing import Partners, run_labels
 from c3po_bench.analysis.scores import MIN_CLUSTERS
+from c3po_bench.analysis.seeds import repeated
 from c3po_bench.store.reader import Run
 
 SCOPES = {"in": "in scope", "near": "near scope", "out": "out of scope", "overall": "overall"}
@@ -43,6 +44,7 @@ def feedback_measures(
     pieces: bool = False,
     draws: int = statistics.DRAWS,
     seed: int = 0,
+    one_row: bool = False,
 ) -> pd.DataFrame:
     """Every measure of every scope by run, with its difference to the run `against` over the same prompts.
 
@@ -64,6 +66,8 @@ def feedback_measures(
         pieces: whether to add the rows by feedback (column `feedback`).
         draws: sign flips.
         seed: of the flips.
+        one_row: whether runs that differ in their training seed alone are one row: means over seeds, with intervals
+            and p of t over them, as in `seeds.merged`.
 
     Raises:
         UserError: where several runs of the arm `against` could be meant.
@@ -81,6 +85,8 @@ def feedback_measures(
             if run.arm == BASE or beside is run:  # 0 by definition: nothing is estimated
                 measured = [_certain(row, run.arm == BASE, beside is run) for row in measured]
             table += [common | {"feedback": feedback} | row for row in measured]
+    if one_row:
+        table = _merged(table, repeated(runs))
     families: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for row in table:
         families.setdefault((row["measure"], bool(row["feedback"])), []).append(row)
@@ -88,6 +94,26 @@ def feedback_measures(
         for row, p in zip(family, holm([row.get("p", nan) for row in family]), strict=True):
             row["p_holm"] = p
     return pd.DataFrame(table, columns=list(FEEDBACK_COLUMNS))
+
+
+def _merged(rows: Sequence[dict[str, Any]], repetitions: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
+    """The rows with those of one arm's training seeds as one."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = repetitions[row["run_id"]][0] if row["run_id"] in repetitions else row["run_id"]
+        groups.setdefault((key, row["scope"], row["feedback"], row["measure"]), []).append(row)
+    table = []
+    for own in groups.values():
+        row = dict(own[0])
+        if len(own) > 1:
+            row |= {"label": f"{row['arm']} ({len(own)} seeds)", "over": "seeds", "varies": True}
+            for names in (OWN, GAP):
+                interval = statistics.t_interval([each.get(names[0], nan) for each in own])
+                row |= _columns(names, interval if len(own) > 2 else interval._replace(low=nan, high=nan))
+            gaps = [each.get("difference", nan) for each in own]
+            row["p"] = statistics.t_test(gaps) if len(own) > 2 else nan
+        table.append(row)
+    return table
 
 
 def _certain(row: dict[str, Any], base: bool, itself: bool) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""How far arms moved pathways, beside how far the items' own pathways lie apart: columns, table rows, a sentence.
+"""How far arms moved pathways, beside how far the items' own pathways lie apart: columns, rows, sentences.
 
-An arm that shifts less of the routing weight than `STILL` cannot change what the model says, whatever it is meant to
-do: a null of it says nothing about the method. One that moves many natural spreads leaves the pathways that the model
-knows.
+An arm that shifts less of the routing weight than `STILL` cannot change what the model says, whatever it is
+meant to do: a null of it says nothing about the method. One that moves many natural spreads leaves the
+pathways that the model knows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from c3po_bench.analysis.frames import known
 from c3po_bench.store.reader import Run
 
 STILL = 0.02
-"""Share of the routing weight (total variation, mean over the critical layers) below which a model is not moved."""
+"""Share of the routing weight (total variation, mean over critical layers) below which nothing is moved."""
 
 
 def movement_columns(run: Run) -> dict[str, float]:
@@ -41,7 +41,9 @@ def movement_rows(runs: Sequence[Run], labels: Mapping[str, str]) -> list[dict[s
         found = run.result.get("movement")
         if not found or run.run_id not in labels:
             continue
-        row = columns_of(run) | {"label": labels[run.run_id], "run_id": run.run_id} | movement_columns(run)
+        row: dict[str, Any] = (
+            columns_of(run) | {"label": labels[run.run_id], "run_id": run.run_id} | movement_columns(run)
+        )
         for name in ("mass_before", "mass_after", "kept", "entropy_before", "entropy_after"):
             row[name] = _mean(found[name])
         for name in ("loss_first", "loss_last", "similarity"):

@@ -40,7 +40,7 @@ def add_noise(rows: Iterable[dict[str, Any]]) -> None:
         by_noise = changes.get((row["base_run_id"], row["task"]))
         if by_noise is not None and known(row.get("fixed")):
             row |= {"noise": by_noise / row["n"], "noise_floor": floor_of(by_noise, row["n"])}
-            if row.get("role") != REPEAT:
+            if row.get("role") != REPEAT and row["over"] != "seeds":  # whose counts are sums over seeds
                 row["p_noise"] = p_of_changes(changed(row), by_noise)
 
 
@@ -51,7 +51,7 @@ def changed(row: Mapping[str, Any]) -> int:
 
 def within_noise(row: Mapping[str, Any]) -> bool:
     """Whether a difference is no larger than the noise floor, where that is known and not 0."""
-    floor = row.get("noise_floor")
+    floor: Any = row.get("noise_floor")
     return known(floor) and floor > 0 and abs(row["difference"]) <= floor
 
 

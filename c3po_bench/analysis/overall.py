@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.arms import BASE, REPEAT, display_name
+from c3po_bench.analysis.compare import trained_on_seeds
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.verdict import direction, p_text, verdict_sentences
-from c3po_bench.store.headroom import load_headroom
-from c3po_bench.store.reader import Run
+from c3po_bench.store.reader import Run, load_headroom
 
 LEAK = 0.5
 """|score| from which an answer outside the scope is called a leak; rules give 0 or 1."""
@@ -39,8 +39,9 @@ def conclusion(
         controls: `compare_controls` of them.
     """
     headroom = load_headroom(results_dir, runs)
+    seeds = trained_on_seeds(results_dir)
     about = {row["run_id"] for row in records(compared) if row["scope"] and not note(row, "outdated")}
-    feedback = overall_sentences([run for run in runs if run.run_id in about]) if about else []
+    feedback = overall_sentences([run for run in runs if run.run_id in about], seeds) if about else []
     return verdict_sentences(compared, controls, headroom and headroom["summary"], feedback)
 
 
@@ -57,7 +58,7 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
     """The paper's table: a row a run, base first, then the best S_overall; of other runs than feedback's nothing.
 
     Each of `ARM_MEASURES` has a column, and its bounds in `_low` and `_high`. `gap` is the paired difference in
-    S_overall to the run named in `to`: the best, or that of the arm `against`.
+    S_overall to the run named in `to`: the best, or that of the arm `against`; rows over training seeds have none.
 
     Args:
         runs: of one store.
@@ -75,14 +76,15 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
             if (scope, measure) == (one["scope"], one["measure"]):
                 row |= {name: one["mean"], f"{name}_low": one["low"], f"{name}_high": one["high"]}
                 row |= {f"{name}_p_holm": one["p_holm"], f"{name}_sign": direction(one)}
-    counts = {run.run_id: count_leaks(run) for run in runs if run.run_id in rows}
-    for name, row in rows.items():
-        for scope, (leaks, judged) in counts[name].items():
-            row[f"{WORDS[scope]}_count"] = f"{leaks} of {judged}"
+    single = {name for name, row in rows.items() if row["over"] != "seeds"}
+    counts = {run.run_id: count_leaks(run) for run in runs if run.run_id in single}
+    for name, own in counts.items():
+        for scope, (leaks, judged) in own.items():
+            rows[name][f"{WORDS[scope]}_count"] = f"{leaks} of {judged}"
     ordered = sorted(rows.values(), key=lambda row: (row["arm"] != BASE, -row.get("s_overall", -math.inf)))
     others = [row for row in ordered if row["arm"] not in (BASE, REPEAT) and "s_overall" in row]
     to = against or (others[0]["run_id"] if len(others) > 1 else None)
-    if to is not None:
+    if to is not None and len(single) == len(rows):
         about = [run for run in runs if run.run_id in rows and run.arm not in (BASE, REPEAT)]
         for name, scopes in scores_of(feedback_measures(about, to)).items():
             if "overall" in scopes and known(scopes["overall"]["difference"]):
@@ -114,21 +116,25 @@ def count_leaks(run: Run) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def overall_sentences(runs: Sequence[Run], draws: int = 10_000) -> list[str]:
+def overall_sentences(runs: Sequence[Run], seeds: bool = False, draws: int = 10_000) -> list[str]:
     """A sentence for each feedback arm, the best S_overall first; nothing where no arm has one.
 
     The best is told from the others by their paired difference in S_overall, corrected for their number.
 
     Args:
         runs: of one store.
+        seeds: whether the runs of an arm are its training seeds. They have one sentence, and arms are not tested
+            against each other.
         draws: sign flips of the tests.
     """
     tuned = [run for run in runs if run.arm not in (BASE, REPEAT)]
-    own = scores_of(feedback_measures(runs, draws=draws))
+    own = scores_of(feedback_measures(runs, draws=draws, one_row=seeds))
     named = {run.run_id: run for run in tuned if "overall" in own.get(run.run_id, {})}
     if not named:
         return []
     ordered = sorted(named, key=lambda name: -own[name]["overall"]["mean"])
+    if seeds:
+        return [_over_seeds(own[name]) for name in ordered]
     best, *others = ordered
     apart = (
         scores_of(feedback_measures([named[name] for name in ordered], best, draws=draws)) if others else {}
@@ -148,15 +154,21 @@ def overall_sentences(runs: Sequence[Run], draws: int = 10_000) -> list[str]:
             continue
         gap = f"{row['difference']:+.2f} [{row['diff_low']:.2f}, {row['diff_high']:.2f}]".replace("-", "−")
         holm = f", p {p_text(row['p_holm'])} after correction" if known(row["p_holm"]) else ""
-        told = "lower" if direction(row) < 0 else f"not told apart from {title} at this size"
+        standing = "lower" if direction(row) < 0 else f"not told apart from {title} at this size"
         scopes = own[name]
         sentences.append(
-            f"{_upper(display_name(scopes['overall']))} has {_score(scopes['overall'])}, {told} ({gap}{holm}). "
+            f"{_upper(display_name(scopes['overall']))} has {_score(scopes['overall'])}, {standing} ({gap}{holm}). "
             f"{_follows(scopes['in'])}, and leaks {_leaks(named[name])}."
         )
     if left := len(others) - len(others[: MOST - 1]):
         sentences.append(f"{left} more have a lower S_overall.")
     return sentences
+
+
+def _over_seeds(scopes: dict[str, dict[str, Any]]) -> str:
+    parts = ", ".join(f"S_{scope} {_score(scopes[scope])}" for scope in ("in", *PLACES) if scope in scopes)
+    overall = scopes["overall"]
+    return f"{_upper(display_name(overall))} has S_overall {_score(overall)} over {overall['over']} ({parts}); base has 0.50."
 
 
 def _score(row: dict[str, Any]) -> str:

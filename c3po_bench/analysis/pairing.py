@@ -14,6 +14,9 @@ from c3po_bench.store.reader import Run
 NEAREST = ("backend", "engine", "plugins")
 """What may differ between two bases of one comparison: a run goes with the base that shares most."""
 
+OWN = ("arm", "version")
+"""What an arm and its controls, alike in everything else, need not share."""
+
 
 def run_labels(runs: Sequence[Run], *, without: Sequence[str] = ()) -> dict[str, str]:
     """A readable, distinct name for each run, by its id.
@@ -55,7 +58,7 @@ class Partners:
         for run in runs:
             self.by_key.setdefault((run.result["comparison_key"], run.arm), []).append(run)
             if of := arm_of(run).control_of:
-                self._controls.setdefault(of, {})[run.arm, identity(run, "arm")] = run
+                self._controls.setdefault(of, {})[run.arm, identity(run, *OWN)] = run
 
     def base(self, run: Run) -> Run:
         """The base run to compare `run` with. Raises UserError with the reason where there is none."""
@@ -102,7 +105,7 @@ class Partners:
     def controls(self, run: Run) -> list[Run]:
         """The controls that ran beside `run`, the strictest first: alike in everything but the arm."""
         controls = self._controls.get(run.arm, {})
-        alike = identity(run, "arm") if controls else ""
+        alike = identity(run, *OWN) if controls else ""
         matches = [control for (_, other), control in controls.items() if other == alike]
         return sorted(matches, key=lambda control: arm_of(control).place)
 

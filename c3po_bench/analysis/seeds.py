@@ -20,7 +20,7 @@ from c3po_bench.store.reader import Run
 
 log = logging.getLogger("c3po_bench")
 
-DRAWN = ("seed", "reference_items", "train_data", "revisions")
+DRAWN = ("seed", "training", "reference_items", "train_data", "revisions")
 """Parts of a run's identity that its seed may decide."""
 SEED_COLUMNS = ("arm", "title", "role", "label", "task", "seeds", "items", "accuracy", "accuracy_sd")
 SEED_COLUMNS += ("lowest", "highest", "agreement", "unanimous", "difference", "diff_low", "diff_high", "p")
@@ -71,6 +71,72 @@ def _repeated(run: Run) -> str:
         drawn += ("requests",)  # examples or options are drawn, too
     settings = {name: value for name, value in run.result["settings"].items() if name != "seed"}
     return json.dumps([identity(run, *drawn), settings], sort_keys=True, default=str)
+
+
+def repeated(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
+    """By run id what repetitions of one arm have in common, and their number of seeds; of two or more alone."""
+    keys = {run.run_id: _repeated(run) for run in runs if run.arm != BASE}
+    seeds: dict[str, set[int]] = {}
+    for run in runs:
+        if run.run_id in keys:
+            seeds.setdefault(keys[run.run_id], set()).add(run.result["seed"])
+    return {name: (key, len(seeds[key])) for name, key in keys.items() if len(seeds[key]) > 1}
+
+
+def merged(
+    rows: Sequence[dict[str, Any]], repetitions: dict[str, tuple[str, int]], margin: float
+) -> list[dict[str, Any]]:
+    """The rows of `compare` with those of one arm's training seeds as one row.
+
+    Accuracy and difference are means over seeds; intervals and p are of t with seeds - 1 degrees over the seeds'
+    paired differences to base, and generalize over training seeds, for these items. Two seeds have neither: t
+    would be 12.7. `fixed` and `broken` are summed over seeds.
+
+    Args:
+        rows: of single runs.
+        repetitions: from `repeated`.
+        margin: of sameness.
+    """
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = repetitions[row["run_id"]][0] if row["run_id"] in repetitions else row["run_id"]
+        groups.setdefault((key, row["task"]), []).append(row)
+    return [own[0] if len(own) == 1 else _one_row(own, margin) for own in groups.values()]
+
+
+def _one_row(rows: list[dict[str, Any]], margin: float) -> dict[str, Any]:
+    """One row of a task for the rows of an arm's seeds."""
+    few = len(rows) < 3
+    row = {
+        name: value for name, value in rows[0].items() if name not in ("spread", "flips", "p_mcnemar", "odd")
+    }
+
+    def over(*names: str) -> dict[str, float]:
+        values = [each.get(names[0], nan) for each in rows]
+        interval = statistics.t_interval(values)
+        bounds = (nan, nan) if few else interval[1:]
+        return dict(zip(names, (interval.value, *bounds), strict=False))
+
+    gaps = [each.get("difference", nan) for each in rows]
+    row |= over("accuracy", "low", "high") | over("difference", "diff_low", "diff_high")
+    row |= {
+        "label": f"{rows[0]['arm']} ({len(rows)} seeds)",
+        "over": "seeds",
+        "groups": len(rows),
+        "test": "t",
+    }
+    row |= {"p": nan if few else statistics.t_test(gaps), "even": nan, "odd_low": nan, "odd_high": nan}
+    tests = (statistics.t_test(part, above=-margin) for part in (gaps, [-gap for gap in gaps]))
+    row |= {"p_same": nan if few else max(tests), "by_seed": " ".join(f"{100 * gap:+.1f}" for gap in gaps)}
+    for name in ("fixed", "broken"):
+        counts = [each[name] for each in rows if each.get(name) is not None]
+        row[name] = sum(counts) if len(counts) == len(rows) else None
+    if all("gold_difference" in each for each in rows):
+        row |= over("gold_difference", "gold_low", "gold_high") | over("p_gold")
+        row["gold_p"] = nan if few else statistics.t_test([each["gold_difference"] for each in rows])
+    for name in ("seconds_per_item", "flops_per_item"):
+        row[name] = float(np.mean([each[name] for each in rows]))
+    return row
 
 
 def _answers(run: Run) -> dict[tuple[str, Any], tuple[Any, float]]:

@@ -32,7 +32,7 @@ KEPT += ("gold", "loglikelihoods", "p_gold", "neighbors", "losses", "pathway_cha
 FILES = {"samples.jsonl", "provenance.json", "result.json"}  # of each run
 TABLES = ("comparison.csv", "controls.csv", "feedback.csv", "judges.csv")
 FACTS = ["title", "role", "change", "not_due_to"]  # of arms: they stand in each run's result
-MOVED = ["moved", "natural_spread"]  # as does this
+MOVED = ["moved", "natural_spread", "tuning_edges"]  # as does this
 DIGITS = 6
 
 
@@ -122,10 +122,11 @@ def check(folder: Path) -> None:
 
 def unmarked(ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
     """The rows of a table computed now that have another version than today's, and are not so marked in a file's."""
-    if "outdated" not in ours or not (old := ours["outdated"].notna()).any():
+    if "outdated" not in ours:
         return ""
-    marked = theirs.get("outdated", pd.Series(index=theirs.index, dtype=object)).reindex(ours.index)
-    rows = ours[old & (ours["outdated"] != marked)]
+    old: Any = ours["outdated"].notna()
+    marked: Any = theirs.reindex(index=ours.index, columns=["outdated"])["outdated"]
+    rows: Any = ours[old & (ours["outdated"] != marked)]
     names = dict(zip(rows["run_id"], rows["outdated"], strict=True))
     return ", ".join(f"{run_id} ({why})" for run_id, why in names.items())
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from c3po_bench.analysis.ablation import axes, shown
 from c3po_bench.analysis.arms import BASE, REPEAT, display_name
-from c3po_bench.analysis.compare import compare, compare_controls, options_of
+from c3po_bench.analysis.compare import compare, compare_controls, options_of, trained_on_seeds
 from c3po_bench.analysis.footing import studies_note
 from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, note, records
 from c3po_bench.analysis.gold import LOST, gold_text
@@ -24,13 +24,15 @@ from c3po_bench.analysis.overall import conclusion
 from c3po_bench.analysis.pairing import run_labels
 from c3po_bench.analysis.scores import load_scores
 from c3po_bench.analysis.statistics import wilson
-from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, p_text
+from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, gap_bracket, p_text
 from c3po_bench.errors import UserError
-from c3po_bench.store.headroom import load_headroom
-from c3po_bench.store.reader import Run, load_experiments, load_runs
+from c3po_bench.store.reader import Run, load_experiments, load_headroom, load_runs
 
 OVER = "intervals are 95% over items"
 OVER_CLUSTERS = "§ over groups of items that share a source, by t"
+OVER_SEEDS = (
+    "¶ over training seeds, by t (of two seeds each one's difference); their fixed and broken are summed"
+)
 NO_VARIANCE = "° no variance: bounds by the rule of three"
 WIDE = 110
 """Characters a line from which tables have all of their columns."""
@@ -60,11 +62,11 @@ def show_comparison(
         distance: see `measures.share_recovered`; asked where the planted testbed's optimum was run.
         against: an arm or a run id that the table's differences are to instead of base; the verdict is about base.
     """
-    options, to = options_of(results_dir), against or BASE
-    frame = compare(runs, **options)
-    shown_frame = frame if to == BASE else compare(runs, **options, against=to)
+    options, to, seeds = options_of(results_dir), against or BASE, trained_on_seeds(results_dir)
+    frame = compare(runs, **options, one_row=seeds)
+    listed = frame if to == BASE else compare(runs, **options, one_row=seeds, against=to)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    alike = shown_frame[shown_frame["scope"] == ""]
+    alike: Any = listed[listed["scope"] == ""]
     if len(alike):
         console.print(console_table(alike, console.width, to))
     if moved := movement_rows(runs, run_labels(runs)):
@@ -72,7 +74,7 @@ def show_comparison(
     if distance is not None and any(run.arm == "planted_optimum" for run in runs):
         console.print(gap_table(share_recovered(runs, distance)))
     if any(frame["scope"]):
-        console.print(feedback_table(runs, console.width))
+        console.print(feedback_table(runs, console.width, one_row=seeds))
         if len(judges := judge_measures(runs, newest_labels(results_dir))):
             console.print(judge_table(judges))
     report = f"python -m c3po_bench.report {shlex.quote(results_dir)}"
@@ -137,6 +139,7 @@ def console_table(frame: pd.DataFrame, width: int = WIDE, to: str = BASE) -> Tab
         (hidden, f"{hidden} tasks of these benchmarks one by one: in the report"),
         (True, OVER),
         (any("clusters" in row["over"] for row in rows), OVER_CLUSTERS),
+        (any(row["over"] == "seeds" for row in rows), OVER_SEEDS),
     ]
     golden = any(known(row.get("gold_difference")) for row in rows)
     numbers = [n for n in NUMBERS if (width >= WIDE or n in NARROW) and (golden or n != "p(right)")]
@@ -174,16 +177,16 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     """One row's cells as text by column, empty where a number does not apply."""
     compared, tested, judged = known(row["difference"]), known(row["p"]), known(row["accuracy"])
     star = "*" if tested and direction(row) else ""
-    shared = " §" if "clusters" in row["over"] else ""
+    shared = " §" if "clusters" in row["over"] else " ¶" if row["over"] == "seeds" else ""
     kind = " ‡" if row["test"] == "sign-flip" else ""
     chance = " ~" if note(row, "no_verdict") else ""
-    paired = bracket(row["diff_low"], row["diff_high"]) + shared if compared else ""
+    bounds = judged and (row["over"] != "seeds" or known(row["low"]))
     return {
         "arm": row["label"] + (" †" if row["prompt_differs"] else ""),
         "n": str(row["n"]),
         "accuracy": f"{row['accuracy'] * 100:.1f}%{chance}" if judged else "none judged",
-        "95% interval": bracket(row["low"], row["high"]) if judged else "",
-        "difference": f"{row['difference'] * 100:+.1f} {paired}" if compared else "",
+        "95% interval": bracket(row["low"], row["high"]) if bounds else "",
+        "difference": f"{row['difference'] * 100:+.1f} {gap_bracket(row)}{shared}" if compared else "",
         "p": f"{p_text(row['p'])}{star}{kind}" if tested else "",
         "fixed/broken": f"{row['fixed']}/{row['broken']}" if tested else "",
         "p(right)": gold_text(row) if compared else "",
@@ -228,13 +231,14 @@ def unlike_published(base: Run, published: Mapping[str, float]) -> list[str]:
     return sentences
 
 
-def feedback_table(runs: Sequence[Run], width: int = WIDE) -> Table:
+def feedback_table(runs: Sequence[Run], width: int = WIDE, one_row: bool = False) -> Table:
     """The paper's table: a row an arm, how far it follows the feedback and where it leaks, the best S_overall first.
 
     Drift, repetition and broken endings are of answers out of scope, where nothing should change. Below WIDE
-    characters intervals stand under their numbers, and the last columns are left out.
+    characters intervals stand under their numbers, and the last columns are left out. `one_row`: training seeds are
+    one row.
     """
-    measured = records(feedback_measures(runs))
+    measured = records(feedback_measures(runs, one_row=one_row))
     rows: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for row in measured:
         rows.setdefault(row["run_id"], {})[row["scope"], row["measure"]] = row

@@ -38,6 +38,13 @@ def bracket(low: float, high: float) -> str:
     return f"[{low * 100:.1f}, {high * 100:.1f}]" if low == low else "[no variance]"
 
 
+def gap_bracket(row: dict[str, Any]) -> str:
+    """The interval of a row's difference; of two training seeds, which have none, each one's difference."""
+    if not known(row["diff_low"]) and len(note(row, "by_seed").split()) == 2:
+        return f"[two seeds: {note(row, 'by_seed')}]"
+    return bracket(row["diff_low"], row["diff_high"])
+
+
 def p_text(p: float) -> str:
     """A p-value with two digits, or an upper bound when it is tiny."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
@@ -134,8 +141,14 @@ def _accuracy(
         else:
             left += runs
     sentences += _rest([direction(row) for row in left], BASE_REST)
-    told = [row for row in methods if row["role"] == "method"][:MOST]
-    sentences += movement_sentences(told, display_name)
+    proper = [row for row in methods if row["role"] == "method"][:MOST]
+    sentences += movement_sentences(proper, display_name)
+    sentences += [
+        f"The choice for {display_name(row)} on held-out references lies at the edge of what was tried: "
+        f"{row['tuning_edges']}. A wider search might find a better one."
+        for row in rows
+        if known(row["tuning_edges"]) and row["tuning_edges"]
+    ][:MOST]
     ceilings = [row for row in compared if row["role"] == "ceiling"][:MANY]
     sentences += [
         f"The ceiling, {display_name(row)}, which may see the answer: {_signed(row)}." for row in ceilings
@@ -201,7 +214,7 @@ def _settings(row: dict[str, Any]) -> str:
 
 
 def _method(row: dict[str, Any], against: list[str]) -> str:
-    name, interval = _name(row), bracket(row["diff_low"], row["diff_high"])
+    name, interval = _name(row), gap_bracket(row)
     other = gold_sentence(row, direction(row))
     if shown := direction(row):
         verb = "beats" if shown > 0 else "loses to"
@@ -264,7 +277,7 @@ def _plus(value: float) -> str:
 
 
 def _signed(row: dict[str, Any]) -> str:
-    return f"{_plus(row['difference'])} points {bracket(row['diff_low'], row['diff_high'])}"
+    return f"{_plus(row['difference'])} points {gap_bracket(row)}"
 
 
 def _feedback(rows: list[dict[str, Any]]) -> list[str]:

@@ -19,8 +19,8 @@ from c3po_bench.runtime.locks import exclusive_lock
 from c3po_bench.runtime.resources import in_halves
 from c3po_bench.store import provenance
 from c3po_bench.store.files import Journal, write_json, writing
-from c3po_bench.store.headroom import HEADROOM_FOLDER, read_headroom
 from c3po_bench.store.identity import content_hash
+from c3po_bench.store.reader import HEADROOM_FOLDER, read_headroom
 from c3po_bench.store.schema import SCHEMA_VERSION
 from c3po_bench.tasks.taskset import TaskSet
 

@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from c3po_bench import __version__
+from c3po_bench.analysis.config import POOLED
 from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
-from c3po_bench.errors import UserError
+from c3po_bench.errors import UserError, unknown
 from c3po_bench.evaluate.chunks import make_chunks, other_size
+from c3po_bench.evaluate.record import make_result, mean_correct, record_experiment, store_dir, training_seed
 from c3po_bench.registry import Registry, import_plugins
 from c3po_bench.runtime import ranks
 from c3po_bench.runtime.console import Progress, log_to, set_up_logging
@@ -23,7 +24,7 @@ from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.runtime.resources import keep_freed_memory, rare_collections, sleep_where_shared
 from c3po_bench.store import provenance
 from c3po_bench.store.files import Journal, read_groups, write_json, write_jsonl, write_settings, writing
-from c3po_bench.store.identity import content_hash, run_id, source_hash
+from c3po_bench.store.identity import run_id, source_hash
 from c3po_bench.store.reader import Run
 from c3po_bench.store.records import file_checksum, write_sealed
 from c3po_bench.store.schema import SCHEMA_VERSION
@@ -59,28 +60,38 @@ def run_arms(cfg: Config) -> list[Run]:
     with rare_collections():
         backend = open_backend(cfg)
     tasks = backend.tasks
+    check_primary(cfg, tasks)
     shared = shared_identity(cfg, tasks, backend)
-    done: dict[str, Run] = {}
+    done: dict[int, Run] = {}  # by place among the arms: one that trains may run with several seeds
     # all first: bad options of the last one are refused before anything is scored
     arms = list(backend.arms())
     waiting = []
     check = cache(partial(check_items, cfg, tasks, backend))
-    for arm in arms:
+    for place, arm in enumerate(arms):
         try:
-            done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
+            done[place] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
         except LockHeld:
             log.info("%s: another process is on it, the other arms first", arm.row.name)
-            waiting.append(arm)
+            waiting.append(place)
             continue
         show_newest(cfg, list(done.values()), tasks)
-    for arm in waiting:
-        done[arm.row.name] = run_arm(cfg, arm, tasks, backend, shared, check=check)
-    runs = [done[arm.row.name] for arm in arms]
+    for place in waiting:
+        done[place] = run_arm(cfg, arms[place], tasks, backend, shared, check=check)
+    runs = [done[place] for place in range(len(arms))]
     backend.close()
     if ranks.rank() == 0:
         record_experiment(cfg, runs)
         publish(cfg)
     return runs
+
+
+def check_primary(cfg: Config, tasks: TaskSet) -> None:
+    """Refuse a primary comparison on a task that is not evaluated: it would be corrected like all others, unsaid."""
+    task = (cfg.analysis.primary or "").partition(":")[2]
+    benchmarks = [Path(name).stem if name.endswith((".yaml", ".yml")) else name for name in tasks.groups]
+    names = list(dict.fromkeys([*benchmarks, *tasks.configs, POOLED]))
+    if task and task not in names:
+        raise unknown("task in analysis.primary", task, names)
 
 
 def show_newest(cfg: Config, runs: list[Run], tasks: TaskSet) -> None:
@@ -239,14 +250,6 @@ def run_arm(
     return Run(folder)
 
 
-def store_dir(cfg: Config) -> Path:
-    """Where runs go: a shard's to a store of its own inside, so that only merged runs are ever compared."""
-    if not cfg.shard:
-        return Path(cfg.results_dir)
-    share, of = parse_shard(cfg.shard)
-    return Path(cfg.results_dir) / "shards" / f"{share}-of-{of}"
-
-
 def score_arm(
     cfg: Config, arm: Arm, tasks: TaskSet, folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -322,7 +325,7 @@ def record_arm(
         "model_hash": backend.model_hash,
         "data_hashes": shared["data"],
         "identity": identity,
-        "seeds": {"seed": cfg.seed},
+        "seeds": {"seed": cfg.seed, "training": training_seed(cfg, arm)},
         "hardware": provenance.hardware(),
         "remote_code": False,
         "checksums": {samples.name: file_checksum(samples)},
@@ -334,87 +337,6 @@ def record_arm(
     write_sealed(folder / "result.json", result)
     seconds = totals["seconds"]
     log.info("%s: %d items, %.3f correct, %.0f s", arm.row.name, len(rows), mean_correct(rows), seconds)
-
-
-def mean_correct(rows: list[dict[str, Any]]) -> float:
-    """Share of right answers over all items."""
-    return fmean([row["correct"] for row in judged(rows)] or [0.0])
-
-
-def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that have a score: all, but answers to feedback prompts whose judgement could not be had."""
-    return [row for row in rows if row.get("score", row["correct"]) is not None]
-
-
-def make_result(
-    cfg: Config,
-    arm: Arm,
-    tasks: TaskSet,
-    shared: dict[str, Any],
-    name: str,
-    rows: list[dict[str, Any]],
-    totals: dict[str, Any],
-    extra: dict[str, Any],
-) -> dict[str, Any]:
-    """The `store.schema.Result` of a scored arm."""
-    metrics: dict[str, dict[str, float]] = {}
-    for task in tasks.load():
-        correct = [row["correct"] for row in judged(rows) if row["task"] == task]
-        if correct:
-            metrics[task] = {"acc": sum(correct) / len(correct), "n": len(correct)}
-    for task, more in extra.items():
-        metrics.setdefault(task, {}).update(more)
-    report, cost = arm.report(), arm.cost()
-    curves = dict(report.curves)
-    losses = [row["losses"] for row in rows if row.get("losses")]
-    if losses:
-        curves["surrogate_loss"] = [sum(step) / len(step) for step in zip(*losses, strict=False)]
-    counts = tasks.counts | report.counts
-    if any("dropped_duplicates" in row for row in rows):
-        counts["dropped_duplicates"] = sum(row.get("dropped_duplicates", 0) for row in rows)
-    result = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": name,
-        "arm": arm.row.name,
-        "arm_row": arm.row.record(),
-        "backend": cfg.backend.name,
-        "model": cfg.model.name,
-        "tasks": list(tasks.load()),
-        "groups": tasks.groups,
-        "comparison_key": content_hash(shared),
-        "limit": cfg.limit,
-        "seed": cfg.seed,
-        "scoring": shared["scoring"],
-        "versions": {"arm": arm.row.version, **shared["versions"]},
-        "metrics": metrics,
-        "settings": arm.settings(),
-        "cost": {
-            "phases": {name: asdict(phase) for name, phase in cost.phases.items()} | totals["phases"],
-            "peak_memory_bytes": cost.peak_memory_bytes,
-            "seconds": totals["seconds"],
-            "items": len(rows),
-        },
-        "counts": counts,
-        "curves": curves,
-        "notes": [*tasks.notes, *report.notes, *totals["notes"]],
-    }
-    return result | ({"movement": report.movement} if report.movement else {})
-
-
-def record_experiment(cfg: Config, runs: list[Run]) -> None:
-    """Write down which runs this experiment compares."""
-    names = [run.run_id for run in runs]
-    path = store_dir(cfg) / "experiments" / f"{cfg.name}-{content_hash(names)}.json"
-    if not path.exists():
-        data = {
-            "schema_version": SCHEMA_VERSION,
-            "name": cfg.name,
-            "config": asdict(cfg),
-            "command": provenance.command(),
-            "runs": names,
-            "created": provenance.now(),
-        }
-        write_json(path, data)
 
 
 def publish(cfg: Config) -> None:

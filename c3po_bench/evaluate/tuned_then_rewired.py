@@ -113,6 +113,12 @@ class BothBackend:
     def check(cfg: Config) -> None:
         """Whatever either backend refuses; and several pieces, which no single model can be tuned on."""
         _, rewired, chains = divide(list(cfg.arms))
+        if cfg.seeds and (
+            single := [f"{a}{THEN}{b}" for a, b in chains] + [r for r in rewired if ARMS[r].trains]
+        ):
+            raise UserError(
+                f"seeds={cfg.seeds}: arm {single[0]!r} of backend=both is trained with `seed` alone: leave one out"
+            )
         FeedbackBackend.check(BothBackend._of_feedback(cfg))
         RewiringBackend.check(BothBackend._of_rewiring(cfg))
         drawn, asked = (

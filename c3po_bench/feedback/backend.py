@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -86,7 +87,8 @@ class FeedbackBackend:
     def arms(self, names: Sequence[str] | None = None) -> Iterator[FeedbackArm]:
         """Base first, then the others in the order given."""
         for name in ["base", *[arm for arm in (self.cfg.arms if names is None else names) if arm != "base"]]:
-            yield FeedbackArm(self, name)
+            for seed in (self.cfg.seeds if ARMS[name].trains else ()) or [self.cfg.seed]:
+                yield FeedbackArm(self, name, seed)
 
     def close(self) -> None:
         """Take every adapter off the model."""
@@ -96,11 +98,14 @@ class FeedbackBackend:
 class FeedbackArm:
     """One way of answering."""
 
-    def __init__(self, backend: FeedbackBackend, name: str) -> None:
+    def __init__(self, backend: FeedbackBackend, name: str, seed: int | None = None) -> None:
         self.backend, self.row = backend, ARMS[name]
+        self.seed = backend.cfg.seed if seed is None else seed
         self.cfg, self.session = backend.cfg, backend.session
         self.variant = PROMPT_VARIANTS.get(name, PromptVariant())
         self.plan: Plan | None = plan_of(name, self.cfg.feedback, self.cfg.arm_options)
+        if self.plan is not None and self.seed != self.cfg.seed:
+            self.plan = replace(self.plan, seed=self.seed)
         self.records: list[dict[str, Any]] = []
         self.meter = Meter()
         self._judged_before: Counter[str] = Counter()
@@ -129,6 +134,8 @@ class FeedbackArm:
             shared["revisions"] = call_key(revisions=tests)
         if self.plan is None:
             return shared if self.asks_feedback or self.row.name != "base" else {}
+        if self.plan.seed is not None:
+            shared["training"] = {"seed": self.plan.seed}
         return shared | {
             "plan": resolved(self.plan, self.session.context),
             "train_data": [d.digest() for d in datasets],

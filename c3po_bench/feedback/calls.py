@@ -17,24 +17,44 @@ def ask(text: str) -> Conversation:
     return [{"role": "user", "content": text}]
 
 
+EMPHASIS = "*_`"
+
+
 def text_after(text: str, marker: str) -> str | None:
     """What follows the last `marker`, emphasized or not, or else the last one in other case.
 
-    None without any.
+    None without any. The time that it takes grows with the text, not with its square, whatever stands there.
     """
-    words = r"\s+".join(map(re.escape, marker.removesuffix(":").split()))
+    words = r"(?<![^\W_])" + r"\s+".join(map(re.escape, marker.removesuffix(":").split()))
     end = r"([\s*_`]*):([*_`]+(?=\s|\Z))?"
-    # one word in other case may be any: it must begin a sentence
-    start = "" if " " in marker else r"(?:\A|[\n.!?])[\s#>]*"
-    markers = [*re.finditer(rf"([*_`]*)(?<![^\W_]){words}{end}", text)]
-    markers = markers or [*re.finditer(rf"{start}([*_`]*)(?<![^\W_]){words}{end}", text, re.IGNORECASE)]
+    markers = [*re.finditer(words + end, text)]
+    if not markers:
+        markers = [*re.finditer(words + end, text, re.IGNORECASE)]
+        if " " not in marker:  # one word in other case may be any: it must begin a sentence
+            markers = [found for found in markers if _begins(text, found.start())]
     if not markers:
         return None
-    before, inside, closed = markers[-1].groups()
+    inside, closed = markers[-1].groups()
+    start = markers[-1].start()
+    before = text[_run(text, start, EMPHASIS) : start]
     tail, close = text[markers[-1].end() :].strip(), before[::-1]
     if close and not inside.strip() and not closed:  # it ends right behind the marker, or with the answer
         tail = tail.removeprefix(close) if tail.startswith(close) else tail.removesuffix(close)
     return tail.strip()
+
+
+def _run(text: str, end: int, signs: str, spaces: bool = False) -> int:
+    """Where the run of these signs begins that ends before `end`."""
+    while end and (text[end - 1] in signs or spaces and text[end - 1].isspace()):
+        end -= 1
+    return end
+
+
+def _begins(text: str, start: int) -> bool:
+    """Whether a sentence or a line begins there, but for emphasis, headings and quotes."""
+    emphasis = _run(text, start, EMPHASIS)
+    first = _run(text, emphasis, "#>", spaces=True)
+    return not first or text[first - 1] in ".!?" or "\n" in text[first:emphasis]
 
 
 def call_key(**parts: Any) -> str:

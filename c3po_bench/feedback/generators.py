@@ -23,7 +23,7 @@ from c3po_bench.registry import Registry
 
 log = logging.getLogger(__name__)
 FINAL = "FINAL LIST:"  # a list of items follows
-_ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s+(.+?)\s*$")
+_ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s+(.+)$")
 _QUOTES = (("**", "**"), ("*", "*"), ("`", "`"), ('"', '"'), ("\u201c", "\u201d"))
 
 
@@ -147,7 +147,7 @@ def parse_list(text: str, marker: str, drafted: bool = False) -> list[str]:
     """
     tail = text_after(text, marker)
     lines = ("" if drafted else text) if tail is None else tail
-    items = [_unquoted(m.group(1)) for line in lines.splitlines() if (m := _ITEM.match(line))]
+    items = [_unquoted(m.group(1).strip()) for line in lines.splitlines() if (m := _ITEM.match(line))]
     return list(dict.fromkeys(item for item in items if item))
 
 

@@ -44,7 +44,10 @@ from c3po_bench.registry import Registry
 log = logging.getLogger(__name__)
 EMBEDDED: Registry[Callable[[], Path]] = Registry(
     "model.kind",
-    {name: f"c3po_bench.models.embedded.{name}:checkpoint" for name in ("smolmoe", "smollm", "planted")}
+    {
+        name: f"c3po_bench.models.embedded.{name}:checkpoint"
+        for name in ("smolmoe", "specialists", "smollm", "planted")
+    }
     | {"planted_sigmoid": "c3po_bench.models.embedded.planted:sigmoid_checkpoint"},
 )
 KINDS = (*EMBEDDED, "tiny", "hf")
@@ -196,7 +199,7 @@ def _unloadable(path: str, error: Exception) -> str:
     )
     return (
         f"model {path} can't be loaded from {place} ({_first_sentence(error)}): connect to the hub, give model.path=FOLDER, "
-        "or run what needs neither: python -m c3po_bench +experiment=quickstart"
+        "or use model=smolmoe, which needs neither: python -m c3po_bench +experiment=quickstart"
     )
 
 

@@ -19,12 +19,14 @@ class Options:
     data: a folder with local copies of stock data; without one, questions are taken from our own `facts`.
     quick: measure small settings only, for tests.
     device: as `model.device`: auto takes a GPU where there is one.
+    model: of `base` and `suffix`: smolmoe or specialists.
     """
 
     rounds: int = 5
     data: Path | None = None
     quick: bool = False
     device: str = "auto"
+    model: str = "smolmoe"
 
 
 PERFS: Registry[Callable[[Options], Iterator[dict[str, Any]]]] = Registry(

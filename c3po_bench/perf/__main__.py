@@ -30,6 +30,7 @@ def main() -> int:
     add("--rounds", type=int, default=5, help="rounds of which the median is taken")
     add("--data", type=Path, default=beside if beside.is_dir() else None, help="as data.root")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one")
+    add("--model", default="smolmoe", choices=("smolmoe", "specialists"), help="of base and suffix")
     add("--quick", action="store_true", help="small settings only")
     given = parser.parse_args()
     set_up_logging("warning")
@@ -37,7 +38,7 @@ def main() -> int:
     sleep_where_shared()
 
     def work() -> None:
-        options = Options(given.rounds, given.data, given.quick, given.device)
+        options = Options(given.rounds, given.data, given.quick, given.device, given.model)
         for record in PERFS[given.name](options):
             sys.stdout.write((json.dumps(record) if given.json else line(record)) + "\n")
             sys.stdout.flush()

@@ -8,11 +8,11 @@ from c3po_bench.config import Config
 from c3po_bench.contract import Item
 from c3po_bench.perf import Options
 from c3po_bench.perf.workload import (
+    embedded,
     first_items,
     last_layers,
     place,
     side_by_side,
-    smolmoe,
     stock_requests,
     tasks,
 )
@@ -29,7 +29,7 @@ LONG_ITEMS = 12
 
 def base(options: Options) -> Iterator[dict[str, Any]]:
     """Base scoring with shared prefixes: 5-shot, then zero-shot."""
-    loaded = smolmoe(options.device)
+    loaded = embedded(options)
     tokenizer = Tokenizer(loaded.model, loaded.tokenizer)
     tokenizer.lm.batch_size_per_gpu = 16
     for shots, count in ((5, LONG_ITEMS), (0, ITEMS)):

@@ -16,13 +16,13 @@ from c3po_bench.perf import Options
 from c3po_bench.perf.workload import (
     NEIGHBORS,
     Work,
+    embedded,
     last_layers,
     olmoe_shaped,
     place,
     questions,
     random_prompts,
     side_by_side,
-    smolmoe,
 )
 from c3po_bench.rewiring.engines import load_engine
 from c3po_bench.rewiring.states import Prompt
@@ -50,8 +50,11 @@ def suffix(options: Options) -> Iterator[dict[str, Any]]:
     for name, batch, mixing in settings:
         yield compare_engines(name, shaped, random_prompts(batch), batch, options.rounds, mixing)
     del shaped
-    loaded = smolmoe(options.device)
-    for shots, name, batches in ((5, "smolmoe 5-shot", (1, 16)), (0, "smolmoe zero-shot", SMOLMOE_BATCHES)):
+    loaded = embedded(options)
+    for shots, name, batches in (
+        (5, f"{options.model} 5-shot", (1, 16)),
+        (0, f"{options.model} zero-shot", SMOLMOE_BATCHES),
+    ):
         count = (1 + NEIGHBORS) * max(SMOLMOE_BATCHES + large)
         asked = [(q.prompts[0], q.item.gold or 0) for q in questions(loaded, count, options.data, shots)]
         prompts = [Prompt(prompt.context, (prompt.continuations[gold],)) for prompt, gold in asked]

@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM, OlmoeConfig
 from c3po_bench.config import ModelConfig
 from c3po_bench.contract import Item
 from c3po_bench.models.loading import load
+from c3po_bench.models.routing import family_of
+from c3po_bench.perf import Options
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.methods import Queries
 from c3po_bench.rewiring.methods.ngd import ngd
@@ -53,9 +55,9 @@ def place(device: torch.device) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads()}
 
 
-def smolmoe(device: str = "auto") -> Any:
-    """The embedded model."""
-    return load(ModelConfig(device=device))
+def embedded(options: Options) -> Any:
+    """The embedded model that the command line names."""
+    return load(ModelConfig(name=options.model, kind=options.model, device=options.device))
 
 
 def olmoe_shaped(device: str, share: int = 4, dtype: torch.dtype = torch.float32) -> Any:
@@ -76,9 +78,8 @@ def olmoe_shaped(device: str, share: int = 4, dtype: torch.dtype = torch.float32
 
 
 def last_layers(model: Any) -> list[int]:
-    """The last five layers."""
-    depth = model.config.num_hidden_layers
-    return list(range(depth - 5, depth))
+    """The last five layers that have routed experts."""
+    return list(family_of(model).layers[-5:])
 
 
 def tasks(data: Path | None, num_fewshot: int = 0, rule: str = "cloze") -> TaskSet:

@@ -67,8 +67,8 @@ def _point(row: dict[str, Any]) -> dict[str, Any]:
         "role": role_of(row),
         "task": row["task"],
         "difference": 100 * row["difference"],
-        "low": 100 * row["diff_low"],
-        "high": 100 * row["diff_high"],
+        "low": 100 * row["diff_low"] if known(row["diff_low"]) else None,
+        "high": 100 * row["diff_high"] if known(row["diff_high"]) else None,
         "seconds": row["seconds_per_item"],
         "interval": bracket(row["diff_low"], row["diff_high"]),
     }
@@ -135,7 +135,8 @@ def cost(points: list[dict[str, Any]], to: str = "base") -> Figure:
     ]
     scale = alt.Scale(type="log", nice=False, padding=48)
     x = alt.X("seconds:Q", title="seconds an item (log scale)", scale=scale)
-    span = (min((p["low"] for p in points), default=0), max((p["high"] for p in points), default=0))
+    ends = [p[end] for p in points for end in ("low", "difference", "high") if p[end] is not None] or [0.0]
+    span = (min(ends), max(ends))
     spots = placed(points, lambda p: math.log10(p["seconds"]), lambda at: 10**at, "difference", span)
     base = chart_of(spots)
     bars = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(
@@ -170,7 +171,8 @@ class Quantity:
     def of(self, cells: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
         """Value and bounds of each finished cell that has them."""
         found = [[cell.get(name) for name in self.columns] for cell in cells if cell["status"] == "done"]
-        return [(v * self.scale, a * self.scale, b * self.scale) for v, a, b in found if known(v)]
+        bounded = [[v, a if known(a) else v, b if known(b) else v] for v, a, b in found if known(v)]
+        return [(v * self.scale, a * self.scale, b * self.scale) for v, a, b in bounded]
 
 
 GAIN = Quantity(

@@ -14,8 +14,8 @@ from c3po_bench.analysis.arms import METHODS, display_name, settings_text
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.gold import LOST, gold_bracket, gold_direction
 from c3po_bench.analysis.measures import SCOPES
-from c3po_bench.analysis.tables import movement_cells
-from c3po_bench.analysis.verdict import amount, bracket, direction, p_text, summary_rows
+from c3po_bench.analysis.tables import OVER_SEEDS, movement_cells
+from c3po_bench.analysis.verdict import amount, bracket, direction, gap_bracket, p_text, summary_rows
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
         cells[-1] = replace(cells[-1], detail=f"{cells[-1].detail} ~")
     difference, p, changed = Cell(""), Cell(""), Cell("")
     if known(row["difference"]):
-        interval = bracket(row["diff_low"], row["diff_high"]) + (" §" if "clusters" in row["over"] else "")
+        over = row["over"]
+        interval = gap_bracket(row) + (" §" if "clusters" in over else " ¶" if over == "seeds" else "")
         gap, tone = f"{row['difference'] * 100:+.1f}", TONES[direction(row)]
         difference = Cell(gap, row["difference"], interval, "" if note(row, "outdated") else tone)
     if known(row["p"]):
@@ -174,6 +175,8 @@ def marks(compared: pd.DataFrame) -> str:
     notes = ["Brackets are 95% intervals over items; grey rows are bases and controls."]
     if any("clusters" in over for over in compared["over"]):
         notes.append("§: over groups of items that share a source, by t.")
+    if "seeds" in set(compared["over"]):
+        notes.append(f"{OVER_SEEDS}.")
     if any(map(direction, records(compared))):
         notes.append(
             "Green and red: the interval excludes 0 and p is below 0.05 after Holm's correction for the "

@@ -164,6 +164,9 @@ def _rows() -> Iterator[ArmRow]:
         solution="reuse",
     )
     yield replace(control(ngd, "permuted_options"), place=4)
+
+
+def _ceilings_and_baselines() -> Iterator[ArmRow]:
     yield replace(
         solver("ngd", "oracle", "gradient descent on the item's own true label", role="ceiling"),
         name="oracle",
@@ -176,6 +179,14 @@ def _rows() -> Iterator[ArmRow]:
         "planted_optimum",
         "planted optimum",
         "the planted testbed's own pathway",
+        role="ceiling",
+        references="none",
+        uses_learning_rate=False,
+    )
+    yield solver(
+        "right_expert",
+        "right expert",
+        "the expert that was trained on the item's skill (model=specialists)",
         role="ceiling",
         references="none",
         uses_learning_rate=False,
@@ -205,7 +216,8 @@ def _rows() -> Iterator[ArmRow]:
 
 
 ARMS: Registry[ArmRow] = Registry(
-    "arm", {row.name: replace(row, version=arm_version(row.name)) for row in _rows()}
+    "arm",
+    {row.name: replace(row, version=arm_version(row.name)) for row in (*_rows(), *_ceilings_and_baselines())},
 )
 
 

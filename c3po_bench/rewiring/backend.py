@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from c3po_bench.config import Config
@@ -15,6 +15,7 @@ from c3po_bench.models.encoding import ItemRefused
 from c3po_bench.registry import load
 from c3po_bench.rewiring import arms
 from c3po_bench.rewiring.bank import ReferenceBank
+from c3po_bench.rewiring.choices import Tuning, chooser
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import EMBEDDERS
 from c3po_bench.rewiring.engines import ENGINES
@@ -22,7 +23,7 @@ from c3po_bench.rewiring.kernels import check_kernel
 from c3po_bench.rewiring.movement import summary
 from c3po_bench.rewiring.pathway import check_method
 from c3po_bench.rewiring.rewirer import Rewirer, Rewiring
-from c3po_bench.rewiring.tune import Tuning, tune
+from c3po_bench.rewiring.tune import protocol, tune
 from c3po_bench.rewiring.workbench import Workbench
 from c3po_bench.runtime.meter import Meter
 from c3po_bench.tasks.taskset import TaskSet
@@ -35,9 +36,10 @@ class RewiringBackend(Workbench):
 
     def __init__(self, cfg: Config, tasks: TaskSet):
         super().__init__(cfg, tasks)
+        self._tunings: dict[str, Tuning] = {}
         arms.check_tasks(cfg, tasks)
         rows = [arms.ARMS[name] for name in cfg.arms]
-        tuned = cfg.method.tune != "none" and any(row.uses_learning_rate for row in rows)
+        tuned = any(self.chooser(row) for row in rows)
         self.uses_references = tuned or any(row.references not in ("none", "own") for row in rows)
         if self.uses_references:
             _ = self.reference_items  # an unknown task among them is refused before anything is scored
@@ -71,17 +73,32 @@ class RewiringBackend(Workbench):
         for name in dict.fromkeys(["base", *self.cfg.arms]):
             row = arms.ARMS[name]
             if row.builds == "arm" and row.role != "base":
-                yield load(row.factory)(self, row, **arms.options(self.cfg, row))
+                for seed in (self.cfg.seeds if row.trains else ()) or [self.cfg.seed]:
+                    yield TunedBaseline(self, row, seed) if self.chooser(row) else self.baseline(row, seed)
             else:
                 yield RewiringArm(self, row)
 
     def close(self) -> None:
         """Nothing to give back: arms leave the shared model as it was."""
 
-    @cached_property
-    def tuning(self) -> Tuning:
-        """The learning rate and mixing chosen on held-out references."""
-        return tune(self)
+    def baseline(self, row: ArmRow, seed: int, chosen: dict[str, Any] | None = None) -> Arm:
+        """A baseline with its options, `chosen` ones among them; `seed` is of its training, where it trains."""
+        arm = load(row.factory)(self, row, **arms.options(self.cfg, row) | (chosen or {}))
+        if row.trains:
+            arm.seed = seed
+        return arm
+
+    def chooser(self, row: ArmRow) -> ArmRow | None:
+        """The arm whose choice on held-out references `row` takes, where `method.tune` asks for one."""
+        return None if self.cfg.method.tune == "none" else chooser(row)
+
+    def tuning(self, row: ArmRow) -> Tuning:
+        """The settings chosen for `row` on held-out references."""
+        whose = self.chooser(row)
+        assert whose is not None
+        if whose.name not in self._tunings:
+            self._tunings[whose.name] = tune(self, whose)
+        return self._tunings[whose.name]
 
 
 class RewiringArm(Arm):
@@ -92,7 +109,7 @@ class RewiringArm(Arm):
         self.options = arms.options(backend.cfg, row)
         self.meter = Meter()
         self.uses_bank = row.references in ("retrieved", "random", "all")
-        self.tuned = backend.cfg.method.tune != "none" and row.uses_learning_rate
+        self.tuned = backend.chooser(row) is not None
         self._rewirer: Rewirer | None = None
         self._movement: dict[str, Any] = {}
 
@@ -104,17 +121,24 @@ class RewiringArm(Arm):
             parts |= {"method": asdict(cfg.method), "options": self.options, "seed": cfg.seed}
         if self.uses_bank or self.tuned:
             parts |= self.backend.reference_identity
-        if self.row.reads is not None:
-            parts["method"] = [self.settings().get(key) for key in self.row.reads] + [
-                cfg.method.kernel.degree
-            ]
+        if whose := self.backend.chooser(self.row):
+            parts["tuned"] = protocol(whose)
+        elif self.row.reads is not None:
+            read = method_settings(cfg, cfg.method, self.row, self.options, self.uses_bank)
+            parts["method"] = [read.get(key) for key in self.row.reads] + [cfg.method.kernel.degree]
             parts.pop("embedder", None)
         return parts
 
     @property
     def method(self) -> MethodConfig:
-        """The shared method, its rate and mixing tuned where `method.tune` asks for it."""
-        return self.backend.tuning.method if self.tuned else self.backend.cfg.method
+        """The shared method, with what was chosen for this arm where `method.tune` asks for it."""
+        method = self.backend.cfg.method
+        return self.backend.tuning(self.row).method(method) if self.tuned else method
+
+    @property
+    def chosen_options(self) -> dict[str, Any]:
+        """Its options, with what was chosen among them."""
+        return self.options | (self.backend.tuning(self.row).options if self.tuned else {})
 
     @property
     def bank(self) -> ReferenceBank:
@@ -123,13 +147,13 @@ class RewiringArm(Arm):
 
     def settings(self) -> dict[str, Any]:
         """Columns of the ablation table."""
-        return method_settings(self.backend.cfg, self.method, self.row, self.options, self.uses_bank)
+        return method_settings(self.backend.cfg, self.method, self.row, self.chosen_options, self.uses_bank)
 
     def prepare(self) -> None:
         """Tune and read the references where nobody has."""
         backend, rewiring = self.backend, None
         if self.row.role != "base":
-            rewiring = Rewiring(self.row, partial(load(self.row.factory), **self.options))
+            rewiring = Rewiring(self.row, partial(load(self.row.factory), **self.chosen_options))
         self._rewirer = Rewirer(
             backend.engine,
             backend.tokenizer,
@@ -156,7 +180,7 @@ class RewiringArm(Arm):
         """Phases of this process so far; tuning counts once, whichever process did it."""
         cost = self.meter.cost()
         if self.tuned:
-            return replace(cost, phases={**cost.phases, "tune": self.backend.tuning.phase})
+            return replace(cost, phases={**cost.phases, "tune": self.backend.tuning(self.row).phase})
         return cost
 
     def report(self) -> Report:
@@ -169,15 +193,59 @@ class RewiringArm(Arm):
                 notes.append(
                     f"{self.row.name}: no reference's prompt lists its options, so this control repeats ngd"
                 )
-        if self.tuned:
-            notes.append(self.backend.tuning.note)
+        tuning = self.backend.tuning(self.row) if self.tuned else None
+        notes += [tuning.note] if tuning else []
         if self.row.role != "base":
             notes += selects_everything(self.method.experts, self.backend.engine.family.num_experts)
-        return Report(counts, {}, notes + self.meter.notes, self._movement)
+        return Report(counts, {}, notes + self.meter.notes, self._movement, tuning.record() if tuning else {})
 
     def close(self) -> None:
         """The shared model was never changed: overrides last for a forward pass."""
         self._rewirer = None
+
+
+class TunedBaseline(Arm):
+    """A baseline whose options are chosen on held-out references before it is made ready."""
+
+    def __init__(self, backend: RewiringBackend, row: ArmRow, seed: int):
+        self.backend, self.row, self.seed = backend, row, seed
+        self.inner = backend.baseline(row, seed)
+
+    def identity(self) -> dict[str, Any]:
+        """What the baseline is at the options given, and that they are chosen, by what."""
+        tuned = {"method": asdict(self.backend.cfg.method), "tuned": protocol(self.row)}
+        return self.inner.identity() | tuned
+
+    def settings(self) -> dict[str, Any]:
+        """The baseline's, with what was chosen."""
+        return self.inner.settings()
+
+    def prepare(self) -> None:
+        """Choose, and make the baseline ready that was chosen."""
+        self.inner = self.backend.baseline(self.row, self.seed, self.backend.tuning(self.row).options)
+        self.inner.prepare()
+
+    def answer(self, items: Sequence[Item]) -> list[Answer]:
+        """As the baseline does."""
+        return self.inner.answer(items)
+
+    def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+        """As the baseline does."""
+        return self.inner.finish(rows)
+
+    def cost(self) -> Cost:
+        """The baseline's, and that of choosing, where it is done."""
+        cost = self.inner.cost()
+        return replace(cost, phases=cost.phases | {"tune": self.backend.tuning(self.row).phase})
+
+    def report(self) -> Report:
+        """The baseline's, and what was chosen."""
+        report, tuning = self.inner.report(), self.backend.tuning(self.row)
+        return replace(report, notes=[*report.notes, tuning.note], tuning=tuning.record())
+
+    def close(self) -> None:
+        """As the baseline does."""
+        self.inner.close()
 
 
 def selects_everything(experts: str, count: int) -> list[str]:

@@ -96,7 +96,7 @@ class MethodConfig:
     neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
     kernel: KernelConfig = field(default_factory=KernelConfig)
     tune: str = option(
-        "none", "none, or reference: choose learning rate and mixing on held-out reference items"
+        "none", "none, or reference: choose the settings of each arm on held-out reference items"
     )
 
 

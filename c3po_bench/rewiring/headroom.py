@@ -1,8 +1,8 @@
 """What re-routing could give at most, item by item, before any method is tried.
 
 Of each item two things are measured. *Reach*: the same descent that the arm `oracle` makes towards the true
-option is made towards every other one, too. *Routes*: top-k routes are drawn from the router's own scores with
-Gumbel noise, which cost what the model's own route costs, and all options are scored under each.
+option is made towards every other one, too. *Routes*: top-k routes are drawn from the router's own scores
+with Gumbel noise, which cost what the model's own route costs, and all options are scored under each.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from c3po_bench.runtime.meter import Meter
 
 ORACLE = "oracle"  # the arm whose descent is made towards every option
 RULES = ("model rule", "mass kept")
-"""What the drawn experts weigh: what the family's router gives them, or that, scaled to the own route's total."""
+"""What drawn experts weigh: what the family's router gives them, or that, scaled to the own route's total."""
 
 
 @dataclass(frozen=True)
 class Routes:
-    """How routes are drawn: `count` beside the model's own, by top-k of logits + `temperature` * Gumbel noise."""
+    """How routes are drawn: `count` of them, by top-k of logits + `temperature` * Gumbel noise."""
 
     count: int = 64
     temperature: float = 1.0
@@ -58,7 +58,9 @@ class Headroom:
         self.backend, self.routes, self.meter = backend, routes, Meter()
         cfg = backend.cfg
         self.engine, self.family, self.seed = backend.engine, backend.engine.family, cfg.seed
-        self.method: MethodConfig = cfg.method if cfg.method.tune == "none" else backend.tuning.method
+        self.method: MethodConfig = cfg.method
+        if cfg.method.tune != "none":
+            self.method = backend.tuning(ARMS[ORACLE]).method(cfg.method)
         renormalised = self.family.renormalise or self.method.preserve_total_weight
         self.rules = RULES[:1] if renormalised else RULES
         # arms that know a good route of the items that they were made for
@@ -68,12 +70,13 @@ class Headroom:
         """Rows of labelled items, in order.
 
         Returns:
-            Of each item `gold`; `base`: the place of the model's own choice; `reached`: of each option whether
-            the descent towards it makes it the choice; `best`: by rule of each option its largest margin over
-            the model's own and all drawn routes, in nats; `right`: by rule how many drawn routes give the true
-            option; `average`: by rule the choice of the mean probabilities over all routes; `auc`: by rule the
-            probability that a route's margin of the true option exceeds another's of a wrong one; `mass`: the
-            drawn routes' total weight against the own route's; `known`: by arm whether its route is right.
+            Of each item `gold`; `base`: the place of the model's own choice; `reached`: of each option
+            whether the descent towards it makes it the choice; `best`: by rule of each option its largest
+            margin over the model's own and all drawn routes, in nats; `right`: by rule how many drawn routes
+            give the true option; `average`: by rule the choice of the mean probabilities over all routes;
+            `auc`: by rule the probability that a route's margin of the true option exceeds another's of a
+            wrong one; `mass`: the drawn routes' total weight against the own route's; `known`: by arm whether
+            its route is right.
         """
         tokenized = [self.backend.tokenizer(item) for item in items]
         states = self.engine.read([p for item in tokenized for p in item.prompts])
@@ -154,7 +157,7 @@ class Headroom:
         return -(-uniform.log()).log()
 
     def _ask_known(self, items: Sequence[Item], rows: list[dict[str, Any]]) -> None:
-        """Whether the routes of arms that know one are right; arms that don't know the items are asked no more."""
+        """Whether the routes of arms that know one are right; who doesn't know the items is asked no more."""
         for row in rows:
             row["known"] = {}
         for name in list(self.known):
@@ -223,7 +226,7 @@ class Part:
 
 
 def margins(scores: Tensor) -> Tensor:
-    """By how much each option's score exceeds the best of the others [..., options], in nats (or by length)."""
+    """By how much each option's score exceeds the best of the others [..., options]."""
     if scores.shape[-1] < 2:
         return torch.zeros_like(scores)
     top = scores.topk(2, dim=-1)

@@ -1,8 +1,8 @@
 """How far a pathway was moved, beside how far the pathways of different items lie apart.
 
-A pathway's rows sum to one where the router's scores are a softmax. Where they are sigmoids, they do not: each row is
-then divided by its sum before it is compared, so that a distance is a share of the routing weight in either case. What
-the total weight does is told apart from that, by the mass.
+A pathway's rows sum to one where the router's scores are a softmax. Where they are sigmoids, they do not:
+each row is then divided by its sum before it is compared, so that a distance is a share of the routing weight
+in either case. What the total weight does is told apart from that, by the mass.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from c3po_bench.models.routing import mix
 from c3po_bench.rewiring.pathway import Mixture
 
 MEASURES = ("total_variation", "mass_before", "mass_after", "kept", "entropy_before", "entropy_after")
-"""Of each layer: total variation moved, 0 (none) to 1; total weight of the experts that run, before and after; share of
-the model's own top-k that is still among the k heaviest; entropy of the row in nats, before and after."""
+"""Of each layer: total variation moved, 0 (none) to 1; total weight of the experts that run, before and
+after; share of the model's own top-k that is still among the k heaviest; entropy of the row in nats, before
+and after."""
 MOST_ITEMS = 256  # whose pathways are compared with each other, over all tasks
 
 
@@ -77,11 +78,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     moved = [row for row in rows if "movement" in row]
     if not moved:
         return {}
-    means = {name: _mean([row["movement"][name] for row in moved]) for name in MEASURES}
+    means = {name: _mean([row["movement"][name] for row in moved]) or [] for name in MEASURES}
     within, between = natural_spread(moved)
     losses = [found for row in moved if (found := row["movement"].get("surrogate_loss"))]
     similarity = [n["similarity"] for row in moved for n in row.get("neighbors", ())]
-    far, apart = float(np.mean(means["total_variation"])), float(np.mean(within or between or 0.0))
+    far, apart = float(np.mean(means["total_variation"] or 0.0)), float(np.mean(within or between or 0.0))
     return {
         "layers": moved[0]["pathway_layers"],
         **means,
@@ -97,8 +98,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def natural_spread(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float] | None, list[float] | None]:
     """Mean total variation between items' own pathways [layers]: of two items of one task, of two tasks.
 
-    Of each task as many items, at most `MOST_ITEMS` in all, in the order of their documents' hashes; the tasks weigh the
-    same. None where there are no two such items.
+    Of each task as many items, at most `MOST_ITEMS` in all, in the order of their documents' hashes; the
+    tasks weigh the same. None where there are no two such items.
     """
     by_task = map_reduce(rows, lambda row: row["task"])
     each = max(2, MOST_ITEMS // len(by_task))

@@ -1,5 +1,6 @@
 """Reading a store: everything downstream (analysis, report, W&B) starts here."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,3 +148,25 @@ def load_experiments(results_dir: str | Path) -> list[dict[str, Any]]:
             if "/" in name or "\\" in name or name.startswith("."):
                 raise damaged(str(path), f"it names the run {name[:80]!r}, which is no folder's name", remedy)
     return sorted(found, key=lambda experiment: experiment["created"])
+
+
+HEADROOM_FOLDER = "headroom"
+"""Of a store: NAME-HASH.json, and beside it NAME-HASH.jsonl with a row an item."""
+
+
+def read_headroom(path: Path) -> dict[str, Any]:
+    """A record: `summary` (`analysis.headroom.summarize`), `sentences`, `comparison_key`, and its own `path`.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    record = read_json(path, dict, "delete it, and run the same command again")
+    return record | {"path": str(path)}
+
+
+def load_headroom(results_dir: str | Path, runs: Iterable[Run]) -> dict[str, Any] | None:
+    """The newest record of a store that is about the very items of all `runs`; None where there is none."""
+    keys = {run.result["comparison_key"] for run in runs}
+    files = sorted((Path(results_dir) / HEADROOM_FOLDER).glob("*.json"))
+    records = [record for record in map(read_headroom, files) if keys == {record["comparison_key"]}]
+    return max(records, key=lambda record: record["created"], default=None)

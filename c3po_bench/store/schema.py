@@ -57,6 +57,20 @@ class Movement(TypedDict):
     similarity: float | None  # of the neighbors
 
 
+class Tuning(TypedDict):
+    """What was chosen for an arm on held-out references, by the right option's probability."""
+
+    arm: str  # for which it was chosen: the arm, or the one whose choice it takes
+    chosen: dict[str, Any]
+    settings_tried: int
+    held_out: int
+    p_gold: float  # mean over the held-out references of the chosen setting
+    interval: list[float]  # its 95% bounds
+    p_gold_of_base: float
+    gain: list[float]  # their difference and its bounds
+    edges: list[str]  # choices at the edge of what was tried
+
+
 class Result(TypedDict):
     """result.json: written last and atomically, so its presence means that the run is done."""
 
@@ -82,6 +96,7 @@ class Result(TypedDict):
     notes: list[str]  # what a reader of the numbers should know
     crc: NotRequired[str]  # checksum of all else; a published study has none
     movement: NotRequired[Movement]  # of rewiring arms
+    tuning: NotRequired[Tuning]  # with method.tune
 
 
 class Sample(TypedDict, total=False):

@@ -12,7 +12,7 @@ from typing import Any
 ARMS: dict[str, int] = {
     "knn_vote": 2,  # votes relative to the largest, and a guess only where nobody votes
     "random_pathway": 2,  # moves within each layer's core, as far as NGD moved there
-    "sft": 2,  # the adapter is on attention alone: PEFT's all-linear took routers and experts, too
+    "sft": 2,  # the adapter is outside routers and experts: PEFT's all-linear took them, too
 }
 """Arms whose version is not 1. Those of a plugin declare their own (`ArmRow.version`)."""
 
@@ -24,7 +24,7 @@ CONTROLS: dict[str, int] = {
 SCORERS: dict[str, int] = {"cloze": 1, "letters": 1, "length_normalized": 1}
 METRICS: dict[str, int] = {"acc": 1, "acc_norm": 1, "p_gold": 1, "score": 1, "drift": 1, "similarity": 1}
 METRICS |= {"degeneration": 1}
-CONTROL_ENDINGS = ("random_neighbors", "shuffled_labels", "permuted_options")
+CONTROL_ENDINGS = ("random_neighbors", "shuffled_labels", "permuted_options", "permuted_experts")
 THEN, ENDINGS = "_then_", ("_joint", "_mix")
 
 

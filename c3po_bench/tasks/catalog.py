@@ -21,7 +21,7 @@ from c3po_bench.runtime.limits import check_yaml
 OWN = Path(__file__).parent
 
 # Our own tasks: each has a folder of its name beside this file. A new task is one YAML file and one name here.
-OWN_TASKS = ("facts", "planted", "qasc")
+OWN_TASKS = ("facts", "planted", "qasc", "skills")
 
 # Stock tasks: name -> folder below lm_eval/tasks. `NAME_*` stands for the members of a group.
 STOCK_FOLDERS = {
@@ -51,7 +51,7 @@ STOCK_FOLDERS = {
     "wsc": "super_glue/wsc",
     "wsc273": "wsc273",
 }
-_GROUP_PREFIXES = ("facts", "mmlu")
+_GROUP_PREFIXES = ("facts", "mmlu", "skills")
 _GROUP_FIELDS = {
     "group",
     "group_alias",

@@ -32,6 +32,11 @@ class Unsound(ValueError):
     """What is wrong with a document, or with a part of a task's file; `refused` says of which."""
 
 
+def without_cues(prompt: str) -> str:
+    """A prompt without "Question:" before it and "Answer:" after it."""
+    return _CUE_BEFORE.sub("", _CUE_AFTER.sub("", prompt.strip())).strip()
+
+
 def render(template: Any, doc: Mapping[str, Any]) -> Any:
     """A task config's template applied to a document: a field's name, a function, a constant, Jinja."""
     if callable(template):
@@ -110,7 +115,7 @@ class Fields:
         text = render(self.text, doc)
         if isinstance(text, int) or str(text).isdigit():  # one prompt for each choice: the text they share
             return str(render(self.target, doc)).strip()
-        return _CUE_BEFORE.sub("", _CUE_AFTER.sub("", str(text).strip())).strip()
+        return without_cues(str(text))
 
     def choices(self, doc: Mapping[str, Any]) -> list[str]:
         """The stock choices, as lm-eval scores them."""

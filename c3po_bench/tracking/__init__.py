@@ -73,6 +73,6 @@ def _bounded(command: list[str], folder: Path, seconds: float) -> str:
                 process.wait()
     if status == 0:
         return ""
-    path.write_text(said := masked(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
-    lines = said.strip().splitlines()
+    path.write_text(text := masked(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+    lines = text.strip().splitlines()
     return lines[-1] if lines else f"publishing ended with status {status}"

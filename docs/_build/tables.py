@@ -128,7 +128,7 @@ def feedback_arms() -> str:
     from c3po_bench.feedback.training.recipes import OPTIONS, RECIPES
 
     rows = [
-        [f"`{name}`", "prompt only" if variant.wrap else "stored answers", cell(variant.about)]
+        [f"`{name}`", "stored answers" if variant.stored else "prompt only" if variant.wrap else "asked again", cell(variant.about)]
         for name, variant in PROMPT_VARIANTS.items()
     ]
     for name, recipe in RECIPES.items():

@@ -25,6 +25,14 @@ def row(arm: str, difference: float = NAN, half: float = 0.01, label: str = "", 
     return dict.fromkeys(COLUMNS, NAN) | common | more
 
 
+def test_a_choice_at_the_edge_is_told():
+    frame = frame_of(row("ngd", **GAIN, tuning_edges="learning_rate=10 (highest)"), row("sft", **GAIN))
+    (sentence,) = [s for s in verdict_sentences(frame) if "edge" in s]
+    assert sentence.startswith(
+        "The choice for NGD on held-out references lies at the edge of what was tried: learning_rate=10"
+    )
+
+
 def frame_of(*rows: dict) -> pd.DataFrame:
     return pd.DataFrame([row("base"), *rows], columns=list(COLUMNS))
 

@@ -13,7 +13,7 @@ from c3po_bench.contract import CHOICES, TEXT, Answer, ArmRow, Cost, Item, Phase
 from c3po_bench.errors import UserError
 from c3po_bench.evaluate.adapter import score
 from c3po_bench.evaluate.chunks import make_chunks
-from c3po_bench.evaluate.run import mean_correct
+from c3po_bench.evaluate.record import mean_correct
 from c3po_bench.store.files import Journal
 from c3po_bench.tasks.taskset import TaskSet
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,15 +12,17 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from c3po_bench.analysis.config import AnalysisConfig
 from c3po_bench.config import BackendConfig, Config, ModelConfig
 from c3po_bench.contract import Arm, Backend
-from c3po_bench.evaluate.run import adopt, open_backend, run, run_arm, shared_identity
+from c3po_bench.errors import UserError
+from c3po_bench.evaluate.run import adopt, check_primary, open_backend, run, run_arm, shared_identity
 from c3po_bench.feedback.arms import ARMS as FEEDBACK_ARMS
 from c3po_bench.rewiring.arms import ARMS as REWIRING_ARMS
 from c3po_bench.store.files import Journal
 from tests.evaluate.conftest import config
 
-REWIRED = [name for name in REWIRING_ARMS if name not in ("base", "planted_optimum")]
+REWIRED = [name for name in REWIRING_ARMS if name not in ("base", "planted_optimum", "right_expert")]
 TRAINED = {
     name: {"steps": 1, "batch_size": 2, "learning_rate": 0.1}
     for name, row in REWIRING_ARMS.items()
@@ -97,7 +100,8 @@ def test_feedback_arms_leave_the_base_model_bit_equal(moe: Path, tmp_path: Path)
 
 def test_rewiring_after_tuning_leaves_both_models_bit_equal(moe: Path, tmp_path: Path):
     """The base model, and the one that the adapter is merged into, which every method shares."""
-    cfg = config(moe, tmp_path, ["base", "c3po", *(f"c3po_then_{name}" for name in REWIRED)])
+    chained = [name for name in REWIRED if name != "base_again"]  # base of a tuned model is the tuned model
+    cfg = config(moe, tmp_path, ["base", "c3po", *(f"c3po_then_{name}" for name in chained)])
     cfg.tasks, cfg.limit, cfg.arm_options, cfg.method.steps = ["facts_capitals"], 1, TRAINED, 2
     merged = None
     for backend, arm, bare in arms_run(cfg):
@@ -138,3 +142,14 @@ def test_a_torn_group_of_another_rank_is_not_adopted(tmp_path: Path):
     ours = Journal(tmp_path / "journal.jsonl")
     adopt(ours, tmp_path)
     assert set(ours.rows) == {"whole"}
+
+
+def test_a_primary_comparison_on_an_unknown_task_is_refused():
+    tasks = SimpleNamespace(
+        groups={"facts": ["facts_capitals"], "own/mine.yaml": ["mine_a"]}, configs={"facts_capitals": {}}
+    )
+    for task in ("facts", "mine", "facts_capitals", "all items"):
+        check_primary(Config(analysis=AnalysisConfig(primary=f"ngd:{task}")), tasks)  # pyright: ignore[reportArgumentType]
+    check_primary(Config(analysis=AnalysisConfig(primary="ngd")), tasks)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=r"analysis.primary.*facts_capital.*facts_capitals"):
+        check_primary(Config(analysis=AnalysisConfig(primary="ngd:facts_capital")), tasks)  # pyright: ignore[reportArgumentType]

@@ -156,7 +156,7 @@ def test_training(kind, arm):
     """Keys and values of a prefix do not fit every family's cache: those are refused."""
     model = tiny_model(kind).requires_grad_(False)
     model.set_attn_implementation("eager")
-    encode = SimpleNamespace(lm=SimpleNamespace(tok_encode=lambda _: [5, 6, 7, 8]))
+    encode = SimpleNamespace(lm=SimpleNamespace(tok_encode=lambda _: [5, 6, 7, 8]), max_length=64)
     layers = list(family_of(model).layers)[-2:]
     backend = SimpleNamespace(loaded=SimpleNamespace(model=model), layers=layers, tokenizer=encode)
     ids = torch.arange(5, 37).view(2, 16)

@@ -15,7 +15,9 @@ from c3po_bench.tasks.taskset import TaskSet
 REWIRINGS = [
     name
     for name in arms.ARMS
-    if name == "base" or arms.ARMS[name].builds == "solver" and name != "planted_optimum"
+    if name == "base"
+    or arms.ARMS[name].builds == "solver"
+    and name not in ("planted_optimum", "right_expert")
 ]
 USES_BANK = [name for name in REWIRINGS if arms.ARMS[name].references not in ("none", "own")]
 

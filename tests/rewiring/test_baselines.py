@@ -307,3 +307,24 @@ def test_tiny_model_config_is_shared():
     """The fixtures above rely on one model object in a process, as arms do."""
     cfg = ModelConfig(name="tiny", kind="tiny", path="olmoe", device="cpu")
     assert load(cfg) is load(cfg)
+
+
+def test_a_trained_baseline_runs_once_for_each_training_seed(experiment):
+    """On the same items and references; what does not train runs once."""
+    cfg = experiment(
+        arms=["base", "icl", "soft_prompt"],
+        seeds=[3, 1],
+        arm_options={"soft_prompt": {"steps": 2}, "icl": {"shots": 1}},
+    )
+    runs = run(cfg)
+    assert [(r.arm, r.result["seed"]) for r in runs] == [
+        *(("base", 0), ("icl", 0)),
+        *(("soft_prompt", seed) for seed in (3, 1)),
+    ]
+    scores = [[row["loglikelihoods"] for row in r.samples()] for r in runs[2:]]
+    assert scores[0] != scores[1]
+    again = run(
+        experiment(arms=["base", "soft_prompt"], seed=0, seeds=[1], arm_options={"soft_prompt": {"steps": 2}})
+    )
+    assert again[1].run_id == runs[3].run_id
+    assert len({r.result["comparison_key"] for r in runs}) == 1

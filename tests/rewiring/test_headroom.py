@@ -1,4 +1,4 @@
-"""Headroom on the tiny model: it asks what the arms `oracle` and `base` would answer, towards every option."""
+"""Headroom on the tiny model: it asks what `oracle` and `base` would answer, towards every option."""
 
 from __future__ import annotations
 

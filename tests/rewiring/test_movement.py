@@ -1,4 +1,4 @@
-"""How far pathways move, by hand; what every rewiring arm records of it; and that both engines say the same."""
+"""How far pathways move, by hand; what every arm records of it; and that both engines say the same."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from c3po_bench.store.files import Journal
 from c3po_bench.store.reader import load_runs
 
 pytestmark = pytest.mark.slow
-ARMS = [name for name in arms.ARMS if name not in ("planted_optimum", "ngd_permuted_options")]
+ARMS = [name for name in arms.ARMS if name not in ("planted_optimum", "right_expert", "ngd_permuted_options")]
 BATCHES = 3
 
 

@@ -175,4 +175,4 @@ def test_every_arm_of_every_experiment_has_run_here():
     for experiment in EXPERIMENTS:
         cfg = composed(f"+experiment={experiment}")[0]
         if cfg.backend.name == "rewiring" and not cfg.plugins:
-            assert set(cfg.arms) <= tested | {"planted_optimum"}
+            assert set(cfg.arms) <= tested | {"planted_optimum", "right_expert"}

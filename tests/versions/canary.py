@@ -32,6 +32,10 @@ TEXT = "Ahoy! The ship leaves at noon. The ship leaves at noon, and the ship lea
 OTHER = "Hello. The ship leaves at noon."
 
 
+PLANTED_ARMS = [name for name in ARMS if name != "right_expert"]
+"""All but the arm that only the specialists have; `tests/models/test_specialists.py` holds it to the experts themselves."""
+
+
 def rewiring_numbers(folder: Path) -> dict[str, Any]:
     """Of every rewiring arm its version, and of six planted questions p_gold, predictions and their margins."""
     cfg = Config(name="canary", results_dir=str(folder), limit=6, batch_size=6, log_level="error", threads=1)
@@ -43,7 +47,7 @@ def rewiring_numbers(folder: Path) -> dict[str, Any]:
     )
     cfg.tasks, cfg.references.tasks, cfg.references.limit = ["planted"], ["planted"], 120
     cfg.embedder.name, cfg.method.layers, cfg.method.steps = "minilm", "last:3", 4
-    cfg.arms, cfg.arm_options = [*ARMS], {name: {"steps": 3} for name in STEPS}
+    cfg.arms, cfg.arm_options = PLANTED_ARMS, {name: {"steps": 3} for name in STEPS}
     return {r.arm: {"version": r.result["versions"]["arm"], **answers(r.samples())} for r in run(cfg)}
 
 

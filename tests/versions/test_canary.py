@@ -19,7 +19,6 @@ from c3po_bench.errors import UserError
 from c3po_bench.feedback.arms import ARMS as FEEDBACK_ARMS
 from c3po_bench.feedback.arms import split_name
 from c3po_bench.report.tables import comparison_rows, marks
-from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.store import versions
 from c3po_bench.store.reader import load_runs
 from c3po_bench.store.versions import arm_version, outdated
@@ -70,7 +69,7 @@ def alike(old: dict, new: dict, tolerance: float) -> bool:
 def test_no_arm_changes_its_numbers_and_keeps_its_version(recorded, tmp_path):
     now = canary.rewiring_numbers(tmp_path)
     assert changed(recorded["rewiring"], now, 0.02) == []
-    assert list(now) == list(ARMS)
+    assert list(now) == canary.PLANTED_ARMS
     # and the canary does sing
     old = copy.deepcopy(recorded["rewiring"])
     old["ngd"]["p_gold"][0] += 0.05
@@ -96,7 +95,9 @@ def test_no_recipe_of_training_does(recorded, tmp_path):
 
 def test_every_arm_has_a_canary(recorded):
     ours = {*recorded["prompts"], *recorded["recipes"]}
-    assert {split_name(name)[0] for name in FEEDBACK_ARMS} == ours and set(ARMS) == set(recorded["rewiring"])
+    assert {split_name(name)[0] for name in FEEDBACK_ARMS} == ours and set(canary.PLANTED_ARMS) == set(
+        recorded["rewiring"]
+    )
 
 
 def test_versions_of_what_is_made_of_parts(monkeypatch):
@@ -171,6 +172,15 @@ def test_outdated_rows_leave_headlines_and_verdicts_and_are_marked_in_the_report
     cells = {row.cells[0].value: row.cells for row in comparison_rows(frame, over)}
     assert "recorded with version 1, now 2" in cells["ngd"][0].detail and "has changed since" in marks(frame)
     assert cells["ngd"][4].tone == "" and cells["kernel_regression"][4].tone == "up"
+
+
+def test_a_control_of_another_version_is_still_a_control(tmp_path):
+    """An arm and its controls have versions of their own, which are part of their identity."""
+    runs = factory.store(tmp_path, base=[0, 1] * 20)
+    for arm, version in (("ngd", 1), ("ngd_random_neighbors", 2)):
+        rows = factory.sample_rows(arm, "arc", [0, 1] * 20, details=False)  # pyright: ignore[reportArgumentType]
+        runs.append(factory.write_run(tmp_path, arm, rows, identity={"version": version, "engine": "suffix"}))
+    assert compare_controls(runs)["control"].tolist() == ["ngd_random_neighbors"]
 
 
 def test_older_studies_are_stamped_and_their_numbers_stay(tmp_path):

@@ -50,7 +50,7 @@ def adapter_folder(plan: Plan, datasets: Sequence[FeedbackDataset], context: Syn
         "version": VERSION,
         "model": context.subject.hash,
         "data": [d.digest() for d in datasets],
-        "seed": context.seed,
+        "seed": plan.training_seed(context.seed),
         **resolved(plan, context),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

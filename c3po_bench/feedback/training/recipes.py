@@ -111,6 +111,7 @@ class Plan:
     name: str
     recipe: Recipe
     cfg: FeedbackConfig
+    seed: int | None = None  # of the training; None: the experiment's, by which the data are drawn, too
 
     @property
     def lambda_near(self) -> float:
@@ -135,7 +136,12 @@ class Plan:
     @property
     def start(self) -> Plan | None:
         """The plan of the adapter that training goes on from; None = from the base model."""
-        return Plan(self.recipe.start, RECIPES[self.recipe.start], self.cfg) if self.recipe.start else None
+        start = self.recipe.start
+        return Plan(start, RECIPES[start], self.cfg, self.seed) if start else None
+
+    def training_seed(self, seed: int) -> int:
+        """The seed that the training draws by, in an experiment of this `seed`."""
+        return seed if self.seed is None else self.seed
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change the adapter, flat: also the columns of the ablation table."""

@@ -135,8 +135,8 @@ def _arguments(
         "save_total_limit": 2,  # should the last be damaged
         "logging_nan_inf_filter": False,  # it would log 0 in their place
         "report_to": "none",
-        "seed": context.seed,
-        "data_seed": context.seed,
+        "seed": plan.training_seed(context.seed),
+        "data_seed": plan.training_seed(context.seed),
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
@@ -319,12 +319,13 @@ def _answer_trainer(
     )
     validation = {scope: rows for scope in ("in", *SCOPES) if (rows := answers_of(scope, "validation"))}
     arguments = _arguments(plan, context, folder, cfg.sft_lr, steps, batch, bool(validation))
-    set_seed(context.seed)
+    seed = plan.training_seed(context.seed)
+    set_seed(seed)
     trainer = AnswerTrainer(
         model=check_adapted(get_peft_model(model, lora_config(model, plan)), plan.cfg.lora),
         args=TrainingArguments(**arguments),
         train_dataset=answer_schedule(
-            inside, near, out, cfg.batch_size, steps * cfg.gradient_accumulation_steps, context.seed
+            inside, near, out, cfg.batch_size, steps * cfg.gradient_accumulation_steps, seed
         ),
         eval_dataset=validation or None,
         processing_class=context.subject.tokenizer,

@@ -113,33 +113,41 @@ def _experts(mlp: Any, permutation: Tensor, router: Tensor) -> dict[str, Tensor]
     }
 
 
+KEPT = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "rms_norm_eps",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "rope_parameters",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "initializer_range",
+)
+"""What a Qwen2-MoE configuration takes over from the dense model's."""
+
+
+def kept_from(dense: Any) -> dict[str, Any]:
+    """The attention, norms and vocabulary of the dense Llama configuration `dense`, for a Qwen2-MoE one in float32."""
+    return {name: getattr(dense, name) for name in KEPT} | {
+        "qkv_bias": False,
+        "decoder_sparse_step": 1,
+        "dtype": "float32",
+    }
+
+
 def _config(dense: Any) -> Qwen2MoeConfig:
-    """The Qwen2-MoE configuration with the attention, norms and vocabulary of the dense Llama `dense`."""
-    kept = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "rms_norm_eps",
-        "num_key_value_heads",
-        "hidden_act",
-        "max_position_embeddings",
-        "rope_parameters",
-        "tie_word_embeddings",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "initializer_range",
-    )
     return Qwen2MoeConfig(
-        **{name: getattr(dense, name) for name in kept},
-        qkv_bias=False,
-        decoder_sparse_step=1,
+        **kept_from(dense),
         num_experts=EXPERTS,
         num_experts_per_tok=TOP_K,
         moe_intermediate_size=EXPERT_NEURONS,
         shared_expert_intermediate_size=SHARED,
         norm_topk_prob=False,
-        dtype="float32",
     )

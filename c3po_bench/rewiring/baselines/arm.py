@@ -31,6 +31,7 @@ class BaselineArm(Arm):
 
     def __init__(self, backend: Workbench, row: ArmRow, options: dict[str, Any]):
         self.backend, self.row, self.options = backend, row, options
+        self.seed = backend.cfg.seed  # of the training, where the arm trains: `seeds` sets others
         self.meter = Meter()
         self.cut = 0
 
@@ -56,7 +57,7 @@ class BaselineArm(Arm):
         return {
             "engine": cfg.engine,
             "options": self.options,
-            "seed": cfg.seed,
+            "seed": self.seed,
             **self.backend.reference_identity,
             "max_similarity": cfg.method.neighbors.max_similarity,
         }

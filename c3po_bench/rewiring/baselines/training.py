@@ -125,7 +125,7 @@ class TrainedArm(BaselineArm):
         identity = [
             self.row.name,
             self.options,
-            cfg.seed,
+            self.seed,
             self.backend.model_hash,
             cfg.model.dtype,
             next(iter(self.more.values()), None),
@@ -149,7 +149,7 @@ class TrainedArm(BaselineArm):
         return load_file(self.folder / "adapter.safetensors")
 
     def _train(self) -> tuple[Weights, dict[str, Any]]:
-        options, seed = self.options, self.backend.cfg.seed
+        options, seed = self.options, self.seed
         questions = [self.backend.tokenizer(item) for item in self.training[0]]
         random.Random(seed).shuffle(questions)
         spared = min(HELD_OUT, len(questions) // 5)

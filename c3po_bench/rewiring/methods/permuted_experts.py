@@ -18,11 +18,12 @@ NEAR = 0.1
 def ngd_permuted_experts(queries: Queries) -> Solution:
     """Permute what NGD found among the core's experts.
 
-    The weights are the same, and so are their total and how many experts run; the distance is nearly the same.
-    Experts outside the model's own top-k change places among themselves, in a cycle, so that each gets the weight of
-    another; the top-k's do, too, where that keeps the distance (`NEAR`). An expert that NGD brought in is so
-    replaced by one that the model chose no more than it. Of `DRAWS` drawn permutations each layer takes the one
-    whose total variation from the original pathway is nearest to NGD's.
+    The weights are the same, and so are their total and how many experts run; the distance is nearly so.
+
+    Experts outside the model's own top-k change places among themselves, in a cycle, so that each gets
+    the weight of another; the top-k's do, too, where that keeps the distance (`NEAR`). An expert that NGD
+    brought in is so replaced by one that the model chose no more than it. Of `DRAWS` drawn permutations each
+    layer takes the one whose total variation from the original pathway is nearest to NGD's.
     """
     descent = queries.descent or ngd(queries)
     own, after, core = queries.original, descent.pathway, queries.core
@@ -62,7 +63,7 @@ class Nearest:
 
 
 def _cycled(pathway: Tensor, among: Tensor, key: Tensor) -> Tensor:
-    """Every expert of the mask `among` gets the weight of the next one in the order of `key`; a cycle over all of them."""
+    """Every expert of the mask `among` gets the weight of the next one in the order of `key`: one cycle."""
     order = key.masked_fill(~among, 2.0).argsort(dim=-1)  # those of the mask first
     count = among.sum(-1, keepdim=True)
     place = torch.arange(pathway.shape[-1], device=pathway.device).expand_as(order)

@@ -24,7 +24,8 @@ DESCENTS = 2
 ARMS = [
     name
     for name, row in arms.ARMS.items()
-    if (row.builds == "solver" or name == "base") and name not in ("planted_optimum", "ngd_permuted_options")
+    if (row.builds == "solver" or name == "base")
+    and name not in ("planted_optimum", "right_expert", "ngd_permuted_options")
 ]  # cloze: nothing to permute
 
 

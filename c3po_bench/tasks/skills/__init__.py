@@ -1,0 +1,1 @@
+"""Our own task group: rules in pairs that share their content, which `model=specialists` was trained on."""
