@@ -90,9 +90,10 @@ class Measured:
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables that are written, by the names of their files."""
+        alike: Any = self.compared[self.compared["scope"] == ""]
         signs = [name for name in self.arms if str(name).endswith("_sign")]
         return {
-            "comparison": wanted_first(self.compared[self.compared["scope"] == ""]),
+            "comparison": wanted_first(alike),
             "ablation": by_scope(self.ablation),
             "controls": self.controls,
             "seeds": self.seeds,
@@ -151,7 +152,8 @@ def write_report(
     measured = measure(results_dir, runs, against)
     write_tables(output / "tables", measured.frames())
     selection = select(runs, measured.compared, measured.arms)
-    rows, arms = selection.rows[selection.rows["scope"] == ""], measured.arms
+    rows: Any = selection.rows[selection.rows["scope"] == ""]
+    arms: Any = measured.arms
     if len(arms):
         arms = arms[arms["run_id"].isin([run.run_id for run in selection.runs])]
     figures = comparison_figures(rows, measured.to) + (feedback.figures(arms) if len(arms) else [])
@@ -287,9 +289,13 @@ def select(runs: Sequence[Run], compared: pd.DataFrame, arms: pd.DataFrame) -> S
 
 def _picked(rows: list[dict[str, Any]], arms: pd.DataFrame) -> set[str]:
     """Ids of each arm's best runs and their bases, the best of all arms first, then of other bases."""
-    overall = {row["run_id"]: row["s_overall"] for row in records(arms) if known(row["s_overall"])}
-    feedbacks = {
-        row["run_id"]: row | {"difference": overall.get(row["run_id"])} for row in rows if row["scope"]
+    overall: dict[str, Any] = {
+        row["run_id"]: row["s_overall"] for row in records(arms) if known(row["s_overall"])
+    }
+    feedbacks: dict[str, dict[str, Any]] = {
+        row["run_id"]: row | {"difference": overall.get(row["run_id"], math.nan)}
+        for row in rows
+        if row["scope"]
     }
     ranked: list[tuple[int, dict[str, Any]]] = []
     for candidates in (summary_rows(rows), feedbacks.values()):
@@ -312,7 +318,8 @@ def _first_label(compared: pd.DataFrame, arms: pd.DataFrame) -> str:
     methods = [row for row in rows if row["role"] in METHODS] or rows
     best = max(methods, key=lambda row: row["difference"], default=None)
     first = next((row for row in records(arms) if row["arm"] != BASE), None)
-    return display_name(best or first) if best or first else ""
+    best = best or first
+    return display_name(best) if best else ""
 
 
 def _facts(

@@ -62,7 +62,7 @@ def rows(arms: pd.DataFrame, seconds: dict[str, float]) -> list[Row]:
         cells = [Cell(row["title"], row["label"], ", ".join(filter(None, texts)))]
         own = {name: _measure(row, name) for name in TITLES}
         spent = seconds.get(row["run_id"])
-        cost = Cell(amount(spent), spent) if known(spent) else Cell("")
+        cost = Cell(amount(spent), spent) if spent is not None and known(spent) else Cell("")
         main = [own[name] for name in TITLES if name not in OPTIONAL]
         cells += [main[0], _gap(row), *main[1:], cost, *(own[name] for name in OPTIONAL)]
         made.append(Row("", row["role"], cells))
@@ -70,7 +70,7 @@ def rows(arms: pd.DataFrame, seconds: dict[str, float]) -> list[Row]:
 
 
 def _measure(row: dict[str, Any], name: str) -> Cell:
-    value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    value, low, high = _values(row, name)
     if not known(value):
         return Cell("")
     share = name in ("follows", "leaks_near", "leaks_out")
@@ -89,6 +89,11 @@ def _measure(row: dict[str, Any], name: str) -> Cell:
     elif name in ("follows", "s_overall"):
         tone = {1: "up", -1: "down"}.get(int(sign), "")
     return Cell(text, value, interval, tone)
+
+
+def _values(row: dict[str, Any], name: str) -> tuple[Any, Any, Any]:
+    """A measure of a row and its bounds, None where it has none."""
+    return row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")
 
 
 def _gap(row: dict[str, Any]) -> Cell:

@@ -170,7 +170,8 @@ class Quantity:
 
     def of(self, cells: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
         """Value and bounds of each finished cell that has them."""
-        found = [[cell.get(name) for name in self.columns] for cell in cells if cell["status"] == "done"]
+        done = (cell for cell in cells if cell["status"] == "done")
+        found: list[list[Any]] = [[cell.get(name) for name in self.columns] for cell in done]
         bounded = [[v, a if known(a) else v, b if known(b) else v] for v, a, b in found if known(v)]
         return [(v * self.scale, a * self.scale, b * self.scale) for v, a, b in bounded]
 

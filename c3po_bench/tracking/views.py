@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -51,8 +51,8 @@ def analysis_tables(
     compared: pd.DataFrame, arms: pd.DataFrame, ablation: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
     """The tables of the analysis run: feedback under what its scores are, others without its columns."""
-    alike = compared[compared["scope"] == ""].drop(columns="scope")
-    found = {"comparison": alike} if len(alike) else {}
+    alike: Any = compared[compared["scope"] == ""].drop(columns="scope")
+    found: dict[str, Any] = {"comparison": alike} if len(alike) else {}
     if len(arms):
         found["feedback"] = arms[[name for name in arms if not str(name).endswith("_sign")]]
         return found | {"ablation": by_scope(ablation)}
