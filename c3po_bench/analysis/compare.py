@@ -48,6 +48,7 @@ def compare(
     seed: int = 0,
     refused: dict[str, str] | None = None,
     one_row: bool = False,
+    against: str = BASE,
 ) -> pd.DataFrame:
     """Compare every run with the base run of the same comparison key, paired on (task, doc_id, doc_hash).
 
@@ -67,9 +68,11 @@ def compare(
         seed: of the flips.
         refused: where given, runs that cannot be compared are left out, and their reasons put here by run id.
         one_row: whether runs that differ in their training seed alone are one row: see `seeds.merged`.
+        against: an arm or a run id; differences are then to that run instead of the base.
 
     Raises:
-        UserError: without `refused`, where a run's data, prompts or scoring differ from its base's.
+        UserError: where no run is `against`, or several may be meant; without `refused` also where a run's data,
+            prompts or scoring differ from its base's.
     """
     partners, labels = Partners(runs), run_labels(runs)
     arms = [run.arm for run in runs]
@@ -78,7 +81,7 @@ def compare(
     rows: list[dict[str, Any]] = []
     for run in runs:
         with _refusal(refused, run.run_id):
-            scores, base = load_scores(run), partners.base(run)
+            scores, base = load_scores(run), partners.against(run, against)
             if base.run_id not in base_scores:
                 base_scores[base.run_id] = load_scores(base)
             others = base_scores[base.run_id]

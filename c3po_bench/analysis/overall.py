@@ -1,5 +1,6 @@
 """What a store says as a whole; of feedback, arms in the order of S_overall, how well each follows and where it leaks."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ LEAK = 0.5
 """|score| from which an answer outside the scope is called a leak; rules give 0 or 1."""
 MOST = 6  # sentences before the rest is only counted
 PLACES = {"near": "near scope", "out": "out of scope"}
+WORDS = {"in": "follows", "near": "leaks_near", "out": "leaks_out", "overall": "s_overall"}
+"""What a score of 1 is called by scope: outside the scope of its feedback it is a leak."""
+ARM_MEASURES = (
+    *((name, scope, "score") for scope, name in reversed(WORDS.items())),
+    *((name, "out", name) for name in ("drift", "repetition", "broken_ending", "length_ratio", "similarity")),
+)
+"""Columns of `arms_frame` with their scopes and measures: what should not change is measured out of scope."""
 
 
 def conclusion(
@@ -44,6 +52,57 @@ def scores_of(measured: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
         if row["measure"] == "score" and not row["feedback"]:
             found.setdefault(row["run_id"], {})[row["scope"]] = row
     return found
+
+
+def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None = None) -> pd.DataFrame:
+    """The paper's table: a row a run, base first, then the best S_overall; of other runs than feedback's nothing.
+
+    Each of `ARM_MEASURES` has a column, and its bounds in `_low` and `_high`. `gap` is the paired difference in
+    S_overall to the run named in `to`: the best, or that of the arm `against`.
+
+    Args:
+        runs: of one store.
+        measured: `feedback_measures` of them.
+        against: an arm or a run id.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for one in records(measured):
+        if one["feedback"]:
+            continue
+        kept = ("arm", "title", "role", "label", "run_id", "over")
+        row = rows.setdefault(one["run_id"], {name: one[name] for name in kept} | {"n": 0})
+        row["n"] += one["n"] if one["measure"] == "score" and one["scope"] != "overall" else 0
+        for name, scope, measure in ARM_MEASURES:
+            if (scope, measure) == (one["scope"], one["measure"]):
+                row |= {name: one["mean"], f"{name}_low": one["low"], f"{name}_high": one["high"]}
+                row |= {f"{name}_p_holm": one["p_holm"], f"{name}_sign": direction(one)}
+    counts = {run.run_id: count_leaks(run) for run in runs if run.run_id in rows}
+    for name, row in rows.items():
+        for scope, (leaks, judged) in counts[name].items():
+            row[f"{WORDS[scope]}_count"] = f"{leaks} of {judged}"
+    ordered = sorted(rows.values(), key=lambda row: (row["arm"] != BASE, -row.get("s_overall", -math.inf)))
+    others = [row for row in ordered if row["arm"] not in (BASE, REPEAT) and "s_overall" in row]
+    to = against or (others[0]["run_id"] if len(others) > 1 else None)
+    if to is not None:
+        about = [run for run in runs if run.run_id in rows and run.arm not in (BASE, REPEAT)]
+        for name, scopes in scores_of(feedback_measures(about, to)).items():
+            if "overall" in scopes and known(scopes["overall"]["difference"]):
+                row, gap = rows[name], scopes["overall"]
+                row |= {"gap": gap["difference"], "gap_low": gap["diff_low"], "gap_high": gap["diff_high"]}
+                row |= {"gap_p": gap["p"], "gap_p_holm": gap["p_holm"]}
+                row["to"] = next((display_name(r) for r in others if to in (r["run_id"], r["arm"])), to)
+    numbers = [
+        f"{name}{end}" for name, *_ in ARM_MEASURES for end in ("", "_low", "_high", "_p_holm", "_sign")
+    ]
+    texts = [f"{WORDS[scope]}_count" for scope in PLACES]
+    names = ["arm", "title", "role", "label", "run_id", "n", "over", *numbers, *texts, "to", "gap"]
+    return pd.DataFrame(ordered, columns=[*names, "gap_low", "gap_high", "gap_p", "gap_p_holm"])
+
+
+def by_scope(frame: pd.DataFrame) -> pd.DataFrame:
+    """An ablation table whose accuracies of feedback have the names of what they are: follows, leaks_near, leaks_out."""
+    scoped = (frame["metric"] == "acc") & frame["scope"].isin(list(WORDS))
+    return frame.assign(metric=frame["metric"].where(~scoped, frame["scope"].map(WORDS)))
 
 
 def count_leaks(run: Run) -> dict[str, tuple[int, int]]:

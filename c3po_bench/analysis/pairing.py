@@ -90,6 +90,18 @@ class Partners:
             raise UserError(f"{len(matches)} runs of arm {other} could be meant: give the id of one ({ids})")
         return matches[0] if matches else None
 
+    def against(self, run: Run, other: str) -> Run:
+        """The run that `run` is compared with: its base, or the one of arm or id `other`.
+
+        Raises UserError where there is none, or several could be meant.
+        """
+        if other == BASE:
+            return self.base(run)
+        if found := self.beside(run, other):
+            return found
+        arms = sorted({arm for _, arm in self.by_key})
+        raise UserError(f"no run of arm {other} beside {run.run_id}; arms of this store: {', '.join(arms)}")
+
     def controls(self, run: Run) -> list[Run]:
         """The controls that ran beside `run`, the strictest first: alike in everything but the arm."""
         controls = self._controls.get(run.arm, {})

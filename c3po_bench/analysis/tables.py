@@ -25,7 +25,8 @@ from c3po_bench.analysis.pairing import run_labels
 from c3po_bench.analysis.scores import load_scores
 from c3po_bench.analysis.statistics import wilson
 from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, gap_bracket, p_text
-from c3po_bench.store.reader import Run, load_experiments, load_headroom
+from c3po_bench.errors import UserError
+from c3po_bench.store.reader import Run, load_experiments, load_headroom, load_runs
 
 OVER = "intervals are 95% over items"
 OVER_CLUSTERS = "§ over groups of items that share a source, by t"
@@ -50,23 +51,28 @@ FEEDBACK = (
 Distance = Callable[[Sequence[Sequence[float]], Sequence[int], str], float]
 
 
-def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -> None:
+def show_comparison(
+    runs: Sequence[Run], results_dir: str, distance: Distance | None = None, against: str | None = None
+) -> None:
     """Print the comparison of an experiment's runs, the verdict, and where the results are.
 
     Args:
         runs: the experiment's, base first.
         results_dir: its store.
         distance: see `measures.share_recovered`; asked where the planted testbed's optimum was run.
+        against: an arm or a run id that the table's differences are to instead of base; the verdict is about base.
     """
-    seeds = trained_on_seeds(results_dir)
-    frame = compare(runs, **options_of(results_dir), one_row=seeds)
+    seeds, to = trained_on_seeds(results_dir), against or BASE
+    options = options_of(results_dir) | {"one_row": seeds}
+    frame = compare(runs, **options)
+    shown_frame = frame if to == BASE else compare(runs, **options, against=to)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    alike: Any = frame[frame["scope"] == ""]
+    alike: Any = shown_frame[shown_frame["scope"] == ""]
     if len(alike):
-        console.print(console_table(alike, console.width))
+        console.print(console_table(alike, console.width, to))
     if moved := movement_rows(runs, run_labels(runs)):
         console.print(movement_table(moved))
-    if any(run.arm == "planted_optimum" for run in runs):
+    if distance is not None and any(run.arm == "planted_optimum" for run in runs):
         console.print(gap_table(share_recovered(runs, distance)))
     if any(frame["scope"]):
         console.print(feedback_table(runs, console.width, one_row=seeds))
@@ -84,6 +90,17 @@ def show_comparison(runs: Sequence[Run], results_dir: str, distance: Distance) -
     console.print(f"report:  {report}", highlight=False, markup=False, soft_wrap=True)
 
 
+def show_store(results_dir: str, against: str | None = None) -> None:
+    """Print what an experiment's end prints, of all runs of a store.
+
+    Raises UserError where there is no store, nothing has finished in it, or nothing stands beside `against`.
+    """
+    runs = load_runs(results_dir)
+    if not runs:
+        raise UserError(f"no run in {results_dir} has finished yet; run its experiment again")
+    show_comparison(runs, results_dir, against=against)
+
+
 def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", caption: str = "") -> Table:
     """An empty table with columns for `names` and, to the right, `numbers`."""
     table = Table(title=title or None, caption=Text(caption) if caption else None, caption_justify="left")
@@ -94,7 +111,7 @@ def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", captio
     return table
 
 
-def console_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
+def console_table(frame: pd.DataFrame, width: int = WIDE, to: str = BASE) -> Table:
     """A rich table of the rows of `compare`; accuracies in percent, differences in percentage points.
 
     Below WIDE characters it has the columns that matter most, none of them cut.
@@ -108,6 +125,7 @@ def console_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
     hidden = len({row["task"] for row in every}) - len(tasks)
     old = {row["label"]: row["outdated"] for row in every if note(row, "outdated")}
     marks = [
+        (to != BASE, f"differences are to {to}"),
         (any(map(direction, rows)), "* below 0.05 after Holm's correction"),
         (any(row["prompt_differs"] for row in rows), "† its prompt is not the base's"),
         (

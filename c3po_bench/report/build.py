@@ -22,14 +22,15 @@ from c3po_bench.analysis.frames import known, records
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.movement import movement_rows
-from c3po_bench.analysis.overall import conclusion
+from c3po_bench.analysis.overall import arms_frame, by_scope, conclusion
 from c3po_bench.analysis.seeds import seed_agreement
 from c3po_bench.analysis.tables import feedback_note
 from c3po_bench.analysis.verdict import summary_rows
 from c3po_bench.errors import UserError
-from c3po_bench.report import page, tables
-from c3po_bench.report.figures import Figure, ablation_figures, comparison_figures
+from c3po_bench.report import feedback, page, tables
+from c3po_bench.report.figures import ablation_figures, comparison_figures
 from c3po_bench.report.items import explore
+from c3po_bench.report.marks import Figure
 from c3po_bench.store.files import replacing, write_text
 from c3po_bench.store.reader import Run, load_experiments, load_headroom, load_runs
 
@@ -37,8 +38,8 @@ MOST_RUNS = (
     24  # shown side by side, and whose configuration the page carries; of larger stores the best of each arm
 )
 BEST = 3
-TABLES = ("comparison", "ablation", "controls", "seeds", "feedback", "judges")
-FIGURES = ("effects", "cost", "heat_*", "curve_*")
+TABLES = ("comparison", "ablation", "controls", "seeds", "feedback", "feedback_arms", "judges")
+FIGURES = ("effects", "cost", "feedback", "heat_*", "curve_*")
 PRINT = {
     "background": "white",
     "font": "DejaVu Sans, Helvetica, Arial, sans-serif",
@@ -57,11 +58,15 @@ PRINT = {
 }
 
 
-def write_report(results_dir: str | Path, output: str | Path | None = None) -> Path:
+def write_report(
+    results_dir: str | Path, output: str | Path | None = None, against: str | None = None
+) -> Path:
     """Write report.html, figures/ (SVG, PNG) and tables/ (CSV, parquet); returns the path of the page.
 
     Everything is written under `output`, by default the store itself; figures and tables of an earlier report
-    that this one has not go away. Raises UserError where there is no store or nothing has finished in it.
+    that this one has not go away. With `against`, an arm or a run id, tables and charts have differences to it; what is
+    said in sentences is always about base. Raises UserError where there is no store or nothing has finished in it, or
+    nothing can be compared with `against`.
     """
     results_dir = Path(results_dir)
     output = Path(output) if output else results_dir
@@ -71,66 +76,81 @@ def write_report(results_dir: str | Path, output: str | Path | None = None) -> P
             f"no run in {results_dir} has finished yet; run its experiment again, it goes on where it stopped"
         )
     refused: dict[str, str] = {}
-    each = compare(runs, **options_of(results_dir), refused=refused)  # a row a run, also of training seeds
-    seeds = trained_on_seeds(results_dir)
-    compared = compare(runs, **options_of(results_dir), refused=refused, one_row=True) if seeds else each
+    options, trained = options_of(results_dir), trained_on_seeds(results_dir)
+    each = compare(runs, **options, refused=refused)  # a row a run, also of training seeds
+    to_base = compare(runs, **options, refused=refused, one_row=True) if trained else each
+    compared, to = to_base, BASE
+    if against and against != BASE:
+        alone: dict[str, str] = {}
+        compared, to = compare(runs, **options, against=against, refused=alone, one_row=trained), against
+        if not len(compared):
+            raise UserError(next(iter(alone.values())))
+        to = next((row["title"] for row in records(compared) if row["arm"] == against), against)
     controls = compare_controls(runs, refused=refused)
+    scoped = any(compared["scope"])
+    pieces = feedback_measures(runs, pieces=True, one_row=trained) if scoped else pd.DataFrame()
+    arms = arms_frame(runs, pieces, against) if scoped else pd.DataFrame()
+    ablation = ablation_table(runs, each, results_dir)
+    judges = judge_measures(runs, newest_labels(results_dir)) if scoped else pd.DataFrame()
+    seeds = seed_agreement(runs)
     frames = {
-        "comparison": compared,
-        "ablation": ablation_table(runs, each, results_dir),
+        "comparison": wanted_first(compared[compared["scope"] == ""]),
+        "ablation": by_scope(ablation),
         "controls": controls,
-        "seeds": seed_agreement(runs),
-        "feedback": pd.DataFrame(),
+        "seeds": seeds,
+        "feedback": pieces,
+        "feedback_arms": arms.drop(columns=[name for name in arms if str(name).endswith("_sign")]),
+        "judges": judges,
     }
-    if any(compared["scope"]):
-        frames["feedback"] = feedback_measures(runs, pieces=True, one_row=seeds)
-    frames["judges"] = (
-        judge_measures(runs, newest_labels(results_dir)) if any(compared["scope"]) else pd.DataFrame()
-    )
     write_tables(output / "tables", frames)
-    selection = select(runs, compared)
-    rows = selection.rows
-    figures = comparison_figures(rows) + ablation_figures(frames["ablation"])
+    selection = select(runs, compared, arms)
+    rows = selection.rows[selection.rows["scope"] == ""]
+    shown = {run.run_id for run in selection.runs}
+    told = arms[arms["run_id"].isin(shown)] if scoped else arms
+    figures = comparison_figures(rows, to) + (feedback.figures(told) if scoped else [])
+    figures += ablation_figures(ablation, arms)
     write_figures(output / "figures", figures)
-    explorer = explore(selection.runs, rows)
-    explorer.meta["first"] = _first_label(rows)
-    levels, varied = tables.levels(rows), axes(frames["ablation"])
+    explorer = explore(selection.runs, selection.rows)
+    explorer.meta["first"] = _first_label(rows, told)
+    levels, varied = tables.levels(rows), axes(ablation)
     blocks = {"figures": {figure.name: figure.spec() for figure in figures}, "explorer": explorer.meta}
     if varied:
-        blocks["ablation"] = tables.ablation_rows(frames["ablation"], varied)
+        blocks["ablation"] = tables.ablation_rows(ablation, varied, arms)
     packed = {"items-index": explorer.index, **explorer.chunks}
-    headroom = load_headroom(results_dir, runs)
     labels = {row["run_id"]: row["label"] for row in records(rows)}
-    measured = pd.DataFrame()
-    if any(rows["scope"]):
-        shown = runs if seeds else selection.runs  # of an arm's seeds the selection has the first alone
-        measured = feedback_measures(shown, one_row=seeds)
+    seconds = {row["run_id"]: row["seconds_per_item"] for row in records(selection.rows)}
+    columns, cells = tables.without_empty(tables.COLUMNS, tables.comparison_rows(rows, controls))
+    best = tables.without_empty(tables.BEST_COLUMNS, tables.best_rows(to_base, controls, arms))
+    feedback_cells: tuple[list[tables.Column], list[tables.Row]] = ([], [])
+    if scoped:
+        feedback_cells = tables.without_empty(feedback.columns(told), feedback.rows(told, seconds))
     html = page.render(
         "report.html.j2",
         **_facts(results_dir, experiments, runs, selection),
         items=f"{explorer.questions:,}",
-        verdict=conclusion(results_dir, runs, compared, controls),
-        headroom=headroom,
+        verdict=conclusion(results_dir, runs, to_base, controls),
+        headroom=load_headroom(results_dir, runs),
         movement_columns=tables.MOVEMENT_COLUMNS,
         movement_rows=tables.moved_rows(movement_rows(selection.runs, labels)),
         refused=sorted(refused.items())[:20],
-        columns=tables.COLUMNS,
-        rows=tables.comparison_rows(rows, controls),
+        to=to,
+        columns=columns,
+        rows=cells,
         levels=levels,
         first_level=levels[0] if levels else "",
         marks=" ".join(filter(None, [tables.marks(rows), studies_note(len(experiments))])),
         figures=figures,
-        triangles=tables.triangles(rows),
         seed_columns=tables.SEED_COLUMNS,
-        seed_rows=tables.seed_rows(frames["seeds"]),
-        feedback_note=feedback_note(records(measured)) if len(measured) else "",
+        seed_rows=tables.seed_rows(seeds),
+        feedback_note=feedback_note(records(pieces)) if scoped else "",
         judge_columns=tables.JUDGE_COLUMNS,
-        judge_rows=tables.judge_rows(frames["judges"]),
-        feedback_columns=tables.FEEDBACK_COLUMNS,
-        feedback_rows=tables.feedback_rows(measured),
-        rings=[tables.outline(dict.fromkeys(tables.CORNERS, share)) for share in (1 / 3, 2 / 3, 1)],
+        judge_rows=tables.judge_rows(judges),
+        feedback_columns=feedback_cells[0],
+        feedback_rows=feedback_cells[1],
+        best_columns=best[0],
+        best_rows=best[1],
         has_ablation=bool(varied),
-        ablation_note=tables.ablation_note(frames["ablation"], varied),
+        ablation_note=tables.ablation_note(ablation, varied),
         json_blocks=[(f"data-{name}", page.embed(data)) for name, data in blocks.items()],
         packed_blocks=[(f"data-{name}", page.pack(data)) for name, data in packed.items()],
     )
@@ -148,11 +168,18 @@ def write_tables(folder: Path, frames: dict[str, pd.DataFrame]) -> None:
     _remove_others(folder, written, TABLES, (".csv", ".parquet"))
 
 
+def wanted_first(compared: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `compare` with those first that people ask for: over everything, then benchmarks, then their tasks."""
+    order = {"pooled": 0, "macro": 1, "group": 2}
+    place = [order.get(row["level"], 3 if row["group"] else 2) for row in records(compared)]
+    return compared.iloc[sorted(range(len(place)), key=place.__getitem__)]
+
+
 def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
     """Each figure as SVG and PNG (twice the size, for slides)."""
     written: list[Path] = []
     for figure in figures:
-        spec = json.dumps(figure.chart.properties(width=680).to_dict())
+        spec = json.dumps(figure.spec(680))
         svg = vl_convert.vegalite_to_svg(spec, vl_version=page.VEGA_LITE, config=PRINT)
         drawn, pixels = folder / f"{figure.name}.svg", folder / f"{figure.name}.png"
         write_text(drawn, svg)
@@ -180,15 +207,18 @@ class Selection:
     note: str
 
 
-def select(runs: Sequence[Run], compared: pd.DataFrame) -> Selection:
-    """All runs of an experiment; of a large sweep the bases and each arm's best cells, as the note says."""
+def select(runs: Sequence[Run], compared: pd.DataFrame, arms: pd.DataFrame) -> Selection:
+    """All runs of an experiment; of a large sweep the bases and each arm's best cells, as the note says.
+
+    `arms` is `arms_frame` of the runs: of feedback the best are those of the largest S_overall.
+    """
     comparable = set(compared["run_id"])
     shown = [run for run in runs if run.run_id in comparable]
     if len(shown) <= MOST_RUNS:
         return Selection(shown, compared, "")
-    picked = _picked(records(compared))
+    picked = _picked(records(compared), arms)
     kept = [run for run in shown if run.run_id in picked]
-    where = " (of feedback: in scope)" if any(compared["scope"]) else ""
+    where = " (of feedback: the largest S_overall)" if any(compared["scope"]) else ""
     note = (
         f"{len(kept)} of {len(shown)} runs are shown here: the bases and each arm's {BEST} largest "
         f"differences{where}. They were picked after the scores were known, so expect less of them on new "
@@ -197,14 +227,12 @@ def select(runs: Sequence[Run], compared: pd.DataFrame) -> Selection:
     return Selection(kept, compared.loc[[run_id in picked for run_id in compared["run_id"]]], note)
 
 
-def _picked(rows: list[dict[str, Any]]) -> set[str]:
+def _picked(rows: list[dict[str, Any]], arms: pd.DataFrame) -> set[str]:
     """Ids of each arm's best runs and their bases, the best of all arms first, then of other bases."""
-    followed: dict[str, dict[str, Any]] = {}  # of feedback the row in scope, where a run has one
-    for row in rows:
-        if row["scope"] == "in" or (row["scope"] and row["run_id"] not in followed):
-            followed[row["run_id"]] = row
+    overall = {row["run_id"]: row["s_overall"] for row in records(arms) if known(row["s_overall"])}
+    told = {row["run_id"]: row | {"difference": overall.get(row["run_id"])} for row in rows if row["scope"]}
     ranked: list[tuple[int, dict[str, Any]]] = []
-    for candidates in (summary_rows(rows), followed.values()):
+    for candidates in (summary_rows(rows), told.values()):
         by_arm = map_reduce((row for row in candidates if row["arm"] != BASE), itemgetter("arm"))
         for own in by_arm.values():
             own.sort(key=lambda row: -row["difference"] if known(row["difference"]) else math.inf)
@@ -218,12 +246,13 @@ def _picked(rows: list[dict[str, Any]]) -> set[str]:
     return picked
 
 
-def _first_label(compared: pd.DataFrame) -> str:
-    """The arm that the explorer opens with: the method with the largest difference."""
+def _first_label(compared: pd.DataFrame, arms: pd.DataFrame) -> str:
+    """The arm that the explorer opens with: the method with the largest difference; of feedback the first told of."""
     rows = [row for row in summary_rows(records(compared)) or records(compared) if known(row["difference"])]
     methods = [row for row in rows if row["role"] in METHODS] or rows
     best = max(methods, key=lambda row: row["difference"], default=None)
-    return display_name(best) if best else ""
+    first = next((row for row in records(arms) if row["arm"] != BASE), None)
+    return display_name(best or first) if best or first else ""
 
 
 def _facts(

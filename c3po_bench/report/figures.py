@@ -1,7 +1,4 @@
-"""The report's charts as Altair specifications: drawn by Vega in the page, and written as SVG and PNG.
-
-Charts carry no colors of their own; the page hands Vega the palette of its light or dark theme.
-"""
+"""The report's charts as Altair specifications: drawn by Vega in the page, and written as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations, product
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -21,42 +18,45 @@ from c3po_bench.analysis.ablation import axes, by_value, leading_number, shown
 from c3po_bench.analysis.arms import BASE, METHODS, display_name
 from c3po_bench.analysis.frames import MACRO, headlines, known, records
 from c3po_bench.analysis.verdict import bracket, summary_rows
+from c3po_bench.report.marks import (
+    BARS,
+    FIT,
+    NAMED,
+    WIDE,
+    Figure,
+    chart_of,
+    key_of,
+    long_names,
+    named,
+    placed,
+    role_of,
+    role_scales,
+    zero,
+)
 
-alt.data_transformers.disable_max_rows()
-WIDE = "width >= 420"  # names would lie over each other on a phone
-NAMED = 20
-"""Arms up to which the cost chart names each."""
-FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
-SHAPES = {"method": "circle", "control": "square", "ceiling": "triangle-up", "repeat": "cross"}
 MOST_MAPS = 20
+MOST_LINES = 60
+"""Lines of the chart of differences; of more, only those over all items are drawn."""
+HEADING = "\u2063"  # before a line of that chart that names the task of those below it; not seen
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A chart with the words that stand for it where it cannot be seen."""
+def comparison_figures(rows: pd.DataFrame, to: str = "base") -> list[Figure]:
+    """Effects with their intervals, and cost against gain, over the rows of `compare` that are no feedback's.
 
-    name: str
-    group: str  # the section of the page it belongs to
-    title: str
-    caption: str
-    alt: str
-    chart: alt.Chart | alt.LayerChart | alt.FacetChart
-
-    def spec(self) -> dict[str, Any]:
-        """The Vega-Lite specification."""
-        return self.chart.to_dict()
-
-
-def comparison_figures(rows: pd.DataFrame) -> list[Figure]:
-    """Effects with their intervals, and cost against gain, over the rows of `compare`."""
-    compared = [_point(row) for row in headlines(records(rows)) if known(row["difference"])]
+    `to` is what the differences are to.
+    """
+    summaries = {(row["run_id"], row["task"]) for row in summary_rows(records(rows))}
+    compared = [
+        _point(row) | {"speaks": (row["run_id"], row["task"]) in summaries}
+        for row in headlines(records(rows))
+        if known(row["difference"]) and not row["scope"]
+    ]
     if not compared:
         return []
-    figures = [effects(compared)]
-    summaries = {(row["run_id"], row["task"]) for row in summary_rows(records(rows))}
-    summary = [p for p in compared if (p["run_id"], p["task"]) in summaries]
-    if any(known(p["seconds"]) for p in summary):
-        figures.append(cost(summary))
+    figures = [effects(compared, to)]
+    summary = [p for p in compared if p["speaks"] and known(p["seconds"]) and p["seconds"] > 0]
+    if summary:
+        figures.append(cost(summary, to))
     return figures
 
 
@@ -64,7 +64,7 @@ def _point(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "run_id": row["run_id"],
         "arm": display_name(row),
-        "role": "method" if row["role"] in METHODS else row["role"],
+        "role": role_of(row),
         "task": row["task"],
         "difference": 100 * row["difference"],
         "low": 100 * row["diff_low"] if known(row["diff_low"]) else None,
@@ -74,121 +74,123 @@ def _point(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _chart(values: list[dict[str, Any]]) -> alt.Chart:
-    return alt.Chart(alt.Data(values=values))
-
-
-def _zero(axis: Literal["x", "y"]) -> alt.Chart:
-    """The line of no difference."""
-    return _chart([{"zero": 0}]).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(**{axis: "zero:Q"})
-
-
-def effects(points: list[dict[str, Any]]) -> Figure:
-    """Differences to base with paired 95% intervals: one line an arm, one mark a task."""
+def effects(points: list[dict[str, Any]], to: str = "base") -> Figure:
+    """Differences with paired 95% intervals: a line an arm, under its task where there are several."""
     points = [p for p in points if p["task"] != MACRO] or points
+    every = len(points)
+    if every > MOST_LINES:
+        speaking = [p for p in points if p["speaks"]]
+        points = (speaking or points)[:MOST_LINES]
     tasks = list(dict.fromkeys(p["task"] for p in points))
-    order = list(dict.fromkeys(p["arm"] for p in points))
-    offset = alt.YOffset("task:N", sort=tasks)
-    y = alt.Y("arm:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False))
-    legend = alt.Legend(orient="top") if len(tasks) > 1 else None
-    color = alt.Color("task:N", scale=alt.Scale(domain=tasks), title=None, legend=legend)
-    shape = alt.Shape("task:N", scale=alt.Scale(domain=tasks), title=None, legend=legend)
+    order: list[str] = []
+    lines = []
+    for task in tasks:
+        order += [HEADING + task] * (len(tasks) > 1)
+        for point in (p for p in points if p["task"] == task):
+            name = point["arm"] + HEADING + str(tasks.index(task)) * (len(tasks) > 1)
+            order.append(name)
+            lines.append(point | {"line": name})
+    whole = f"(split(datum.label, '{HEADING}')[0] || split(datum.label, '{HEADING}')[1])"
+    broken = f"split(replace({whole}, regexp('^(.{{5,17}}) (.*)$'), '$1\\n$2'), '\\n')"
+    shown_name = f"{WIDE} || length({whole}) < 18 ? {whole} : {broken}"  # on a phone in two lines
+    bold: Any = {
+        "condition": {"test": f"datum.value[0] == '{HEADING}'", "value": "bold"},
+        "value": "normal",
+    }
+    axis = alt.Axis(domain=False, ticks=False, labelExpr=shown_name, labelFontWeight=bold)
+    y = alt.Y("line:N", scale=alt.Scale(domain=order), title=None, axis=axis)
+    color, shape = role_scales(lines)
     tooltip = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("task:N"),
         alt.Tooltip("difference:Q", format="+.1f", title="points"),
         alt.Tooltip("interval:N", title="95% interval"),
     ]
-    x = alt.X("low:Q", title="difference to base, points")
-    base = _chart(points)
-    lines = base.mark_rule(strokeWidth=2).encode(
-        x, alt.X2("high:Q"), y, color, yOffset=offset, tooltip=tooltip
-    )
+    x = alt.X("low:Q", title=f"difference to {to}, points")
+    base = chart_of(lines)
+    bars = base.mark_rule(strokeWidth=2).encode(x, alt.X2("high:Q"), y, color, tooltip=tooltip)
     marks = base.mark_point(filled=True, size=70, opacity=1).encode(
-        alt.X("difference:Q"), y, color, shape, yOffset=offset, tooltip=tooltip
+        alt.X("difference:Q"), y, color, shape, tooltip=tooltip
     )
-    chart = alt.layer(_zero("x"), lines, marks).properties(
-        width="container", height=len(order) * max(26, 15 * len(tasks)), autosize=FIT
+    chart = alt.layer(zero("x"), bars, marks).properties(
+        width="container", height=len(order) * 26, autosize=FIT
     )
-    heading = "Difference to base, with paired 95% intervals"
+    heading = f"Difference to {to}, item by item"
+    caption = f"{heading}. {BARS}"
+    if len(points) < every:
+        caption += f" {every - len(points)} lines more are in the table."
     listed = [f"{p['arm']} on {p['task']}: {p['difference']:+.1f} {p['interval']}" for p in points[:40]]
-    return Figure("effects", "comparison", heading, heading + ".", f"{heading}. {'; '.join(listed)}.", chart)
+    return Figure("effects", "comparison", heading, caption, f"{heading}. {'; '.join(listed)}.", chart)
 
 
-def cost(points: list[dict[str, Any]]) -> Figure:
-    """Gain over base against seconds an item: up and to the left is better."""
-    present = [r for r in SHAPES if any(p["role"] == r for p in points)]
-    shapes = alt.Scale(domain=present, range=[SHAPES[r] for r in present])
-    legend = alt.Legend(orient="top")
-    shape = alt.Shape("role:N", scale=shapes, title=None, legend=legend)
+def cost(points: list[dict[str, Any]], to: str = "base") -> Figure:
+    """Gain against seconds an item: up and to the left is better."""
+    points = [p for p in points if p["seconds"] and p["seconds"] > 0]
+    color, shape = role_scales(points)
     tooltip = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("seconds:Q", format=".2~f", title="seconds an item"),
         alt.Tooltip("difference:Q", format="+.1f", title="points"),
         alt.Tooltip("interval:N", title="95% interval"),
     ]
-    x = alt.X(
-        "seconds:Q",
-        title="seconds an item (log scale)",
-        scale=alt.Scale(type="log", nice=False, padding=48),
-    )
-    color = alt.Color("role:N", scale=alt.Scale(domain=present), title=None, legend=legend)
-    points = [p for p in points if p["seconds"] and p["seconds"] > 0]
-    base = _chart(_spread(points))
+    scale = alt.Scale(type="log", nice=False, padding=48)
+    x = alt.X("seconds:Q", title="seconds an item (log scale)", scale=scale)
+    span = (min((p["low"] for p in points), default=0), max((p["high"] for p in points), default=0))
+    spots = placed(points, lambda p: math.log10(p["seconds"]), lambda at: 10**at, "difference", span)
+    base = chart_of(spots)
     bars = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(
-        x, alt.Y("low:Q", title="difference to base, points"), alt.Y2("high:Q"), color, tooltip=tooltip
+        x, alt.Y("low:Q", title=f"difference to {to}, points"), alt.Y2("high:Q"), color, tooltip=tooltip
     )
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(
         x, alt.Y("difference:Q"), color, shape, tooltip=tooltip
     )
-    layers = [bars, marks]
-    if len(points) <= NAMED:
-        visible, faint = (alt.condition(WIDE, alt.value(v), alt.value(0)) for v in (1, 0.6))
-        leaders = base.mark_rule(strokeWidth=0.75).encode(
-            x, alt.Y("difference:Q"), alt.X2("name_x:Q"), alt.Y2("name_y:Q"), opacity=faint
-        )
-        names = base.mark_text(align="left", dx=2, limit=220).encode(
-            alt.X("name_x:Q"), alt.Y("name_y:Q"), text="arm:N", opacity=visible
-        )
-        layers = [leaders, *layers, names]
-    chart = alt.layer(_zero("y"), *layers).properties(width="container", height=300, autosize=FIT)
+    layers, few = [bars, marks], len(points) <= NAMED
+    numbered = few and long_names(points)
+    if few:
+        layers = named(base, x, alt.Y("difference:Q"), layers, numbered)
+    chart = alt.layer(zero("y"), *layers).properties(width="container", height=300, autosize=FIT)
     heading = "Cost against gain"
-    caption = f"{heading}: up and to the left is better."
+    caption = f"{heading}: up and to the left is better. {BARS}"
     listed = [f"{p['arm']}: {p['difference']:+.1f} points at {p['seconds']:.2g} s" for p in points[:40]]
-    return Figure("cost", "cost", heading, caption, f"{heading}, by arm. {'; '.join(listed)}.", chart)
+    words = f"{heading}, by arm. {'; '.join(listed)}."
+    return Figure("cost", "cost", heading, caption, words, chart, key_of(spots) if few else (), numbered)
 
 
-def _spread(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points with a place for their names, `name_x` and `name_y`: beside each, or the nearest free one.
+@dataclass(frozen=True)
+class Quantity:
+    """What is drawn over settings: its columns, what it is multiplied by, the value of no effect, digits and words."""
 
-    Sizes are shares of what the points span: a letter is an eightieth wide, a line a nineteenth high.
-    """
-    costs = [math.log10(p["seconds"]) for p in points]
-    across = max(costs, default=0) - min(costs, default=0) or 1
-    highest, lowest = max((p["high"] for p in points), default=0), min((p["low"] for p in points), default=0)
-    line = (highest - lowest or 1) / 19
-    by_cost = sorted(zip(costs, points, strict=True), key=lambda pair: pair[0])
-    taken = [(x - across / 100, x + across / 100, p["difference"]) for x, p in by_cost]
-    placed = []
-    for x, point in by_cost:
-        begin, end = x + across / 50, x + across / 50 + min(36, len(point["arm"])) * across / 80
-        levels = [point["difference"] + line * (n + 0.4) for n in sorted(range(-NAMED, NAMED), key=abs)]
-        free = (
-            y
-            for y in levels
-            if not any(b < end and begin < e and abs(y - other) < line for b, e, other in taken)
-        )
-        level = next(free, levels[0])
-        taken.append((begin, end, level))
-        placed.append({**point, "name_x": 10**begin, "name_y": level})
-    return placed
+    columns: tuple[str, str, str]
+    scale: float
+    none: float
+    form: str
+    title: str
+    words: str
+
+    def of(self, cells: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
+        """Value and bounds of each finished cell that has them."""
+        found = [[cell.get(name) for name in self.columns] for cell in cells if cell["status"] == "done"]
+        return [(v * self.scale, a * self.scale, b * self.scale) for v, a, b in found if known(v)]
 
 
-def ablation_figures(table: pd.DataFrame) -> list[Figure]:
-    """Differences to base over the settings that the sweep in `table` varies.
+GAIN = Quantity(
+    ("difference", "diff_low", "diff_high"),
+    100,
+    0.0,
+    "+.1f",
+    "difference to base, points",
+    "Difference to base",
+)
+OVERALL = Quantity(
+    ("s_overall", "s_overall_low", "s_overall_high"), 1, 0.5, ".2f", "S_overall (0.5: as base)", "S_overall"
+)
+
+
+def ablation_figures(table: pd.DataFrame, feedback: pd.DataFrame | None = None) -> list[Figure]:
+    """Differences to base over the settings that the sweep in `table` varies; of feedback S_overall.
 
     There is a heat map for each method and pair of settings, and a curve for each setting. Of each run the
-    row is drawn that speaks for it (see `summary_rows`).
+    row is drawn that speaks for it (see `summary_rows`); of those in `feedback` (`arms_frame`) S_overall.
     """
     names = axes(table)
     rows = [r for r in shown(table, names) if r["metric"] == "acc" and r["arm"] != BASE]
@@ -197,7 +199,13 @@ def ablation_figures(table: pd.DataFrame) -> list[Figure]:
     cells += [
         row for row in rows if row["status"] == "missing" and (row["arm"], row["model"], row["task"]) in drawn
     ]
-    return [*_heat_maps(cells, names), *filter(None, (curve(cells, name) for name in names))]
+    found: list[Figure | None] = [*_heat_maps(cells, names), *(curve(cells, name) for name in names)]
+    if feedback is not None and len(feedback) and not any(found):
+        own = {row["run_id"]: row for row in records(feedback) if row["arm"] != BASE}
+        ours = {row["run_id"]: row | own[row["run_id"]] for row in rows if row["run_id"] in own}
+        cells = [row | {"task": "feedback"} for row in ours.values()]
+        found = [*_heat_maps(cells, names, OVERALL), *(curve(cells, name, OVERALL) for name in names)]
+    return [figure for figure in found if figure]
 
 
 def _ordered(values: Iterable[object]) -> list[str]:
@@ -215,14 +223,14 @@ def _slug(*parts: str) -> str:
     return re.sub(r"[^\w-]+", "_", "_".join(parts))
 
 
-def _heat_maps(cells: list[dict[str, Any]], names: list[str]) -> list[Figure]:
+def _heat_maps(cells: list[dict[str, Any]], names: list[str], of: Quantity = GAIN) -> list[Figure]:
     """A map for each pair of settings and method that varies both, neither as a function of the other."""
     methods = map_reduce((cell for cell in cells if cell["role"] in METHODS), itemgetter("arm"))
     maps: list[tuple[list[dict[str, Any]], str, str, bool]] = []
     for row, column in combinations(names, 2):
         spanning = [own for own in methods.values() if _spans(own, row, column)]
         maps += [(own, row, column, len(spanning) > 1) for own in spanning]
-    return [heat_map(own, row, column, several=several) for own, row, column, several in maps[:MOST_MAPS]]
+    return [heat_map(own, r, c, several=several, of=of) for own, r, c, several in maps[:MOST_MAPS]]
 
 
 def _spans(cells: list[dict[str, Any]], row: str, column: str) -> bool:
@@ -230,16 +238,14 @@ def _spans(cells: list[dict[str, Any]], row: str, column: str) -> bool:
     return varied and not (by_value(cells, row, column) or by_value(cells, column, row))
 
 
-def _has_gain(cell: dict[str, Any]) -> bool:
-    return cell["status"] == "done" and known(cell["difference"])
-
-
 def _averaged(cells: list[dict[str, Any]]) -> str:
     return "the other settings" + (" and the tasks" if len({cell["task"] for cell in cells}) > 1 else "")
 
 
-def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: bool = False) -> Figure:
-    """Mean difference of one arm to base by two settings, averaged over the others; gaps are crossed.
+def heat_map(
+    cells: list[dict[str, Any]], row: str, column: str, *, several: bool = False, of: Quantity = GAIN
+) -> Figure:
+    """Mean of a quantity of one arm by two settings, averaged over the others; gaps are crossed.
 
     Where `several` arms have such a map, the figure's name and title say which this is.
     """
@@ -248,35 +254,36 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: boo
     rows, columns = _ordered(r for r, _ in groups), _ordered(c for _, c in groups)
     values = []
     for r, c in product(rows, columns):
-        gains = [100 * cell["difference"] for cell in groups.get((r, c), []) if _has_gain(cell)]
-        mean = sum(gains) / len(gains) if gains else None
-        text = "×" if mean is None else f"{mean:+.1f}"
-        values.append({"row": r, "column": c, "difference": mean, "text": text, "cells": len(gains)})
+        found = [value for value, *_ in of.of(groups.get((r, c), []))]
+        mean = sum(found) / len(found) if found else None
+        text = "×" if mean is None else format(mean, of.form)
+        values.append({"row": r, "column": c, "difference": mean, "text": text, "cells": len(found)})
     filled = [v for v in values if v["difference"] is not None]
-    largest = max((abs(v["difference"]) for v in filled), default=0.0) or 1.0
+    largest = max((abs(v["difference"] - of.none) for v in filled), default=0.0) or 1.0
+    ends = [of.none - largest, of.none, of.none + largest]
     tooltip = [
         alt.Tooltip("row:N", title=row),
         alt.Tooltip("column:N", title=column),
-        alt.Tooltip("difference:Q", format="+.2f", title="points, mean"),
+        alt.Tooltip("difference:Q", format=of.form, title="mean"),
         alt.Tooltip("cells:Q", title="cells averaged"),
     ]
-    base = _chart(values).encode(
+    base = chart_of(values).encode(
         alt.X("column:N", sort=columns, title=column, axis=alt.Axis(labelAngle=0, labelLimit=90)),
         alt.Y("row:N", sort=rows, title=row, axis=alt.Axis(labelLimit=120)),
         tooltip=tooltip,
     )
-    fill = alt.Color(
-        "difference:Q",
-        scale=alt.Scale(domain=[-largest, largest], domainMid=0),
-        title="points",
-        legend=alt.Legend(orient="right", gradientLength=120),
-    )
+    unit = "points" if of is GAIN else "S"
+    label = f"datum.value == {of.none} ? '{of.none:g}' : format(datum.value, '{of.form}')"
+    legend = alt.Legend(orient="right", gradientLength=100, values=ends, labelExpr=label)
+    scale = alt.Scale(domain=[ends[0], ends[2]], domainMid=of.none)
+    fill = alt.Color("difference:Q", scale=scale, title=unit, legend=legend)
     boxes = base.transform_filter("datum.difference !== null").mark_rect(cornerRadius=3).encode(fill)
     texts = base.mark_text(fontSize=12).encode(text="text:N")
-    chart = alt.layer(boxes, texts).properties(width="container", height=34 * len(rows), autosize=FIT)
-    caption = (
-        f"Difference of {title} to base by {row} and {column}, in points, averaged over {_averaged(cells)}."
+    chart = alt.layer(boxes, texts).properties(
+        width="container", height=max(120, 34 * len(rows)), autosize=FIT
     )
+    what = f"Difference of {title} to base" if of is GAIN else f"{of.words} of {title}"
+    caption = f"{what} by {row} and {column}{', in points' * (of is GAIN)}, averaged over {_averaged(cells)}."
     if filled:
         best = max(filled, key=lambda v: v["difference"])
         caption += f" Largest mean {best['text']} at {row} {best['row']}, {column} {best['column']}."
@@ -287,17 +294,19 @@ def heat_map(cells: list[dict[str, Any]], row: str, column: str, *, several: boo
     return Figure(name, "heat map", heading, caption, caption, chart)
 
 
-def curve(cells: list[dict[str, Any]], name: str) -> Figure | None:
-    """Difference to base over one setting, by arm: the mean over the others, and the range of cells."""
-    drawn = (cell for cell in cells if _has_gain(cell) and known(cell[name]))
+def curve(cells: list[dict[str, Any]], name: str, of: Quantity = GAIN) -> Figure | None:
+    """A quantity over one setting, its mean over the others, with one field an arm.
+
+    The bounds of a mean of cells are the means of theirs. Cells share their items, and such bounds hold however
+    the cells depend on each other: an interval of the mean that is never too short.
+    """
+    drawn = (cell for cell in cells if of.of([cell]) and known(cell[name]))
     groups = map_reduce(drawn, lambda cell: (cell["title"], str(cell[name])))
     values = []
     for (arm, setting), group in groups.items():
-        gains = [100 * cell["difference"] for cell in group]
-        low, high = min(gains), max(gains)
-        if len(group) == 1:
-            low, high = 100 * group[0]["diff_low"], 100 * group[0]["diff_high"]
-        value = {"arm": arm, "setting": setting, "difference": sum(gains) / len(gains)}
+        bounded = of.of(group)
+        mean, low, high = (sum(part) / len(part) for part in zip(*bounded, strict=True))
+        value = {"arm": arm, "role": role_of(group[0]), "setting": setting, "difference": mean}
         values.append(value | {"low": low, "high": high, "cells": len(group)})
     order = _ordered(v["setting"] for v in values)
     if len(order) < 2:
@@ -305,22 +314,34 @@ def curve(cells: list[dict[str, Any]], name: str) -> Figure | None:
     tooltip = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("setting:N", title=name),
-        alt.Tooltip("difference:Q", format="+.2f", title="points, mean"),
-        alt.Tooltip("low:Q", format="+.2f"),
-        alt.Tooltip("high:Q", format="+.2f"),
+        alt.Tooltip("difference:Q", format=of.form, title="mean"),
+        alt.Tooltip("low:Q", format=of.form, title="95% from"),
+        alt.Tooltip("high:Q", format=of.form, title="to"),
         alt.Tooltip("cells:Q"),
     ]
-    legend = alt.Legend(orient="top") if len({v["arm"] for v in values}) > 1 else None
-    color = alt.Color("arm:N", title=None, legend=legend)
-    base = _chart(values).encode(alt.X("setting:N", sort=order, title=name, axis=alt.Axis(labelAngle=0)))
-    y = alt.Y("low:Q", title="difference to base, points")
-    bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y, alt.Y2("high:Q"), color, tooltip=tooltip)
-    line = base.mark_line(point=alt.OverlayMarkDef(size=60, filled=True)).encode(
-        alt.Y("difference:Q"), color, tooltip=tooltip
+    arms = list(dict.fromkeys(v["arm"] for v in values))
+    color, shape = role_scales(values)
+    base = chart_of(values) if len(arms) == 1 else alt.Chart()
+    base = base.encode(alt.X("setting:N", sort=order, title=name, axis=alt.Axis(labelAngle=0)))
+    y = alt.Y("low:Q", title=of.title)
+    none = alt.Chart() if len(arms) > 1 else chart_of([{}])
+    none = none.mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y=alt.datum(of.none))
+    bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(y, alt.Y2("high:Q"), color, tooltip=tooltip)
+    line = base.mark_line().encode(alt.Y("difference:Q"), color)
+    marks = base.mark_point(filled=True, size=70, opacity=1).encode(
+        alt.Y("difference:Q"), color, shape, tooltip=tooltip
     )
-    chart = alt.layer(_zero("y"), bars, line).properties(width="container", height=260, autosize=FIT)
-    several = any(v["cells"] > 1 for v in values)
-    span = f"the range over {_averaged(cells)}" if several else "the paired 95% interval"
-    listed = "; ".join(f"{v['arm']} at {v['setting']}: {v['difference']:+.1f}" for v in values[:30])
-    caption = f"Difference to base over {name}; bars are {span}."
+    height = 240 if len(arms) == 1 else 130
+    chart: Any = alt.layer(none, bars, line, marks).properties(height=height)
+    if len(arms) == 1:
+        chart = chart.properties(width="container", autosize=FIT)
+    else:
+        header = alt.Header(labelOrient="top", labelAnchor="start", title=None, labelFontWeight="bold")
+        row = alt.Row("arm:N", sort=arms, header=header, title=None)
+        chart = chart.facet(row=row, data=alt.Data(values=values)).resolve_axis(x="independent")
+    averaged = f", averaged over {_averaged(cells)}" if any(v["cells"] > 1 for v in values) else ""
+    listed = "; ".join(f"{v['arm']} at {v['setting']}: {v['difference']:{of.form}}" for v in values[:30])
+    caption = f"{of.words} over {name}{averaged}. {BARS}"
+    if averaged:
+        caption += " Those of a mean are the means of the cells' bounds, which are not too short however cells depend."
     return Figure(_slug("curve", name), "curve", name, caption, f"{caption} {listed}.", chart)

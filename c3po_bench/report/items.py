@@ -8,7 +8,8 @@ The page parses a chunk only when it is asked for, so that 10,000 items open as 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,13 @@ import pandas as pd
 
 from c3po_bench.analysis.arms import BASE, arm_of, display_name
 from c3po_bench.analysis.frames import records
+from c3po_bench.analysis.gold import gold_probability
 from c3po_bench.analysis.scores import score_of
 from c3po_bench.store.files import read_jsonl
 from c3po_bench.store.reader import Run
 
 DETAIL_BYTES = 24 << 20  # of JSON, over all arms; flipped items come first
+SAME = 1e-3  # probabilities that differ by less are the same
 CHUNK_BYTES = 256 << 10
 LONGEST = 6000  # characters of one text shown
 DETAILS = (
@@ -32,6 +35,7 @@ DETAILS = (
     "pathway_change",
     "loglikelihoods",
     "prompt",
+    "probabilities",
     "response",
     "score",
     "drift",
@@ -96,7 +100,12 @@ def explore(runs: Sequence[Run], compared: pd.DataFrame, detail_bytes: int = DET
             }
         )
     return Explorer(
-        {"arms": arms, "tasks": list(tasks), "scopes": list(tasks.values())},
+        {
+            "arms": arms,
+            "tasks": list(tasks),
+            "scopes": list(tasks.values()),
+            "texts": any(item[2] for item in items),  # a published study has none
+        },
         {
             "items": items,
             "predictions": [[own.get(i, (None,))[0] for i in range(len(items))] for own in answers],
@@ -116,6 +125,7 @@ class _Details:
 
     def add(self, item: int, row: dict[str, Any]) -> None:
         """Keep the details of a sample row, where there are any and room for them."""
+        row = row | {"probabilities": choice_probabilities(row)}
         if details := {name: _tidy(row[name]) for name in DETAILS if row.get(name) is not None}:
             self._keep(item, len(json.dumps(details)), details)
 
@@ -147,6 +157,32 @@ def _chunk(
         room -= size
         chunks.setdefault(starts[-1][1], {})[str(item)] = details
     return starts
+
+
+def choice_probabilities(row: Mapping[str, Any]) -> list[float] | None:
+    """The probability of each choice among the choices, under the rule that the row was scored by.
+
+    The rule is not in the row: it is the log-likelihoods as they are, or divided by the choices' lengths in characters,
+    whichever gives the right choice the recorded probability (or, in rows without, makes the prediction likeliest).
+    None where neither does.
+    """
+    scores, choices, prediction = row.get("loglikelihoods"), row.get("choices"), row.get("prediction")
+    if not scores or not isinstance(prediction, int) or not all(math.isfinite(score) for score in scores):
+        return None
+    texts = choices if choices and len(choices) == len(scores) and all(choices) else None
+    for lengths in ([1] * len(scores), [len(text) for text in texts or []]):
+        if not lengths:
+            continue
+        ranked = [score / length for score, length in zip(scores, lengths, strict=True)]
+        shares = [gold_probability(ranked, [place]) for place in range(len(ranked))]
+        gold, recorded = row.get("gold"), row.get("p_gold")
+        if recorded is not None and isinstance(gold, int):
+            right = abs(shares[gold] - recorded) < SAME
+        else:
+            right = shares[prediction] > max(shares) - SAME
+        if right:
+            return shares
+    return None
 
 
 def _item(row: dict[str, Any], task: int) -> list[Any]:

@@ -1,9 +1,4 @@
-"""The page's tables as rows of cells, with what a column is sorted by; and the feedback triangle.
-
-The triangle shows how far an arm follows a feedback in, near and out of its scope. A corner is good when it
-is reached: in scope the answer follows the feedback, near and out of scope it does not change. Scores are
-shares of items. What the corners near and out show is one minus the size of the score.
-"""
+"""The page's tables as rows of cells, with what a column is sorted by."""
 
 import math
 import re
@@ -14,21 +9,23 @@ from typing import Any
 import pandas as pd
 from more_itertools import map_reduce
 
-from c3po_bench.analysis.ablation import shown
-from c3po_bench.analysis.arms import display_name, settings_text
+from c3po_bench.analysis.ablation import leading_number, shown
+from c3po_bench.analysis.arms import METHODS, display_name, settings_text
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.gold import LOST, gold_bracket, gold_direction
-from c3po_bench.analysis.measures import MEASURES, SCOPES
-from c3po_bench.analysis.tables import OVER_SEEDS, measure_interval, movement_cells
-from c3po_bench.analysis.verdict import amount, bracket, direction, gap_bracket, p_text
+from c3po_bench.analysis.measures import SCOPES
+from c3po_bench.analysis.tables import OVER_SEEDS, movement_cells
+from c3po_bench.analysis.verdict import amount, bracket, direction, gap_bracket, p_text, summary_rows
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading."""
+    """A column's heading; an optional one is hidden until a reader asks for all, a wide one has a text a line."""
 
     title: str
     numeric: bool = True
+    optional: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,29 +47,27 @@ class Row:
     cells: list[Cell]
 
 
-def _columns(names: list[str], numbers: list[str]) -> list[Column]:
+def columns_named(names: list[str], numbers: list[str]) -> list[Column]:
+    """Columns of texts, and then of numbers."""
     return [Column(name, numeric=False) for name in names] + [Column(name) for name in numbers]
 
 
 TONES = {1: "up", -1: "down", 0: ""}
-COLUMNS = _columns(
-    ["Arm", "Task"],
-    [
-        *("n", "Accuracy", "Difference", "p", "Fixed / broken", "p(right)"),
-        *("Against control", "s/item", "GFLOPs/item"),
-    ],
-)
-FEEDBACK_COLUMNS = _columns(
-    ["Arm", "Scope"], ["S", "Drift", "Similarity", "Repetition", "Broken endings", "Length ratio"]
-)
-JUDGE_COLUMNS = _columns(
+COLUMNS = [
+    *columns_named(["Arm", "Task"], ["n", "Accuracy", "Difference", "p", "Fixed / broken"]),
+    Column("Against control", wide=True),
+    Column("s/item"),
+    Column("p(right)", optional=True),
+    Column("GFLOPs/item", optional=True),
+]
+JUDGE_COLUMNS = columns_named(
     ["Arm", "Scope"], ["n", "Judged", "Sensitivity", "Specificity", "Corrected", "By people"]
 )
-MOVEMENT_COLUMNS = _columns(
+MOVEMENT_COLUMNS = columns_named(
     ["Arm"],
     ["Moved", "Natural spread", "Times", "Own top-k kept", "Weight", "Entropy", "Loss", "Similarity"],
 )
-SEED_COLUMNS = _columns(
+SEED_COLUMNS = columns_named(
     ["Arm", "Task"],
     [
         "Seeds",
@@ -94,6 +89,13 @@ def comparison_rows(compared: pd.DataFrame, controls: pd.DataFrame) -> list[Row]
         Row(row["task"], row["role"], _cells(row, over.get(run_and_task(row), [])))
         for row in records(compared)
     ]
+
+
+def without_empty(columns: list[Column], rows: list[Row]) -> tuple[list[Column], list[Row]]:
+    """The columns in which some row has a number, after the first two, and the rows cut to them."""
+    kept = [i for i in range(len(columns)) if i < 2 or any(row.cells[i].text for row in rows)]
+    cut = [replace(row, cells=[row.cells[i] for i in kept]) for row in rows]
+    return [columns[i] for i in kept], cut
 
 
 def _accuracy(row: dict[str, Any], detail: str) -> Cell:
@@ -122,7 +124,8 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
         difference = Cell(gap, row["difference"], interval, "" if note(row, "outdated") else tone)
     if known(row["p"]):
         test = " ‡" if row["test"] == "sign-flip" else ""
-        p = Cell(p_text(row["p"]) + test, row["p"], f"Holm {p_text(row['p_holm'])}")
+        holm = f"Holm {p_text(row['p_holm'])}" if known(row["p_holm"]) else ""
+        p = Cell(p_text(row["p"]) + test, row["p"], holm)
     if known(row["fixed"]):
         changed = Cell(f"{row['fixed']} / {row['broken']}", int(row["fixed"]) - int(row["broken"]))
     seconds, flops = row["seconds_per_item"], row["flops_per_item"]
@@ -131,9 +134,9 @@ def _cells(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[Cell]:
         difference,
         p,
         changed,
-        _gold(row),
         _control(controls),
         Cell(amount(seconds), seconds) if known(seconds) else Cell(""),
+        _gold(row),
         Cell(amount(flops / 1e9, 3), flops) if known(flops) else Cell(""),
     ]
 
@@ -195,7 +198,7 @@ def marks(compared: pd.DataFrame) -> str:
             "“Recorded with version 1, now 2”: the code that makes these numbers has changed since; they are in no "
             "sentence, color or figure until they are recorded again."
         )
-    if any(compared["gold_note"]):
+    if any(compared["gold_note"]) and any(known(value) for value in compared["p_gold"]):
         notes.append(f"p(right) is {LOST} where the record of a run lacks it.")
     return " ".join(notes)
 
@@ -219,26 +222,6 @@ def moved_rows(rows: list[dict[str, Any]]) -> list[Row]:
             cells.append(Cell(text, row[name] if known(row[name]) else ""))
         table.append(Row("", row["role"], cells))
     return table
-
-
-def feedback_rows(measured: pd.DataFrame) -> list[Row]:
-    """The rows of `feedback_measures`, one an arm and scope, over all feedbacks together."""
-    groups: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for row in records(measured):
-        if not row["feedback"]:
-            groups.setdefault((row["run_id"], row["scope"]), {})[row["measure"]] = row
-    rows = []
-    for (_, scope), values in groups.items():
-        first = next(iter(values.values()))
-        cells = [Cell(display_name(first), display_name(first)), Cell(SCOPES.get(scope, scope), scope)]
-        cells += [_measure(values[measure]) if measure in values else Cell("") for measure in MEASURES]
-        rows.append(Row(scope, first["role"], cells))
-    return rows
-
-
-def _measure(row: dict[str, Any]) -> Cell:
-    digits = 3 if row["measure"] == "drift" else 2
-    return Cell(f"{row['mean']:.{digits}f}", row["mean"], measure_interval(row))
 
 
 def judge_rows(judges: pd.DataFrame) -> list[Row]:
@@ -298,26 +281,97 @@ def _over_seeds(row: dict[str, Any]) -> Cell:
 
 PERCENT = {"value": "accuracy %", "difference": "difference", "diff_low": "from", "diff_high": "to"}
 NUMBERS = dict.fromkeys(PERCENT, 1) | {"p_holm": 3, "seconds_per_item": 3}  # digits
+FEEDBACK = {"s_overall": 2, "s_overall_low": 2, "s_overall_high": 2}
+FEEDBACK |= {"follows": 2, "leaks_near": 2, "leaks_out": 2, "drift": 3}
 HEADINGS = PERCENT | {"p_holm": "Holm p", "seconds_per_item": "s/item"}
+HEADINGS |= {"s_overall": "S overall", "s_overall_low": "from", "s_overall_high": "to"}
 
 
-def ablation_rows(table: pd.DataFrame, varied: list[str]) -> dict[str, Any]:
-    """The ablation table as the page lists it: varied settings and the numbers, one row a run and task."""
-    names = ["arm", *varied, "task", "n", *NUMBERS, "status"]
+def ablation_rows(
+    table: pd.DataFrame, varied: list[str], feedback: pd.DataFrame | None = None
+) -> dict[str, Any]:
+    """The ablation table as the page lists it: varied settings and the numbers, one row a run and task.
+
+    Rows are in the order of the arms and of their settings. Where `feedback` (`arms_frame`) has rows and nothing else
+    was run, there is one row a run, with how well it follows and where it leaks.
+    """
     rows = [row for row in shown(table, varied) if row["metric"] == "acc"]
+    alike = [row for row in rows if not row["scope"] or not known(row["scope"])]
+    names = ["arm", *varied, "task", "n", *NUMBERS, "status"]
+    digits = NUMBERS
+    if feedback is not None and len(feedback) and not any(row["status"] == "done" for row in alike):
+        own, seen = {row["run_id"]: row for row in records(feedback)}, set[str]()
+        names, digits = ["arm", *varied, *FEEDBACK, "seconds_per_item", "status"], FEEDBACK | NUMBERS
+        left = [row for row in rows if row["run_id"] in own or row["status"] != "done"]
+        rows = []
+        for row in left:
+            name = str(row["run_id"] if known(row["run_id"]) else [row[one] for one in varied])
+            if name not in seen:
+                seen.add(name)
+                rows.append(dict.fromkeys(FEEDBACK) | row | own.get(row["run_id"], {}))
+    else:
+        rows = alike
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    rows.sort(key=lambda row: (arms.index(row["arm"]), [_size(row[name]) for name in varied]))
     columns = []
     for name in names:
         numeric = any(isinstance(row[name], int | float) and known(row[name]) for row in rows)
         column: dict[str, Any] = {"title": HEADINGS.get(name, name.replace("_", " ")), "numeric": numeric}
-        columns.append(column | ({"digits": NUMBERS[name]} if name in NUMBERS else {}))
+        columns.append(column | ({"digits": digits[name]} if name in digits else {}))
     return {"columns": columns, "rows": [[_plain(name, row[name]) for name in names] for row in rows]}
+
+
+def _size(value: Any) -> tuple[float, str]:
+    """What settings are sorted by: the size that they name, then the text."""
+    size = leading_number(value) if known(value) else math.inf
+    return (math.inf if size != size else size, str(value))
 
 
 def _plain(name: str, value: Any) -> Any:
     """A value as the page's table lists it: shares in percent, missing ones as None."""
     if value is pd.NA:
         return None
-    return 100 * value if name in PERCENT else value
+    return 100 * value if name in PERCENT and value is not None else value
+
+
+BEST_COLUMNS = columns_named(["Arm", "Settings"], ["Cells", "Value", "Holm p"]) + [
+    Column("Against control", wide=True)
+]
+
+
+def best_rows(compared: pd.DataFrame, controls: pd.DataFrame, feedback: pd.DataFrame) -> list[Row]:
+    """Of each arm with several runs the best one, with its p corrected for all of them and its controls beside it.
+
+    Of feedback the best is that of the largest S_overall, and its p that of the difference to base.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in summary_rows(records(compared)):
+        if row["role"] in METHODS and known(row["difference"]) and not note(row, "outdated"):
+            groups.setdefault(row["arm"], []).append(row)
+    over = map_reduce(records(controls), itemgetter("run_id", "task"))
+    made = []
+    for rows in groups.values():
+        if len(rows) > 1:
+            best = max(rows, key=itemgetter("difference"))
+            text, interval = f"{best['difference'] * 100:+.1f}", bracket(best["diff_low"], best["diff_high"])
+            value = Cell(text, best["difference"], interval, TONES[direction(best)])
+            control = _control(over.get((best["run_id"], best["task"]), []))
+            made.append(_best(best, len(rows), value, best["p_holm"], control))
+    by_arm = map_reduce((row for row in records(feedback) if known(row["s_overall"])), itemgetter("arm"))
+    for rows in by_arm.values():
+        if len(rows) > 1 and rows[0]["role"] in METHODS:
+            best = rows[0]  # they are in this order
+            interval = f"[{best['s_overall_low']:.2f}, {best['s_overall_high']:.2f}]"
+            value = Cell(f"S {best['s_overall']:.2f}", best["s_overall"], interval)
+            made.append(_best(best, len(rows), value, best["s_overall_p_holm"], Cell("")))
+    return made
+
+
+def _best(row: dict[str, Any], cells: int, value: Cell, p: float, control: Cell) -> Row:
+    settings = settings_text(row).strip().removeprefix("(").replace(")", "", 1)
+    corrected = Cell(p_text(p), p) if known(p) else Cell("")
+    first = [Cell(row["title"], row["title"]), Cell(settings, settings), Cell(str(cells), cells)]
+    return Row("", row["role"], [*first, value, corrected, control])
 
 
 def ablation_note(table: pd.DataFrame, varied: list[str]) -> str:
@@ -326,49 +380,3 @@ def ablation_note(table: pd.DataFrame, varied: list[str]) -> str:
     gaps = status.count("missing") + status.count("unfinished")
     note = f"{status.count('done'):,} finished rows over {', '.join(varied)}."
     return note + (f" {gaps:,} rows are missing or unfinished: the sweep is incomplete." if gaps else "")
-
-
-CORNERS = {  # by scope: the angle in degrees
-    "in": -90.0,
-    "near": 150.0,
-    "out": 30.0,
-}
-SIZE, RADIUS = 200.0, 70.0
-CENTRE = (SIZE / 2, SIZE / 2 + 12)
-
-
-@dataclass(frozen=True)
-class Triangle:
-    """One arm's drawing: its polygon in SVG coordinates, the scores at its corners, and a description."""
-
-    arm: str
-    polygon: str
-    values: dict[str, float]
-    alt: str
-
-
-def triangles(compared: pd.DataFrame) -> list[Triangle]:
-    """A triangle for every run that has answers in all three scopes, some of them judged."""
-    rows = (row for row in records(compared) if row["scope"] in CORNERS and known(row["accuracy"]))
-    runs = map_reduce(rows, itemgetter("run_id"))
-    return [_triangle(rows) for rows in runs.values() if {row["scope"] for row in rows} == CORNERS.keys()]
-
-
-def _triangle(rows: list[dict[str, Any]]) -> Triangle:
-    scores = {scope: [row["accuracy"] for row in rows if row["scope"] == scope] for scope in CORNERS}
-    mean = {scope: sum(values) / len(values) for scope, values in scores.items()}
-    reached = {scope: value if scope == "in" else 1 - abs(value) for scope, value in mean.items()}
-    name = display_name(rows[0])
-    shares = [f"{mean[scope]:.0%} {SCOPES[scope]}" for scope in CORNERS]
-    return Triangle(name, outline(reached), mean, f"{name}: follows {', '.join(shares)}")
-
-
-def corner(scope: str, share: float = 1.0) -> tuple[float, float]:
-    """Where `share` of the way from the centre to the corner of `scope` lies, in SVG units."""
-    angle, reach = math.radians(CORNERS[scope]), RADIUS * min(1.0, max(0.0, share))
-    return CENTRE[0] + reach * math.cos(angle), CENTRE[1] + reach * math.sin(angle)
-
-
-def outline(shares: dict[str, float]) -> str:
-    """The points attribute of a polygon that reaches `shares` of the way to each corner."""
-    return " ".join("{:.1f},{:.1f}".format(*corner(scope, shares[scope])) for scope in CORNERS)

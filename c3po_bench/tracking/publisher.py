@@ -15,21 +15,26 @@ import wandb
 from filelock import FileLock, Timeout
 
 from c3po_bench.analysis.ablation import ablation_table, axes, settings_of
-from c3po_bench.analysis.arms import BASE
+from c3po_bench.analysis.arms import BASE, arm_of
 from c3po_bench.analysis.compare import compare, compare_controls, options_of
 from c3po_bench.analysis.frames import known, records
-from c3po_bench.analysis.overall import conclusion
+from c3po_bench.analysis.overall import WORDS, conclusion
 from c3po_bench.analysis.pairing import Partners
-from c3po_bench.analysis.verdict import summary_rows
+from c3po_bench.analysis.verdict import direction, summary_rows
 from c3po_bench.errors import UserError
 from c3po_bench.masking import clean
 from c3po_bench.store.files import write_json, write_text
 from c3po_bench.store.reader import Run, load_experiments, load_runs, published
-from c3po_bench.tracking import TrackingConfig, tables
+from c3po_bench.tracking import TrackingConfig, tables, views
+from c3po_bench.tracking.views import Contents
 
 log = logging.getLogger(__name__)
 SUMMARY = ("accuracy", "low", "high", "difference", "diff_low", "diff_high", "p", "p_holm", "fixed", "broken")
-SUMMARY += ("p_gold", "gold_difference", "gold_low", "gold_high", "gold_p", "gold_p_holm")
+SUMMARY += ("p_gold", "gold_difference", "gold_low", "gold_high", "gold_p", "gold_p_holm", "leaks")
+SUMMARY += tuple(
+    f"{name}{end}" for name in (*WORDS.values(), "drift") for end in ("", "_low", "_high", "_p_holm")
+)
+TOLD = {1: "beats base", 0: "not told from base", -1: "loses to base"}
 FILES = ("result.json", "samples.jsonl", "provenance.json", "config.yaml")
 INIT_SECONDS = 30.0
 ANALYSIS = "analysis-"
@@ -124,7 +129,9 @@ class _Publisher:
             run.run_id: hashlib.sha256((run.path / "result.json").read_bytes()).hexdigest()[:12]
             for run in runs
         }
-        self.rows: dict[str, dict[str, Any]] = {}  # of the comparison, by run id
+        self.rows: dict[str, dict[str, Any]] = {}  # of the comparison and of feedback's arms, by run id
+        self.arms = pd.DataFrame()
+        self.scopes: dict[str, str] = {}  # of feedback's tasks
 
     def publish(self, analysis: bool, save_dashboard: bool) -> Published:
         published = self.state.here
@@ -142,6 +149,10 @@ class _Publisher:
             )
         if len(compared):
             self.rows = {row["run_id"]: row for row in summary_rows(records(compared))}
+            self.scopes = {row["task"]: row["scope"] for row in records(compared) if row["scope"]}
+            self.arms = views.feedback_arms(self.runs, compared)
+            for row in records(self.arms):
+                self.rows[row["run_id"]] = row | self.rows.get(row["run_id"], {})
         before = set(self.runs) - set(new) if show else set()
         changed = [r for r in self.runs if r in before and published.get(wandb_id(r)) != self._mark(r)]
         self.done.skipped = len(self.runs) - len(new) - len(changed)
@@ -153,19 +164,24 @@ class _Publisher:
             ablation = ablation_table(self.runs, compared, self.results_dir)
             controls = compare_controls(self.runs, refused={})
             sentences = conclusion(self.results_dir, self.runs, compared, controls)
-            varied = axes(ablation)
+            contents = self._contents(axes(ablation))
             if due:
-                self._publish_analysis(
-                    analysis_id, {"comparison": compared, "ablation": ablation}, " ".join(sentences), varied
-                )
+                self._publish_analysis(analysis_id, compared, ablation, sentences, contents)
                 self.done.analysis = analysis_id
             for run in changed:  # in their row alone, and last: one more run changes Holm's p of many
                 self._publish_run(run, only_row=self.online)
             if due:
                 self.state.put(analysis_id, whole)
-            if self._dashboard(sentences, varied, save):
+            if self._dashboard(sentences, contents, save):
                 self.state.put("dashboard", whole)
         return self.done
+
+    def _contents(self, varied: list[str]) -> Contents:
+        """What the published runs have for panels to show."""
+        curves = {name for run in self.runs for name, values in run.result["curves"].items() if values}
+        alike = any(known(row.get("accuracy")) for row in self.rows.values())
+        moved = any(row["arm"] != BASE for row in self.rows.values())
+        return Contents(varied, sorted(curves), alike, len(self.arms) > 0, moved)
 
     def _first(self) -> str:
         """What stays of a store however it grows: the name and the base of its first experiment."""
@@ -229,8 +245,8 @@ class _Publisher:
         named = settings_of(run) | {
             "model": result["model"]
         }  # under the names of `axes`, as panels ask for them
-        settings = {name: value for name, value in named.items() if known(value)}
-        tags = [tag[:64] for tag in dict.fromkeys([result["model"], run.arm, *result["tasks"]])]
+        settings = {tables.setting_key(name): value for name, value in named.items() if known(value)}
+        tags = [tag[:64] for tag in dict.fromkeys([*self._words(run, row), *result["tasks"]])]
         started = self._start(
             wandb_id(run),
             name=row.get("label", run.arm)[:128],
@@ -246,7 +262,7 @@ class _Publisher:
             },
         )
         with started as target:
-            target.summary.update(_numbers(run, row))
+            target.summary.update(_numbers(run, row, self.scopes))
             if not only_row:
                 _log_curves(target, run)
                 self._log_samples(target, run)
@@ -258,6 +274,18 @@ class _Publisher:
         self.state.put(wandb_id(run), self._mark(run))
         self.done.runs.append(wandb_id(run))
 
+    def _words(self, run: Run, row: dict[str, Any]) -> list[str]:
+        """Tags by which one looks for runs: model, arm, its role, and what was found; tasks come after them."""
+        words = [run.result["model"], run.arm, arm_of(run).role]
+        if known(row.get("difference")):
+            words.append(TOLD[direction(row)])
+        if known(row.get("follows")) and run.arm != BASE:
+            words += ["follows"] * (row["follows_sign"] == 1)
+            words += [
+                name.replace("_", " ") for name in ("leaks_near", "leaks_out") if row[f"{name}_sign"] == 1
+            ]
+        return words
+
     def _log_samples(self, target: Any, run: Run) -> None:
         bases, rows = self._bases(run), run.samples()
         samples = tables.samples_table(rows, bases[0].samples() if bases else [])
@@ -268,21 +296,31 @@ class _Publisher:
         target.log({"samples": _table(samples)} | histograms)
 
     def _publish_analysis(
-        self, run_id: str, frames: dict[str, pd.DataFrame], words: str, varied: list[str]
+        self,
+        run_id: str,
+        compared: pd.DataFrame,
+        ablation: pd.DataFrame,
+        sentences: list[str],
+        contents: Contents,
     ) -> None:
         started = self._start(
             run_id,
             name=f"analysis of {self.name}"[:128],
             group=self.name[:128],
             job_type="analysis",
-            config={"runs": [run.run_id for run in self.runs], "axes": varied},
+            tags=["analysis"],
+            config={"runs": [run.run_id for run in self.runs], "axes": contents.axes},
         )
+        frames = views.analysis_tables(compared, self.arms, ablation)
+        shown = {name: _table(tables.frame_table(frame)) for name, frame in frames.items()}
+        for name, picture in views.pictures(compared, self.arms).items():
+            shown[name] = wandb.Html(picture, inject=False)
         with started as target:
-            target.log({name: _table(tables.frame_table(frame)) for name, frame in frames.items()})
-            target.summary["verdict"] = words
+            target.log(shown)
+            target.summary["verdict"] = " ".join(sentences)
             self.entity = target.entity or self.entity
 
-    def _dashboard(self, sentences: list[str], varied: list[str], save: bool) -> bool:
+    def _dashboard(self, sentences: list[str], contents: Contents, save: bool) -> bool:
         """Write the dashboard as JSON beside the store; with `save`, save it to W&B, over an earlier one."""
         try:  # wandb-workspaces may be lacking where wandb is not
             from c3po_bench.tracking import dashboard
@@ -290,8 +328,8 @@ class _Publisher:
             log.info("no dashboard: pip install wandb-workspaces")
             return True
         entity, saved = self.entity or "your-entity", True
-        page = dashboard.report(entity, self.cfg.project, self.name, self.name, sentences, varied)
-        view = dashboard.workspace(entity, self.cfg.project, self.name, varied)
+        page = dashboard.report(entity, self.cfg.project, self.name, self.name, sentences, contents)
+        view = dashboard.workspace(entity, self.cfg.project, self.name, contents)
         if save:
             try:
                 self._save_dashboard(page, view)
@@ -312,12 +350,16 @@ class _Publisher:
         self.done.urls += [page.url, view.url]
 
 
-def _numbers(run: Run, row: dict[str, Any]) -> dict[str, Any]:
-    """The numbers that stand in a W&B run's summary: its row of the comparison, its metrics and its cost."""
+def _numbers(run: Run, row: dict[str, Any], scopes: dict[str, str]) -> dict[str, Any]:
+    """The numbers that stand in a W&B run's summary: its row of the comparison, its metrics and its cost.
+
+    `scopes` are those of feedback's tasks, where a score is no accuracy.
+    """
     cost = run.result["cost"]
     numbers: dict[str, Any] = {name: row.get(name) for name in SUMMARY}
     for task, metrics in run.result["metrics"].items():
-        numbers |= {f"{name}/{task}": value for name, value in metrics.items()}
+        word = WORDS.get(scopes.get(task, ""), "acc")
+        numbers |= {f"{word if name == 'acc' else name}/{task}": value for name, value in metrics.items()}
     for phase, spent in cost["phases"].items():
         numbers |= {f"seconds/{phase}": spent["seconds"], f"flops/{phase}": spent["flops"]}
     numbers |= {name: cost[name] for name in ("seconds", "peak_memory_bytes")}

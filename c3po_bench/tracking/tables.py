@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from c3po_bench.analysis.frames import records
+from c3po_bench.analysis.overall import LEAK
 from c3po_bench.analysis.scores import score_of
 
 LONGEST = 2000  # characters of a cell
@@ -23,9 +24,9 @@ SAMPLES: dict[str, type] = {
     "gold": str,
     "base_prediction": str,
     "prediction": str,
-    "correct": float,  # None where a judge could not score the answer
+    "correct": float,
     "p_gold": float,  # the right choice's probability
-    "change": str,  # fixed | broken | same, against the base run
+    "change": str,  # fixed | broken | same, against the base run; of feedback follows, leaks or neither
     "neighbors": str,
     "loss_first": float,
     "loss_last": float,
@@ -33,9 +34,13 @@ SAMPLES: dict[str, type] = {
     "scope": str,
     "response": str,
     "baseline_response": str,
-    "score": float,
+    "score": float,  # None where a judge could not score the answer
     "drift": float,
 }
+FEEDBACK = ("scope", "response", "baseline_response", "score", "drift")
+ANSWERS = ("choices", "gold", "base_prediction", "prediction", "correct", "p_gold", "neighbors", "loss_first")
+ANSWERS += ("loss_last", "pathway_change")
+"""Columns that rows without, and with a scope, have nothing in."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,22 @@ class TypedTable:
 
 
 def samples_table(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> TypedTable:
-    """One row an item of a run's sample `rows`, with what the rows of its `base` answered."""
+    """One row an item of a run's sample `rows`, with what the rows of its `base` answered.
+
+    Tables of feedback lack the columns of other items, and these those of feedback.
+    """
+    scoped = {bool(row.get("scope")) for row in rows} or {False}
+    without = {*(FEEDBACK if True not in scoped else ()), *(ANSWERS if False not in scoped else ())}
+    columns = {name: kind for name, kind in SAMPLES.items() if name not in without}
     answers = {(r["task"], r["doc_id"]): (_answer(r, r.get("prediction")), score_of(r)) for r in base}
     table = []
     for row in rows[:MOST_ROWS]:
         before, score = answers.get((row["task"], row["doc_id"]), (None, math.nan))
         cells = {name: row.get(name) for name in SAMPLES} | _derived(row)
-        change = _change(score_of(row), score)
+        change = _change(score_of(row), score, row.get("scope"))
         cells |= {"correct": score_of(row), "base_prediction": before, "change": change}
-        table.append([_cell(cells[name], kind) for name, kind in SAMPLES.items()])
-    return TypedTable(SAMPLES, table)
+        table.append([_cell(cells[name], kind) for name, kind in columns.items()])
+    return TypedTable(columns, table)
 
 
 def distributions(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -90,6 +101,11 @@ def frame_table(frame: pd.DataFrame) -> TypedTable:
     return TypedTable(kinds, rows)
 
 
+def setting_key(name: str) -> str:
+    """A setting's name in a W&B run's config, in whose paths a dot is a step down."""
+    return name.replace(".", "_")
+
+
 def _derived(row: Mapping[str, Any]) -> dict[str, Any]:
     choices, losses = row.get("choices"), row.get("losses") or []
     neighbors = row.get("neighbors") or []
@@ -115,9 +131,13 @@ def _answer(row: Mapping[str, Any], answer: Any) -> str | None:
     return str(answer)
 
 
-def _change(score: float, before: float) -> str | None:
+def _change(score: float, before: float, scope: str | None) -> str | None:
     if math.isnan(score - before):
         return None
+    if scope == "in":
+        return "follows" if score >= LEAK else "goes against it" if score <= -LEAK else "does not follow"
+    if scope:
+        return "leaks" if abs(score) >= LEAK else "no leak"
     return "fixed" if score > before else "broken" if score < before else "same"
 
 

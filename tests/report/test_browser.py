@@ -102,15 +102,94 @@ def test_names_of_arms_leave_room_for_the_chart(context, reports):
     widths = page.locator("#figure-effects .role-axis-label text").evaluate_all(
         "ts => ts.map(t => t.getBBox().width)"
     )
-    limit = 120 if page.viewport_size["width"] < 480 else 300
-    assert 60 < max(widths) < limit
-    shown = page.locator("#figure-cost .mark-text.role-mark text").evaluate_all(
-        "ts => ts.map(t => Number(getComputedStyle(t).opacity))"
+    phone = page.viewport_size["width"] < 480
+    assert 60 < max(widths) < (120 if phone else 300)
+    names = page.locator("#figure-cost .mark-text.role-mark text").all_text_contents()
+    key = page.locator("#figure-cost .key")
+    arms = {"NGD", "mode finding", "kernel regression", "NGD with random neighbors", "oracle"}
+    if phone:  # points have numbers, and the numbers names
+        assert sorted(names) == ["1", "2", "3", "4", "5"] and set(key.locator("li").all_inner_texts()) == arms
+    else:
+        assert set(names) == arms
+    assert key.is_visible() == phone and trouble == []
+
+
+ENDS = """() => [...document.querySelectorAll('table.data')].flatMap((table) => {
+  const end = (node) => {
+    const text = document.createTreeWalker(node, NodeFilter.SHOW_TEXT).nextNode(), range = document.createRange();
+    range.selectNodeContents(text);
+    return range.getBoundingClientRect().right;
+  };
+  return [...table.tHead.rows[0].cells].flatMap((head, i) => {
+    const cell = [...table.tBodies[0].rows].map((row) => row.cells[i]).find((c) => c.checkVisibility() && c.innerText.trim());
+    const numeric = head.className.includes('num') && head.checkVisibility() && cell;
+    return numeric ? [Math.abs(end(head.querySelector('button')) - end(cell))] : [];
+  });
+})"""
+"""By how many pixels the ends of a header and of a number below it differ, column by column."""
+COLOR = """(name) => {
+  const probe = document.createElement('i');
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  return getComputedStyle(probe).color;
+}"""
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+@pytest.mark.parametrize("name", ["rewiring", "feedback", "sweep"])
+def test_tables_fit_or_say_that_they_scroll_and_differences_have_a_zero(chromium, reports, name, width):
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.goto(reports[name].as_uri())
+    page.wait_for_selector("#item-list button")
+    for more in page.query_selector_all(".all-columns"):  # with all columns and without
+        more.check()
+    for _ in range(2):
+        tables = page.evaluate(
+            """() => [...document.querySelectorAll('table')].map((table) => {
+              const holder = table.closest('.scroll'), hint = holder.nextElementSibling;
+              return [table.scrollWidth > holder.clientWidth + 1, hint.className === 'hint' && hint.checkVisibility(),
+                      holder.getBoundingClientRect().right <= document.documentElement.clientWidth];
+            })"""
+        )
+        assert tables and all(over == said and inside for over, said, inside in tables), tables
+        for more in page.query_selector_all(".all-columns"):
+            more.uncheck()
+        page.wait_for_timeout(100)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.locator("th.num").count() > 0
+    assert max(page.evaluate(ENDS), default=0) < 1.5, "numbers and their headers end at one line"
+    draw_all(page)
+    for switch in page.query_selector_all(".figure-switch"):
+        for value in switch.evaluate("s => [...s.options].map((o) => o.value)"):
+            switch.select_option(value)
+            page.locator(f"#figure-{value} svg").wait_for(state="attached")
+    axes = page.evaluate(
+        """() => [...document.querySelectorAll('[role=graphics-symbol], g')].filter((g) =>
+          (g.getAttribute('aria-label') || '').match(/-axis titled 'difference to/)).map((g) =>
+          [...g.querySelectorAll('.role-axis-label text')].filter((t) => Number(getComputedStyle(t).opacity) > 0)
+            .map((t) => t.textContent))"""
     )
-    assert shown and set(shown) == {0.0 if page.viewport_size["width"] < 480 else 1.0}, (
-        "arms are named where there is room"
-    )
-    assert trouble == []
+    assert all("0" in ticks for ticks in axes), axes
+    assert len(axes) >= {"rewiring": 2, "feedback": 0, "sweep": 5}[name]
+    maps = page.locator("[id^=figure-heat_]")
+    for i in range(maps.count()):
+        assert "0" in maps.nth(i).locator(".role-legend-label text").all_text_contents()
+    page.close()
+
+
+def test_an_items_link_opens_it_again(context, reports):
+    page, trouble = opened(context, reports["rewiring"])
+    page.select_option("#item-arm", label="NGD")
+    page.click("#item-list button >> nth=1")
+    link = page.get_attribute("#item-detail .permalink", "href")
+    assert link.startswith("#item=") and page.evaluate("location.hash") == link
+    question = page.inner_text("#item-detail .question")
+    other = context.new_page()
+    other.goto(reports["rewiring"].as_uri() + link)
+    other.wait_for_selector("#item-detail .question")
+    assert other.inner_text("#item-detail .question") == question
+    assert other.locator("#item-arm option:checked").inner_text() == "NGD"
+    assert other.locator("#item-list [aria-current=true]").count() == 1 and trouble == []
 
 
 def test_comparison_sorts_both_ways_and_filters(context, reports):
@@ -145,6 +224,10 @@ def test_a_flipped_item_opens_with_all_its_reasons(context, reports):
     detail = page.locator("#item-detail")
     assert detail.locator(".choices li").count() == 4
     assert detail.locator(".choices li.gold .tag.ours").inner_text() == "NGD"
+    why = detail.locator(".why").inner_text()
+    for part in ("base chose", "NGD chose", "the loss on its 3 neighbors", "fell from", "expert", "of layer"):
+        assert part in why
+    assert {"layer", "expert"} <= set(detail.locator(".heat-row text").all_text_contents())
     assert detail.locator(".neighbor").count() == 3
     assert detail.locator(".loss circle").count() == 10
     assert detail.locator(".heat-row rect").count() == 3 * 5 * 16
@@ -174,7 +257,12 @@ def test_feedback_answers_stand_side_by_side(context, reports):
     answers = page.locator("#item-detail .answers figure")
     assert answers.locator("figcaption").all_inner_texts() == ["base", "C3PO"]
     assert "Dear all" in answers.nth(1).inner_text()
-    assert page.locator(".triangles figure").count() == 4
+    badges = page.locator("#item-list .badge")
+    for kind, color in (("follows", "--good"), ("leaks", "--bad")):
+        page.select_option("#item-kind", kind)
+        assert set(badges.all_inner_texts()) == {kind}
+        shown = badges.first.evaluate("b => getComputedStyle(b).color")
+        assert shown == page.evaluate(COLOR, color)
     assert page.evaluate("window.pwned === undefined") and trouble == []
 
 

@@ -23,6 +23,8 @@ from tests import store_factory as factory
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 from c3po_bench.analysis.compare import compare  # noqa: E402
+from c3po_bench.analysis.measures import feedback_measures  # noqa: E402
+from c3po_bench.analysis.overall import arms_frame  # noqa: E402
 from c3po_bench.report import page  # noqa: E402
 from c3po_bench.report.build import MOST_RUNS, select, write_report  # noqa: E402
 from c3po_bench.store.reader import load_runs  # noqa: E402
@@ -109,13 +111,52 @@ def test_all_items_are_listed_and_flips_have_details(hostile):
     assert {"neighbors", "losses", "pathway_before", "pathway_after"} <= details[str(flipped[0])].keys()
 
 
-def test_report_of_a_feedback_store_has_triangles(tmp_path):
+def test_report_of_a_feedback_store_says_follows_and_leaks_and_never_accuracy(tmp_path):
     factory.feedback_store(tmp_path)
     html = write_report(tmp_path).read_text()
-    assert html.count('class="reach"') == 4
-    assert "out of scope" in html and 'id="feedback-table"' in html
+    markup = re.sub(r"<(script|style)[^>]*>.*?</\1>", "", html, flags=re.S)
+    assert 'id="feedback-table"' in markup and "Leaks near" in markup and 'id="figure-feedback"' in markup
+    assert 'id="comparison-table"' not in markup
+    assert not re.search("accura", markup.split('id="provenance"')[0], re.I)
     measured = pd.read_parquet(tmp_path / "tables" / "feedback.parquet")
     assert set(measured["feedback"]) == {"", *(f"emoji-{i}" for i in range(5))}
+    arms = pd.read_csv(tmp_path / "tables" / "feedback_arms.csv")
+    assert {"follows", "leaks_near", "leaks_out", "s_overall", "drift", "s_overall_low"} <= set(arms.columns)
+    assert arms["arm"][0] == "base" and list(arms["s_overall"][1:]) == sorted(
+        arms["s_overall"][1:], reverse=True
+    )
+    assert len(pd.read_csv(tmp_path / "tables" / "comparison.csv")) == 0
+    ablation = pd.read_csv(tmp_path / "tables" / "ablation.csv")
+    assert {"follows", "leaks_near", "leaks_out"} <= set(ablation["metric"]) and "acc" not in set(
+        ablation["metric"]
+    )
+
+
+def test_comparison_begins_with_the_rows_over_everything(tmp_path):
+    factory.rewiring_store(tmp_path, items=10)
+    write_report(tmp_path)
+    levels = list(pd.read_csv(tmp_path / "tables" / "comparison.csv")["level"])
+    assert levels == ["pooled"] * 6 + ["macro"] * 6 + ["task"] * 12
+
+
+def test_against_another_arm_differences_are_to_it_and_sentences_stay_about_base(tmp_path, capsys):
+    factory.rewiring_store(tmp_path, items=40)
+    plain = write_report(tmp_path, tmp_path / "plain").read_text()
+    assert main([str(tmp_path), "--output", str(tmp_path / "out"), "--against", "ngd"]) == 0
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "Each arm against NGD on the same items" in html and "difference to NGD, points" in html
+    verdict = re.compile(r'<div class="verdict">(.*?)</div>', re.S)
+    assert verdict.search(html)[1] == verdict.search(plain)[1]
+    own = pd.read_csv(tmp_path / "out" / "tables" / "comparison.csv").set_index(["arm", "task"])["difference"]
+    to_base = pd.read_csv(tmp_path / "plain" / "tables" / "comparison.csv").set_index(["arm", "task"])[
+        "difference"
+    ]
+    assert own["base", "facts"] == pytest.approx(-to_base["ngd", "facts"]) and np.isnan(own["ngd", "facts"])
+    assert own["oracle", "facts"] == pytest.approx(to_base["oracle", "facts"] - to_base["ngd", "facts"])
+    capsys.readouterr()
+    assert main([str(tmp_path), "--against", "nqd"]) == 2
+    said = capsys.readouterr().err
+    assert "no run of arm nqd" in said and "oracle" in said
 
 
 def test_a_small_store_is_described_in_words_that_fit_it(tmp_path):
@@ -132,7 +173,7 @@ def test_a_small_store_is_described_in_words_that_fit_it(tmp_path):
         factory.write_run(tmp_path, arm, rows, seconds=2500.0)
     html = write_report(tmp_path).read_text()
     (cell,) = re.findall(
-        r'class="num up">\+100.0 <span class="range">([^<]*random neighbors[^<]*)</span>', html
+        r'class="wide up">\+100.0 <span class="range">([^<]*random neighbors[^<]*)</span>', html
     )
     assert [line.split("] ")[1] for line in cell.splitlines()] == [
         "random neighbors",
@@ -291,18 +332,19 @@ def feedback_sweep(root, arms, runs=13):
 
 def chosen(root):
     runs = load_runs(root)
-    selection = select(runs, compare(runs, draws=50))
+    arms = arms_frame(runs, feedback_measures(runs, draws=50))
+    selection = select(runs, compare(runs, draws=50), arms)
     assert set(selection.rows["run_id"]) == {run.run_id for run in selection.runs}
     return selection, sorted(
         (run.arm, run.result["settings"].get("beta")) for run in selection.runs if run.arm != "base"
     )
 
 
-def test_feedback_is_ranked_by_what_is_followed_not_by_what_leaks(tmp_path):
+def test_feedback_is_ranked_by_s_overall_not_by_what_leaks(tmp_path):
     feedback_sweep(tmp_path, ("c3po", "dpo"))
     selection, others = chosen(tmp_path)
     assert others == [(arm, beta) for arm in ("c3po", "dpo") for beta in (10, 11, 12)]
-    assert "in scope" in selection.note and f"{len(selection.runs)} of 27 runs" in selection.note
+    assert "S_overall" in selection.note and f"{len(selection.runs)} of 27 runs" in selection.note
 
 
 def test_runs_that_no_judge_scored_come_last(tmp_path):

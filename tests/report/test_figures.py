@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("altair")
 from c3po_bench.analysis.ablation import ablation_table  # noqa: E402
 from c3po_bench.analysis.compare import compare  # noqa: E402
-from c3po_bench.report.figures import NAMED, ablation_figures, comparison_figures  # noqa: E402
+from c3po_bench.report.figures import ablation_figures, comparison_figures  # noqa: E402
+from c3po_bench.report.marks import NAMED, SHAPES  # noqa: E402
 from c3po_bench.store.reader import load_runs  # noqa: E402
 from tests import store_factory as factory  # noqa: E402
 
@@ -50,7 +51,7 @@ def test_a_heat_map_holds_one_method_and_neither_controls_nor_ceilings(tmp_path)
         texts(figures["heat_layers_neighbors"]) == {"+20.0"}
         and "of NGD to" in figures["heat_layers_neighbors"].caption
     )
-    arms = {value["arm"] for value in figures["curve_layers"].spec()["layer"][1]["data"]["values"]}
+    arms = {value["arm"] for value in figures["curve_layers"].spec()["data"]["values"]}  # a field each
     assert arms == {"NGD", "NGD with random neighbors", "oracle"}
 
 
@@ -88,6 +89,57 @@ def test_a_baseline_is_drawn_as_a_method_is(tmp_path):
     _, cost = comparison_figures(compare(load_runs(tmp_path), draws=50))
     roles = {value["arm"]: value["role"] for value in cost.spec()["layer"][1]["data"]["values"]}
     assert roles == {"NGD": "method", "ICL": "method", "oracle": "ceiling"}
+
+
+def scales(spec, found):
+    """Every scale of color and shape in a specification."""
+    for name, value in spec.items() if isinstance(spec, dict) else enumerate(spec):
+        if name in ("color", "shape") and isinstance(value, dict) and "scale" in value:
+            found.append((name, value["field"], tuple(value["scale"].get("domain", ()))))
+        elif isinstance(value, dict | list) and name != "data":
+            scales(value, found)
+    return found
+
+
+def test_a_color_and_a_shape_mean_the_same_role_in_every_chart(tmp_path):
+    for arm, points in (("base", 0), ("ngd", 20), ("ngd_random_neighbors", 10), ("oracle", 45)):
+        for task in ("arc", "piqa"):
+            write(tmp_path, arm, points, tasks=(task,))
+        for k in (1, 3):
+            write(tmp_path, arm, points, {"k": k} if arm != "base" else {}, tasks=("arc", "piqa"))
+    runs = load_runs(tmp_path)
+    compared = compare(runs, draws=50)
+    figures = comparison_figures(compared) + [
+        figure for figure in ablation_figures(ablation_table(runs, compared)) if figure.group == "curve"
+    ]
+    found = {name: scales(figure.spec(), []) for name, figure in ((f.name, f) for f in figures)}
+    assert {"effects", "cost", "curve_neighbors"} <= found.keys() and all(found.values())
+    assert {scale[1:] for own in found.values() for scale in own} == {("role", tuple(SHAPES))}
+
+
+def test_many_lines_are_not_all_drawn_and_the_caption_says_so(tmp_path):
+    tasks = tuple(f"task{i}" for i in range(8))
+    write(tmp_path, "base", 0, tasks=tasks)
+    for k in range(9):
+        write(tmp_path, "ngd", k, {"k": k}, tasks=tasks)
+    effects, _ = comparison_figures(compare(load_runs(tmp_path), draws=50))
+    lines = effects.spec()["layer"][1]["data"]["values"]
+    assert {line["task"] for line in lines} == {"all items"} and len(lines) == 9
+    assert "72 lines more are in the table" in effects.caption
+
+
+def test_a_mean_over_cells_has_an_interval_that_is_not_too_short(tmp_path):
+    write(tmp_path, "base", 0)
+    for k in (1, 3):
+        for layers in (1, 5):
+            write(tmp_path, "ngd", 10 + k + layers, {"k": k, "layers": layers})
+    table = ablation_table(load_runs(tmp_path))
+    curve = {f.name: f for f in ablation_figures(table)}["curve_neighbors"]
+    values = {v["setting"]: v for v in curve.spec()["layer"][1]["data"]["values"]}
+    cells = table[(table["neighbors"] == 1) & (table["metric"] == "acc")]
+    assert values["1"]["low"] == pytest.approx(100 * cells["diff_low"].mean())
+    assert values["1"]["high"] == pytest.approx(100 * cells["diff_high"].mean())
+    assert "means of the cells' bounds" in curve.caption
 
 
 def named(spots: list[tuple[float, float]]) -> list[dict]:

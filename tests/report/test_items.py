@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 pytest.importorskip("altair")
 from c3po_bench.analysis.compare import compare  # noqa: E402
 from c3po_bench.report import page  # noqa: E402
-from c3po_bench.report.items import explore  # noqa: E402
+from c3po_bench.report.items import choice_probabilities, explore  # noqa: E402
 from c3po_bench.store.reader import load_runs  # noqa: E402
 from tests import store_factory as factory  # noqa: E402
 
@@ -82,3 +84,16 @@ def test_details_beyond_the_budget_are_left_out_unflipped_first(tmp_path):
     flipped = {i for i in range(60) if scores[arm][i] != scores[0][i]}
     assert explorer.meta["arms"][arm]["left_out"] == 60 - len(kept) > 0
     assert flipped <= kept
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_choices_have_the_probabilities_of_the_rule_that_they_were_scored_by(normed):
+    choices, scores = ["ab", "abcdefgh"], [-4.0, -8.0]
+    ranked = [s / len(c) for s, c in zip(scores, choices, strict=True)] if normed else scores
+    weights = [math.exp(value) for value in ranked]
+    expected = [weight / sum(weights) for weight in weights]
+    row = {"choices": choices, "loglikelihoods": scores, "gold": 0, "p_gold": expected[0]}
+    row["prediction"] = ranked.index(max(ranked))
+    assert choice_probabilities(row) == pytest.approx(expected)
+    assert choice_probabilities(row | {"p_gold": 0.123}) is None, "some other rule"
+    assert choice_probabilities(row | {"loglikelihoods": None}) is None

@@ -16,9 +16,11 @@ from c3po_bench import publish as command
 from c3po_bench import tracking
 from c3po_bench.analysis.compare import compare
 from c3po_bench.analysis.frames import COLUMNS, records
+from c3po_bench.analysis.verdict import direction, summary_rows
 from c3po_bench.store.reader import load_runs
 from c3po_bench.tracking import TrackingConfig
-from c3po_bench.tracking.tables import SAMPLES, samples_table
+from c3po_bench.tracking.tables import FEEDBACK, SAMPLES, samples_table
+from c3po_bench.tracking.views import Line, intervals_svg
 from tests import store_factory as factory
 
 pytest.importorskip("wandb")
@@ -61,9 +63,10 @@ def test_samples_have_strict_types_all_rows_and_markup_as_text(published):
     _, runs, wandb_runs = published
     for run in runs:
         entry, table = wandb_runs[wandb_id(run)].table("samples")
-        assert (entry["_type"], entry["nrows"], entry["ncols"]) == ("table-file", 40, len(SAMPLES))
-        assert table["columns"] == list(SAMPLES) and len(table["data"]) == 40
-        for name, kind in SAMPLES.items():
+        columns = {name: kind for name, kind in SAMPLES.items() if name not in FEEDBACK}
+        assert (entry["_type"], entry["nrows"], entry["ncols"]) == ("table-file", 40, len(columns))
+        assert table["columns"] == list(columns) and len(table["data"]) == 40, "no empty columns of feedback"
+        for name, kind in columns.items():
             assert all(issubclass(t, JSON_TYPES[kind]) for t in column_types(table, name)), name
     questions = [row[table["columns"].index("question")] for row in table["data"]]
     assert any(factory.HOSTILE in question for question in questions)
@@ -150,15 +153,35 @@ def test_changes_in_the_samples_are_those_of_the_scores(published):
 def test_an_answer_that_no_judge_scored_is_neither_wrong_nor_changed():
     base = [{"task": "in_scope", "doc_id": i, "correct": 1.0, "scope": "in", "score": 1.0} for i in range(2)]
     table = samples_table([base[0] | {"correct": 0.0, "score": None}, base[1]], base)
-    cells = [dict(zip(SAMPLES, row, strict=True)) for row in table.rows]
-    assert [(row["correct"], row["change"]) for row in cells] == [(None, None), (1.0, "same")]
+    cells = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [(row["score"], row["change"]) for row in cells] == [(None, None), (1.0, "follows")]
+
+
+@pytest.mark.parametrize(
+    ("scope", "score", "said"),
+    [
+        ("in", 1.0, "follows"),
+        ("in", 0.0, "does not follow"),
+        ("in", -1.0, "goes against it"),
+        ("near", 1.0, "leaks"),
+        ("out", -1.0, "leaks"),
+        ("out", 0.0, "no leak"),
+    ],
+)
+def test_outside_its_scope_what_follows_a_feedback_is_a_leak(scope, score, said):
+    row = {"task": scope, "doc_id": 0, "scope": scope, "score": score, "response": "a"}
+    row["correct"] = score if scope == "in" else abs(score)
+    table = samples_table([row], [row | {"score": 0.0, "correct": 0.0}])
+    assert dict(zip(table.columns, table.rows[0], strict=True))["change"] == said
+    assert not {"correct", "choices", "neighbors"} & table.columns.keys()
 
 
 def test_cross_run_tables_in_one_analysis_run(published):
     _, runs, wandb_runs = published
     (analysis,) = [run for run in wandb_runs.values() if run.run.job_type == "analysis"]
     entry, comparison = analysis.table("comparison")
-    assert entry["nrows"] == len(runs) * 4 and comparison["columns"] == list(COLUMNS)
+    columns = [name for name in COLUMNS if name != "scope"]  # which feedback alone has
+    assert entry["nrows"] == len(runs) * 4 and comparison["columns"] == columns
     assert column_types(comparison, "arm") == {str} and column_types(comparison, "prompt_differs") == {bool}
     assert column_types(comparison, "accuracy") <= {int, float}
     _, ablation = analysis.table("ablation")
@@ -205,18 +228,135 @@ def test_every_axis_of_a_sweep_has_a_panel_over_values_that_runs_have(tmp_path):
     values = [config["settings"] for config in configs]
     preview = (tmp_path / "wandb" / "dashboard.json").read_text()
     for axis in ("model", "limit", "num_fewshot", "rule", "layers"):
-        assert f"c::settings.{axis}" in preview and any(axis in settings for settings in values)
+        assert f"config:settings.value.{axis}" in preview and any(axis in settings for settings in values)
     assert {settings.get("limit") for settings in values} == {20, None}
     assert {run.notes for run in runs} == {"one\ntwo"}
 
 
-def test_panels_show_what_runs_log(published):
-    root, _, wandb_runs = published
-    panels = json.loads((root / "wandb" / "dashboard.json").read_text())["workspace"]["spec"]["section"][
-        "panelBankConfig"
-    ]
-    lines = re.findall(r'"(curve/[^"]+)"', json.dumps(panels))
-    assert any(run.logged(name) for name in lines for run in wandb_runs.values())
+def wanted(view, found):
+    """What the panels of a dashboard ask for, by the kind of panel: each key as W&B is asked for it."""
+    config = view.get("config", {})
+    match view.get("viewType"):
+        case "Bar Chart":
+            keys = [f"summary:{key}" for key in config["metrics"]]
+        case "Scatter Plot":
+            keys = [config["xAxis"], config["yAxis"]]
+        case "Parallel Coordinates Plot":
+            keys = [column["accessor"] for column in config["columns"]]
+        case "Run History Line Plot":
+            keys = [f"history:{key}" for key in (config["xAxis"], *config["metrics"])]
+        case "Media Browser":
+            keys = [f"media:{key}" for key in config["mediaKeys"]]
+        case "Weave":
+            keys = [f"table:{name}" for name in re.findall(r'"key".*?"val": "([a-z_]+)"', json.dumps(config))]
+        case _:
+            keys = []
+    if keys:
+        found.setdefault(view["viewType"], set()).update(keys)
+    for inner in view.values():
+        for part in inner if isinstance(inner, list) else [inner]:
+            if isinstance(part, dict):
+                wanted(part, found)
+    return found
+
+
+def has(run, key):
+    """Whether an offline run's file has what a panel asks for."""
+    kind, _, name = key.partition(":")
+    if kind == "config":
+        first, value, *path = name.split(".")
+        assert value == "value", f"{key}: a config's values stand below `value`"
+        found = {item.key: json.loads(item.value_json) for item in run.run.config.update}.get(first)
+        for step in path:
+            found = found.get(step) if isinstance(found, dict) else None
+        return found is not None
+    if kind == "history":
+        return bool(run.logged(name))
+    if kind == "media":
+        return run.summary.get(f"{name}/_type") == "html-file"
+    if kind == "table":
+        return run.summary.get(f"{name}/_type") == "table-file"
+    return isinstance(run.summary.get(name), int | float)
+
+
+KINDS = {
+    "rewiring": {"Bar Chart", "Scatter Plot", "Run History Line Plot", "Media Browser", "Weave"},
+    "sweep": {"Bar Chart", "Scatter Plot", "Parallel Coordinates Plot", "Media Browser", "Weave"},
+    "feedback": {"Bar Chart", "Scatter Plot", "Run History Line Plot", "Media Browser", "Weave"},
+    "feedback sweep": {"Bar Chart", "Scatter Plot", "Parallel Coordinates Plot", "Media Browser", "Weave"},
+}
+
+
+@pytest.fixture(scope="module")
+def dashboards(tmp_path_factory, published):
+    """By kind of store: its preview, and its offline runs."""
+    root = tmp_path_factory.mktemp("dashboards")
+    factory.sweep_store(root / "sweep", cells=10, items=10)
+    factory.feedback_store(root / "feedback", items=40)
+    for beta in (0, 0.1, 0.2):
+        rows = [row for s in ("in", "near", "out") for row in factory.feedback_rows("c3po", s, 8)]
+        arm, settings = ("c3po", {"beta": beta, "my.option": beta}) if beta else ("base", {})
+        rows = [row | {"arm": arm} for row in rows]
+        factory.write_run(
+            root / "feedback sweep", arm, rows, backend="feedback", settings=settings, curves={}
+        )
+    roots = {"rewiring": published[0]}
+    for name in ("sweep", "feedback", "feedback sweep"):
+        publish_store(root / name, TrackingConfig(mode="offline"))
+        roots[name] = root / name
+    return {
+        name: (json.loads((path / "wandb" / "dashboard.json").read_text()), offline_runs(path))
+        for name, path in roots.items()
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("view", ["workspace", "report"])
+def test_every_panel_finds_what_it_asks_for_in_an_offline_run(dashboards, kind, view):
+    preview, runs = dashboards[kind]
+    asked = wanted(preview[view], {})
+    assert asked.keys() == KINDS[kind]
+    for panel, keys in asked.items():
+        for key in keys:
+            assert any(has(run, key) for run in runs.values()), f"{kind}: {panel} asks for {key}"
+    if "sweep" in kind:
+        assert any(key.startswith("config:settings.value.") for key in asked["Scatter Plot"])
+    tables = (
+        {"comparison", "ablation", "samples"}
+        if "feedback" not in kind
+        else {"feedback", "ablation", "samples"}
+    )
+    assert {f"table:{name}" for name in tables} == asked["Weave"]
+
+
+def test_feedback_is_published_as_follows_and_leaks_with_intervals(dashboards):
+    _, runs = dashboards["feedback"]
+    (c3po,) = [run for run in runs.values() if run.run.display_name == "c3po"]
+    for name in ("s_overall", "follows", "leaks_near", "leaks_out", "drift"):
+        assert c3po.summary[f"{name}_low"] <= c3po.summary[name] <= c3po.summary[f"{name}_high"]
+    assert "accuracy" not in c3po.summary and "leaks_out/feedback_out" in c3po.summary
+    assert not [name for name in c3po.summary if name.startswith("acc")]
+    assert {"c3po", "method", "follows"} <= set(c3po.run.tags)
+    (analysis,) = [run for run in runs.values() if run.run.job_type == "analysis"]
+    entry = {key: value for row in analysis.history for key, value in row.items()}
+    picture = (analysis.folder / "files" / entry["figures/s_overall/path"]).read_text()
+    assert picture.startswith("<svg") and "C3PO" in picture and "0.5: as base" in picture
+
+
+def test_pictures_hold_names_as_text():
+    lines = [Line(factory.HOSTILE, "method", 1.0, -1.0, 2.0)]
+    assert "<script" not in intervals_svg(lines, "x", 0.0, "+.1f")
+
+
+def test_tags_say_what_was_found(published):
+    _, runs, wandb_runs = published
+    found = {row["run_id"]: direction(row) for row in summary_rows(records(compare(runs)))}
+    words = {1: "beats base", 0: "not told from base", -1: "loses to base"}
+    roles = {"oracle": "ceiling", "ngd_random_neighbors": "control", "ngd": "method"}
+    for run in runs:
+        tags = set(wandb_runs[wandb_id(run)].run.tags)
+        if run.arm in roles:
+            assert {run.arm, roles[run.arm], words[found[run.run_id]]} <= tags
 
 
 def test_a_store_that_is_none_is_said_before_a_login_is_asked_for(tmp_path, monkeypatch, capsys):

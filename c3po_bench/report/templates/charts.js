@@ -28,7 +28,9 @@ const chartConfig = () => {
 };
 
 const draw = async (holder) => {
-  const spec = figures[holder.dataset.figure];
+  const given = figures[holder.dataset.figure];
+  // fields below each other cannot take their width from the page
+  const spec = given && given.facet ? { ...given, spec: { ...given.spec, width: Math.max(200, holder.clientWidth - 75) } } : given;
   if (!spec || holder.closest("[hidden]")) return;
   const before = drawn.get(holder);
   drawn.set(holder, null);
@@ -36,6 +38,7 @@ const draw = async (holder) => {
   const narrow = holder.clientWidth < 480;
   const config = chartConfig();
   if (narrow) { config.axis.labelLimit = 110; config.axis.labelFontSize = 11; }
+  config.axisQuantitative = { tickCount: narrow ? 5 : 9 };
   const options = { actions: false, renderer: "svg", config, defaultStyle: false, tooltip: { theme: darkCharts ? "dark" : "light" } };
   try {
     const result = await vegaEmbed(holder, spec, options);

@@ -28,10 +28,14 @@ const setUpExplorer = async () => {
     if (ours === null || theirs === null) {
       return index.predictions[ours === null ? arm : base][item] === null ? "unanswered" : "unjudged";
     }
+    const scope = meta.scopes[index.items[item][0]];
+    if (scope === "in") return ours >= 0.5 ? "follows" : ours <= -0.5 ? "against" : "quiet";
+    if (scope) return Math.abs(ours) >= 0.5 ? "leaks" : "tight";
     return ours > theirs ? "fixed" : ours < theirs ? "broken" : "same";
   };
-  const NAMES = { fixed: "fixed", broken: "broken", same: "unchanged", unanswered: "not answered", unjudged: "not judged" };
-  const badge = (kind) => el("span", { class: "badge " + (kind === "fixed" || kind === "broken" ? kind : "plain") }, NAMES[kind]);
+  const CHANGED = ["fixed", "broken", "follows", "against", "leaks"];
+  const NAMES = { follows: "follows", against: "goes against it", quiet: "does not follow", leaks: "leaks", tight: "no leak", fixed: "fixed", broken: "broken", same: "unchanged", unanswered: "not answered", unjudged: "not judged" };
+  const badge = (kind) => el("span", { class: "badge " + (CHANGED.includes(kind) ? kind : "plain") }, NAMES[kind]);
 
   const filter = () => {
     const [arm, base] = chosen();
@@ -41,7 +45,7 @@ const setUpExplorer = async () => {
     index.items.forEach((item, i) => {
       if (task !== "" && item[0] !== Number(task)) return;
       const is = kindOf(i, arm, base);
-      if (kind === "changed" ? is !== "fixed" && is !== "broken" : kind !== "all" && is !== kind) return;
+      if (kind === "changed" ? !CHANGED.includes(is) : kind !== "all" && is !== kind) return;
       if (!sought.every((word) => words[i].includes(word))) return;
       state.found.push(i);
     });
@@ -57,10 +61,11 @@ const setUpExplorer = async () => {
       const item = index.items[i];
       return el("li", {}, el("button", { type: "button", "data-item": i, "aria-current": String(state.open === i), onclick: () => open(i) },
         el("span", { class: "where" }, badge(kindOf(i, arm, base)), `${meta.tasks[item[0]]} #${item[1]}`),
-        el("span", { class: "text" }, item[2] || "(no question)")));
+        item[2] && el("span", { class: "text" }, item[2])));
     }));
     control("list").hidden = !shown.length;
-    control("count").textContent = `${number.format(state.found.length)} of ${number.format(index.items.length)} items`;
+    control("count").textContent = `${number.format(state.found.length)} of ${number.format(index.items.length)} items`
+      + (meta.texts ? "" : ". This study was published without the texts of questions and answers: items go by their task and number.");
     control("page").textContent = `Page ${state.page + 1} of ${pages}`;
     control("previous").disabled = state.page === 0;
     control("next").disabled = state.page >= pages - 1;
@@ -74,6 +79,29 @@ const setUpExplorer = async () => {
     return (chunk && chunk[item]) || null;
   };
 
+  // A link that opens the report with this item, these arms and nothing else of what was looked at.
+  const linkTo = (i) => {
+    const [arm, base] = chosen().map((which) => meta.arms[which].run);
+    const item = `${meta.tasks[index.items[i][0]]}/${index.items[i][1]}`;
+    return "#" + new URLSearchParams({ item, arm, against: base }).toString();
+  };
+
+  const followLink = () => {
+    const link = new URLSearchParams(location.hash.slice(1));
+    const i = index.items.findIndex((item) => `${meta.tasks[item[0]]}/${item[1]}` === link.get("item"));
+    if (!link.has("item") || i < 0) return;
+    for (const [id, name] of [["arm", "arm"], ["base", "against"]]) {
+      const place = meta.arms.findIndex((arm) => arm.run === link.get(name));
+      if (place >= 0) control(id).value = String(place);
+    }
+    for (const [id, value] of [["task", ""], ["kind", "all"], ["search", ""]]) control(id).value = value;
+    filter();
+    state.page = Math.floor(state.found.indexOf(i) / ITEMS_A_PAGE);
+    show();
+    open(i);
+    document.getElementById("items").scrollIntoView();
+  };
+
   const open = async (i) => {
     const [arm, base] = chosen();
     state.open = i;
@@ -85,10 +113,11 @@ const setUpExplorer = async () => {
     const holder = control("detail");
     holder.replaceChildren(...itemDetail({
       item: index.items[i], task: meta.tasks[index.items[i][0]], scope: meta.scopes[index.items[i][0]],
-      kind: badge(kindOf(i, arm, base)),
+      kind: badge(kindOf(i, arm, base)), link: linkTo(i),
       arm: { label: meta.arms[arm].label, run: meta.arms[arm].run, prediction: index.predictions[arm][i], details: ours, isBase: meta.arms[arm].role === "base", tries: meta.arms[arm].tries },
       base: { label: meta.arms[base].label, prediction: index.predictions[base][i], details: theirs },
     }));
+    try { history.replaceState(null, "", linkTo(i)); } catch (_) { /* not allowed everywhere: the link is in the item */ }
     holder.scrollTop = 0;
     holder.focus({ preventScroll: true });
     if (window.matchMedia("(max-width: 820px)").matches) holder.scrollIntoView({ block: "start" });
@@ -102,4 +131,6 @@ const setUpExplorer = async () => {
   control("search").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); });
   control("filters").addEventListener("submit", (event) => event.preventDefault());
   filter();
+  followLink();
+  window.addEventListener("hashchange", followLink);
 };

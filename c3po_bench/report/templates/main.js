@@ -5,5 +5,6 @@ setUpTheme(redrawCharts);
 setUpCharts();
 setUpComparison();
 setUpAblation();
+setUpHints();
 setUpCopying();
 setUpExplorer();

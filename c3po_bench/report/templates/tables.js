@@ -34,10 +34,31 @@ const makeSortable = (table) => {
   });
 };
 
+// A table that is wider than its place says so; looked at again whenever either changes its size.
+const setUpHints = () => {
+  const look = (holder) => {
+    const hint = holder.nextElementSibling;
+    const over = holder.scrollWidth > holder.clientWidth + 1;
+    holder.classList.toggle("overflows", over);
+    if (hint && hint.classList.contains("hint")) hint.hidden = !over;
+  };
+  const sizes = new ResizeObserver((entries) => entries.forEach((entry) => look(entry.target.closest(".scroll"))));
+  for (const holder of document.querySelectorAll(".scroll")) {
+    sizes.observe(holder);
+    sizes.observe(holder.firstElementChild);
+    look(holder);
+  }
+};
+
 const setUpComparison = () => {
   document.querySelectorAll("table.sortable").forEach(makeSortable);
+  for (const all of document.querySelectorAll(".all-columns")) {
+    const shown = () => document.getElementById(all.dataset.table).classList.toggle("whole", all.checked);
+    all.addEventListener("change", shown);
+    shown();
+  }
   const table = document.getElementById("comparison-table");
-  const body = table.tBodies[0];
+  const body = table && table.tBodies[0];
   const task = document.getElementById("comparison-task");
   if (!task) return;
   const filter = () => {
@@ -86,6 +107,7 @@ const setUpAblation = () => {
   holder.append(
     el("div", { class: "scroll", role: "region", tabindex: "0", "aria-labelledby": holder.dataset.labelledby },
       el("table", { class: "data" }, el("thead", {}, el("tr", {}, headers)), body)),
+    el("p", { class: "hint", hidden: true }, "Scroll this table sideways for its other columns →"),
     el("div", { class: "pager", role: "group", "aria-label": "Pages of runs" }, previous, label, next));
   show();
 };
