@@ -102,7 +102,7 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
 def by_scope(frame: pd.DataFrame) -> pd.DataFrame:
     """An ablation table whose accuracies of feedback have the names of what they are: follows, leaks_near, leaks_out."""
     scoped = (frame["metric"] == "acc") & frame["scope"].isin(list(WORDS))
-    return frame.assign(metric=frame["metric"].where(~scoped, frame["scope"].map(WORDS)))
+    return frame.assign(metric=frame["metric"].where(~scoped, frame["scope"].map(WORDS.get)))
 
 
 def count_leaks(run: Run) -> dict[str, tuple[int, int]]:

@@ -63,7 +63,7 @@ def show_comparison(
         against: an arm or a run id that the table's differences are to instead of base; the verdict is about base.
     """
     seeds, to = trained_on_seeds(results_dir), against or BASE
-    options = options_of(results_dir) | {"one_row": seeds}
+    options: dict[str, Any] = options_of(results_dir) | {"one_row": seeds}
     frame = compare(runs, **options)
     shown_frame = frame if to == BASE else compare(runs, **options, against=to)
     console = Console(width=None if sys.stdout.isatty() else 160)

@@ -88,13 +88,14 @@ def write_report(
         to = next((row["title"] for row in records(compared) if row["arm"] == against), against)
     controls = compare_controls(runs, refused=refused)
     scoped = any(compared["scope"])
+    alike: Any = compared[compared["scope"] == ""]
     pieces = feedback_measures(runs, pieces=True, one_row=trained) if scoped else pd.DataFrame()
     arms = arms_frame(runs, pieces, against) if scoped else pd.DataFrame()
     ablation = ablation_table(runs, each, results_dir)
     judges = judge_measures(runs, newest_labels(results_dir)) if scoped else pd.DataFrame()
     seeds = seed_agreement(runs)
     frames = {
-        "comparison": wanted_first(compared[compared["scope"] == ""]),
+        "comparison": wanted_first(alike),
         "ablation": by_scope(ablation),
         "controls": controls,
         "seeds": seeds,
@@ -104,14 +105,14 @@ def write_report(
     }
     write_tables(output / "tables", frames)
     selection = select(runs, compared, arms)
-    rows = selection.rows[selection.rows["scope"] == ""]
-    shown = {run.run_id for run in selection.runs}
-    told = arms[arms["run_id"].isin(shown)] if scoped else arms
-    figures = comparison_figures(rows, to) + (feedback.figures(told) if scoped else [])
+    rows: Any = selection.rows[selection.rows["scope"] == ""]
+    shown = [run.run_id for run in selection.runs]
+    listed: Any = arms[arms["run_id"].isin(shown)] if scoped else arms
+    figures = comparison_figures(rows, to) + (feedback.figures(listed) if scoped else [])
     figures += ablation_figures(ablation, arms)
     write_figures(output / "figures", figures)
     explorer = explore(selection.runs, selection.rows)
-    explorer.meta["first"] = _first_label(rows, told)
+    explorer.meta["first"] = _first_label(rows, listed)
     levels, varied = tables.levels(rows), axes(ablation)
     blocks = {"figures": {figure.name: figure.spec() for figure in figures}, "explorer": explorer.meta}
     if varied:
@@ -123,7 +124,7 @@ def write_report(
     best = tables.without_empty(tables.BEST_COLUMNS, tables.best_rows(to_base, controls, arms))
     feedback_cells: tuple[list[tables.Column], list[tables.Row]] = ([], [])
     if scoped:
-        feedback_cells = tables.without_empty(feedback.columns(told), feedback.rows(told, seconds))
+        feedback_cells = tables.without_empty(feedback.columns(listed), feedback.rows(listed, seconds))
     html = page.render(
         "report.html.j2",
         **_facts(results_dir, experiments, runs, selection),
@@ -230,9 +231,10 @@ def select(runs: Sequence[Run], compared: pd.DataFrame, arms: pd.DataFrame) -> S
 def _picked(rows: list[dict[str, Any]], arms: pd.DataFrame) -> set[str]:
     """Ids of each arm's best runs and their bases, the best of all arms first, then of other bases."""
     overall = {row["run_id"]: row["s_overall"] for row in records(arms) if known(row["s_overall"])}
-    told = {row["run_id"]: row | {"difference": overall.get(row["run_id"])} for row in rows if row["scope"]}
+    tuned = {row["run_id"]: row | {"difference": overall.get(row["run_id"])} for row in rows if row["scope"]}
     ranked: list[tuple[int, dict[str, Any]]] = []
-    for candidates in (summary_rows(rows), told.values()):
+    candidates: Any
+    for candidates in (summary_rows(rows), tuned.values()):
         by_arm = map_reduce((row for row in candidates if row["arm"] != BASE), itemgetter("arm"))
         for own in by_arm.values():
             own.sort(key=lambda row: -row["difference"] if known(row["difference"]) else math.inf)
@@ -252,7 +254,8 @@ def _first_label(compared: pd.DataFrame, arms: pd.DataFrame) -> str:
     methods = [row for row in rows if row["role"] in METHODS] or rows
     best = max(methods, key=lambda row: row["difference"], default=None)
     first = next((row for row in records(arms) if row["arm"] != BASE), None)
-    return display_name(best or first) if best or first else ""
+    named = best or first
+    return display_name(named) if named else ""
 
 
 def _facts(

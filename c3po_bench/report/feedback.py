@@ -61,7 +61,7 @@ def rows(arms: pd.DataFrame, seconds: dict[str, float]) -> list[Row]:
         texts = [settings_text(row).strip().removeprefix("(").removesuffix(")")]
         cells = [Cell(row["title"], row["label"], ", ".join(filter(None, texts)))]
         own = {name: _measure(row, name) for name in TITLES}
-        spent = seconds.get(row["run_id"])
+        spent: Any = seconds.get(row["run_id"])
         cost = Cell(amount(spent), spent) if known(spent) else Cell("")
         main = [own[name] for name in TITLES if name not in OPTIONAL]
         cells += [main[0], _gap(row), *main[1:], cost, *(own[name] for name in OPTIONAL)]
@@ -70,7 +70,8 @@ def rows(arms: pd.DataFrame, seconds: dict[str, float]) -> list[Row]:
 
 
 def _measure(row: dict[str, Any], name: str) -> Cell:
-    value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    found: Any = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    value, low, high = found
     if not known(value):
         return Cell("")
     share = name in ("follows", "leaks_near", "leaks_out")

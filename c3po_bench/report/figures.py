@@ -169,7 +169,7 @@ class Quantity:
 
     def of(self, cells: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
         """Value and bounds of each finished cell that has them."""
-        found = [[cell.get(name) for name in self.columns] for cell in cells if cell["status"] == "done"]
+        found: Any = [[cell.get(name) for name in self.columns] for cell in cells if cell["status"] == "done"]
         return [(v * self.scale, a * self.scale, b * self.scale) for v, a, b in found if known(v)]
 
 

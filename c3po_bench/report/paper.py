@@ -86,7 +86,7 @@ def write_paper(
     commands = [e["command"] for e in experiments] or [run.provenance["command"] for run in runs]
     made = "Made by " + "; ".join(f"\\texttt{{{tex(command)}}}" for command in dict.fromkeys(commands)) + "."
     to = against or BASE
-    alike = compared[compared["scope"] == ""]
+    alike: Any = compared[compared["scope"] == ""]
     parts: list[str] = []
     figures: list[Figure] = []
     if len(alike):

@@ -20,7 +20,7 @@ def report(entity: str, project: str, name: str, group: str, verdict: list[str],
     analysis = wr.Runset(
         name="analysis", filters=f"Metric('group') == {group!r} and Metric('jobType') == 'analysis'"
     )
-    tables = [wr.WeavePanelSummaryTable(table_name=table) for table in contents.tables()]
+    tables: list[Any] = [wr.WeavePanelSummaryTable(table_name=table) for table in contents.tables()]
     blocks = [
         wr.H1(text=name),
         *[wr.P(text=sentence) for sentence in verdict],
@@ -83,7 +83,7 @@ def arm_panels(contents: Contents) -> list[Any]:
             wr.BarPlot(title="Fixed and broken items", metrics=["fixed", "broken"]),
         ]
     if contents.curves:
-        names = [f"curve/{name}" for name in contents.curves]
+        names: Any = [f"curve/{name}" for name in contents.curves]
         panels.append(wr.LinePlot(title="Loss and other curves by step", x="step", y=names))
     return panels
 

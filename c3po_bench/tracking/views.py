@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -39,8 +39,8 @@ class Contents:
 
 def feedback_arms(runs: Sequence[Run], compared: pd.DataFrame) -> pd.DataFrame:
     """`arms_frame` of the runs compared, with the mean of both leaks; empty where none is feedback's."""
-    told = {row["run_id"] for row in records(compared) if row["scope"]}
-    about = [run for run in runs if run.run_id in told]
+    tuned = {row["run_id"] for row in records(compared) if row["scope"]}
+    about = [run for run in runs if run.run_id in tuned]
     if not about:
         return pd.DataFrame()
     arms = arms_frame(about, feedback_measures(about))
@@ -51,8 +51,8 @@ def analysis_tables(
     compared: pd.DataFrame, arms: pd.DataFrame, ablation: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
     """The tables of the analysis run: feedback under what its scores are, others without its columns."""
-    alike = compared[compared["scope"] == ""].drop(columns="scope")
-    found = {"comparison": alike} if len(alike) else {}
+    alike: Any = compared[compared["scope"] == ""].drop(columns="scope")
+    found: dict[str, Any] = {"comparison": alike} if len(alike) else {}
     if len(arms):
         found["feedback"] = arms[[name for name in arms if not str(name).endswith("_sign")]]
         return found | {"ablation": by_scope(ablation)}
