@@ -18,6 +18,7 @@ LEAK = 0.5
 """|score| from which an answer outside the scope is called a leak; rules give 0 or 1."""
 MOST = 6  # sentences before the rest is only counted
 PLACES = {"near": "near scope", "out": "out of scope"}
+NONE_JUDGED = "none judged"
 WORDS = {"in": "follows", "near": "leaks_near", "out": "leaks_out", "overall": "s_overall"}
 """What a score of 1 is called by scope: outside the scope of its feedback it is a leak."""
 ARM_MEASURES = (
@@ -80,6 +81,9 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
     for name, row in rows.items():
         for scope, (leaks, judged) in counts[name].items():
             row[f"{WORDS[scope]}_count"] = f"{leaks} of {judged}"
+    for run in runs:
+        for scope in unjudged_scopes(run) if run.run_id in rows else ():
+            rows[run.run_id][f"{WORDS[scope]}_count"] = NONE_JUDGED
     ordered = sorted(rows.values(), key=lambda row: (row["arm"] != BASE, -row.get("s_overall", -math.inf)))
     others = [row for row in ordered if row["arm"] not in (BASE, REPEAT) and "s_overall" in row]
     to = against or (others[0]["run_id"] if len(others) > 1 else None)
@@ -94,7 +98,7 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
     numbers = [
         f"{name}{end}" for name, *_ in ARM_MEASURES for end in ("", "_low", "_high", "_p_holm", "_sign")
     ]
-    texts = [f"{WORDS[scope]}_count" for scope in PLACES]
+    texts = [f"{WORDS[scope]}_count" for scope in ("in", *PLACES)]
     names = ["arm", "title", "role", "label", "run_id", "n", "over", *numbers, *texts, "to", "gap"]
     return pd.DataFrame(ordered, columns=[*names, "gap_low", "gap_high", "gap_p", "gap_p_holm"])
 
@@ -103,6 +107,15 @@ def by_scope(frame: pd.DataFrame) -> pd.DataFrame:
     """An ablation table whose accuracies of feedback have the names of what they are: follows, leaks_near, leaks_out."""
     scoped = (frame["metric"] == "acc") & frame["scope"].isin(list(WORDS))
     return frame.assign(metric=frame["metric"].where(~scoped, frame["scope"].map(WORDS.get)))
+
+
+def unjudged_scopes(run: Run) -> set[str]:
+    """The scopes of which the run answered prompts, and none of the answers was judged."""
+    judged: dict[str, bool] = {}
+    for row in run.samples():
+        if (scope := row.get("scope")) in WORDS:
+            judged[scope] = judged.get(scope, False) or row.get("score") is not None
+    return {scope for scope, any_was in judged.items() if not any_was}
 
 
 def count_leaks(run: Run) -> dict[str, tuple[int, int]]:

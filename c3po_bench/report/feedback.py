@@ -13,6 +13,7 @@ import pandas as pd
 
 from c3po_bench.analysis.arms import BASE, display_name, settings_text
 from c3po_bench.analysis.frames import known, note, records
+from c3po_bench.analysis.overall import NONE_JUDGED
 from c3po_bench.analysis.verdict import amount, p_text
 from c3po_bench.report.marks import (
     FIT,
@@ -73,7 +74,7 @@ def _measure(row: dict[str, Any], name: str) -> Cell:
     found: Any = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
     value, low, high = found
     if not known(value):
-        return Cell("")
+        return Cell(NONE_JUDGED if row.get(f"{name}_count") == NONE_JUDGED else "")
     share = name in ("follows", "leaks_near", "leaks_out")
     digits = 3 if name == "drift" else 2
     text = f"{100 * value:.0f}%" if share else f"{value:.{digits}f}"

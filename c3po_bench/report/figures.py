@@ -170,7 +170,11 @@ class Quantity:
     def of(self, cells: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
         """Value and bounds of each finished cell that has them."""
         found: Any = [[cell.get(name) for name in self.columns] for cell in cells if cell["status"] == "done"]
-        return [(v * self.scale, a * self.scale, b * self.scale) for v, a, b in found if known(v)]
+        return [
+            (v * self.scale, (a if known(a) else v) * self.scale, (b if known(b) else v) * self.scale)
+            for v, a, b in found
+            if known(v)
+        ]
 
 
 GAIN = Quantity(
