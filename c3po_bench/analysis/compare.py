@@ -47,8 +47,8 @@ def compare(
     draws: int = statistics.DRAWS,
     seed: int = 0,
     refused: dict[str, str] | None = None,
-    against: str = BASE,
     one_row: bool = False,
+    against: str = BASE,
 ) -> pd.DataFrame:
     """Compare every run with the base run of the same comparison key, paired on (task, doc_id, doc_hash).
 
@@ -67,8 +67,8 @@ def compare(
         draws: sign flips.
         seed: of the flips.
         refused: where given, runs that cannot be compared are left out, and their reasons put here by run id.
-        against: an arm or a run id; differences are then to that run instead of the base.
         one_row: whether runs that differ in their training seed alone are one row: see `seeds.merged`.
+        against: an arm or a run id; differences are then to that run instead of the base.
 
     Raises:
         UserError: where no run is `against`, or several may be meant; without `refused` also where a run's data,

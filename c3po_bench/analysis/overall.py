@@ -18,6 +18,7 @@ LEAK = 0.5
 """|score| from which an answer outside the scope is called a leak; rules give 0 or 1."""
 MOST = 6  # sentences before the rest is only counted
 PLACES = {"near": "near scope", "out": "out of scope"}
+NONE_JUDGED = "none judged"
 WORDS = {"in": "follows", "near": "leaks_near", "out": "leaks_out", "overall": "s_overall"}
 """What a score of 1 is called by scope: outside the scope of its feedback it is a leak."""
 ARM_MEASURES = (
@@ -58,7 +59,7 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
     """The paper's table: a row a run, base first, then the best S_overall; of other runs than feedback's nothing.
 
     Each of `ARM_MEASURES` has a column, and its bounds in `_low` and `_high`. `gap` is the paired difference in
-    S_overall to the run named in `to`: the best, or that of the arm `against`; rows over training seeds have none.
+    S_overall to the run named in `to`: the best, or that of the arm `against`.
 
     Args:
         runs: of one store.
@@ -76,15 +77,17 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
             if (scope, measure) == (one["scope"], one["measure"]):
                 row |= {name: one["mean"], f"{name}_low": one["low"], f"{name}_high": one["high"]}
                 row |= {f"{name}_p_holm": one["p_holm"], f"{name}_sign": direction(one)}
-    single = {name for name, row in rows.items() if row["over"] != "seeds"}
-    counts = {run.run_id: count_leaks(run) for run in runs if run.run_id in single}
-    for name, own in counts.items():
-        for scope, (leaks, judged) in own.items():
-            rows[name][f"{WORDS[scope]}_count"] = f"{leaks} of {judged}"
+    counts = {run.run_id: count_leaks(run) for run in runs if run.run_id in rows}
+    for name, row in rows.items():
+        for scope, (leaks, judged) in counts[name].items():
+            row[f"{WORDS[scope]}_count"] = f"{leaks} of {judged}"
+    for run in runs:
+        for scope in unjudged_scopes(run) if run.run_id in rows else ():
+            rows[run.run_id][f"{WORDS[scope]}_count"] = NONE_JUDGED
     ordered = sorted(rows.values(), key=lambda row: (row["arm"] != BASE, -row.get("s_overall", -math.inf)))
     others = [row for row in ordered if row["arm"] not in (BASE, REPEAT) and "s_overall" in row]
     to = against or (others[0]["run_id"] if len(others) > 1 else None)
-    if to is not None and len(single) == len(rows):
+    if to is not None:
         about = [run for run in runs if run.run_id in rows and run.arm not in (BASE, REPEAT)]
         for name, scopes in scores_of(feedback_measures(about, to)).items():
             if "overall" in scopes and known(scopes["overall"]["difference"]):
@@ -95,7 +98,7 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
     numbers = [
         f"{name}{end}" for name, *_ in ARM_MEASURES for end in ("", "_low", "_high", "_p_holm", "_sign")
     ]
-    texts = [f"{WORDS[scope]}_count" for scope in PLACES]
+    texts = [f"{WORDS[scope]}_count" for scope in ("in", *PLACES)]
     names = ["arm", "title", "role", "label", "run_id", "n", "over", *numbers, *texts, "to", "gap"]
     return pd.DataFrame(ordered, columns=[*names, "gap_low", "gap_high", "gap_p", "gap_p_holm"])
 
@@ -104,6 +107,15 @@ def by_scope(frame: pd.DataFrame) -> pd.DataFrame:
     """An ablation table whose accuracies of feedback have the names of what they are: follows, leaks_near, leaks_out."""
     scoped = (frame["metric"] == "acc") & frame["scope"].isin(list(WORDS))
     return frame.assign(metric=frame["metric"].where(~scoped, frame["scope"].map(WORDS.get)))
+
+
+def unjudged_scopes(run: Run) -> set[str]:
+    """The scopes of which the run answered prompts, and none of the answers was judged."""
+    judged: dict[str, bool] = {}
+    for row in run.samples():
+        if (scope := row.get("scope")) in WORDS:
+            judged[scope] = judged.get(scope, False) or row.get("score") is not None
+    return {scope for scope, any_was in judged.items() if not any_was}
 
 
 def count_leaks(run: Run) -> dict[str, tuple[int, int]]:

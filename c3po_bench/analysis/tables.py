@@ -62,11 +62,12 @@ def show_comparison(
         distance: see `measures.share_recovered`; asked where the planted testbed's optimum was run.
         against: an arm or a run id that the table's differences are to instead of base; the verdict is about base.
     """
-    options, to, seeds = options_of(results_dir), against or BASE, trained_on_seeds(results_dir)
-    frame = compare(runs, **options, one_row=seeds)
-    listed = frame if to == BASE else compare(runs, **options, one_row=seeds, against=to)
+    seeds, to = trained_on_seeds(results_dir), against or BASE
+    options: dict[str, Any] = options_of(results_dir) | {"one_row": seeds}
+    frame = compare(runs, **options)
+    shown_frame = frame if to == BASE else compare(runs, **options, against=to)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    alike: Any = listed[listed["scope"] == ""]
+    alike: Any = shown_frame[shown_frame["scope"] == ""]
     if len(alike):
         console.print(console_table(alike, console.width, to))
     if moved := movement_rows(runs, run_labels(runs)):

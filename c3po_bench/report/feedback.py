@@ -13,6 +13,7 @@ import pandas as pd
 
 from c3po_bench.analysis.arms import BASE, display_name, settings_text
 from c3po_bench.analysis.frames import known, note, records
+from c3po_bench.analysis.overall import NONE_JUDGED
 from c3po_bench.analysis.verdict import amount, p_text
 from c3po_bench.report.marks import (
     FIT,
@@ -61,8 +62,8 @@ def rows(arms: pd.DataFrame, seconds: dict[str, float]) -> list[Row]:
         texts = [settings_text(row).strip().removeprefix("(").removesuffix(")")]
         cells = [Cell(row["title"], row["label"], ", ".join(filter(None, texts)))]
         own = {name: _measure(row, name) for name in TITLES}
-        spent = seconds.get(row["run_id"])
-        cost = Cell(amount(spent), spent) if spent is not None and known(spent) else Cell("")
+        spent: Any = seconds.get(row["run_id"])
+        cost = Cell(amount(spent), spent) if known(spent) else Cell("")
         main = [own[name] for name in TITLES if name not in OPTIONAL]
         cells += [main[0], _gap(row), *main[1:], cost, *(own[name] for name in OPTIONAL)]
         made.append(Row("", row["role"], cells))
@@ -70,9 +71,10 @@ def rows(arms: pd.DataFrame, seconds: dict[str, float]) -> list[Row]:
 
 
 def _measure(row: dict[str, Any], name: str) -> Cell:
-    value, low, high = _values(row, name)
+    found: Any = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    value, low, high = found
     if not known(value):
-        return Cell("")
+        return Cell(NONE_JUDGED if row.get(f"{name}_count") == NONE_JUDGED else "")
     share = name in ("follows", "leaks_near", "leaks_out")
     digits = 3 if name == "drift" else 2
     text = f"{100 * value:.0f}%" if share else f"{value:.{digits}f}"
@@ -89,11 +91,6 @@ def _measure(row: dict[str, Any], name: str) -> Cell:
     elif name in ("follows", "s_overall"):
         tone = {1: "up", -1: "down"}.get(int(sign), "")
     return Cell(text, value, interval, tone)
-
-
-def _values(row: dict[str, Any], name: str) -> tuple[Any, Any, Any]:
-    """A measure of a row and its bounds, None where it has none."""
-    return row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")
 
 
 def _gap(row: dict[str, Any]) -> Cell:

@@ -135,8 +135,7 @@ def cost(points: list[dict[str, Any]], to: str = "base") -> Figure:
     ]
     scale = alt.Scale(type="log", nice=False, padding=48)
     x = alt.X("seconds:Q", title="seconds an item (log scale)", scale=scale)
-    ends = [p[end] for p in points for end in ("low", "difference", "high") if p[end] is not None] or [0.0]
-    span = (min(ends), max(ends))
+    span = (min((p["low"] for p in points), default=0), max((p["high"] for p in points), default=0))
     spots = placed(points, lambda p: math.log10(p["seconds"]), lambda at: 10**at, "difference", span)
     base = chart_of(spots)
     bars = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(
@@ -170,10 +169,12 @@ class Quantity:
 
     def of(self, cells: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
         """Value and bounds of each finished cell that has them."""
-        done = (cell for cell in cells if cell["status"] == "done")
-        found: list[list[Any]] = [[cell.get(name) for name in self.columns] for cell in done]
-        bounded = [[v, a if known(a) else v, b if known(b) else v] for v, a, b in found if known(v)]
-        return [(v * self.scale, a * self.scale, b * self.scale) for v, a, b in bounded]
+        found: Any = [[cell.get(name) for name in self.columns] for cell in cells if cell["status"] == "done"]
+        return [
+            (v * self.scale, (a if known(a) else v) * self.scale, (b if known(b) else v) * self.scale)
+            for v, a, b in found
+            if known(v)
+        ]
 
 
 GAIN = Quantity(

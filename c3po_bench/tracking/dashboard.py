@@ -83,7 +83,7 @@ def arm_panels(contents: Contents) -> list[Any]:
             wr.BarPlot(title="Fixed and broken items", metrics=["fixed", "broken"]),
         ]
     if contents.curves:
-        names: list[Any] = [f"curve/{name}" for name in contents.curves]
+        names: Any = [f"curve/{name}" for name in contents.curves]
         panels.append(wr.LinePlot(title="Loss and other curves by step", x="step", y=names))
     return panels
 

@@ -39,8 +39,8 @@ class Contents:
 
 def feedback_arms(runs: Sequence[Run], compared: pd.DataFrame) -> pd.DataFrame:
     """`arms_frame` of the runs compared, with the mean of both leaks; empty where none is feedback's."""
-    ids = {row["run_id"] for row in records(compared) if row["scope"]}
-    about = [run for run in runs if run.run_id in ids]
+    tuned = {row["run_id"] for row in records(compared) if row["scope"]}
+    about = [run for run in runs if run.run_id in tuned]
     if not about:
         return pd.DataFrame()
     arms = arms_frame(about, feedback_measures(about))

@@ -59,7 +59,7 @@ def test_every_run_folder_is_complete(finished):
         assert {"config.yaml", "result.json", "samples.jsonl", "provenance.json", "log.txt"} <= names
         assert len(run.samples()) == 8 == run.result["cost"]["items"]
         assert Result.__required_keys__ <= set(run.result) <= set(Result.__annotations__)
-        assert set(run.result) >= {"arm_row", "versions", "crc"}
+        assert set(run.result) >= {"arm_row", "versions"}
         assert set(run.result["cost"]) == set(Cost.__annotations__)
         assert set(run.provenance) == set(Provenance.__annotations__)
         assert set().union(*run.samples()) <= set(Sample.__annotations__)
