@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from c3po_bench.analysis.arms import BASE, REPEAT, display_name
+from c3po_bench.analysis.arms import BASE, REPEAT, display_name, outdated_of
 from c3po_bench.analysis.compare import trained_on_seeds
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.measures import feedback_measures
+from c3po_bench.analysis.pairing import Partners
 from c3po_bench.analysis.verdict import direction, p_text, verdict_sentences
 from c3po_bench.store.reader import Run, load_headroom
 
@@ -59,7 +60,8 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
     """The paper's table: a row a run, base first, then the best S_overall; of other runs than feedback's nothing.
 
     Each of `ARM_MEASURES` has a column, and its bounds in `_low` and `_high`. `gap` is the paired difference in
-    S_overall to the run named in `to`: the best, or that of the arm `against`.
+    S_overall to the run named in `to`: the best, or that of the arm `against`; rows over training seeds have none,
+    and neither have those that are `outdated` (recorded with another version), from whose colors nothing may be read.
 
     Args:
         runs: of one store.
@@ -77,18 +79,20 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
             if (scope, measure) == (one["scope"], one["measure"]):
                 row |= {name: one["mean"], f"{name}_low": one["low"], f"{name}_high": one["high"]}
                 row |= {f"{name}_p_holm": one["p_holm"], f"{name}_sign": direction(one)}
-    counts = {run.run_id: count_leaks(run) for run in runs if run.run_id in rows}
-    for name, row in rows.items():
-        for scope, (leaks, judged) in counts[name].items():
-            row[f"{WORDS[scope]}_count"] = f"{leaks} of {judged}"
-    for run in runs:
-        for scope in unjudged_scopes(run) if run.run_id in rows else ():
-            rows[run.run_id][f"{WORDS[scope]}_count"] = NONE_JUDGED
+    partners, seeds = Partners(runs), any(row["over"] == "seeds" for row in rows.values())
+    for run in (run for run in runs if run.run_id in rows):
+        row = rows[run.run_id]
+        row["outdated"] = outdated_of(run, partners.beside(run, BASE) or run)
+        if row["over"] != "seeds":
+            row |= {f"{WORDS[s]}_count": f"{leaks} of {n}" for s, (leaks, n) in count_leaks(run).items()}
+        row |= {f"{WORDS[scope]}_count": NONE_JUDGED for scope in unjudged_scopes(run)}
     ordered = sorted(rows.values(), key=lambda row: (row["arm"] != BASE, -row.get("s_overall", -math.inf)))
-    others = [row for row in ordered if row["arm"] not in (BASE, REPEAT) and "s_overall" in row]
+    tuned = [row for row in ordered if row["arm"] not in (BASE, REPEAT) and not row["outdated"]]
+    others = [row for row in tuned if "s_overall" in row]
     to = against or (others[0]["run_id"] if len(others) > 1 else None)
-    if to is not None:
-        about = [run for run in runs if run.run_id in rows and run.arm not in (BASE, REPEAT)]
+    if to is not None and not seeds:
+        ids = {row["run_id"] for row in tuned}
+        about = [run for run in runs if run.run_id in ids]
         for name, scopes in scores_of(feedback_measures(about, to)).items():
             if "overall" in scopes and known(scopes["overall"]["difference"]):
                 row, gap = rows[name], scopes["overall"]
@@ -99,7 +103,20 @@ def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None 
         f"{name}{end}" for name, *_ in ARM_MEASURES for end in ("", "_low", "_high", "_p_holm", "_sign")
     ]
     texts = [f"{WORDS[scope]}_count" for scope in ("in", *PLACES)]
-    names = ["arm", "title", "role", "label", "run_id", "n", "over", *numbers, *texts, "to", "gap"]
+    names = [
+        "arm",
+        "title",
+        "role",
+        "label",
+        "run_id",
+        "outdated",
+        "n",
+        "over",
+        *numbers,
+        *texts,
+        "to",
+        "gap",
+    ]
     return pd.DataFrame(ordered, columns=[*names, "gap_low", "gap_high", "gap_p", "gap_p_holm"])
 
 

@@ -1,5 +1,7 @@
 """From a store to report.html, figures and tables; of a large store, which runs stand side by side."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Sequence
@@ -58,15 +60,87 @@ PRINT = {
 }
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Everything that a report computes of a store's runs.
+
+    Attributes:
+        to_base: `compare`, a row an arm; what is said in sentences is about it.
+        compared: the same with differences to the run asked for.
+        to: what a reader calls that run.
+        controls: `compare_controls`.
+        pieces: `feedback_measures` by feedback and over all; empty where no run is of feedback.
+        arms: `arms_frame`, likewise.
+        ablation: `ablation_table`, a row a run.
+        judges: `judge_measures`.
+        seeds: `seed_agreement`.
+        refused: runs that could not be compared, with the reason.
+    """
+
+    to_base: pd.DataFrame
+    compared: pd.DataFrame
+    to: str
+    controls: pd.DataFrame
+    pieces: pd.DataFrame
+    arms: pd.DataFrame
+    ablation: pd.DataFrame
+    judges: pd.DataFrame
+    seeds: pd.DataFrame
+    refused: dict[str, str]
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The tables that are written, by the names of their files."""
+        alike: Any = self.compared[self.compared["scope"] == ""]
+        signs = [name for name in self.arms if str(name).endswith("_sign")]
+        return {
+            "comparison": wanted_first(alike),
+            "ablation": by_scope(self.ablation),
+            "controls": self.controls,
+            "seeds": self.seeds,
+            "feedback": self.pieces,
+            "feedback_arms": self.arms.drop(columns=signs),
+            "judges": self.judges,
+        }
+
+
+def measure(results_dir: Path, runs: Sequence[Run], against: str | None) -> Measured:
+    """Compute what a report shows; raises UserError where nothing can be compared with `against`."""
+    refused: dict[str, str] = {}
+    options, seeds = options_of(results_dir), trained_on_seeds(results_dir)
+    each = compare(runs, **options, refused=refused)  # a row a run, also of training seeds
+    to_base = compare(runs, **options, refused=refused, one_row=True) if seeds else each
+    compared, to = to_base, BASE
+    if against and against != BASE:
+        alone: dict[str, str] = {}
+        compared = compare(runs, **options, against=against, refused=alone, one_row=seeds)
+        if not len(compared):
+            raise UserError(next(iter(alone.values())))
+        to = next((row["title"] for row in records(compared) if row["arm"] == against), against)
+    scoped = any(compared["scope"])
+    pieces = feedback_measures(runs, pieces=True, one_row=seeds) if scoped else pd.DataFrame()
+    return Measured(
+        to_base,
+        compared,
+        to,
+        compare_controls(runs, refused=refused),
+        pieces,
+        arms_frame(runs, pieces, against) if scoped else pd.DataFrame(),
+        ablation_table(runs, each, results_dir),
+        judge_measures(runs, newest_labels(results_dir)) if scoped else pd.DataFrame(),
+        seed_agreement(runs),
+        refused,
+    )
+
+
 def write_report(
     results_dir: str | Path, output: str | Path | None = None, against: str | None = None
 ) -> Path:
     """Write report.html, figures/ (SVG, PNG) and tables/ (CSV, parquet); returns the path of the page.
 
     Everything is written under `output`, by default the store itself; figures and tables of an earlier report
-    that this one has not go away. With `against`, an arm or a run id, tables and charts have differences to it; what is
-    said in sentences is always about base. Raises UserError where there is no store or nothing has finished in it, or
-    nothing can be compared with `against`.
+    that this one has not go away. With `against`, an arm or a run id, tables and charts have differences to it;
+    what is said in sentences is always about base. Raises UserError where there is no store or nothing has
+    finished in it, or nothing can be compared with `against`.
     """
     results_dir = Path(results_dir)
     output = Path(output) if output else results_dir
@@ -75,89 +149,74 @@ def write_report(
         raise UserError(
             f"no run in {results_dir} has finished yet; run its experiment again, it goes on where it stopped"
         )
-    refused: dict[str, str] = {}
-    options, trained = options_of(results_dir), trained_on_seeds(results_dir)
-    each = compare(runs, **options, refused=refused)  # a row a run, also of training seeds
-    to_base = compare(runs, **options, refused=refused, one_row=True) if trained else each
-    compared, to = to_base, BASE
-    if against and against != BASE:
-        alone: dict[str, str] = {}
-        compared, to = compare(runs, **options, against=against, refused=alone, one_row=trained), against
-        if not len(compared):
-            raise UserError(next(iter(alone.values())))
-        to = next((row["title"] for row in records(compared) if row["arm"] == against), against)
-    controls = compare_controls(runs, refused=refused)
-    scoped = any(compared["scope"])
-    alike: Any = compared[compared["scope"] == ""]
-    pieces = feedback_measures(runs, pieces=True, one_row=trained) if scoped else pd.DataFrame()
-    arms = arms_frame(runs, pieces, against) if scoped else pd.DataFrame()
-    ablation = ablation_table(runs, each, results_dir)
-    judges = judge_measures(runs, newest_labels(results_dir)) if scoped else pd.DataFrame()
-    seeds = seed_agreement(runs)
-    frames = {
-        "comparison": wanted_first(alike),
-        "ablation": by_scope(ablation),
-        "controls": controls,
-        "seeds": seeds,
-        "feedback": pieces,
-        "feedback_arms": arms.drop(columns=[name for name in arms if str(name).endswith("_sign")]),
-        "judges": judges,
-    }
-    write_tables(output / "tables", frames)
-    selection = select(runs, compared, arms)
+    measured = measure(results_dir, runs, against)
+    write_tables(output / "tables", measured.frames())
+    selection = select(runs, measured.compared, measured.arms)
     rows: Any = selection.rows[selection.rows["scope"] == ""]
-    shown = [run.run_id for run in selection.runs]
-    listed: Any = arms[arms["run_id"].isin(shown)] if scoped else arms
-    figures = comparison_figures(rows, to) + (feedback.figures(listed) if scoped else [])
-    figures += ablation_figures(ablation, arms)
+    arms: Any = measured.arms
+    if len(arms):
+        arms = arms[arms["run_id"].isin([run.run_id for run in selection.runs])]
+    figures = comparison_figures(rows, measured.to) + (feedback.figures(arms) if len(arms) else [])
+    figures += ablation_figures(measured.ablation, measured.arms)
     write_figures(output / "figures", figures)
     explorer = explore(selection.runs, selection.rows)
-    explorer.meta["first"] = _first_label(rows, listed)
-    levels, varied = tables.levels(rows), axes(ablation)
+    explorer.meta["first"] = _first_label(rows, arms)
+    varied = axes(measured.ablation)
     blocks = {"figures": {figure.name: figure.spec() for figure in figures}, "explorer": explorer.meta}
     if varied:
-        blocks["ablation"] = tables.ablation_rows(ablation, varied, arms)
+        blocks["ablation"] = tables.ablation_rows(measured.ablation, varied, measured.arms)
     packed = {"items-index": explorer.index, **explorer.chunks}
-    labels = {row["run_id"]: row["label"] for row in records(rows)}
-    seconds = {row["run_id"]: row["seconds_per_item"] for row in records(selection.rows)}
-    columns, cells = tables.without_empty(tables.COLUMNS, tables.comparison_rows(rows, controls))
-    best = tables.without_empty(tables.BEST_COLUMNS, tables.best_rows(to_base, controls, arms))
-    feedback_cells: tuple[list[tables.Column], list[tables.Row]] = ([], [])
-    if scoped:
-        feedback_cells = tables.without_empty(feedback.columns(listed), feedback.rows(listed, seconds))
     html = page.render(
         "report.html.j2",
         **_facts(results_dir, experiments, runs, selection),
+        **_tables(measured, selection, rows, arms, len(experiments)),
         items=f"{explorer.questions:,}",
-        verdict=conclusion(results_dir, runs, to_base, controls),
+        verdict=conclusion(results_dir, runs, measured.to_base, measured.controls),
         headroom=load_headroom(results_dir, runs),
-        movement_columns=tables.MOVEMENT_COLUMNS,
-        movement_rows=tables.moved_rows(movement_rows(selection.runs, labels)),
-        refused=sorted(refused.items())[:20],
-        to=to,
-        columns=columns,
-        rows=cells,
-        levels=levels,
-        first_level=levels[0] if levels else "",
-        marks=" ".join(filter(None, [tables.marks(rows), studies_note(len(experiments))])),
+        refused=sorted(measured.refused.items())[:20],
+        to=measured.to,
         figures=figures,
-        seed_columns=tables.SEED_COLUMNS,
-        seed_rows=tables.seed_rows(seeds),
-        feedback_note=feedback_note(records(pieces)) if scoped else "",
-        judge_columns=tables.JUDGE_COLUMNS,
-        judge_rows=tables.judge_rows(judges),
-        feedback_columns=feedback_cells[0],
-        feedback_rows=feedback_cells[1],
-        best_columns=best[0],
-        best_rows=best[1],
         has_ablation=bool(varied),
-        ablation_note=tables.ablation_note(ablation, varied),
+        ablation_note=tables.ablation_note(measured.ablation, varied),
         json_blocks=[(f"data-{name}", page.embed(data)) for name, data in blocks.items()],
         packed_blocks=[(f"data-{name}", page.pack(data)) for name, data in packed.items()],
     )
     path = output / "report.html"
     write_text(path, html)
     return path
+
+
+def _tables(
+    measured: Measured, selection: Selection, rows: pd.DataFrame, arms: pd.DataFrame, experiments: int
+) -> dict[str, Any]:
+    """The page's tables: of the runs selected, `rows` of the comparison, the `arms` of feedback."""
+    facts = {row["run_id"]: row for row in records(selection.rows)}
+    labels = {run_id: row["label"] for run_id, row in facts.items()}
+    seconds = {run_id: row["seconds_per_item"] for run_id, row in facts.items()}
+    listed: dict[str, tuple[list[tables.Column], list[tables.Row]]] = {
+        "": (tables.COLUMNS, tables.comparison_rows(rows, measured.controls)),
+        "best_": (
+            tables.BEST_COLUMNS,
+            tables.best_rows(measured.to_base, measured.controls, measured.arms),
+        ),
+        "feedback_": (feedback.columns(arms), feedback.rows(arms, seconds)) if len(arms) else ([], []),
+    }
+    values: dict[str, Any] = {}
+    for name, (columns, cells) in listed.items():
+        values[f"{name}columns"], values[f"{name}rows"] = tables.without_empty(columns, cells)
+    levels = tables.levels(rows)
+    return values | {
+        "levels": levels,
+        "first_level": levels[0] if levels else "",
+        "marks": " ".join(filter(None, [tables.marks(rows), studies_note(experiments)])),
+        "movement_columns": tables.MOVEMENT_COLUMNS,
+        "movement_rows": tables.moved_rows(movement_rows(selection.runs, labels)),
+        "seed_columns": tables.SEED_COLUMNS,
+        "seed_rows": tables.seed_rows(measured.seeds),
+        "feedback_note": feedback_note(records(measured.pieces)) if len(measured.pieces) else "",
+        "judge_columns": tables.JUDGE_COLUMNS,
+        "judge_rows": tables.judge_rows(measured.judges),
+    }
 
 
 def write_tables(folder: Path, frames: dict[str, pd.DataFrame]) -> None:
@@ -230,11 +289,16 @@ def select(runs: Sequence[Run], compared: pd.DataFrame, arms: pd.DataFrame) -> S
 
 def _picked(rows: list[dict[str, Any]], arms: pd.DataFrame) -> set[str]:
     """Ids of each arm's best runs and their bases, the best of all arms first, then of other bases."""
-    overall = {row["run_id"]: row["s_overall"] for row in records(arms) if known(row["s_overall"])}
-    tuned = {row["run_id"]: row | {"difference": overall.get(row["run_id"])} for row in rows if row["scope"]}
+    overall: dict[str, Any] = {
+        row["run_id"]: row["s_overall"] for row in records(arms) if known(row["s_overall"])
+    }
+    feedbacks: dict[str, dict[str, Any]] = {
+        row["run_id"]: row | {"difference": overall.get(row["run_id"], math.nan)}
+        for row in rows
+        if row["scope"]
+    }
     ranked: list[tuple[int, dict[str, Any]]] = []
-    candidates: Any
-    for candidates in (summary_rows(rows), tuned.values()):
+    for candidates in (summary_rows(rows), feedbacks.values()):
         by_arm = map_reduce((row for row in candidates if row["arm"] != BASE), itemgetter("arm"))
         for own in by_arm.values():
             own.sort(key=lambda row: -row["difference"] if known(row["difference"]) else math.inf)
@@ -254,8 +318,8 @@ def _first_label(compared: pd.DataFrame, arms: pd.DataFrame) -> str:
     methods = [row for row in rows if row["role"] in METHODS] or rows
     best = max(methods, key=lambda row: row["difference"], default=None)
     first = next((row for row in records(arms) if row["arm"] != BASE), None)
-    named = best or first
-    return display_name(named) if named else ""
+    best = best or first
+    return display_name(best) if best else ""
 
 
 def _facts(

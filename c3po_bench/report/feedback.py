@@ -59,7 +59,7 @@ def rows(arms: pd.DataFrame, seconds: dict[str, float]) -> list[Row]:
     """The rows of `overall.arms_frame`; `seconds` an item by run id."""
     made = []
     for row in records(arms):
-        texts = [settings_text(row).strip().removeprefix("(").removesuffix(")")]
+        texts = [settings_text(row).strip().removeprefix("(").removesuffix(")"), note(row, "outdated")]
         cells = [Cell(row["title"], row["label"], ", ".join(filter(None, texts)))]
         own = {name: _measure(row, name) for name in TITLES}
         spent: Any = seconds.get(row["run_id"])
@@ -83,7 +83,7 @@ def _measure(row: dict[str, Any], name: str) -> Cell:
         interval = (
             f"[{100 * low:.0f}, {100 * high:.0f}]" if share else f"[{low:.{digits}f}, {high:.{digits}f}]"
         )
-    sign = row.get(f"{name}_sign") or 0
+    sign = 0 if note(row, "outdated") else row.get(f"{name}_sign") or 0
     tone = ""
     if name.startswith("leaks"):  # a leak is never good news; count it, too
         tone = "down" if sign > 0 else ""
@@ -116,9 +116,9 @@ def figures(arms: pd.DataFrame) -> list[Figure]:
             "overall": row["s_overall"],
         }
         for row in records(arms)
-        if known(row["s_overall"])
+        if known(row["s_overall"]) and not note(row, "outdated")
     ]
-    if not any(row["arm"] != BASE and known(row["s_overall"]) for row in records(arms)):
+    if all(point["role"] == BASE for point in points):
         return []
     bottom = min(0.0, *(p["low"] for p in points))
     right = min(1.0, max(0.5, *(p["right"] + 0.05 for p in points)))

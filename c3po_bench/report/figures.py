@@ -135,7 +135,8 @@ def cost(points: list[dict[str, Any]], to: str = "base") -> Figure:
     ]
     scale = alt.Scale(type="log", nice=False, padding=48)
     x = alt.X("seconds:Q", title="seconds an item (log scale)", scale=scale)
-    span = (min((p["low"] for p in points), default=0), max((p["high"] for p in points), default=0))
+    ends = [p[end] for p in points for end in ("low", "difference", "high") if p[end] is not None] or [0.0]
+    span = (min(ends), max(ends))
     spots = placed(points, lambda p: math.log10(p["seconds"]), lambda at: 10**at, "difference", span)
     base = chart_of(spots)
     bars = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(

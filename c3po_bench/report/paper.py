@@ -15,7 +15,7 @@ import pandas as pd
 import vl_convert
 
 from c3po_bench.analysis.arms import BASE, METHODS, display_name
-from c3po_bench.analysis.compare import compare, options_of
+from c3po_bench.analysis.compare import compare, options_of, trained_on_seeds
 from c3po_bench.analysis.frames import MACRO, POOLED, headlines, known, note, records
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.overall import arms_frame
@@ -80,7 +80,10 @@ def write_paper(
     if not runs:
         raise UserError(f"no run in {results_dir} has finished yet")
     refused: dict[str, str] = {}
-    compared = compare(runs, **options_of(results_dir), refused=refused, against=against or BASE)
+    seeds = trained_on_seeds(results_dir)
+    compared = compare(
+        runs, **options_of(results_dir), refused=refused, against=against or BASE, one_row=seeds
+    )
     if not len(compared):
         raise UserError(next(iter(refused.values())))
     commands = [e["command"] for e in experiments] or [run.provenance["command"] for run in runs]
@@ -97,7 +100,7 @@ def write_paper(
             ordered(wanted_first(alike)).to_csv(path, index=False)
         figures += comparison_figures(ordered(alike), to)
     if len(alike) < len(compared):
-        measured = feedback_measures(runs)
+        measured = feedback_measures(runs, one_row=seeds)
         arms = arms_frame(runs, measured, against)
         write_text(folder / "feedback.tex", feedback_table(arms, feedback_note(records(measured)), made))
         parts.append("\\input{feedback.tex}")
@@ -180,7 +183,11 @@ def _tests(rows: Sequence[dict[str, Any]]) -> str:
     kinds = {row["test"] for row in rows if known(row["p"])}
     names = [
         text
-        for kind, text in (("mcnemar", "McNemar's mid-$p$"), ("sign-flip", "sign flips"))
+        for kind, text in (
+            ("mcnemar", "McNemar's mid-$p$"),
+            ("sign-flip", "sign flips"),
+            ("t", "t over training seeds"),
+        )
         if kind in kinds
     ]
     count = max((int(row["tests"]) for row in rows if known(row["tests"])), default=0)

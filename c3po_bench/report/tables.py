@@ -357,7 +357,8 @@ def best_rows(compared: pd.DataFrame, controls: pd.DataFrame, feedback: pd.DataF
             value = Cell(text, best["difference"], interval, TONES[direction(best)])
             control = _control(over.get((best["run_id"], best["task"]), []))
             made.append(_best(best, len(rows), value, best["p_holm"], control))
-    by_arm = map_reduce((row for row in records(feedback) if known(row["s_overall"])), itemgetter("arm"))
+    current = (row for row in records(feedback) if known(row["s_overall"]) and not note(row, "outdated"))
+    by_arm = map_reduce(current, itemgetter("arm"))
     for rows in by_arm.values():
         if len(rows) > 1 and rows[0]["role"] in METHODS:
             best = rows[0]  # they are in this order

@@ -117,6 +117,17 @@ def test_a_color_and_a_shape_mean_the_same_role_in_every_chart(tmp_path):
     assert {scale[1:] for own in found.values() for scale in own} == {("role", tuple(SHAPES))}
 
 
+def test_arms_without_an_interval_are_drawn(tmp_path):
+    for arm, points in (("base", 0), ("ngd", 20), ("icl", 10)):
+        write(tmp_path, arm, points)
+    frame = compare(load_runs(tmp_path), draws=50)
+    two_seeds = frame.assign(diff_low=frame["diff_low"].where(frame["arm"] != "ngd"))
+    two_seeds["diff_high"] = frame["diff_high"].where(frame["arm"] != "ngd")
+    for figure in comparison_figures(two_seeds):
+        values = {v["arm"]: v for v in figure.spec()["layer"][1]["data"]["values"]}
+        assert values["NGD"]["low"] is None and values["ICL"]["low"] is not None
+
+
 def test_many_lines_are_not_all_drawn_and_the_caption_says_so(tmp_path):
     tasks = tuple(f"task{i}" for i in range(8))
     write(tmp_path, "base", 0, tasks=tasks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip("altair")
@@ -75,6 +77,40 @@ def test_feedback_is_told_by_what_it_follows_and_where_it_leaks(tmp_path):
     tones = {cells[name].tone for cells in table.values() for name in ("Leaks near", "Leaks out")}
     assert "up" not in tones, "a leak is never good news"
     assert dpo["To C3PO"].text == "-0.38" and table["base"]["To C3PO"].text == ""
+
+
+def test_rows_of_another_version_are_named_and_say_nothing(tmp_path):
+    runs, _ = feedback_store(tmp_path, dpo=(18, 18, 18), c3po=(16, 2, 0), scd=(17, 0, 0))
+    (old,) = [run for run in runs if run.arm == "scd"]
+    (old.path / "result.json").write_text(json.dumps(old.result | {"versions": {"arm": 9}}))
+    runs = load_runs(tmp_path)
+    arms = arms_frame(runs, feedback_measures(runs, draws=200))
+    table = cells_of(arms)
+    assert "To C3PO" in table["scd"], "the best of those that are current"
+    cells = table["scd"]
+    assert "recorded with version 9" in cells["Arm"].detail and cells["To C3PO"].text == ""
+    assert {cell.tone for cell in cells.values()} == {""}
+    (figure,) = feedback.figures(arms)
+    assert "scd" not in figure.alt
+
+
+def test_training_seeds_are_one_row_and_not_set_against_each_other(tmp_path):
+    base = [row | {"arm": "base"} for s in ("in", "near", "out") for row in scored(s, [0] * 20)]
+    factory.write_run(tmp_path, "base", base, backend="feedback")
+    for arm in ("c3po", "dpo"):
+        for seed in range(3):
+            rows = [
+                row | {"arm": arm}
+                for s in ("in", "near", "out")
+                for row in scored(s, [1] * (9 + seed) + [0] * 10)
+            ]
+            factory.write_run(
+                tmp_path, arm, rows, backend="feedback", seed=seed, identity={"training": {"seed": seed}}
+            )
+    runs = load_runs(tmp_path)
+    arms = arms_frame(runs, feedback_measures(runs, draws=200, one_row=True))
+    assert list(arms["label"])[1:] == ["c3po (3 seeds)", "dpo (3 seeds)"]
+    assert arms["gap"].isna().all() and arms["leaks_out_count"].isna()[1:].all()
 
 
 def test_base_lies_below_what_is_better_in_the_chart_of_feedback(tmp_path):
