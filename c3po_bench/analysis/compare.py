@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from c3po_bench.analysis import power, statistics
 from c3po_bench.analysis.arms import BASE, arm_of, columns_of, outdated_of, prompt_differs
@@ -75,7 +77,8 @@ def compare(
             prompts or scoring differ from its base's.
     """
     partners, labels = Partners(runs), run_labels(runs)
-    arms = [run.arm for run in runs]
+    arms = Counter(run.arm for run in runs)
+    halves: dict[str, NDArray[Any]] = {}  # by base run: which half of the items each belongs to
     groups: dict[str, dict[str, list[str]]] = {}  # by base run: its benchmarks and their tasks
     base_scores: dict[str, Scores] = {}  # many runs are compared with one base
     rows: list[dict[str, Any]] = []
@@ -97,10 +100,12 @@ def compare(
                 options=scores.options,
                 tasks=scores.task,
             )
-            if arms.count(run.arm) > 1:
-                columns = columns._replace(
-                    odd=np.array([int(name[-1:] or "0", 36) % 2 for name in others.doc_hash])
-                )
+            if arms[run.arm] > 1:
+                if base.run_id not in halves:
+                    halves[base.run_id] = np.array(
+                        [int(name[-1:] or "0", 36) % 2 for name in others.doc_hash]
+                    )
+                columns = columns._replace(odd=halves[base.run_id])
             common = columns_of(run) | cost_columns(run) | movement_columns(run)
             common |= {"label": labels[run.run_id], "run_id": run.run_id}
             common |= {"tuning_edges": ", ".join(run.result.get("tuning", {}).get("edges", ()))}

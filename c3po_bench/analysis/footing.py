@@ -37,6 +37,8 @@ def chance_of(scores: NDArray[np.float64], options: NDArray[np.float64], tasks: 
     """
     if not len(scores) or not statistics.is_binary(scores) or (options == 0).any():
         return float("nan")
+    if not np.isnan(options).any():
+        return float((1 / options).mean())
     counts = {
         task: next((n for name, n in NOMINAL.items() if task.startswith(name)), np.nan) for task in set(tasks)
     }
