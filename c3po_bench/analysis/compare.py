@@ -106,13 +106,7 @@ def compare(
                         [int(name[-1:] or "0", 36) % 2 for name in others.doc_hash]
                     )
                 columns = columns._replace(odd=halves[base.run_id])
-            common = columns_of(run) | cost_columns(run) | movement_columns(run)
-            common |= {"label": labels[run.run_id], "run_id": run.run_id}
-            common |= {"tuning_edges": ", ".join(run.result.get("tuning", {}).get("edges", ()))}
-            common |= {name: run.result[name] for name in ("backend", "model")}
-            common |= {"base_run_id": base.run_id, "prompt_differs": prompt_differs(run)}
-            common |= {"outdated": outdated_of(run, base)}
-            common |= {"routing_ties": run.result["counts"].get("routing_ties")}
+            common = _facts(run, base, labels[run.run_id])
             made = _rows(scores, columns, groups[base.run_id], Draws(margin, draws, seed))
             rows += [common | row for row in made]
     if one_row:
@@ -120,6 +114,19 @@ def compare(
     add_noise(rows)
     add_no_verdict(rows)
     return typed(rows, COLUMNS, primary=primary, draws=draws, seed=seed)
+
+
+def _facts(run: Run, base: Run, label: str) -> dict[str, Any]:
+    """What all rows of a run have in common: which run, beside which, what it cost and how far it moved."""
+    facts = columns_of(run) | cost_columns(run) | movement_columns(run)
+    facts |= {"label": label, "run_id": run.run_id, "base_run_id": base.run_id}
+    facts |= {name: run.result[name] for name in ("backend", "model")}
+    return facts | {
+        "tuning_edges": ", ".join(run.result.get("tuning", {}).get("edges", ())),
+        "prompt_differs": prompt_differs(run),
+        "outdated": outdated_of(run, base),
+        "routing_ties": run.result["counts"].get("routing_ties"),
+    }
 
 
 def compare_controls(

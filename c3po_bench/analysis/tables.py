@@ -20,7 +20,7 @@ from c3po_bench.analysis.gold import LOST, gold_text
 from c3po_bench.analysis.judging import judge_measures, newest_labels
 from c3po_bench.analysis.measures import SCOPES, feedback_measures, share_recovered
 from c3po_bench.analysis.movement import movement_rows
-from c3po_bench.analysis.overall import conclusion
+from c3po_bench.analysis.overall import NONE_JUDGED, conclusion, unjudged_scopes
 from c3po_bench.analysis.pairing import run_labels
 from c3po_bench.analysis.scores import load_scores
 from c3po_bench.analysis.statistics import wilson
@@ -48,6 +48,8 @@ FEEDBACK = (
     ("broken", "out", "broken_ending"),
 )
 """Columns of the table of feedback: their names, scopes and measures."""
+PARTS = {"overall": ("in", "near", "out")}
+"""The scopes that a measure is made of."""
 Distance = Callable[[Sequence[Sequence[float]], Sequence[int], str], float]
 
 
@@ -251,8 +253,16 @@ def feedback_table(runs: Sequence[Run], width: int = WIDE, one_row: bool = False
         first, overall = next(iter(values.values())), values.get(("overall", "score"))
         return first["arm"] != BASE, -overall["mean"] if overall else 0.0
 
-    for values in sorted(rows.values(), key=place):
-        texts = [_measure(values.get((scope, measure))) for _, scope, measure in columns]
+    unjudged = {run.run_id: unjudged_scopes(run) for run in runs}
+    for name, values in sorted(rows.items(), key=lambda pair: place(pair[1])):
+        texts = [
+            NONE_JUDGED
+            if (scope, measure) not in values
+            and measure == "score"
+            and unjudged.get(name, set()) & {scope, *PARTS.get(scope, ())}
+            else _measure(values.get((scope, measure)))
+            for _, scope, measure in columns
+        ]
         if width < WIDE:
             texts = [text.replace(" [", "\n[", 1) for text in texts]
         table.add_row(Text(display_name(next(iter(values.values())))), *texts)

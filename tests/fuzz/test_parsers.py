@@ -113,7 +113,7 @@ def in_time(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except UserError as error:
-        assert str(error).strip()
+        assert str(error).strip() and len(str(error).splitlines()) == 1
     finally:
         assert time.monotonic() - started < SECONDS
 

@@ -43,49 +43,33 @@ def _build(score: str, folder: Path) -> None:
     tokenizer().save_pretrained(folder)
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": len(vocabulary()),
+    "hidden_size": 64,
+    "intermediate_size": 32,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "num_experts_per_tok": OWNED,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.05,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "tie_word_embeddings": False,
+    "dtype": "float32",
+}
+
+
 def config() -> OlmoeConfig:
     """A six-layer OLMoE of 0.74M parameters; like OLMoE it doesn't renormalise the selected weights."""
-    return OlmoeConfig(
-        vocab_size=len(vocabulary()),
-        hidden_size=64,
-        intermediate_size=32,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        num_experts=EXPERTS,
-        num_experts_per_tok=OWNED,
-        norm_topk_prob=False,
-        max_position_embeddings=1024,
-        initializer_range=0.05,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-        tie_word_embeddings=False,
-        dtype="float32",
-    )
+    return OlmoeConfig(**SIZES, num_experts=EXPERTS, norm_topk_prob=False)
 
 
 def sigmoid_config() -> MiniMaxM2Config:
     """The same sizes as a MiniMax-M2: sigmoid scores, those of the selected experts divided by their sum."""
-    return MiniMaxM2Config(
-        vocab_size=len(vocabulary()),
-        hidden_size=64,
-        intermediate_size=32,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=16,
-        num_local_experts=EXPERTS,
-        num_experts_per_tok=OWNED,
-        max_position_embeddings=1024,
-        initializer_range=0.05,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        dtype="float32",
-    )
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    return MiniMaxM2Config(**SIZES, head_dim=16, num_local_experts=EXPERTS, rope_parameters=rope)
 
 
 CONFIGS: dict[str, Any] = {"softmax": config, "sigmoid": sigmoid_config}
