@@ -95,6 +95,7 @@ def main() -> int:
     atexit.register(gc.freeze)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of Hydra's own report
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; read when the first of them is imported
     os.environ.pop(FOLDER_VARIABLE, None)  # of a sweep that started this one
     flags_first = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # as argparse wants
     if line := unknown_flag(flags_first):

@@ -50,6 +50,14 @@ def test_it_ends_with_the_table_and_the_path(finished):
     assert str(folder) in done.stdout
 
 
+def test_no_library_draws_bars_of_its_own(tiny, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("TQDM_DISABLE")  # tests set it
+    command = [sys.executable, "-m", "c3po_bench", *tiny, "arms=[base]", "limit=1", f"results_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "it/s" not in done.stderr
+
+
 def test_every_run_folder_is_complete(finished):
     folder, _ = finished
     runs = load_runs(folder)
