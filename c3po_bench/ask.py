@@ -5,7 +5,6 @@ Its neighbors, what they ask of the routing, the pathway before and after, and t
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import CHOICES, Answer, Item
 from c3po_bench.errors import INTERRUPTED, UserError, unknown
 from c3po_bench.explain import composed, status_of
-from c3po_bench.runtime.console import set_up_logging
+from c3po_bench.runtime.console import quiet_libraries, set_up_logging
 from c3po_bench.runtime.resources import sleep_where_shared
 from c3po_bench.store.identity import content_hash
 
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--arm", default="ngd", help="beside base (default: ngd)")
     arguments = parser.parse_args(argv)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet_libraries()
     try:
         settings, asked = divided(arguments.words)
         cfg = config_of(settings, arguments.arm)

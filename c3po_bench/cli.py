@@ -22,6 +22,7 @@ from c3po_bench.launch.callback import FOLDER_VARIABLE, folder_of_this_sweep
 from c3po_bench.launch.cells import watched
 from c3po_bench.models.embedded.planted_world import distance
 from c3po_bench.runtime import ranks, signals
+from c3po_bench.runtime.console import quiet_libraries
 from c3po_bench.store.reader import Run
 
 register()
@@ -94,8 +95,7 @@ def main() -> int:
     # else Python looks for garbage once more, in all that torch and transformers brought: a second
     atexit.register(gc.freeze)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of Hydra's own report
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; read when the first of them is imported
+    quiet_libraries()
     os.environ.pop(FOLDER_VARIABLE, None)  # of a sweep that started this one
     flags_first = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # as argparse wants
     if line := unknown_flag(flags_first):

@@ -6,7 +6,6 @@ model, tasks, items and optimizer are used. Interrupt at any time and run the sa
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from c3po_bench.errors import INTERRUPTED, UserError
 from c3po_bench.explain import composed as compose_config
 from c3po_bench.explain import status_of
 from c3po_bench.runtime import signals
-from c3po_bench.runtime.console import set_up_logging
+from c3po_bench.runtime.console import quiet_libraries, set_up_logging
 from c3po_bench.runtime.resources import sleep_where_shared
 
 SHOWN = {
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="the last line is one object")
     arguments = parser.parse_args(argv)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet_libraries()
     signals.listen()
     try:
         if arguments.routes < 1 or not 0 < arguments.temperature <= 100:

@@ -28,6 +28,7 @@ from c3po_bench.analysis.study import check as check_study
 from c3po_bench.errors import DamagedFile, UserError, exit_status
 from c3po_bench.feedback.measures import extra_metrics
 from c3po_bench.feedback.sentences import find_feedback
+from c3po_bench.runtime.console import quiet_libraries
 from c3po_bench.store.files import parsed, read_groups
 from c3po_bench.store.identity import content_hash, run_id
 from c3po_bench.store.reader import Run, load_experiments, load_runs
@@ -349,6 +350,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws the items")
     parser.add_argument("--train", action="store_true", help="also train again the arms that train")
     arguments = parser.parse_args(argv)
+    quiet_libraries()
 
     def work() -> None:
         findings = verify(arguments.results_dir, arguments.items, arguments.seed, arguments.train)

@@ -111,6 +111,12 @@ class Masked(logging.Formatter):
         return masked(super().format(record))
 
 
+def quiet_libraries() -> None:
+    """Hold back the libraries' own bars and warnings of forks; before the first of them is imported, which reads this."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
 def set_up_logging(level: str) -> None:
     """Our own log lines on standard error; the libraries only from warnings up."""
     from c3po_bench.errors import unknown
@@ -118,7 +124,7 @@ def set_up_logging(level: str) -> None:
     levels = ("debug", "info", "warning", "error")
     if level not in levels:
         raise unknown("log_level", level, levels)
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars; read when tqdm is imported
+    quiet_libraries()
     log.setLevel(level.upper())
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
