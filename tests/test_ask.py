@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 
-from c3po_bench.ask import divided, made, probabilities
+from c3po_bench.ask import divided, made, main, probabilities
 from c3po_bench.contract import Answer
 from c3po_bench.errors import UserError
 from c3po_bench.store.reader import load_runs
-from tests.conftest import ROOT, TINY, command
+from tests.conftest import TINY
 
 TINY_ASK = [word for word in TINY if not word.startswith("limit")]
 
 
-def ask(*words: str):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "c3po_bench.ask", *TINY_ASK, *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+@pytest.fixture
+def ask(capsys) -> Callable[..., tuple[int, str, str]]:
+    """Status, output and errors of the command, run in this process."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        status = main([*TINY_ASK, *words])
+        return status, *capsys.readouterr()
+
+    return run
 
 
-def test_a_question_is_answered_by_base_and_the_method_with_neighbors_and_pathway():
-    done = ask("What is the capital of Peru?", "Lima", "Quito", "Bogota")
-    assert done.returncode == 0, done.stderr
+def test_a_question_is_answered_by_base_and_the_method_with_neighbors_and_pathway(ask):
+    status, shown, errors = ask("What is the capital of Peru?", "Lima", "Quito", "Bogota")
+    assert status == 0, errors
     for part in ("its neighbors", "the pathway", "moved", "the options", "Lima", "base", "ngd"):
-        assert part in done.stdout
-    shares = re.findall(r"(\d+\.\d)%", done.stdout)
+        assert part in shown
+    shares = re.findall(r"(\d+\.\d)%", shown)
     assert len(shares) == 6 and sum(map(float, shares)) == pytest.approx(200, abs=0.5)
 
 
-def test_an_item_of_a_task_says_whether_it_was_fixed(tmp_path):
-    done = ask("facts_capitals:2", "--arm", "kernel_regression")
-    assert done.returncode == 0, done.stderr
-    ending = done.stdout.strip().splitlines()[-1]
-    assert re.search(r"\((both right|both wrong|fixed|broken)\)\.$", ending) and "(right)" in done.stdout
-    run = command(*TINY, "arms=[kernel_regression]", f"results_dir={tmp_path}", "limit=3")
+def test_an_item_of_a_task_says_whether_it_was_fixed(ask, warm, tmp_path):
+    status, shown, errors = ask("facts_capitals:2", "--arm", "kernel_regression")
+    assert status == 0, errors
+    ending = shown.strip().splitlines()[-1]
+    assert re.search(r"\((both right|both wrong|fixed|broken)\)\.$", ending) and "(right)" in shown
+    run = warm(*TINY, "arms=[kernel_regression]", f"results_dir={tmp_path}", "limit=3")
     assert run.returncode == 0, run.stderr
     for stored in load_runs(tmp_path):
         (row,) = (r for r in stored.samples() if (r["task"], r["doc_id"]) == ("facts_capitals", 2))
@@ -63,9 +59,9 @@ def test_an_item_of_a_task_says_whether_it_was_fixed(tmp_path):
         (["backend=feedback", "Q?", "a", "b"], "for backend=rewiring alone"),
     ],
 )
-def test_what_cannot_be_asked_is_said_in_one_line(words, says):
-    done = ask(*words)
-    assert done.returncode == 2 and says in done.stderr.strip().splitlines()[-1], done.stderr
+def test_what_cannot_be_asked_is_said_in_one_line(ask, words, says):
+    status, _, errors = ask(*words)
+    assert status == 2 and says in errors.strip().splitlines()[-1], errors
 
 
 def test_settings_stand_first_and_a_question_may_hold_an_equals_sign():

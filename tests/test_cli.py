@@ -257,7 +257,7 @@ def test_with_and_without_a_plus_one_sweep_is_frozen():
     assert [cell.overrides for cell in plain.cells] == [cell.overrides for cell in added.cells]
 
 
-@pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("submitit_local", marks=pytest.mark.slow)])
 def test_a_sweep_runs_without_a_plus_here_and_in_submitted_jobs(c3po, warm, tiny, tmp_path, launcher):
     """Its cells are those that `+sweep=NAME +experiment=NAME` freezes, and their jobs read the same words again."""
     arguments = [*tiny, "limit=1", "arms=[base]", "method.neighbors.k=1,2", f"results_dir={tmp_path}"]

@@ -17,6 +17,7 @@ KEYS = ("base", "h_true", "h_wrong", "s", "p_true", "p_wrong", "p_any", "route_a
 KEYS += ("h_true_when_wrong", "h_wrong_when_wrong")
 
 
+@pytest.mark.slow
 def test_every_option_of_the_planted_testbed_can_be_reached(warm, tmp_path):
     """As computed before the command was written: H_true = H_wrong = 1, and S near base."""
     words = ("+experiment=planted", "limit=40", f"results_dir={tmp_path}", "tracking=disabled", "threads=1")

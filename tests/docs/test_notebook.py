@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 NOTEBOOK = ROOT / "docs" / "notebooks" / "quickstart.ipynb"
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_the_notebook_is_stored_without_outputs(tmp_path):
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]

@@ -28,6 +28,7 @@ def test_a_real_gain_and_a_real_null(warm, tmp_path):
     assert table.loc["ngd_random_neighbors", "low"] <= 0
 
 
+@pytest.mark.slow
 def test_sigmoid_scores_have_the_same_gap(warm, tmp_path):
     arms = "arms=[base,planted_optimum,kernel_regression,ngd,oracle,ngd_random_neighbors,random_pathway]"
     table = shares(warm, tmp_path, "model=planted_sigmoid", "limit=80", arms)

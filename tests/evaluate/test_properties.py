@@ -19,6 +19,7 @@ from c3po_bench.evaluate import run as harness
 from c3po_bench.launch.merge import merge_shards
 from c3po_bench.store.reader import Run
 
+pytestmark = pytest.mark.slow
 EXAMPLES = range(int(os.environ.get("C3PO_PROPERTIES", "2")))
 ARMS = ["base", "mode_finding", "kernel_regression", "ngd", "knn_vote", "icl"]
 ITEMS = 9

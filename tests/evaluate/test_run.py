@@ -80,6 +80,7 @@ def test_the_planted_optimum_leaves_the_base_model_bit_equal(tmp_path: Path):
         assert torch.equal(logits(shared_model(backend)), bare), arm.row.name
 
 
+@pytest.mark.slow
 def test_feedback_arms_leave_the_base_model_bit_equal(moe: Path, tmp_path: Path):
     """Also those that had put an adapter on it, which did move it."""
     cfg = config(moe, tmp_path, list(FEEDBACK_ARMS))

@@ -85,6 +85,7 @@ def test_building_is_deterministic(tmp_path):
         assert cache.file_hash(path) == cache.file_hash(specialists.checkpoint() / path.name)
 
 
+@pytest.mark.slow
 def test_a_second_run_makes_the_same_tensors_and_goes_on_where_it_stopped(tiny):
     tensors, again, files = tiny
     assert set(tensors) == set(again) == {"gate_up", "gate_up_scale", "down", "down_scale", "router"}

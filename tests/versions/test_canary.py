@@ -66,6 +66,7 @@ def alike(old: dict, new: dict, tolerance: float) -> bool:
     return old == new
 
 
+@pytest.mark.slow
 def test_no_arm_changes_its_numbers_and_keeps_its_version(recorded, tmp_path):
     now = canary.rewiring_numbers(tmp_path)
     assert changed(recorded["rewiring"], now, 0.02) == []

@@ -53,6 +53,7 @@ def bandit(folder: Path) -> torch.nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "center"), [(1.0, 6.0), (0.5, 8.0), (2.0, 5.0)])
 def test_dpo_finds_the_optimum_of_the_theory(tiny: Path, tmp_path: Path, beta: float, center: float):
     generator = torch.Generator().manual_seed(0)

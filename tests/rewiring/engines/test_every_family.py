@@ -160,6 +160,7 @@ def test_engines_agree(models, kind, position):
         torch.testing.assert_close(suffix, naive, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_invariants_in_half_precision(kind):
     model, prompts = tiny_model(kind).to(torch.bfloat16), make_prompts(2, answers=2)
