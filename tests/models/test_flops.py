@@ -82,7 +82,13 @@ def counted(work) -> tuple[int, object]:
     return mode.get_total_flops(), result
 
 
-@pytest.fixture(params=[name for name in FAMILIES if name not in NOT_COUNTED])
+@pytest.fixture(
+    params=[
+        name if name in TRAINED else pytest.param(name, marks=pytest.mark.slow)
+        for name in FAMILIES
+        if name not in NOT_COUNTED
+    ]
+)
 def model(request):
     made = tiny_model(request.param)
     made.requires_grad_(False)

@@ -23,7 +23,23 @@ from c3po_bench.models.targets import check_adapted, find_targets
 from c3po_bench.models.tiny import OWN, tiny_model, tiny_tokenizer
 from tests.feedback.test_arms import config
 
-MOES = [family for family in OWN if family != "llama"]
+FIRST = (
+    "olmoe",
+    "qwen2_moe",
+    "qwen3_moe",
+    "mixtral",
+    "gpt_oss",
+    "granitemoe",
+    "deepseek_v2",
+    "longcat_flash",
+    "nemotron_h",
+)
+"""Families of each kind of router and experts; the others are slow."""
+MOES = [
+    family if family in FIRST else pytest.param(family, marks=pytest.mark.slow)
+    for family in OWN
+    if family != "llama"
+]
 IDS = torch.arange(4, 20)[None]
 
 
