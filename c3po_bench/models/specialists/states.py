@@ -121,7 +121,7 @@ class Suffix:
                 for number in self.routed
             ),
         ]
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         try:
             with torch.autocast("cpu", torch.bfloat16) if fast else nullcontext():
                 reader(ids, past_key_values=cache, use_cache=True)
