@@ -46,12 +46,12 @@ class BaseAgain(RewiringArm):
         return {"option_dtype": self.options["dtype"]} if self.options["dtype"] else {}
 
     def prepare(self) -> None:
-        """Copy the model where another precision is asked for."""
-        backend, engine, tokenizer = self.backend, self.backend.engine, self.backend.tokenizer
+        """An engine of its own, which keeps nothing that base has read; of a copy where another precision is asked for."""
+        backend, model, tokenizer = self.backend, self.backend.loaded.model, self.backend.tokenizer
         if self.options["dtype"]:
-            model = copy.deepcopy(backend.loaded.model).to(getattr(torch, self.options["dtype"]))
-            engine = load_engine(backend.cfg.engine, model, backend.layers, backend.cfg.method.position)
+            model = copy.deepcopy(model).to(getattr(torch, self.options["dtype"]))
             tokenizer = Tokenizer(model, backend.loaded.tokenizer)
+        engine = load_engine(backend.cfg.engine, model, backend.layers, backend.cfg.method.position)
         self._family = family_with_routers(backend.loaded.model)
         self._tied = (0, 0)
         self._rewirer = Rewirer(engine, tokenizer, self.method, meter=self.meter)

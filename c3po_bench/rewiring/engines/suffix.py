@@ -309,7 +309,8 @@ class SuffixRows(Batch):
         weights, indices = mixture.weights[mine], mixture.indices[mine]
         hidden, layers, more = self.hidden, engine.layers, len(at) * (weights.shape[-1] - engine.family.top_k)
         gradient = weights.requires_grad
-        opened = self.first_layer is not None or gradient or self._scored
+        # a loss is asked again and again, and its digits must not depend on whether a descent asked before
+        opened = gradient or not greedy or self._scored
         if last_only and opened and engine.experts_factor:
             hidden = self._opened().mixed(weights[:, 0], indices[:, 0])
             weights, indices, layers, span = weights[:, 1:], indices[:, 1:], layers[1:], span[1:]
