@@ -51,7 +51,7 @@ STOCK_FOLDERS = {
     "wsc": "super_glue/wsc",
     "wsc273": "wsc273",
 }
-_GROUP_PREFIXES = ("facts", "mmlu", "skills")
+_GROUP_PREFIXES = ("facts", "mmlu", "planted", "skills")
 _GROUP_FIELDS = {
     "group",
     "group_alias",
