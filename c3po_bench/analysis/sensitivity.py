@@ -1,0 +1,324 @@
+"""How small a gap the methods find on a testbed, and how good their neighbors must be.
+
+`python -m c3po_bench.analysis.sensitivity STORE FOLDER` composes sets of items from the records of an experiment.
+State never crosses items, so a set with a known gap is made of so many items on which the router is wrong, the
+others being such that it is right on. One with known retrieval is made of so many items whose neighbors are of the
+right kind. A method *finds* the gap of a set where it beats base and each of its controls as a verdict would say:
+interval, p, and p after Holm's correction agree. The smallest gap from which on it does so in every seed is
+written to `smallest.json`, a copy of which is in this room. Verdicts print it beside a null of the same testbed.
+"""
+
+import argparse
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from c3po_bench.analysis import families, statistics
+from c3po_bench.analysis.arms import BASE, METHODS, arm_of
+from c3po_bench.analysis.frames import records
+from c3po_bench.errors import UserError, exit_status, unknown
+from c3po_bench.store.files import write_json, write_text
+from c3po_bench.store.reader import Run, load_runs
+from c3po_bench.store.versions import arm_version
+
+SEEDS = 3
+"""Draws of items: item i of a task is of seed i % SEEDS. Random neighbors and labels are drawn for each item."""
+KNOWN = Path(__file__).with_suffix(".json")
+AS_FOUND = "as found"
+"""Retrieval is what the embedder makes it."""
+Kind = tuple[bool, bool]
+"""Of an item: whether the router is wrong on it, and whether its neighbors are of another kind than the item."""
+
+
+class Testbed(NamedTuple):
+    """A model whose gap is known, and how its items are told apart.
+
+    Attributes:
+        ceiling: the arm whose difference to base is the gap.
+        items: of a set.
+        wrong: shares of items on which the router is wrong, a set each.
+        retrieval: shares of items whose neighbors are of the right kind.
+        tasks: how the names of its tasks begin.
+        kind: of a task's items, by its name.
+    """
+
+    ceiling: str
+    items: int
+    wrong: tuple[float, ...]
+    retrieval: tuple[float | str, ...]
+    tasks: str
+    kind: Callable[[str], Kind]
+
+
+TESTBEDS = {
+    "planted": Testbed(
+        "planted_optimum",
+        600,
+        (0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.045, 0.075, 0.15, 0.3, 0.45, 0.6, 0.75),
+        (1.0, 0.75, 0.5, 0.25),
+        "planted",
+        lambda task: ("_rare_" in task, task.endswith("_misled")),
+    ),
+    "specialists": Testbed(
+        "right_expert",
+        297,
+        (0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1),
+        (AS_FOUND,),
+        "skills",
+        lambda task: (task.endswith("_shifted"), False),
+    ),
+}
+
+
+class Records(NamedTuple):
+    """What each arm has right, item by item.
+
+    Attributes:
+        testbed: the model's name.
+        items: (task, doc_id), sorted.
+        correct: by arm, [items].
+        controls: of each method that has any.
+        versions: of the arms, when they were recorded.
+    """
+
+    testbed: str
+    items: list[tuple[str, int]]
+    correct: dict[str, NDArray[np.float64]]
+    controls: dict[str, list[str]]
+    versions: dict[str, int]
+
+    def gain(self, arm: str, other: str, places: NDArray[np.intp]) -> float:
+        """The mean difference of two arms on some items."""
+        return float((self.correct[arm] - self.correct[other])[places].mean())
+
+
+def read(runs: Sequence[Run]) -> Records:
+    """The records of a store or study, in which an arm may have several runs on different tasks.
+
+    Raises:
+        UserError: where it is of no testbed, base or ceiling is missing, or an arm has other items than base.
+    """
+    name = runs[0].result["model"] if runs else "none"
+    if name not in TESTBEDS:
+        raise unknown("testbed", name, TESTBEDS)
+    rows: dict[str, dict[tuple[str, int], float]] = {}
+    methods: list[str] = []
+    controls: dict[str, list[str]] = {}
+    versions: dict[str, int] = {}
+    for run in runs:
+        facts = arm_of(run)
+        own = rows.setdefault(facts.name, {})
+        own |= {(row["task"], int(row["doc_id"])): float(row["correct"]) for row in run.samples()}
+        versions[facts.name] = int(run.result["versions"]["arm"])
+        if facts.role in METHODS:
+            methods.append(facts.name)
+        elif facts.control_of:
+            controls.setdefault(facts.control_of, []).append(facts.name)
+    for arm in (BASE, TESTBEDS[name].ceiling):
+        if arm not in rows:
+            raise UserError(f"no run of {arm} in the store: it is needed to know the gap")
+    items = sorted(rows[BASE])
+    if other := next((arm for arm, own in rows.items() if own.keys() != rows[BASE].keys()), None):
+        raise UserError(f"{other} has other items than base: run the experiment again")
+    asked = {method: sorted({*controls[method]}) for method in sorted({*methods}) if method in controls}
+    correct = {arm: np.array([own[item] for item in items]) for arm, own in rows.items()}
+    return Records(name, items, correct, asked, versions)
+
+
+def table(found: Records) -> pd.DataFrame:
+    """A row a method, retrieval and share of items with a wrong router.
+
+    `gap`, `gain` (to base) and `over_control` (to the strongest control) are means over seeds, in points of
+    accuracy as shares; `found` counts the seeds in which the method beats base and its controls.
+    """
+    testbed = TESTBEDS[found.testbed]
+    pools = [_pool(found, seed) for seed in range(SEEDS)]
+    rows = []
+    for retrieval in testbed.retrieval:
+        for wrong in testbed.wrong:
+            sets = [compose(pool, wrong, retrieval, testbed.items) for pool in pools]
+            shown = [_shown(found, places) for places in sets]
+            gap = np.mean([found.gain(testbed.ceiling, BASE, places) for places in sets])
+            for method, controls in found.controls.items():
+                over = [min(found.gain(method, c, places) for c in controls) for places in sets]
+                row = {"testbed": found.testbed, "method": method, "retrieval": retrieval, "wrong": wrong}
+                row |= {"gap": gap, "gain": np.mean([found.gain(method, BASE, places) for places in sets])}
+                row |= {"over_control": np.mean(over), "found": sum(method in methods for methods in shown)}
+                rows.append(row | {"seeds": SEEDS, "items": min(map(len, sets))})
+    return pd.DataFrame(rows)
+
+
+def _pool(found: Records, seed: int) -> dict[Kind, list[int]]:
+    """The places of a seed's items by kind; items of the tasks of a kind in turn, so that any beginning is balanced."""
+    pool: dict[Kind, list[int]] = {}
+    for place in sorted(range(len(found.items)), key=lambda place: found.items[place][::-1]):
+        task, number = found.items[place]
+        if number % SEEDS == seed:
+            pool.setdefault(TESTBEDS[found.testbed].kind(task), []).append(place)
+    return pool
+
+
+def compose(
+    pool: Mapping[Kind, Sequence[int]], wrong: float, retrieval: float | str, items: int
+) -> NDArray[np.intp]:
+    """The places of a set, the first of each kind in `pool`.
+
+    Args:
+        pool: places by kind.
+        wrong: share of items on which the router is wrong.
+        retrieval: share whose neighbors are of the right kind, among both; or AS_FOUND.
+        items: how many; fewer, in the same shares, where the pool has not as many of a kind.
+    """
+    told = 1.0 if isinstance(retrieval, str) else retrieval
+    shares = {
+        (w, m): (wrong if w else 1 - wrong) * (1 - told if m else told)
+        for w in (False, True)
+        for m in (False, True)
+    }
+    most = [len(pool.get(kind, ())) / share for kind, share in shares.items() if share]
+    size = min([items, *most])
+    places = [place for kind, share in shares.items() for place in pool.get(kind, ())[: round(size * share)]]
+    return np.array(places, dtype=np.intp)
+
+
+def _shown(found: Records, places: NDArray[np.intp]) -> set[str]:
+    """The methods that beat base and each of their controls on these items."""
+    arms = [arm for arm in found.correct if arm != BASE]
+    over_base = _beats(found, [(arm, BASE) for arm in arms], places)
+    pairs = [(method, control) for method, controls in found.controls.items() for control in controls]
+    over_controls = _beats(found, pairs, places)
+    return {
+        method
+        for method, controls in found.controls.items()
+        if (method, BASE) in over_base and all((method, control) in over_controls for control in controls)
+    }
+
+
+def _beats(
+    found: Records, pairs: Sequence[tuple[str, str]], places: NDArray[np.intp]
+) -> set[tuple[str, str]]:
+    """The pairs of arms whose first is shown to be better, after Holm's correction for all of them."""
+    changed = [statistics.fixed_broken(*(found.correct[arm][places] for arm in pair)) for pair in pairs]
+    p = [float(statistics.mid_p(*counts)) for counts in changed]
+    return {
+        pair
+        for pair, (fixed, broken), corrected in zip(pairs, changed, families.holm(p), strict=True)
+        if corrected < statistics.ALPHA and statistics.tango(fixed, broken, len(places)).low > 0
+    }
+
+
+def smallest(frame: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """By method and retrieval the smallest gap that is found in every seed, as all larger ones are; None for none."""
+    result: dict[str, dict[str, float | None]] = {}
+    for (method, retrieval), own in frame.groupby(["method", "retrieval"], sort=False):
+        gap = None
+        for row in records(own.sort_values("gap", ascending=False)):
+            if row["found"] < row["seeds"]:
+                break
+            gap = round(float(row["gap"]), 4)
+        result.setdefault(str(method), {})[str(retrieval)] = gap
+    return result
+
+
+def summary(found: Records, frame: pd.DataFrame) -> dict[str, Any]:
+    """What verdicts need of a testbed's table."""
+    return {
+        "items": int(frame["items"].iloc[0]),
+        "seeds": SEEDS,
+        "largest": round(float(frame["gap"].max()), 4),
+        "smallest": smallest(frame),
+        "controls": found.controls,
+        "versions": found.versions,
+    }
+
+
+def publish(stores: Sequence[str], folder: Path) -> None:
+    """Write `items_TESTBED.csv`, `sensitivity.csv` and `smallest.json` of the stores into `folder`."""
+    frames, summaries = [], {}
+    for store in stores:
+        found = read(load_runs(store))
+        write_text(folder / f"items_{found.testbed}.csv", items_text(found))
+        frames.append(table(found))
+        summaries[found.testbed] = summary(found, frames[-1])
+    write_text(folder / "sensitivity.csv", pd.concat(frames).to_csv(index=False, float_format="%.4f"))
+    write_json(folder / "smallest.json", summaries)
+
+
+def items_text(found: Records) -> str:
+    """What each arm has right, a line an item."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["task", "doc_id", *found.correct])
+    for place, item in enumerate(found.items):
+        writer.writerow([*item, *(int(own[place]) for own in found.correct.values())])
+    return out.getvalue()
+
+
+def read_items(folder: Path, name: str) -> Records:
+    """The records of a published testbed, as `publish` has written them."""
+    about = json.loads((folder / "smallest.json").read_text(encoding="utf-8"))[name]
+    frame = pd.read_csv(folder / f"items_{name}.csv")
+    items = list(zip(frame["task"].tolist(), frame["doc_id"].tolist(), strict=True))
+    correct = {str(arm): frame[arm].to_numpy(dtype=np.float64) for arm in frame.columns[2:]}
+    return Records(name, items, correct, about["controls"], about["versions"])
+
+
+@cache
+def _known() -> dict[str, Any]:
+    return json.loads(KNOWN.read_text(encoding="utf-8")) if KNOWN.exists() else {}
+
+
+def add_sensitivity(rows: Sequence[dict[str, Any]]) -> None:
+    """Put `sensitivity`, a clause for a verdict, into rows of `compare` on a testbed: what gap would have been found.
+
+    It is the arm's own smallest gap; of an arm that was not measured, that of the best arm. Nothing is said
+    elsewhere than on a testbed with its own tasks, or where arms have another version than they were measured with.
+    """
+    tasks: dict[str, set[str]] = {}
+    for row in rows:
+        if row["level"] == "task":
+            tasks.setdefault(row["run_id"], set()).add(row["task"])
+    for row in rows:
+        about = _known().get(row["model"])
+        if about is None or any(arm_version(arm) != version for arm, version in about["versions"].items()):
+            continue
+        if all(task.startswith(TESTBEDS[row["model"]].tasks) for task in tasks.get(row["run_id"], [""])):
+            row["sensitivity"] = _clause(row["arm"], about)
+
+
+def _clause(arm: str, about: Mapping[str, Any]) -> str:
+    """What is found by `arm`, or by the best arm, with the best neighbors that were tried."""
+    first = {name: next(iter(gaps.items())) for name, gaps in about["smallest"].items()}
+    best = min(first, key=lambda name: math.inf if first[name][1] is None else first[name][1])
+    who = "" if arm in first else f" by {best.replace('_', ' ')}"
+    retrieval, gap = first.get(arm, first[best])
+    near = "the neighbors that are found" if retrieval == AS_FOUND else "neighbors of the right kind"
+    where = f"{who} in three of three seeds ({about['items']} items, {near})"
+    if gap is None:
+        return f"; on this testbed no gap up to {100 * about['largest']:.0f} points is found{where}"
+    return f"; on this testbed a gap of {100 * gap:.0f} points would have been found{where}"
+
+
+def main() -> int:
+    """Publish what stores say about the sensitivity of testbeds."""
+    parser = argparse.ArgumentParser(prog="python -m c3po_bench.analysis.sensitivity", description=__doc__)
+    parser.add_argument(
+        "stores", nargs="+", help="results_dir of +experiment=sensitivity; of +experiment=specialists"
+    )
+    parser.add_argument("folder", type=Path, help="results/sensitivity")
+    arguments = parser.parse_args()
+    return exit_status(lambda: publish(arguments.stores, arguments.folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
