@@ -34,48 +34,68 @@ from c3po_bench.store.versions import arm_version
 SEEDS = 3
 """Draws of items: item i of a task is of seed i % SEEDS. Random neighbors and labels are drawn for each item."""
 KNOWN = Path(__file__).with_suffix(".json")
-AS_FOUND = "as found"
-"""Retrieval is what the embedder makes it."""
-Kind = tuple[bool, bool]
-"""Of an item: whether the router is wrong on it, and whether its neighbors are of another kind than the item."""
 
 
 class Testbed(NamedTuple):
-    """A model whose gap is known, and how its items are told apart.
+    """A model whose gap is known, and how sets of its items are composed.
 
     Attributes:
         ceiling: the arm whose difference to base is the gap.
         items: of a set.
-        wrong: shares of items on which the router is wrong, a set each.
-        retrieval: shares of items whose neighbors are of the right kind.
         tasks: how the names of its tasks begin.
-        kind: of a task's items, by its name.
+        wrong: shares of items on which the router is wrong, a set each.
+        settings: what else differs between sets, in words; the first is what verdicts speak of.
+        kind: of an item, by its model and task.
+        mix: of a share and a setting the shares of items by kind.
     """
 
     ceiling: str
     items: int
-    wrong: tuple[float, ...]
-    retrieval: tuple[float | str, ...]
     tasks: str
-    kind: Callable[[str], Kind]
+    wrong: tuple[float, ...]
+    settings: tuple[str, ...]
+    kind: Callable[[str, str], str]
+    mix: Callable[[float, str], dict[str, float]]
+
+
+RETRIEVAL = {f"neighbors of the right kind for {100 * share:.0f}%": share for share in (1, 0.75, 0.5, 0.25)}
+SHIFTED, DAMAGED = (
+    "phrasing shifted, half the neighbors of the right kind",
+    "routers damaged, neighbors of the right kind",
+)
+
+
+def _planted_mix(wrong: float, setting: str) -> dict[str, float]:
+    told = RETRIEVAL[setting]
+    topics = {"told": told, "misled": 1 - told}
+    names = {"known": 1 - wrong, "rare": wrong}
+    return {f"{name}_{topic}": a * b for name, a in names.items() for topic, b in topics.items()}
+
+
+def _specialists_kind(model: str, task: str) -> str:
+    if model.endswith("_damaged"):
+        return DAMAGED
+    return SHIFTED if task.endswith("_shifted") else "right"
 
 
 TESTBEDS = {
     "planted": Testbed(
-        "planted_optimum",
-        600,
-        (0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.045, 0.075, 0.15, 0.3, 0.45, 0.6, 0.75),
-        (1.0, 0.75, 0.5, 0.25),
-        "planted",
-        lambda task: ("_rare_" in task, task.endswith("_misled")),
+        ceiling="planted_optimum",
+        items=600,
+        tasks="planted",
+        wrong=(0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.045, 0.075, 0.15, 0.3, 0.45, 0.6, 0.75),
+        settings=tuple(RETRIEVAL),
+        kind=lambda model, task: task.removeprefix("planted_"),
+        mix=_planted_mix,
     ),
     "specialists": Testbed(
-        "right_expert",
-        297,
-        (0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1),
-        (AS_FOUND,),
-        "skills",
-        lambda task: (task.endswith("_shifted"), False),
+        ceiling="right_expert",
+        items=297,
+        tasks="skills",
+        wrong=(0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1),
+        settings=(DAMAGED, SHIFTED),
+        kind=_specialists_kind,
+        mix=lambda wrong, setting: {"right": 1 - wrong, setting: wrong},
     ),
 }
 
@@ -85,14 +105,14 @@ class Records(NamedTuple):
 
     Attributes:
         testbed: the model's name.
-        items: (task, doc_id), sorted.
+        items: kind, task and doc_id of each, sorted.
         correct: by arm, [items].
         controls: of each method that has any.
         versions: of the arms, when they were recorded.
     """
 
     testbed: str
-    items: list[tuple[str, int]]
+    items: list[tuple[str, str, int]]
     correct: dict[str, NDArray[np.float64]]
     controls: dict[str, list[str]]
     versions: dict[str, int]
@@ -103,91 +123,86 @@ class Records(NamedTuple):
 
 
 def read(runs: Sequence[Run]) -> Records:
-    """The records of a store or study, in which an arm may have several runs on different tasks.
+    """The records of stores, in which an arm may have several runs: on other tasks, or with the model damaged.
 
     Raises:
         UserError: where it is of no testbed, base or ceiling is missing, or an arm has other items than base.
     """
-    name = runs[0].result["model"] if runs else "none"
+    name = runs[0].result["model"].removesuffix("_damaged") if runs else "none"
     if name not in TESTBEDS:
         raise unknown("testbed", name, TESTBEDS)
-    rows: dict[str, dict[tuple[str, int], float]] = {}
+    testbed = TESTBEDS[name]
+    rows: dict[str, dict[tuple[str, str, int], float]] = {}
     methods: list[str] = []
     controls: dict[str, list[str]] = {}
     versions: dict[str, int] = {}
     for run in runs:
         facts = arm_of(run)
         own = rows.setdefault(facts.name, {})
-        own |= {(row["task"], int(row["doc_id"])): float(row["correct"]) for row in run.samples()}
+        for row in run.samples():
+            kind = testbed.kind(run.result["model"], row["task"])
+            own[kind, row["task"], int(row["doc_id"])] = float(row["correct"])
         versions[facts.name] = int(run.result["versions"]["arm"])
         if facts.role in METHODS:
             methods.append(facts.name)
         elif facts.control_of:
             controls.setdefault(facts.control_of, []).append(facts.name)
-    for arm in (BASE, TESTBEDS[name].ceiling):
+    for arm in (BASE, testbed.ceiling):
         if arm not in rows:
             raise UserError(f"no run of {arm} in the store: it is needed to know the gap")
     items = sorted(rows[BASE])
+    asked = {method: sorted({*controls[method]}) for method in sorted({*methods}) if method in controls}
+    needed = {BASE, testbed.ceiling, *asked, *sum(asked.values(), [])}
+    rows = {arm: own for arm, own in rows.items() if arm in needed}
     if other := next((arm for arm, own in rows.items() if own.keys() != rows[BASE].keys()), None):
         raise UserError(f"{other} has other items than base: run the experiment again")
-    asked = {method: sorted({*controls[method]}) for method in sorted({*methods}) if method in controls}
+    versions = {arm: versions[arm] for arm in rows}
     correct = {arm: np.array([own[item] for item in items]) for arm, own in rows.items()}
     return Records(name, items, correct, asked, versions)
 
 
 def table(found: Records) -> pd.DataFrame:
-    """A row a method, retrieval and share of items with a wrong router.
+    """A row a method, setting and share of items with a wrong router.
 
-    `gap`, `gain` (to base) and `over_control` (to the strongest control) are means over seeds, in points of
-    accuracy as shares; `found` counts the seeds in which the method beats base and its controls.
+    `gap`, `gain` (to base) and `over_control` (to the strongest control) are differences of accuracy, means over
+    seeds; `found` counts the seeds in which the method beats base and its controls.
     """
     testbed = TESTBEDS[found.testbed]
     pools = [_pool(found, seed) for seed in range(SEEDS)]
     rows = []
-    for retrieval in testbed.retrieval:
+    for setting in testbed.settings:
+        if any(testbed.mix(0.5, setting).keys() - pool.keys() for pool in pools):
+            continue  # the stores are without it
         for wrong in testbed.wrong:
-            sets = [compose(pool, wrong, retrieval, testbed.items) for pool in pools]
+            sets = [compose(pool, testbed.mix(wrong, setting), testbed.items) for pool in pools]
             shown = [_shown(found, places) for places in sets]
             gap = np.mean([found.gain(testbed.ceiling, BASE, places) for places in sets])
             for method, controls in found.controls.items():
                 over = [min(found.gain(method, c, places) for c in controls) for places in sets]
-                row = {"testbed": found.testbed, "method": method, "retrieval": retrieval, "wrong": wrong}
+                row = {"testbed": found.testbed, "method": method, "setting": setting, "wrong": wrong}
                 row |= {"gap": gap, "gain": np.mean([found.gain(method, BASE, places) for places in sets])}
                 row |= {"over_control": np.mean(over), "found": sum(method in methods for methods in shown)}
                 rows.append(row | {"seeds": SEEDS, "items": min(map(len, sets))})
     return pd.DataFrame(rows)
 
 
-def _pool(found: Records, seed: int) -> dict[Kind, list[int]]:
-    """The places of a seed's items by kind; items of the tasks of a kind in turn, so that any beginning is balanced."""
-    pool: dict[Kind, list[int]] = {}
+def _pool(found: Records, seed: int) -> dict[str, list[int]]:
+    """The places of a seed's items by kind; tasks of a kind in turn, so that any beginning is balanced."""
+    pool: dict[str, list[int]] = {}
     for place in sorted(range(len(found.items)), key=lambda place: found.items[place][::-1]):
-        task, number = found.items[place]
+        kind, _, number = found.items[place]
         if number % SEEDS == seed:
-            pool.setdefault(TESTBEDS[found.testbed].kind(task), []).append(place)
+            pool.setdefault(kind, []).append(place)
     return pool
 
 
-def compose(
-    pool: Mapping[Kind, Sequence[int]], wrong: float, retrieval: float | str, items: int
-) -> NDArray[np.intp]:
-    """The places of a set, the first of each kind in `pool`.
+def compose(pool: Mapping[str, Sequence[int]], shares: Mapping[str, float], items: int) -> NDArray[np.intp]:
+    """The places of a set: the first of each kind in `pool`, in these shares.
 
-    Args:
-        pool: places by kind.
-        wrong: share of items on which the router is wrong.
-        retrieval: share whose neighbors are of the right kind, among both; or AS_FOUND.
-        items: how many; fewer, in the same shares, where the pool has not as many of a kind.
+    `items` of them; fewer where the pool has not as many of a kind.
     """
-    told = 1.0 if isinstance(retrieval, str) else retrieval
-    shares = {
-        (w, m): (wrong if w else 1 - wrong) * (1 - told if m else told)
-        for w in (False, True)
-        for m in (False, True)
-    }
-    most = [len(pool.get(kind, ())) / share for kind, share in shares.items() if share]
-    size = min([items, *most])
-    places = [place for kind, share in shares.items() for place in pool.get(kind, ())[: round(size * share)]]
+    size = min([items, *(len(pool[kind]) / share for kind, share in shares.items() if share)])
+    places = [place for kind, share in shares.items() if share for place in pool[kind][: round(size * share)]]
     return np.array(places, dtype=np.intp)
 
 
@@ -218,15 +233,15 @@ def _beats(
 
 
 def smallest(frame: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """By method and retrieval the smallest gap that is found in every seed, as all larger ones are; None for none."""
+    """By method and setting the smallest gap that is found in every seed, as all larger ones are; None for none."""
     result: dict[str, dict[str, float | None]] = {}
-    for (method, retrieval), own in frame.groupby(["method", "retrieval"], sort=False):
+    for (method, setting), own in frame.groupby(["method", "setting"], sort=False):
         gap = None
         for row in records(own.sort_values("gap", ascending=False)):
             if row["found"] < row["seeds"]:
                 break
             gap = round(float(row["gap"]), 4)
-        result.setdefault(str(method), {})[str(retrieval)] = gap
+        result.setdefault(str(method), {})[str(setting)] = gap
     return result
 
 
@@ -244,21 +259,25 @@ def summary(found: Records, frame: pd.DataFrame) -> dict[str, Any]:
 
 def publish(stores: Sequence[str], folder: Path) -> None:
     """Write `items_TESTBED.csv`, `sensitivity.csv` and `smallest.json` of the stores into `folder`."""
-    frames, summaries = [], {}
-    for store in stores:
-        found = read(load_runs(store))
+    runs: dict[str, list[Run]] = {}
+    for run in (run for store in stores for run in load_runs(store)):
+        runs.setdefault(run.result["model"].removesuffix("_damaged"), []).append(run)
+    measured = [read(own) for own in runs.values()]
+    frames = [table(found) for found in measured]
+    for found in measured:
         write_text(folder / f"items_{found.testbed}.csv", items_text(found))
-        frames.append(table(found))
-        summaries[found.testbed] = summary(found, frames[-1])
     write_text(folder / "sensitivity.csv", pd.concat(frames).to_csv(index=False, float_format="%.4f"))
-    write_json(folder / "smallest.json", summaries)
+    write_json(
+        folder / "smallest.json",
+        {found.testbed: summary(found, frame) for found, frame in zip(measured, frames, strict=True)},
+    )
 
 
 def items_text(found: Records) -> str:
-    """What each arm has right, a line an item."""
+    """What each arm has right, a line an item, as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["task", "doc_id", *found.correct])
+    writer.writerow(["kind", "task", "doc_id", *found.correct])
     for place, item in enumerate(found.items):
         writer.writerow([*item, *(int(own[place]) for own in found.correct.values())])
     return out.getvalue()
@@ -268,8 +287,8 @@ def read_items(folder: Path, name: str) -> Records:
     """The records of a published testbed, as `publish` has written them."""
     about = json.loads((folder / "smallest.json").read_text(encoding="utf-8"))[name]
     frame = pd.read_csv(folder / f"items_{name}.csv")
-    items = list(zip(frame["task"].tolist(), frame["doc_id"].tolist(), strict=True))
-    correct = {str(arm): frame[arm].to_numpy(dtype=np.float64) for arm in frame.columns[2:]}
+    items = list(zip(*(frame[column].tolist() for column in ("kind", "task", "doc_id")), strict=True))
+    correct = {str(arm): frame[arm].to_numpy(dtype=np.float64) for arm in frame.columns[3:]}
     return Records(name, items, correct, about["controls"], about["versions"])
 
 
@@ -297,16 +316,15 @@ def add_sensitivity(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _clause(arm: str, about: Mapping[str, Any]) -> str:
-    """What is found by `arm`, or by the best arm, with the best neighbors that were tried."""
+    """What is found by `arm`, or by the best arm where it was not measured, in the testbed's first setting."""
     first = {name: next(iter(gaps.items())) for name, gaps in about["smallest"].items()}
     best = min(first, key=lambda name: math.inf if first[name][1] is None else first[name][1])
     who = "" if arm in first else f" by {best.replace('_', ' ')}"
-    retrieval, gap = first.get(arm, first[best])
-    near = "the neighbors that are found" if retrieval == AS_FOUND else "neighbors of the right kind"
-    where = f"{who} in three of three seeds ({about['items']} items, {near})"
+    setting, gap = first.get(arm, first[best])
+    where = f"{who} in three of three seeds ({about['items']} items, {setting})"
     if gap is None:
-        return f"; on this testbed no gap up to {100 * about['largest']:.0f} points is found{where}"
-    return f"; on this testbed a gap of {100 * gap:.0f} points would have been found{where}"
+        return f"; on this testbed no gap up to {100 * about['largest']:.2g} points is found{where}"
+    return f"; on this testbed a gap of {100 * gap:.2g} points would have been found{where}"
 
 
 def main() -> int:
