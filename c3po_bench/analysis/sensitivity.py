@@ -58,11 +58,15 @@ class Testbed(NamedTuple):
     mix: Callable[[float, str], dict[str, float]]
 
 
-RETRIEVAL = {f"neighbors of the right kind for {100 * share:.0f}%": share for share in (1, 0.75, 0.5, 0.25)}
-SHIFTED, DAMAGED = (
-    "phrasing shifted, half the neighbors of the right kind",
-    "routers damaged, neighbors of the right kind",
-)
+RETRIEVAL = {
+    "all neighbors of the right kind": 1.0,
+    "neighbors of the right kind for 75% of the items": 0.75,
+    "neighbors of the right kind for 50% of the items": 0.5,
+    "neighbors of the right kind for 25% of the items": 0.25,
+}
+"""Settings of the planted testbed: the share of items whose topic words are those of the person's own domain."""
+DAMAGED = "routers damaged, all neighbors of the right kind"
+SHIFTED = "phrasing shifted, half of the neighbors of the right kind"
 
 
 def _planted_mix(wrong: float, setting: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from c3po_bench.analysis.measures import share_recovered
-from c3po_bench.analysis.sensitivity import publish
+from c3po_bench.analysis.sensitivity import RETRIEVAL, publish
 from c3po_bench.models.embedded.planted_world import distance
 from c3po_bench.store.reader import load_runs
 
@@ -41,7 +41,9 @@ def test_the_sensitivity_of_a_tiny_grid(warm, tmp_path):
     assert set(frame["method"]) == {"kernel_regression"} and len(frame) == 4 * 13
     none, most = (frame[frame["wrong"] == wrong] for wrong in (0, 0.75))
     assert (none["gap"] <= 0.05).all() and (most["gap"] >= 0.3).all()
-    right, wrong = (frame[frame["setting"].str.endswith(f" {share}%")] for share in (100, 25))
+    right, wrong = (
+        frame[frame["setting"] == setting] for setting, share in RETRIEVAL.items() if share in (1, 0.25)
+    )
     assert (right["gain"] >= right["gap"] - 0.05).all()
     assert wrong["gain"].mean() < 0 < right["gain"].mean()
 
