@@ -1,11 +1,11 @@
 """How small a gap the methods find on a testbed, and how good their neighbors must be.
 
-`python -m c3po_bench.analysis.sensitivity STORE FOLDER` composes sets of items from the records of an experiment.
-State never crosses items, so a set with a known gap is made of so many items on which the router is wrong, the
-others being such that it is right on. One with known retrieval is made of so many items whose neighbors are of the
-right kind. A method *finds* the gap of a set where it beats base and each of its controls as a verdict would say:
-interval, p, and p after Holm's correction agree. The smallest gap from which on it does so in every seed is
-written to `smallest.json`, a copy of which is in this room. Verdicts print it beside a null of the same testbed.
+`python -m c3po_bench.analysis.sensitivity STORE [STORE ...] FOLDER` composes sets of items from records. An item
+is answered alone, so a set with a known gap is made of so many items on which the router is wrong, and others on
+which it is right; one with known retrieval of so many whose neighbors are of the right kind. A method *finds* the
+gap of a set where it beats base and each of its controls as a verdict would say: interval, p, and p after Holm's
+correction agree. The smallest gap from which on it does so in every seed is written to `smallest.json`. A copy is
+in this room, from where verdicts print it beside a null of the same testbed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from c3po_bench.store.reader import Run, load_runs
 from c3po_bench.store.versions import arm_version
 
 SEEDS = 3
-"""Draws of items: item i of a task is of seed i % SEEDS. Random neighbors and labels are drawn for each item."""
+"""Draws of items: item i of a task is of seed i % SEEDS. Random neighbors and labels are drawn by item."""
 KNOWN = Path(__file__).with_suffix(".json")
 
 
@@ -64,7 +64,7 @@ RETRIEVAL = {
     "neighbors of the right kind for 50% of the items": 0.5,
     "neighbors of the right kind for 25% of the items": 0.25,
 }
-"""Settings of the planted testbed: the share of items whose topic words are those of the person's own domain."""
+"""Settings of the planted testbed: the share of items with topic words of the person's own domain."""
 DAMAGED = "routers damaged, all neighbors of the right kind"
 SHIFTED = "phrasing shifted, half of the neighbors of the right kind"
 
@@ -127,7 +127,7 @@ class Records(NamedTuple):
 
 
 def read(runs: Sequence[Run]) -> Records:
-    """The records of stores, in which an arm may have several runs: on other tasks, or with the model damaged.
+    """The records of stores. An arm may have several runs: on other tasks, or with the model damaged.
 
     Raises:
         UserError: where it is of no testbed, base or ceiling is missing, or an arm has other items than base.
@@ -168,8 +168,8 @@ def read(runs: Sequence[Run]) -> Records:
 def table(found: Records) -> pd.DataFrame:
     """A row a method, setting and share of items with a wrong router.
 
-    `gap`, `gain` (to base) and `over_control` (to the strongest control) are differences of accuracy, means over
-    seeds; `found` counts the seeds in which the method beats base and its controls.
+    `gap`, `gain` (to base) and `over_control` (to the strongest control) are differences of accuracy, means
+    over seeds; `found` counts the seeds in which the method beats base and its controls.
     """
     testbed = TESTBEDS[found.testbed]
     pools = [_pool(found, seed) for seed in range(SEEDS)]
@@ -237,7 +237,10 @@ def _beats(
 
 
 def smallest(frame: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """By method and setting the smallest gap that is found in every seed, as all larger ones are; None for none."""
+    """By method and setting the smallest gap that is found in every seed, as all larger ones are.
+
+    None where not even the largest is.
+    """
     result: dict[str, dict[str, float | None]] = {}
     for (method, setting), own in frame.groupby(["method", "setting"], sort=False):
         gap = None
@@ -302,10 +305,10 @@ def _known() -> dict[str, Any]:
 
 
 def add_sensitivity(rows: Sequence[dict[str, Any]]) -> None:
-    """Put `sensitivity`, a clause for a verdict, into rows of `compare` on a testbed: what gap would have been found.
+    """Put `sensitivity` into rows of `compare` on a testbed: a clause that says what gap would have been found.
 
     It is the arm's own smallest gap; of an arm that was not measured, that of the best arm. Nothing is said
-    elsewhere than on a testbed with its own tasks, or where arms have another version than they were measured with.
+    elsewhere than on a testbed with its own tasks, or where an arm has another version than it was measured with.
     """
     tasks: dict[str, set[str]] = {}
     for row in rows:
@@ -320,7 +323,7 @@ def add_sensitivity(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _clause(arm: str, about: Mapping[str, Any]) -> str:
-    """What is found by `arm`, or by the best arm where it was not measured, in the testbed's first setting."""
+    """What is found in the testbed's first setting by `arm`, or by the best arm where it was not measured."""
     first = {name: next(iter(gaps.items())) for name, gaps in about["smallest"].items()}
     best = min(first, key=lambda name: math.inf if first[name][1] is None else first[name][1])
     who = "" if arm in first else f" by {best.replace('_', ' ')}"

@@ -1,4 +1,4 @@
-"""The smallest gap that is found: how sets are composed, what counts as found, and what a verdict says of it."""
+"""The smallest gap that is found: how sets are composed, what counts as found, what a verdict says."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests import store_factory as factory
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results" / "sensitivity"
-RIGHT = {  # what each arm has right: of known and rare names, with topic words that tell the domain or mislead
+RIGHT = {  # of known and rare names, each with topic words that tell the domain or mislead
     "base": (1, 1, 0, 0),
     "planted_optimum": (1, 1, 1, 1),
     "ngd": (1, 0, 1, 0),

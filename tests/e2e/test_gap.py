@@ -31,7 +31,7 @@ def test_a_real_gain_and_a_real_null(warm, tmp_path):
 
 
 def test_the_sensitivity_of_a_tiny_grid(warm, tmp_path):
-    """Gap and retrieval of a set are those it was composed for, and kernel regression follows its neighbors."""
+    """Gap and retrieval of a set are those asked for, and kernel regression follows its neighbors."""
     arms = "arms=[base,planted_optimum,kernel_regression,kernel_regression_random_neighbors]"
     store = f"results_dir={tmp_path / 'store'}"
     done = warm("+experiment=sensitivity", store, "tracking=disabled", "threads=1", "limit=24", arms)

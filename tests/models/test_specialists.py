@@ -79,7 +79,7 @@ def test_it_is_a_stock_qwen2_moe_with_experts_in_five_layers(model):
 
 
 def test_damaged_routers_send_every_skill_to_its_partner():
-    """So the damage is known: what the router gave a skill's own expert it now gives another's, and nothing else moves."""
+    """What the router gave a skill's own expert it now gives another skill's; nothing else moves."""
     router = specialists.load()["router"]
     states = torch.randn(len(ROUTED), 8, router.shape[-1], generator=torch.Generator().manual_seed(0))
     before, after = (states @ weights.mT for weights in (router, specialists.damaged(router)))
