@@ -1,11 +1,11 @@
 """How small a gap the methods find on a testbed, and how good their neighbors must be.
 
-`python -m c3po_bench.analysis.sensitivity STORE [STORE ...] FOLDER` composes sets of items from records. An item
-is answered alone, so a set with a known gap is made of so many items on which the router is wrong, and others on
-which it is right; one with known retrieval of so many whose neighbors are of the right kind. A method *finds* the
-gap of a set where it beats base and each of its controls as a verdict would say: interval, p, and p after Holm's
-correction agree. The smallest gap from which on it does so in every seed is written to `smallest.json`. A copy is
-in this room, from where verdicts print it beside a null of the same testbed.
+`python -m c3po_bench.analysis.sensitivity STORE [STORE ...] FOLDER` composes sets of items from records. An
+item is answered alone, so a set with a known gap is made of so many items on which the router is wrong, and
+others on which it is right; one with known retrieval of so many whose neighbors are of the right kind. A method
+*finds* the gap of a set where it beats base and each of its controls as a verdict would say: interval, p, and p
+after Holm's correction agree. The smallest gap from which on it does so in every seed is written to
+`smallest.json`. A copy is in this room, from where verdicts print it beside a null of the same testbed.
 """
 
 import argparse
@@ -305,10 +305,10 @@ def _known() -> dict[str, Any]:
 
 
 def add_sensitivity(rows: Sequence[dict[str, Any]]) -> None:
-    """Put `sensitivity` into rows of `compare` on a testbed: a clause that says what gap would have been found.
+    """Put `sensitivity` into rows of `compare` on a testbed: a clause on what gap would have been found.
 
     It is the arm's own smallest gap; of an arm that was not measured, that of the best arm. Nothing is said
-    elsewhere than on a testbed with its own tasks, or where an arm has another version than it was measured with.
+    elsewhere than on a testbed with its own tasks, or where an arm has another version than when measured.
     """
     tasks: dict[str, set[str]] = {}
     for row in rows:

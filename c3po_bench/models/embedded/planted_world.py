@@ -177,7 +177,7 @@ def _document(domain: str, name: str, lot: random.Random, topic: str | None = No
 DRAWS = 3
 """Seeds that `pool` draws items with; item i belongs to seed i % DRAWS."""
 POOL = {("known", "told"): 600, ("known", "misled"): 456, ("rare", "told"): 456, ("rare", "misled"): 344}
-"""Items of each kind in the pool, a seed: 600 can be composed with 0 to 75% rare names and 25 to 100% told."""
+"""Items of a kind, a seed: 600 can be composed with 0 to 75% rare names and 25 to 100% told."""
 
 
 def pool(names: str, topics: str) -> list[dict[str, Any]]:
@@ -185,8 +185,8 @@ def pool(names: str, topics: str) -> list[dict[str, Any]]:
 
     Args:
         names: "known", whose domain the router learned (there is no gap), or "rare".
-        topics: "told", words of the person's own domain, by which an embedder finds neighbors of it, or "misled",
-            words of another domain.
+        topics: "told", words of the person's own domain, by which an embedder finds neighbors of it, or
+            "misled", words of another domain.
     """
     facts, each = world(), POOL[names, topics] // len(DOMAINS)
     people = facts.rare if names == "rare" else facts.common
@@ -211,7 +211,7 @@ def load(**_: Any) -> dict[str, Any]:
 
 
 def load_pool(names: str, topics: str, **_: Any) -> dict[str, Any]:
-    """As `load`, with a kind of the pool to test: the `custom_dataset` of tasks of the group `planted_pool`."""
+    """As `load`, with a kind of the pool to test: `custom_dataset` of the tasks of the group `planted_pool`."""
     from datasets import Dataset
 
     return {"train": Dataset.from_list(documents("train")), "test": Dataset.from_list(pool(names, topics))}
