@@ -201,12 +201,17 @@ def _pool(found: Records, seed: int) -> dict[str, list[int]]:
 
 
 def compose(pool: Mapping[str, Sequence[int]], shares: Mapping[str, float], items: int) -> NDArray[np.intp]:
-    """The places of a set: the first of each kind in `pool`, in these shares.
+    """The places of a set with these shares of each kind in `pool`.
 
-    `items` of them; fewer where the pool has not as many of a kind.
+    Each kind goes on where the one before it stopped, so that a question which two kinds share, asked in two
+    phrasings or of two models, is in a set once. `items` in all; fewer where the pool has not as many of a kind.
     """
     size = min([items, *(len(pool[kind]) / share for kind, share in shares.items() if share)])
-    places = [place for kind, share in shares.items() if share for place in pool[kind][: round(size * share)]]
+    places: list[int] = []
+    for kind, share in shares.items():
+        own, start = pool[kind], len(places)
+        count = min(len(own), round(size * share))
+        places += [own[(start + i) % len(own)] for i in range(count)]
     return np.array(places, dtype=np.intp)
 
 

@@ -60,6 +60,12 @@ def test_a_set_has_the_shares_that_were_asked_for():
     assert len(compose(pool, TESTBEDS["planted"].mix(0.3, TESTBEDS["planted"].settings[1]), 600)) < 20
 
 
+def test_a_question_that_two_kinds_share_is_in_a_set_once():
+    pool = {"right": list(range(300)), "shifted": list(range(1000, 1300))}
+    places = compose(pool, {"right": 0.6, "shifted": 0.4}, 297) % 1000
+    assert len(places) == 297 == len(set(places.tolist()))
+
+
 def test_only_settings_with_right_neighbors_find_the_gap(store):
     found = read(load_runs(store))
     assert found.controls == {"ngd": ["ngd_random_neighbors", "random_pathway"]}
@@ -150,6 +156,16 @@ def test_what_ships_is_what_is_published():
         written = frame[frame["testbed"] == name].reset_index(drop=True)
         pd.testing.assert_frame_equal(again, written, check_dtype=False, atol=1e-4)
         assert smallest(again) == published[name]["smallest"]
+
+
+def test_the_docs_give_what_was_published():
+    published = json.loads((PUBLISHED / "smallest.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "planted.md").read_text(encoding="utf-8")
+    for rest, name in (("all items", "all neighbors of the right kind"), ("75% of the items", None)):
+        setting = name or f"neighbors of the right kind for {rest}"
+        gaps = [published["planted"]["smallest"][arm][setting] for arm in ("kernel_regression", "ngd")]
+        assert f"| {rest} | {100 * gaps[0]:.2g} | {100 * gaps[1]:.2g} |" in page
+    assert all(set(gaps.values()) == {None} for gaps in [published["planted"]["smallest"]["mode_finding"]])
 
 
 def test_where_nothing_was_found_the_null_says_so(known, tmp_path):
