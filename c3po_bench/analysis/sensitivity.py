@@ -34,6 +34,8 @@ from c3po_bench.store.versions import arm_version
 SEEDS = 3
 """Draws of items: item i of a task is of seed i % SEEDS. Random neighbors and labels are drawn by item."""
 KNOWN = Path(__file__).with_suffix(".json")
+SHIFTED = "_shifted"
+"""Ending of a task that asks the questions of another task in other words."""
 
 
 class Testbed(NamedTuple):
@@ -44,8 +46,9 @@ class Testbed(NamedTuple):
         items: of a set.
         tasks: how the names of its tasks begin.
         wrong: shares of items on which the router is wrong, a set each.
-        settings: what else differs between sets, in words; the first is what verdicts speak of.
-        kind: of an item, by its model and task.
+        settings: what else differs between sets, in words.
+        kind: of an item, by its model and task; items all of whose neighbors are of their own task are of the
+            kind with TOLD behind it, too.
         mix: of a share and a setting the shares of items by kind.
     """
 
@@ -65,8 +68,14 @@ RETRIEVAL = {
     "neighbors of the right kind for 25% of the items": 0.25,
 }
 """Settings of the planted testbed: the share of items with topic words of the person's own domain."""
-DAMAGED = "routers damaged, all neighbors of the right kind"
-SHIFTED = "phrasing shifted, half of the neighbors of the right kind"
+TOLD = ", told"
+CHANGES = {
+    "routers damaged, all neighbors of the right skill": ("right, told", "damaged, told"),
+    "routers damaged, neighbors as found": ("right", "damaged"),
+    "phrasing shifted, all neighbors of the right skill": ("right, told", "shifted, told"),
+    "phrasing shifted, neighbors as found": ("right", "shifted"),
+}
+"""Settings of `specialists`: the kinds of items on which the router is right and wrong."""
 
 
 def _planted_mix(wrong: float, setting: str) -> dict[str, float]:
@@ -78,8 +87,13 @@ def _planted_mix(wrong: float, setting: str) -> dict[str, float]:
 
 def _specialists_kind(model: str, task: str) -> str:
     if model.endswith("_damaged"):
-        return DAMAGED
-    return SHIFTED if task.endswith("_shifted") else "right"
+        return "damaged"
+    return "shifted" if task.endswith(SHIFTED) else "right"
+
+
+def _specialists_mix(wrong: float, setting: str) -> dict[str, float]:
+    right, other = CHANGES[setting]
+    return {right: 1 - wrong, other: wrong}
 
 
 TESTBEDS = {
@@ -97,9 +111,9 @@ TESTBEDS = {
         items=297,
         tasks="skills",
         wrong=(0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1),
-        settings=(DAMAGED, SHIFTED),
+        settings=tuple(CHANGES),
         kind=_specialists_kind,
-        mix=lambda wrong, setting: {"right": 1 - wrong, setting: wrong},
+        mix=_specialists_mix,
     ),
 }
 
@@ -110,6 +124,7 @@ class Records(NamedTuple):
     Attributes:
         testbed: the model's name.
         items: kind, task and doc_id of each, sorted.
+        told: whether all neighbors of an item are of its own task.
         correct: by arm, [items].
         controls: of each method that has any.
         versions: of the arms, when they were recorded.
@@ -117,6 +132,7 @@ class Records(NamedTuple):
 
     testbed: str
     items: list[tuple[str, str, int]]
+    told: list[bool]
     correct: dict[str, NDArray[np.float64]]
     controls: dict[str, list[str]]
     versions: dict[str, int]
@@ -140,12 +156,17 @@ def read(runs: Sequence[Run]) -> Records:
     methods: list[str] = []
     controls: dict[str, list[str]] = {}
     versions: dict[str, int] = {}
+    told: dict[tuple[str, str, int], bool] = {}
     for run in runs:
         facts = arm_of(run)
         own = rows.setdefault(facts.name, {})
         for row in run.samples():
             kind = testbed.kind(run.result["model"], row["task"])
-            own[kind, row["task"], int(row["doc_id"])] = float(row["correct"])
+            item = (kind, row["task"], int(row["doc_id"]))
+            own[item] = float(row["correct"])
+            if facts.role in METHODS and "neighbors" in row:
+                tasks = {neighbor["id"].rpartition("/")[0] for neighbor in row["neighbors"]}
+                told[item] = tasks == {row["task"].removesuffix(SHIFTED)}
         versions[facts.name] = int(run.result["versions"]["arm"])
         if facts.role in METHODS:
             methods.append(facts.name)
@@ -162,7 +183,7 @@ def read(runs: Sequence[Run]) -> Records:
         raise UserError(f"{other} has other items than base: run the experiment again")
     versions = {arm: versions[arm] for arm in rows}
     correct = {arm: np.array([own[item] for item in items]) for arm, own in rows.items()}
-    return Records(name, items, correct, asked, versions)
+    return Records(name, items, [told.get(item, False) for item in items], correct, asked, versions)
 
 
 def table(found: Records) -> pd.DataFrame:
@@ -173,12 +194,13 @@ def table(found: Records) -> pd.DataFrame:
     """
     testbed = TESTBEDS[found.testbed]
     pools = [_pool(found, seed) for seed in range(SEEDS)]
+    questions = [(task.removesuffix(SHIFTED), number) for _, task, number in found.items]
     rows = []
     for setting in testbed.settings:
         if any(testbed.mix(0.5, setting).keys() - pool.keys() for pool in pools):
             continue  # the stores are without it
         for wrong in testbed.wrong:
-            sets = [compose(pool, testbed.mix(wrong, setting), testbed.items) for pool in pools]
+            sets = [compose(pool, testbed.mix(wrong, setting), testbed.items, questions) for pool in pools]
             shown = [_shown(found, places) for places in sets]
             gap = np.mean([found.gain(testbed.ceiling, BASE, places) for places in sets])
             for method, controls in found.controls.items():
@@ -197,22 +219,30 @@ def _pool(found: Records, seed: int) -> dict[str, list[int]]:
         kind, _, number = found.items[place]
         if number % SEEDS == seed:
             pool.setdefault(kind, []).append(place)
+            if found.told[place]:
+                pool.setdefault(kind + TOLD, []).append(place)
     return pool
 
 
-def compose(pool: Mapping[str, Sequence[int]], shares: Mapping[str, float], items: int) -> NDArray[np.intp]:
+def compose(
+    pool: Mapping[str, Sequence[int]], shares: Mapping[str, float], items: int, questions: Sequence[Any]
+) -> NDArray[np.intp]:
     """The places of a set with these shares of each kind in `pool`.
 
-    Each kind goes on where the one before it stopped, so that a question which two kinds share, asked in two
-    phrasings or of two models, is in a set once. `items` in all; fewer where the pool has not as many of a kind.
+    A question that two kinds share, asked in two phrasings or of two models, is in a set once.
+
+    Args:
+        pool: places by kind.
+        shares: by kind.
+        items: how many in all; fewer where the pool has not as many of a kind.
+        questions: what is asked in each place.
     """
     size = min([items, *(len(pool[kind]) / share for kind, share in shares.items() if share)])
-    places: list[int] = []
+    chosen: dict[Any, int] = {}
     for kind, share in shares.items():
-        own, start = pool[kind], len(places)
-        count = min(len(own), round(size * share))
-        places += [own[(start + i) % len(own)] for i in range(count)]
-    return np.array(places, dtype=np.intp)
+        places = [place for place in pool[kind] if questions[place] not in chosen]
+        chosen |= {questions[place]: place for place in places[: round(size * share)]}
+    return np.array([*chosen.values()], dtype=np.intp)
 
 
 def _shown(found: Records, places: NDArray[np.intp]) -> set[str]:
@@ -289,9 +319,9 @@ def items_text(found: Records) -> str:
     """What each arm has right, a line an item, as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["kind", "task", "doc_id", *found.correct])
+    writer.writerow(["kind", "task", "doc_id", "told", *found.correct])
     for place, item in enumerate(found.items):
-        writer.writerow([*item, *(int(own[place]) for own in found.correct.values())])
+        writer.writerow([*item, int(found.told[place]), *(int(own[place]) for own in found.correct.values())])
     return out.getvalue()
 
 
@@ -300,8 +330,9 @@ def read_items(folder: Path, name: str) -> Records:
     about = json.loads((folder / "smallest.json").read_text(encoding="utf-8"))[name]
     frame = pd.read_csv(folder / f"items_{name}.csv")
     items = list(zip(*(frame[column].tolist() for column in ("kind", "task", "doc_id")), strict=True))
-    correct = {str(arm): frame[arm].to_numpy(dtype=np.float64) for arm in frame.columns[3:]}
-    return Records(name, items, correct, about["controls"], about["versions"])
+    correct = {str(arm): frame[arm].to_numpy(dtype=np.float64) for arm in frame.columns[4:]}
+    told = frame["told"].astype(bool).tolist()
+    return Records(name, items, told, correct, about["controls"], about["versions"])
 
 
 @cache
@@ -328,15 +359,19 @@ def add_sensitivity(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _clause(arm: str, about: Mapping[str, Any]) -> str:
-    """What is found in the testbed's first setting by `arm`, or by the best arm where it was not measured."""
-    first = {name: next(iter(gaps.items())) for name, gaps in about["smallest"].items()}
-    best = min(first, key=lambda name: math.inf if first[name][1] is None else first[name][1])
-    who = "" if arm in first else f" by {best.replace('_', ' ')}"
-    setting, gap = first.get(arm, first[best])
-    where = f"{who} in three of three seeds ({about['items']} items, {setting})"
-    if gap is None:
-        return f"; on this testbed no gap up to {100 * about['largest']:.2g} points is found{where}"
-    return f"; on this testbed a gap of {100 * gap:.2g} points would have been found{where}"
+    """The smallest gap that `arm` finds, or the best arm where it was not measured, and in which setting."""
+    gaps = {
+        (name, setting): math.inf if gap is None else gap
+        for name, settings in about["smallest"].items()
+        for setting, gap in settings.items()
+        if name == arm or arm not in about["smallest"]
+    }
+    name, setting = min(gaps, key=lambda key: gaps[key])
+    who = "" if name == arm else f" by {name.replace('_', ' ')}"
+    if math.isinf(gaps[name, setting]):
+        return f"; on this testbed no gap up to {100 * about['largest']:.2g} points is found in three of three seeds"
+    found = f"; on this testbed a gap of {100 * gaps[name, setting]:.2g} points would have been found{who}"
+    return f"{found} in three of three seeds ({setting})"
 
 
 def main() -> int:

@@ -54,16 +54,36 @@ def store(tmp_path):
 
 def test_a_set_has_the_shares_that_were_asked_for():
     pool = {kind: list(range(1000 * place, 1000 * place + 600)) for place, kind in enumerate(KINDS)}
-    places = compose(pool, TESTBEDS["planted"].mix(0.3, TESTBEDS["planted"].settings[1]), 600)
+    mix = TESTBEDS["planted"].mix(0.3, TESTBEDS["planted"].settings[1])
+    places = compose(pool, mix, 600, range(4000))
     assert np.bincount(places // 1000).tolist() == [315, 105, 135, 45]
     pool["rare_misled"] = [3000]
-    assert len(compose(pool, TESTBEDS["planted"].mix(0.3, TESTBEDS["planted"].settings[1]), 600)) < 20
+    assert len(compose(pool, mix, 600, range(4000))) < 20
 
 
 def test_a_question_that_two_kinds_share_is_in_a_set_once():
     pool = {"right": list(range(300)), "shifted": list(range(1000, 1300))}
-    places = compose(pool, {"right": 0.6, "shifted": 0.4}, 297) % 1000
+    questions = [place % 1000 for place in range(2000)]
+    places = compose(pool, {"right": 0.6, "shifted": 0.4}, 297, questions) % 1000
     assert len(places) == 297 == len(set(places.tolist()))
+
+
+def test_neighbors_of_the_own_skill_are_known_from_their_names(tmp_path):
+    """Whatever the phrasing; a damaged model's items are another kind of the same tasks."""
+    for model, task in (("specialists", "skills_giver"), ("specialists_damaged", "skills_giver")):
+        for arm in ("base", "right_expert", "ngd", "ngd_random_neighbors"):
+            rows = factory.sample_rows(arm, task, np.ones(4), details=False)
+            for row, near in zip(rows, (SAME, MIXED, SAME, MIXED), strict=True):
+                row |= (
+                    {} if arm == "base" else {"neighbors": [{"id": name, "similarity": 1} for name in near]}
+                )
+            factory.write_run(tmp_path, arm, rows, model=model, key=model)
+    found = read(load_runs(tmp_path))
+    assert [item[0] for item in found.items] == ["damaged"] * 4 + ["right"] * 4
+    assert found.told == [True, False, True, False] * 2
+
+
+SAME, MIXED = ["skills_giver/1", "skills_giver/2"], ["skills_giver/1", "skills_receiver/2"]
 
 
 def test_only_settings_with_right_neighbors_find_the_gap(store):
@@ -129,8 +149,8 @@ def null(folder: Path, model: str, task: str, *arms: str) -> str:
 
 def test_a_null_on_the_testbed_says_what_would_have_been_found(known, tmp_path):
     text = null(tmp_path / "null", "planted", "planted", "ngd")
-    start = "; on this testbed a gap of 1 points would have been found in three of three seeds (600 items, "
-    assert start + "all neighbors of the right kind)" in text
+    found = "; on this testbed a gap of 1 points would have been found in three of three seeds"
+    assert f"{found} (all neighbors of the right kind)" in text
     text = null(tmp_path / "other_arm", "planted", "planted", "knn_vote")
     assert "would have been found by ngd in three of three seeds" in text
 
