@@ -164,7 +164,7 @@ def read(runs: Sequence[Run]) -> Records:
             kind = testbed.kind(run.result["model"], row["task"])
             item = (kind, row["task"], int(row["doc_id"]))
             own[item] = float(row["correct"])
-            if facts.role in METHODS and "neighbors" in row:
+            if facts.role == "method" and "neighbors" in row:
                 tasks = {neighbor["id"].rpartition("/")[0] for neighbor in row["neighbors"]}
                 told[item] = tasks == {row["task"].removesuffix(SHIFTED)}
         versions[facts.name] = int(run.result["versions"]["arm"])
