@@ -276,23 +276,24 @@ def smallest(frame: pd.DataFrame) -> dict[str, dict[str, float | None]]:
 
     None where not even the largest is.
     """
+    sets: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in records(frame):
+        sets.setdefault((row["method"], row["setting"]), []).append(row)
     result: dict[str, dict[str, float | None]] = {}
-    for (method, setting), own in frame.groupby(["method", "setting"], sort=False):
+    for (method, setting), own in sets.items():
         gap = None
-        for row in records(own.sort_values("gap", ascending=False)):
+        for row in sorted(own, key=lambda row: -row["gap"]):
             if row["found"] < row["seeds"]:
                 break
             gap = round(float(row["gap"]), 4)
-        result.setdefault(str(method), {})[str(setting)] = gap
+        result.setdefault(method, {})[setting] = gap
     return result
 
 
 def summary(found: Records, frame: pd.DataFrame) -> dict[str, Any]:
     """What verdicts need of a testbed's table."""
     return {
-        "items": int(frame["items"].iloc[0]),
-        "seeds": SEEDS,
-        "largest": round(float(frame["gap"].max()), 4),
+        "largest": round(max(float(row["gap"]) for row in records(frame)), 4),
         "smallest": smallest(frame),
         "controls": found.controls,
         "versions": found.versions,
@@ -328,10 +329,11 @@ def items_text(found: Records) -> str:
 def read_items(folder: Path, name: str) -> Records:
     """The records of a published testbed, as `publish` has written them."""
     about = json.loads((folder / "smallest.json").read_text(encoding="utf-8"))[name]
-    frame = pd.read_csv(folder / f"items_{name}.csv")
-    items = list(zip(*(frame[column].tolist() for column in ("kind", "task", "doc_id")), strict=True))
-    correct = {str(arm): frame[arm].to_numpy(dtype=np.float64) for arm in frame.columns[4:]}
-    told = frame["told"].astype(bool).tolist()
+    text = (folder / f"items_{name}.csv").read_text(encoding="utf-8")
+    head, *lines = csv.reader(io.StringIO(text))
+    items = [(kind, task, int(number)) for kind, task, number, *_ in lines]
+    correct = {arm: np.array([float(line[4 + i]) for line in lines]) for i, arm in enumerate(head[4:])}
+    told = [line[3] == "1" for line in lines]
     return Records(name, items, told, correct, about["controls"], about["versions"])
 
 

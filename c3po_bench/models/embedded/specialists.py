@@ -78,7 +78,7 @@ def damaged_checkpoint() -> Path:
     """The same, with routers that send every skill to its partner's expert, whatever the phrasing."""
     dense = smollm.checkpoint()
     recipe = {"dense": content_hash(dense), "weights": file_hash(WEIGHTS), "version": RECIPE_VERSION}
-    recipe |= {"damage": PARTNERS}
+    recipe |= {f"damage of {skill}": partner for skill, partner in PARTNERS.items()}
     weights = load()
     weights["router"] = damaged(weights["router"])
     return build_once("specialists_damaged", recipe, lambda folder: _build(dense, folder, weights))
