@@ -72,6 +72,20 @@ def test_labels_and_a_judge_together_to_the_digit():
     assert (alone.value, (alone.high - alone.low) / 3.919928) == pytest.approx((0.6, 0.154919334), abs=1e-6)
 
 
+def test_labels_that_do_not_vary_bound_nothing():
+    assert prediction_powered([1, 1, 1], [1, 1, 1], [1, 1]).value == 1.0
+    assert np.isnan(prediction_powered([1, 1, 1], [1, 1, 1], [1, 1]).low)
+
+
+def test_answers_that_were_not_scored_are_no_cases(tmp_path):
+    rows = factory.feedback_rows("c3po", "in", 6)
+    for row, score in zip(rows, [1.0, 1.0, 0.0, 0.0, None, None], strict=True):
+        row |= {"score": score, "rule_score": 1.0}
+    run = factory.write_run(tmp_path, "c3po", rows, backend="feedback")
+    (measures,) = judge_measures([run]).to_dict("records")
+    assert (measures["n"], measures["judged"]) == (4, 0.5)
+
+
 def test_intervals_of_both_kinds_cover_the_truth():
     rng, held = np.random.default_rng(5), np.zeros(2)
     for _ in range(600):

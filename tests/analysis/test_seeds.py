@@ -14,7 +14,6 @@ from c3po_bench.report.tables import seed_rows
 from c3po_bench.store.reader import Run
 from tests import store_factory as factory
 
-
 TOST = ((-0.01, "greater"), (0.01, "less"))
 
 

@@ -371,6 +371,13 @@ def test_clusters_that_are_all_alike_count_as_so_many_items():
     assert np.isnan(statistics.score_interval(np.full(60, 0.4)).low), "no variance"
 
 
+def test_the_score_of_nothing_changed_in_closed_form():
+    assert pytest.approx(1.959963985) == statistics.Z
+    for n, gap in ((12, 0.01), (60, 0.05)):
+        score = statistics.tango_score(0, 0, n, gap)
+        assert score == pytest.approx(-n * gap / np.sqrt(n * gap * (1 - gap)))
+
+
 def test_clusters_count_as_the_independent_items_that_say_as_much():
     assert statistics.counts_of([1, 1, 1, 1], ["a", "a", "b", "b"]) == (2.0, 0.0, 2.0, None)
     ups = statistics.counts_of([1, 1, 0, 0, 1, 0], ["a", "a", "b", "b", "c", "c"])
