@@ -64,7 +64,10 @@ def retired_in(text: str) -> list[str]:
 
 
 def test_sentences_are_told_apart():
-    text = "# Head\n\nOne `a b c` two. arXiv three [x. y](z.md)!\n\n- item one\n  goes on. Two [−0.1, 0.2].\n\n| no | table. |\n"
+    text = (
+        "# Head\n\nOne `a b c` two. arXiv three [x. y](z.md)!\n\n- item one\n  goes on. Two [−0.1, 0.2].\n\n"
+    )
+    text += "| no | table. |\n"
     assert sentences(text) == ["One CODE two.", "arXiv three x.", "y!", "item one goes on.", "Two INTERVAL."]
     assert sentences("```\ncode. more\n```\n<!-- c. d -->\n(In brackets.) Next.") == [
         "(In brackets.",
