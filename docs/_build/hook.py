@@ -14,13 +14,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PAGES = sorted(HERE.parent.rglob("*.md"))
 MARKER = re.compile(r"<!-- made: ([\w-]+) -->\n.*?<!-- /made -->", re.S)
-sys.path[:0] = [path for path in (str(HERE), str(HERE.parents[1])) if path not in sys.path]
 
 
 def fill(markdown: str) -> str:
     """Text with every marked part made anew; KeyError for a marker that nothing makes."""
     if not MARKER.search(markdown):
         return markdown
+    sys.path[:0] = [path for path in (str(HERE), str(HERE.parents[1])) if path not in sys.path]
     import findings  # these import the package, which a page without marks does not need
     import tables
 
@@ -37,6 +37,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def main(check: bool) -> int:
     """Write or check all pages and the chart; 1 where a check finds one that is not current."""
+    sys.path[:0] = [path for path in (str(HERE), str(HERE.parents[1])) if path not in sys.path]
     import chart
 
     made = {page: fill(page.read_text(encoding="utf-8")) for page in PAGES}
