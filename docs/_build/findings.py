@@ -164,10 +164,10 @@ def rewiring() -> str:
         f"{accuracy('smolmoe_letters', 'base')}%: ten steps make any letter the likeliest. NGD: "
         f"{gain('smolmoe_letters', 'ngd')} points; with the neighbors' options permuted: "
         f"{gain('smolmoe_letters', 'ngd_permuted_options')}.",
-        f"**Nor does tuning show one.** With settings chosen on held-out references (`smolmoe_tuned`, n "
+        f"**Tuning shows none either.** With settings chosen on held-out references (`smolmoe_tuned`, n "
         f"{items('smolmoe_tuned')}) NGD has {gain('smolmoe_tuned', 'ngd')} points over base, and "
         f"{gain('smolmoe_tuned', 'ngd', control='ngd_random_neighbors')} over random neighbors.",
-        f"**Nor do six benchmarks.** On `smolmoe_six` (n {items('smolmoe_six')}, most of it MMLU) NGD has "
+        f"**Six benchmarks show none either.** On `smolmoe_six` (n {items('smolmoe_six')}, most of it MMLU) NGD has "
         f"{gain('smolmoe_six', 'ngd')} points, and {gain('smolmoe_six', 'ngd', control='ngd_shuffled_labels')} over "
         f"shuffled labels.",
         f"**Retrieval decides.** In `specialists` each of nine skills has an expert, and the router meets a phrasing that "
@@ -187,7 +187,7 @@ def feedback() -> str:
         f"**C3PO changes the model less than DPO.** Over three sentences (`{dense}`, n {n} prompts a scope) its "
         f"drift differs from DPO's by {versus(dense, 'c3po', 'dpo', 'near', 'drift')} nats a token near scope, and by "
         f"{versus(dense, 'c3po', 'dpo', 'out', 'drift')} out of scope.",
-        f"**It leaks less out of scope.** S_out differs from DPO's by {versus(dense, 'c3po', 'dpo', 'out')} (n {n}, Holm p "
+        f"**It leaks less out of scope.** There S_out differs from DPO's by {versus(dense, 'c3po', 'dpo', 'out')} (n {n}, Holm p "
         f"{holm(dense, 'c3po', 'dpo', 'out')}).",
         f"**Near scope less leaking is not shown.** S_near is {score(dense, 'c3po', 'near')}; the difference to DPO is "
         f"{versus(dense, 'c3po', 'dpo', 'near')} (n {n}).",
