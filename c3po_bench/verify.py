@@ -235,10 +235,10 @@ def _table_faults(path: Path, text: str) -> Iterator[str]:
     """Cells of a written table that are not those computed now."""
     ours, theirs = (list(csv.DictReader(io.StringIO(t))) for t in (text, path.read_text(encoding="utf-8")))
     there = {_place(row): row for row in theirs}
-    asked = [row for row in ours if _place(row) in there or not row["scope"]]  # a report has scopes apart
-    if len(asked) != len(theirs):
-        yield f"{path}: {len(theirs)} rows, the records give {len(asked)}"
-    for new in asked:
+    expected = [row for row in ours if _place(row) in there or not row["scope"]]  # a report has scopes apart
+    if len(expected) != len(theirs):
+        yield f"{path}: {len(theirs)} rows, the records give {len(expected)}"
+    for new in expected:
         old = there.get(_place(new), {})
         for name, value in old.items():
             if name in new and not _same(new[name], value):

@@ -23,7 +23,7 @@ def rows(page: str) -> list[list[str]]:
 
 def span(cell: str) -> tuple[float, float] | None:
     """The numbers of "13.4 to 14.1", or of "2.6" twice."""
-    numbers = [float(found) for found in re.findall(r"\d+(?:\.\d+)?", cell)]
+    numbers = [float(bounds) for bounds in re.findall(r"\d+(?:\.\d+)?", cell)]
     return (numbers[0], numbers[-1]) if numbers else None
 
 
@@ -62,11 +62,11 @@ def draw(page: str) -> str:
             f'<text x="{LEFT - 10}" y="{top + 4}" text-anchor="end" fill="#222">{row[0].replace("`", "")}</text>'
         )
         for line, (cell, (_, color)) in enumerate(zip(row[1:4], MACHINES, strict=True)):
-            if found := span(cell):
-                low, high = x(found[0]), max(x(found[1]), x(found[0]) + 4)
+            if bounds := span(cell):
+                low, high = x(bounds[0]), max(x(bounds[1]), x(bounds[0]) + 4)
                 out.append(
                     f'<rect x="{low}" y="{top - 11 + 8 * line}" width="{high - low:.1f}" height="6" fill="{color}"/>'
                 )
-        if found := span(row[4]):
-            out.append(f'<path d="M{x(found[0])} {top - 13} v26" stroke="#222" stroke-width="2"/>')
+        if bounds := span(row[4]):
+            out.append(f'<path d="M{x(bounds[0])} {top - 13} v26" stroke="#222" stroke-width="2"/>')
     return "\n".join([*out, "</svg>", ""])

@@ -76,8 +76,8 @@ def points(value: str | float, low: str | float, high: str | float) -> str:
 
 def gain(study: str, arm: str, task: str = "", control: str = "") -> str:
     """The difference of an arm to base, or to its control, in points."""
-    found = row(study, arm, task, control)
-    return points(found["difference"], found["diff_low"], found["diff_high"])
+    values = row(study, arm, task, control)
+    return points(values["difference"], values["diff_low"], values["diff_high"])
 
 
 def items(study: str, task: str = "") -> str:
@@ -108,25 +108,25 @@ def measure(study: str, arm: str, scope: str, name: str, against: str, piece: st
     keep &= frame["feedback"] == piece
     if label:
         keep &= frame["label"] == label
-    (found,) = (values for _, values in frame[keep].iterrows())
-    return found
+    (only,) = (values for _, values in frame[keep].iterrows())
+    return only
 
 
 def score(study: str, arm: str, scope: str, name: str = "score", label: str = "") -> str:
     """The mean of a measure with its interval, where it has one."""
-    found = measure(study, arm, scope, name, "base", "", label)
+    values = measure(study, arm, scope, name, "base", "", label)
     if name != "score":
-        return number(found["mean"], 2, sign=False)
-    return f"{number(found['mean'], 2, False)} [{number(found['low'], 2, False)}, {number(found['high'], 2, False)}]"
+        return number(values["mean"], 2, sign=False)
+    return f"{number(values['mean'], 2, False)} [{number(values['low'], 2, False)}, {number(values['high'], 2, False)}]"
 
 
 def versus(
     study: str, arm: str, against: str, scope: str, name: str = "score", piece: str = "", digits: int = 2
 ) -> str:
     """The paired difference of a measure between two arms."""
-    found = measure(study, arm, scope, name, against, piece)
-    bounds = ", ".join(number(found[bound], digits, sign=False) for bound in ("diff_low", "diff_high"))
-    return f"{number(found['difference'], digits)} [{bounds}]"
+    values = measure(study, arm, scope, name, against, piece)
+    bounds = ", ".join(number(values[bound], digits, sign=False) for bound in ("diff_low", "diff_high"))
+    return f"{number(values['difference'], digits)} [{bounds}]"
 
 
 def holm(study: str, arm: str, against: str, scope: str, name: str = "score") -> str:
@@ -211,8 +211,8 @@ def arms(study: str, *names: str) -> str:
     """Accuracy, difference, fixed and broken of some arms of a study."""
     rows = [[title("base"), accuracy(study, "base"), "", "", ""]]
     for name in names:
-        found = row(study, name)
-        rows.append([title(name), accuracy(study, name), gain(study, name), found["fixed"], found["broken"]])
+        values = row(study, name)
+        rows.append([title(name), accuracy(study, name), gain(study, name), values["fixed"], values["broken"]])
     return table(["arm", "accuracy (%)", "difference to base", "fixed", "broken"], rows)
 
 

@@ -91,8 +91,8 @@ def parse(monkeypatch):
 
     def parsed(command: str) -> dict:
         module, *arguments = words(command)
-        found = import_module(module)
-        entry = import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
+        package = import_module(module)
+        entry = import_module(f"{module}.__main__") if hasattr(package, "__path__") else package
         monkeypatch.setattr(sys, "argv", [module, *arguments])
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
         with pytest.raises(Parsed) as options:
@@ -198,18 +198,18 @@ LIGHT = ("--table", "--to ", "compare", "power")  # draw no figures
 
 def views() -> list:
     """Commands that read a store, each once whatever the store; those that draw figures are slow."""
-    found: dict[str, list] = {}
+    chosen: dict[str, list] = {}
     for command in of("c3po_bench.report", "c3po_bench.compare", "c3po_bench.power"):
         if any(store in command for store in STORES) or "--discordance" in command:
             module, *arguments = words(command)
             for store in STORES[1:]:
                 arguments = [word.replace(store, STORES[0]) for word in arguments]
             heavy = not any(sign in command for sign in LIGHT)
-            found.setdefault(
+            chosen.setdefault(
                 " ".join([module, *arguments]),
                 pytest.param(module, arguments, marks=pytest.mark.slow if heavy else ()),
             )
-    return list(found.values())
+    return list(chosen.values())
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def here(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("module", "arguments"), views(), ids=lambda value: str(value)[-60:])
 def test_views_of_a_store_run(module, arguments, here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    found = import_module(module)
-    entry = import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
+    package = import_module(module)
+    entry = import_module(f"{module}.__main__") if hasattr(package, "__path__") else package
     assert entry.main(arguments) in (0, None)
     assert capsys.readouterr().out

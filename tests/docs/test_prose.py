@@ -19,26 +19,26 @@ ENDS = re.compile(r"(?<!e\.g\.)(?<!i\.e\.)(?<!et al\.)(?<=[.?!])[)*\"”]* +")
 
 def paragraphs(text: str) -> list[str]:
     """Running text and items of lists, without code, tables, headings, pictures and comments."""
-    found, lines = [], []
+    matches, lines = [], []
     for line in [*NOT_PROSE.sub("\n", text).splitlines(), ""]:
         line = line.strip()
         item = STARTS.match(line)
         if not line or item or line.startswith(("|", "#", ":::")):
-            found += [" ".join(lines)] if lines else []
+            matches += [" ".join(lines)] if lines else []
             lines = []
         if line and not line.startswith(("|", "#", ":::")):
             lines.append(line[item.end() :] if item else line)
-    return found
+    return matches
 
 
 def sentences(text: str) -> list[str]:
     """Sentences of a page; a span of code, the target of a link and an interval count as one word or none."""
-    found = []
+    matches = []
     for paragraph in paragraphs(text):
         plain = re.sub(r"`[^`]+`", "CODE", paragraph)
         plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", plain)
-        found += ENDS.split(re.sub(r"\[[^\]A-Za-z]*\]", "INTERVAL", plain))
-    return found
+        matches += ENDS.split(re.sub(r"\[[^\]A-Za-z]*\]", "INTERVAL", plain))
+    return matches
 
 
 def rows(page: Path, heading: str) -> list[list[str]]:
@@ -56,11 +56,11 @@ RETIRED = {row[0].strip("`"): row[1] for row in rows(ROOT / "CONTRIBUTING.md", "
 
 def retired_in(text: str) -> list[str]:
     """Retired words of a text; one that is written in capitals was a name, and is sought as such."""
-    found = []
+    matches = []
     for word in RETIRED:
         case = 0 if word != word.lower() else re.IGNORECASE
-        found += [word] if re.search(rf"(?<![\w.]){re.escape(word)}(?![\w(])", text, case) else []
-    return found
+        matches += [word] if re.search(rf"(?<![\w.]){re.escape(word)}(?![\w(])", text, case) else []
+    return matches
 
 
 def test_sentences_are_told_apart():
