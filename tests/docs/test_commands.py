@@ -8,6 +8,7 @@ import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.types import RunMode
@@ -198,7 +199,7 @@ LIGHT = ("--table", "--to ", "compare", "power")  # draw no figures
 
 def views() -> list:
     """Commands that read a store, each once whatever the store; those that draw figures are slow."""
-    chosen: dict[str, list] = {}
+    chosen: dict[str, Any] = {}
     for command in of("c3po_bench.report", "c3po_bench.compare", "c3po_bench.power"):
         if any(store in command for store in STORES) or "--discordance" in command:
             module, *arguments = words(command)
