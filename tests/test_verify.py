@@ -131,6 +131,17 @@ def test_a_changed_result_or_report_is_found(store):
     )
 
 
+def test_a_report_may_order_its_rows_as_it_likes(store):
+    """Over several tasks a report's table begins with the row over all items, the records' with the tasks."""
+    write_report(store)
+    table = store / "tables" / "comparison.csv"
+    head, *rows = table.read_text(encoding="utf-8").splitlines()
+    table.write_text("\n".join([head, *reversed(rows)]) + "\n", encoding="utf-8")
+    assert not verify.verify(store, 0).wrong
+    table.write_text("\n".join([head, *rows[1:]]) + "\n", encoding="utf-8")
+    assert any("rows, the records give" in line for line in verify.verify(store, 0).wrong)
+
+
 def test_a_store_whose_model_is_gone_is_checked_without_it(store, capsys):
     for path in store.glob("experiments/*.json"):
         experiment = json.loads(path.read_text(encoding="utf-8"))
