@@ -47,8 +47,8 @@ class Testbed(NamedTuple):
         tasks: how the names of its tasks begin.
         wrong: shares of items on which the router is wrong, a set each.
         settings: what else differs between sets, in words.
-        kind: of an item, by its model and task; items all of whose neighbors are of their own task are of the
-            kind with TOLD behind it, too.
+        kind: of an item, by its model and task; items most of whose neighbors are of their own task are of
+            the kind with TOLD behind it, too.
         mix: of a share and a setting the shares of items by kind.
     """
 
@@ -70,9 +70,9 @@ RETRIEVAL = {
 """Settings of the planted testbed: the share of items with topic words of the person's own domain."""
 TOLD = ", told"
 CHANGES = {
-    "routers damaged, all neighbors of the right skill": ("right, told", "damaged, told"),
+    "routers damaged, most neighbors of the right skill": ("right, told", "damaged, told"),
     "routers damaged, neighbors as found": ("right", "damaged"),
-    "phrasing shifted, all neighbors of the right skill": ("right, told", "shifted, told"),
+    "phrasing shifted, most neighbors of the right skill": ("right, told", "shifted, told"),
     "phrasing shifted, neighbors as found": ("right", "shifted"),
 }
 """Settings of `specialists`: the kinds of items on which the router is right and wrong."""
@@ -124,7 +124,7 @@ class Records(NamedTuple):
     Attributes:
         testbed: the model's name.
         items: kind, task and doc_id of each, sorted.
-        told: whether all neighbors of an item are of its own task.
+        told: whether most neighbors of an item are of its own task.
         correct: by arm, [items].
         controls: of each method that has any.
         versions: of the arms, when they were recorded.
@@ -165,8 +165,8 @@ def read(runs: Sequence[Run]) -> Records:
             item = (kind, row["task"], int(row["doc_id"]))
             own[item] = float(row["correct"])
             if facts.role == "method" and "neighbors" in row:
-                tasks = {neighbor["id"].rpartition("/")[0] for neighbor in row["neighbors"]}
-                told[item] = tasks == {row["task"].removesuffix(SHIFTED)}
+                near = [neighbor["id"].rpartition("/")[0] for neighbor in row["neighbors"]]
+                told[item] = near.count(row["task"].removesuffix(SHIFTED)) > len(near) / 2
         versions[facts.name] = int(run.result["versions"]["arm"])
         if facts.role in METHODS:
             methods.append(facts.name)
@@ -239,9 +239,9 @@ def compose(
     """
     size = min([items, *(len(pool[kind]) / share for kind, share in shares.items() if share)])
     chosen: dict[Any, int] = {}
-    for kind, share in shares.items():
+    for kind in sorted(shares, key=lambda kind: len(pool[kind])):  # scarce ones first: others can give way
         places = [place for place in pool[kind] if questions[place] not in chosen]
-        chosen |= {questions[place]: place for place in places[: round(size * share)]}
+        chosen |= {questions[place]: place for place in places[: round(size * shares[kind])]}
     return np.array([*chosen.values()], dtype=np.intp)
 
 
