@@ -23,6 +23,7 @@ NAMES = {
     "knn_vote": "kNN vote",
     "ngd_random_neighbors": "NGD, random neighbors",
     "ngd_shuffled_labels": "NGD, shuffled labels",
+    "ngd_permuted_experts": "NGD, permuted experts",
     "kernel_regression_random_neighbors": "kernel regression, random neighbors",
     "mode_finding_random_neighbors": "mode finding, random neighbors",
 }
