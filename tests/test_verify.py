@@ -68,6 +68,15 @@ def test_a_sound_store_holds_and_is_answered_again(store, capsys):
     assert last.endswith("12 answers of 4 arms given again on this machine, 12 alike: all hold")
 
 
+def test_a_report_with_differences_to_another_arm_holds(store, capsys):
+    write_report(store, against="kernel_regression")
+    assert verify.main([str(store), "--items", "0"]) == 0
+    table = store / "tables" / "comparison.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("kernel_regression", "ngd"), encoding="utf-8")
+    assert verify.main([str(store), "--items", "0"]) == 2
+    assert "comparison.csv" in capsys.readouterr().err
+
+
 def test_a_changed_row_is_named(store, capsys):
     path = samples_of(store, "kernel_regression")
     row = json.loads(path.read_text(encoding="utf-8").splitlines()[2])
