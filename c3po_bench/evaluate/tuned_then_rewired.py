@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from c3po_bench.config import Config, ModelConfig
-from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report
+from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report, TimedParts
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.answering import prompt_ids, stop_ids
 from c3po_bench.feedback.arms import ARMS as FEEDBACK_ARMS
@@ -150,6 +150,10 @@ class BothBackend:
         if self._plain is not None:
             self._plain.check_items(())
         return self.feedback.check_items(items)
+
+    def timed_parts(self) -> TimedParts:
+        """The untuned model, its tokenizer, and what the rewired arms need."""
+        return self._plain.timed_parts() if self._plain is not None else self.feedback.timed_parts()
 
     def arms(self) -> Iterator[Any]:
         """Base, tuned, rewired, rewired after tuning."""
