@@ -92,9 +92,9 @@ class SweepPlace:
 
 
 def path_of(cfg: Config, cells: Sequence[Config]) -> Path:
-    """The file that keeps the choice."""
+    """The file that keeps the choice for `cfg`, one of the `cells`."""
     deciding = [{k: v for k, v in asdict(cell).items() if k not in NOT_DECIDING} for cell in cells]
-    return Path(cfg.results_dir) / "budgets" / f"{cfg.name}-{content_hash(deciding)}.json"
+    return Path(cfg.results_dir) / "budgets" / f"{cells[0].name}-{content_hash(deciding)}.json"
 
 
 def with_limit(cfg: Config, open_backend: Callable[[Config], Backend], place: SweepPlace | None) -> Config:

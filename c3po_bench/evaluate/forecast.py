@@ -26,6 +26,12 @@ SPREAD = 0.5
 """Standard deviation that differences of feedback scores are taken to have."""
 ROW_BYTES = 4096
 """A row of samples and its line of the journal, with neighbors and pathways, on disk."""
+ARM_SECONDS = 1.0
+"""What every arm takes besides answering: rendering, metrics, files, its comparison with base."""
+DOUBT_SECONDS = 10.0
+"""So much of the forecast is believed beside what was measured: short arms say little of long ones."""
+DONE_SECONDS = 0.5
+"""An arm that takes less was done before, and says nothing of the others."""
 ENOUGH_SECONDS, OTHERWISE = 5.0, 1.5
 """What must be measured, and how far off the forecast must be, before a corrected one is said."""
 
@@ -41,7 +47,7 @@ class Forecast:
 
     def seconds(self, limit: int | None) -> float:
         """Of all arms on the first `limit` items of each task."""
-        return self.rates.seconds(total(self.parts, self.tasks, limit))
+        return self.rates.seconds(total(self.parts, self.tasks, limit)) + ARM_SECONDS * len(self.parts)
 
     def items(self, limit: int | None) -> int:
         """Items of all tasks."""
@@ -49,7 +55,9 @@ class Forecast:
 
     def by_arm(self, limit: int | None) -> list[tuple[str, float]]:
         """Seconds of each arm, in the order in which they run."""
-        return [(part.arm, self.rates.seconds(part.total(self.tasks, limit))) for part in self.parts]
+        return [
+            (part.arm, self.rates.seconds(part.total(self.tasks, limit)) + ARM_SECONDS) for part in self.parts
+        ]
 
 
 def forecast(cfg: Config, backend: Backend) -> Forecast:
@@ -183,18 +191,20 @@ class Watch:
         if found is not None:
             self.waiting, self.known, self.cells = found.by_arm(found.cfg.limit), True, cells
             self.cell = sum(seconds for arm, seconds in self.waiting if arm != "base")
+            names = [name for name, _ in self.waiting]
+            del self.waiting[: names.index(WHOLE.arm) if WHOLE.arm in names else 0]
             self._start(WHOLE.arm)
 
     @contextmanager
     def over(self, arm: str) -> Iterator[None]:
         """The block runs this arm, or finds that it is done."""
         WHOLE.arm = arm
-        known = self.known
         self._start(arm)
         yield
-        if self.current and (known or time.monotonic() - self.started > 1.0):
+        spent = time.monotonic() - self.started
+        if self.current and spent > DONE_SECONDS:
             self.predicted += self.current
-            self.measured += time.monotonic() - self.started
+            self.measured += spent
             self._say_corrected()
         self.current = 0.0
 
@@ -205,8 +215,8 @@ class Watch:
 
     @property
     def correction(self) -> float:
-        """Measured over predicted seconds of what ran; 1 before that says anything."""
-        return self.measured / self.predicted if self.measured > 1.0 and self.predicted else 1.0
+        """Measured over predicted seconds of what ran; near 1 before that says much."""
+        return (self.measured + DOUBT_SECONDS) / (self.predicted + DOUBT_SECONDS)
 
     def left(self, of_phase: float | None = None) -> float | None:
         """Seconds to the end of the whole; `of_phase` are those of the arm at hand, where they are known."""

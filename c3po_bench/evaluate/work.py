@@ -23,6 +23,8 @@ ALL_REFERENCES = 34000
 """References of the six benchmarks together, where `references.limit` is null."""
 TRAINED_ROW = 10.0
 """A reference in a training step costs so many passes over it: forward, backward, and its share of the evaluations."""
+READ_AGAIN, REUSED = 0.3, 0.1
+"""Shares of a first reading that a prompt costs again, whose states are kept, and of a descent that is taken over."""
 TRIALS, HELD_OUT = 20, 300
 """Settings that `method.tune` tries at most, and the references that each is tried on."""
 CHAT_TOKENS = 45
@@ -104,7 +106,8 @@ def works_of_cells(
 ) -> list[ArmWork]:
     """The same for the cells of a sweep; a run that several cells share counts once.
 
-    `shared` names what is not counted: `references` and the `questions` that are embedded.
+    `shared` names what is not counted, `references` and the `questions` that are embedded, and has `alone` in it where
+    each arm runs in a process of its own.
     """
     shared, known, found = set() if shared is None else shared, set[str](), []
     for cfg in cells:
@@ -165,11 +168,17 @@ def _rewired(cfg: Config, name: str, tasks: Sequence[TaskSize], shared: set[str]
     if cfg.method.tune != "none" and row.role != "base" and f"tuned {row.control_of or name}" not in shared:
         shared.add(f"tuned {row.control_of or name}")
         once += Work(read=length * passes) * (TRIALS * min(HELD_OUT, references(cfg) / 2))
-    own = 0.0 if name == "knn_vote" else 1.0
+    own = 0.0 if name == "knn_vote" else READ_AGAIN if row.builds == "solver" and "read" in shared else 1.0
+    own = own if "alone" not in shared or not own else 1.0
+    if row.solution == "reuse" and "solutions" in shared and "alone" not in shared:
+        passes *= REUSED
+    shared |= {"read"} | ({"solutions"} if row.solution == "store" else set())
     first = embeds and "questions" not in shared
     if embeds:
         shared.add("questions")
-    items = (Work(task.read * (own + passes * own), task.written, float(first)) for task in tasks)
+    items = (
+        Work(task.read * (own + passes * (name != "knn_vote")), task.written, float(first)) for task in tasks
+    )
     return ArmWork(name, once, tuple(items))
 
 

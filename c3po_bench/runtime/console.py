@@ -111,7 +111,9 @@ class Progress:
                 Progress.visible.hide()
             Progress.visible = self
             self._bar = new_bar()
-            self._task = self._bar.add_task(what, total=total, completed=done, rate="", left="", whole="")
+            self._task = self._bar.add_task(
+                WHOLE.label(what), total=total, completed=done, rate="", left="", whole=""
+            )
             self._bar.start()
         self._bar.update(
             self._task,
@@ -144,7 +146,7 @@ class Progress:
         whole = WHOLE.left(own if "scoring" in self._what else None)
         if whole is None or whole <= 1.1 * (own or 0.0):
             return ""
-        return f"{duration(whole)} in all"
+        return f"{duration(whole)} to the end"
 
     def hide(self) -> None:
         """Take the bar off the screen; the next call draws it anew."""
@@ -168,13 +170,13 @@ def unit_of(what: str) -> str:
 
 
 def rate_text(rate: float, unit: str, words: bool = False) -> str:
-    """A rate in the unit that makes sense: 2.0/s, or 40 s/step; in words, 2.0 a second, or 40 s a step."""
+    """A rate in the unit that makes sense: 2.0/s, or 40 s/step; in words, 2.0 a second, or 40 s per step."""
     if rate <= 0:
         return ""
     if rate >= 1:
         return f"{rate:.1f} a second" if words else f"{rate:.1f}/s"
     each = f"{1 / rate:.1f} s" if rate > 0.1 else duration(1 / rate)
-    return f"{each} a {unit}" if words else f"{each}/{unit}"
+    return f"{each} per {unit}" if words else f"{each}/{unit}"
 
 
 def new_bar() -> Any:
