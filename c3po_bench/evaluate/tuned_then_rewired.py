@@ -236,7 +236,9 @@ class RewiredArm:
         """The answer beside the base model's, as the feedback arms record it; no drift is measured."""
         text, tokens = (answer.text or "").strip(), len(answer.token_ids)
         details = compared(item, text, tokens < int(item.decoding["max_gen_toks"]), tokens, baseline)
-        return replace(answer, text=text, details={**answer.details, **details})
+        return replace(
+            answer, text=text, details={**answer.details, **details, "rendered": [self._as_chat(item).prompt]}
+        )
 
     def cost(self) -> Cost:
         """The rewiring's; training is the tuned arm's."""

@@ -107,6 +107,9 @@ class Sample(TypedDict, total=False):
     doc_id: int
     doc_hash: str  # of the item's document
     prompt_hash: str  # of the rendered contexts and continuations
+    # what the model is asked, with examples and chat template; several where options have prompts of their own. In base's
+    # rows, and in those of arms that are asked otherwise
+    rendered: list[str]
     question: str
     choices: list[str] | None
     gold: int | str | None
