@@ -5,8 +5,10 @@ Importing this loads no torch: `--cfg job` and a wrong key are answered at once.
 
 import atexit
 import gc
+import io
 import os
 import sys
+from contextlib import nullcontext, redirect_stdout
 from typing import Any, cast
 
 import hydra
@@ -21,6 +23,7 @@ from c3po_bench.explain import explain, hydra_overrides, refuse_extra_keys, stat
 from c3po_bench.launch import slurm
 from c3po_bench.launch.callback import FOLDER_VARIABLE, folder_of_this_sweep
 from c3po_bench.launch.cells import place_of, watched
+from c3po_bench.masking import masked
 from c3po_bench.models.embedded.planted_world import distance
 from c3po_bench.runtime import ranks, signals
 from c3po_bench.runtime.console import quiet_libraries
@@ -115,8 +118,13 @@ def main() -> int:
 
 def guarded() -> int:
     """Run; returns the exit status, after a line on standard error for what ended the run early."""
+    shows_config = any(word.partition("=")[0] in ("--cfg", "-c", "--info", "-i") for word in sys.argv[1:])
+    shown = io.StringIO()
     try:
-        experiment()  # pyright: ignore[reportCallIssue]  (Hydra gives it)
+        with redirect_stdout(shown) if shows_config else nullcontext():
+            experiment()  # pyright: ignore[reportCallIssue]  (Hydra gives it)
+        sys.stdout.write(masked(shown.getvalue()))
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has left, as in `... --cfg job | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as stopped:

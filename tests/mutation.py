@@ -1,17 +1,17 @@
 """`make mutation`: change one thing in the code of kernels, methods, losses or statistics, and see whether a test notices.
 
 A small runner of our own: each of a seeded sample of changes is made in a copy of the package, and the tests of its file
-run on it, in one process each, the quickest first. `python -m tests.mutation 300` prints each survivor with its line, and
-the share that was killed. A change that makes the tests hang counts as killed.
+run on it, in a fork of a process that has the libraries imported. `python -m tests.mutation 300` prints each survivor
+with its line, and the share that was killed. A change that makes the tests hang counts as killed.
 """
 
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -67,6 +67,10 @@ SWAPS: dict[type, list[type]] = {
     ast.BitOr: [ast.BitAnd],
 }
 SECONDS = 240
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["pytest", "torch", "transformers", "scipy.stats", "pandas", "hydra", "lm_eval.api.task"]
+)
 
 
 @dataclass(frozen=True)
@@ -164,19 +168,30 @@ def is_killed(mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
             tree = ast.parse((ROOT / mutant.file).read_text(encoding="utf-8"))
             changed = ast.fix_missing_locations(Changer(mutant.nth, mutant.way).visit(tree))
             (copy / mutant.file).write_text(ast.unparse(changed), encoding="utf-8")
-        environment = os.environ | {
-            "PYTHONPATH": folder,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        try:
-            done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=SECONDS)
-        except subprocess.TimeoutExpired:
+        child = FORKS.Process(target=run_tests, args=(folder, tests))
+        child.start()
+        child.join(SECONDS)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
             return True
-        if done.returncode not in (0, 1):
-            return done.returncode != 5  # it can't even be imported; 5: no test was found
-        return done.returncode == 1
+        return child.exitcode not in (0, 5)  # 5: no test was found; others than 1: it can't even be imported
+
+
+def run_tests(folder: str, tests: tuple[str, ...]) -> None:
+    """In a process that has only the libraries imported: pytest on the copy in `folder`, until a test fails."""
+    import pytest  # of the process, not of the runner
+
+    for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "c3po_bench")]:
+        del sys.modules[name]
+    os.chdir(folder)
+    sys.path[:] = [folder, *(place for place in sys.path if place not in ("", str(ROOT)))]
+    os.environ |= {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+    sys.dont_write_bytecode = True
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    sys.exit(int(pytest.main(["-n", "0", "-x", "-q", "-p", "no:cacheprovider", *tests])))
 
 
 def main(number: int, jobs: int = 2) -> int:

@@ -340,3 +340,15 @@ def test_a_changed_byte_of_a_result_is_noticed(tmp_path: Path, capsys):
     path.write_bytes(whole)
     doctor.main([f"results_dir={tmp_path}"])
     assert "each is what was written" in capsys.readouterr().out
+
+
+def test_a_shown_config_and_other_librarys_warnings_are_masked():
+    words = ["--cfg", "job", "--resolve", "name=${oc.env:PLANTED_API_KEY}", f"log_level={LOOKALIKE}"]
+    code = "import logging, sys; from c3po_bench.runtime.console import set_up_logging; set_up_logging('error')\n"
+    code += f"logging.getLogger('httpx').warning('sent %s', '{KEY}')\n"
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    for command in (["-m", "c3po_bench", *words], ["-c", code]):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert MASK in done.stdout + done.stderr
+        assert KEY not in done.stdout + done.stderr and LOOKALIKE not in done.stdout + done.stderr

@@ -297,6 +297,16 @@ def set_up_logging(level: str) -> None:
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING if level != "debug" else logging.INFO)
     logging.getLogger("lm_eval.models.huggingface").addFilter(_says_news)
+    logging.setLogRecordFactory(_masked_record)
+
+
+def _masked_record(*arguments: Any, **more: Any) -> logging.LogRecord:
+    """A line of any logger, a library's too, without keys and passwords."""
+    record = logging.LogRecord(*arguments, **more)
+    if record.levelno >= logging.WARNING:
+        with suppress(TypeError, ValueError):  # arguments that do not fit: logging itself says so
+            record.msg, record.args = masked(record.getMessage()), ()
+    return record
 
 
 def _says_news(record: logging.LogRecord) -> bool:

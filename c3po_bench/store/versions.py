@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ARMS: dict[str, int] = {
+    "base_again": 2,  # reads with an engine of its own, not what base has read
     "knn_vote": 2,  # votes relative to the largest, and a guess only where nobody votes
     "random_pathway": 2,  # moves within each layer's core, as far as NGD moved there
     "sft": 2,  # the adapter is outside routers and experts: PEFT's all-linear took them, too

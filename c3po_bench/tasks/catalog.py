@@ -5,6 +5,7 @@ YAML files (well under a second), so that a misspelt name is refused at once.
 """
 
 import logging
+import re
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,7 @@ STOCK_FOLDERS = {
     "wsc273": "wsc273",
 }
 _GROUP_PREFIXES = ("facts", "mmlu", "skills")
+_INCLUDED = re.compile(r"(?m)^include:\s*[\"']?([^\s\"'#]+)")
 _GROUP_FIELDS = {
     "group",
     "group_alias",
@@ -89,13 +91,20 @@ def folder_of(name: str) -> Path | None:
     return None
 
 
-def _check_size(path: Path) -> None:
-    """Refuse a file whose aliases stand for more than anybody would write; what else is wrong with it lm-eval says."""
+def _check_size(path: Path, above: tuple[Path, ...] = ()) -> None:
+    """Refuse a file whose aliases stand for more than anybody would write; what else is wrong with it lm-eval says.
+
+    The files that it includes, wherever they stand, are looked at, too. `above` are those that include it.
+    """
     with suppress(OSError, yaml.YAMLError):
+        text = path.expanduser().read_text(encoding="utf-8")
         try:
-            check_yaml(path.expanduser().read_text(encoding="utf-8"))
+            check_yaml(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} can't be read as YAML: {error}") from error
+        for name in _INCLUDED.findall(text):
+            if (included := path.parent / name) not in (*above, path):
+                _check_size(included, (*above, path))
 
 
 class Catalog:

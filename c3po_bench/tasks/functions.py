@@ -1,11 +1,12 @@
-"""A task's own functions as they are called here: what they draw at random is the same in every run and on every rank."""
+"""A task's own functions as they are called here: their draws are the same in every run and on every rank, and they end."""
 
 import hashlib
 import inspect
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial, wraps
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -14,10 +15,14 @@ from typing import Any
 import numpy
 
 from c3po_bench.errors import LIBRARIES, STOCK_TASK, UserError
+from c3po_bench.runtime.limits import time_limit
 from c3po_bench.store.identity import content_hash
 
 PROBED = 8  # documents that are processed or rendered twice, to see whether both give the same
 PER_DOCUMENT = ("doc_to_text", "doc_to_choice", "doc_to_target", "process_results")
+SECONDS = 60.0
+"""For a function of one document; what makes or processes all documents of a split has `SPLIT_SECONDS`."""
+SPLIT_SECONDS = 3600.0
 _DRAWS = re.compile(r"random|shuffle|uuid|secrets")
 
 
@@ -32,6 +37,17 @@ def fixed_draws(key: str) -> Iterator[None]:
     finally:
         random.setstate(before)
         numpy.random.set_state(numpy_before)
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """Within the block `OutOfTime` is raised after so many seconds; then the working folder is what it was."""
+    folder = os.getcwd()
+    try:
+        with time_limit(seconds):
+            yield
+    finally:
+        os.chdir(folder)
 
 
 def original(function: Any) -> Any:
@@ -66,14 +82,17 @@ def _speaks_of_draws(file: str) -> bool:
 
 
 def seeded(function: Any, key: str) -> Any:
-    """`function`, its draws seeded by `key` and its first argument, a document. Anything else comes back as it is."""
-    if not callable(function) or not may_draw(function):
+    """`function` of a document, bounded, its draws seeded by `key` and the document. What is no function comes back."""
+    if not callable(function):
         return function
+    draws = may_draw(function)
 
     @wraps(function)
     def call(*arguments: Any, **more: Any) -> Any:
-        about = content_hash(arguments[0]) if arguments else ""
-        with fixed_draws(f"{key}:{about}"):
+        with ExitStack() as around:
+            around.enter_context(bounded(SECONDS))
+            if draws:
+                around.enter_context(fixed_draws(f"{key}:{content_hash(arguments[0]) if arguments else ''}"))
             return function(*arguments, **more)
 
     return call
@@ -104,11 +123,11 @@ def with_seeds(config: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _once_seeded(function: Callable[..., Any], key: str) -> Callable[..., Any]:
-    """A function that makes documents, seeded by `key` alone."""
+    """A function that makes documents, bounded, and seeded by `key` alone."""
 
     @wraps(function)
     def call(*arguments: Any, **more: Any) -> Any:
-        with fixed_draws(key):
+        with bounded(SPLIT_SECONDS), fixed_draws(key):
             return function(*arguments, **more)
 
     return call
@@ -144,7 +163,7 @@ class ProcessedOnce:
         disable_progress_bars()
         disable_caching()
         try:
-            with fixed_draws(self.key):
+            with bounded(SPLIT_SECONDS), fixed_draws(self.key):
                 return self.process(split)
         finally:
             enable_progress_bars()

@@ -7,7 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from c3po_bench.analysis.judging import Rate, judge_measures, prediction_powered, read_labels, rogan_gladen
+from c3po_bench.analysis.judging import (
+    Rate,
+    judge_measures,
+    newest_labels,
+    prediction_powered,
+    read_labels,
+    rogan_gladen,
+)
 from c3po_bench.analysis.tables import judge_table
 from c3po_bench.errors import UserError
 from c3po_bench.report.tables import judge_rows
@@ -31,6 +38,24 @@ def test_a_judge_no_better_than_chance_says_nothing():
     assert rogan_gladen(0.0, 100, Rate(0.9, 50), Rate(0.9, 50)).value == 0.0, "no share is below 0"
 
 
+def test_a_judge_that_a_few_labels_leave_no_better_than_chance_bounds_nothing():
+    assert rogan_gladen(1.0, 50, Rate(0.9, 10), Rate(0.15, 1000)) == (1.0, 0.0, 1.0)
+    assert rogan_gladen(0.0, 50, Rate(0.9, 10), Rate(0.15, 1000)) == (0.0, 0.0, 1.0)
+
+
+def test_the_newest_experiment_names_the_labels(tmp_path):
+    runs = factory.store(tmp_path / "store", base=[0, 1])
+    for number, name in enumerate(("old", "new")):
+        labels = [{"feedback_id": name, "prompt": "p", "response": "r", "score": number}]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+        factory.write_experiment(tmp_path / "store", name, runs)
+        for path in (tmp_path / "store" / "experiments").glob(f"{name}-*.json"):
+            record = json.loads(path.read_text())
+            record["config"] |= {"feedback": {"judge": {"labels": str(tmp_path / f"{name}.jsonl")}}}
+            path.write_text(json.dumps(record | {"created": f"2026-11-2{number}T12:00:00"}))
+    assert newest_labels(tmp_path / "store") == {("new", "p", "r"): 1.0}
+
+
 LABELS, JUDGED = ([int(c) for c in text] for text in ("1011001011", "1010011011"))
 REST = [int(c) for c in "110101101011001101110101101101"]
 
@@ -45,6 +70,20 @@ def test_labels_and_a_judge_together_to_the_digit():
     assert tuned[1:] == pytest.approx((0.352880581, 0.876239419), abs=1e-8)
     alone = prediction_powered(LABELS, JUDGED, [])
     assert (alone.value, (alone.high - alone.low) / 3.919928) == pytest.approx((0.6, 0.154919334), abs=1e-6)
+
+
+def test_labels_that_do_not_vary_bound_nothing():
+    assert prediction_powered([1, 1, 1], [1, 1, 1], [1, 1]).value == 1.0
+    assert np.isnan(prediction_powered([1, 1, 1], [1, 1, 1], [1, 1]).low)
+
+
+def test_answers_that_were_not_scored_are_no_cases(tmp_path):
+    rows = factory.feedback_rows("c3po", "in", 6)
+    for row, score in zip(rows, [1.0, 1.0, 0.0, 0.0, None, None], strict=True):
+        row |= {"score": score, "rule_score": 1.0}
+    run = factory.write_run(tmp_path, "c3po", rows, backend="feedback")
+    (measures,) = judge_measures([run]).to_dict("records")
+    assert (measures["n"], measures["judged"]) == (4, 0.5)
 
 
 def test_intervals_of_both_kinds_cover_the_truth():

@@ -62,6 +62,11 @@ def test_five_items_are_the_fewest_that_can_show_anything():
     assert power.smallest_gain(np.array([0.0, 0.5, 0.0]), 3, binary=False) > 0
 
 
+def test_the_spread_of_two_differences_is_known_and_of_one_is_not():
+    assert power.spread_of([0.1, 0.3]) == pytest.approx((np.sqrt(0.02), np.sqrt(0.05), 2))
+    assert np.isnan(power.spread_of([0.1]).sd)
+
+
 def test_the_spread_of_changed_items_allows_for_their_net_effect():
     fixed, broken, items = 15, 5, 100
     changes = [1] * fixed + [-1] * broken + [0] * (items - fixed - broken)

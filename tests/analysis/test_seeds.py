@@ -6,12 +6,15 @@ import logging
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from c3po_bench.analysis import statistics
-from c3po_bench.analysis.seeds import over_seeds, seed_agreement
+from c3po_bench.analysis.seeds import merged, over_seeds, seed_agreement
 from c3po_bench.report.tables import seed_rows
 from c3po_bench.store.reader import Run
 from tests import store_factory as factory
+
+TOST = ((-0.01, "greater"), (0.01, "less"))
 
 
 def seeded(root, *parts: dict) -> list[Run]:
@@ -124,6 +127,30 @@ def test_two_seeds_have_no_interval_and_three_have_students():
     assert (row["difference"], row["diff_low"], row["diff_high"]) == pytest.approx(
         (0.76, 0.610951737, 0.909048263), abs=1e-9
     )
+
+
+def test_the_right_choices_probability_is_shown_over_seeds_too():
+    gaps, common = (0.01, 0.02, 0.06), {"arm": "ngd", "task": "arc", "accuracy": 0.5}
+    rows = [
+        {
+            "run_id": str(seed),
+            **common,
+            "fixed": 1,
+            "broken": 1,
+            "seconds_per_item": 1.0,
+            "flops_per_item": 2.0,
+        }
+        | {"p_gold": 0.4 + gap, "gold_difference": gap, "difference": gap}
+        for seed, gap in enumerate(gaps)
+    ]
+    (row,) = merged(rows, {str(seed): ("all", seed) for seed in range(3)}, margin=0.01)
+    low, high = stats.t.interval(0.95, 2, 0.03, stats.sem(gaps))
+    assert (row["gold_difference"], row["p_gold"]) == pytest.approx((0.03, 0.43))
+    assert (row["gold_low"], row["gold_high"]) == pytest.approx((low, high))
+    below, above = (stats.ttest_1samp(gaps, end, alternative=side).pvalue for end, side in TOST)
+    assert row["p_same"] == pytest.approx(max(below, above))
+    assert row["gold_p"] == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue)
+    assert (row["fixed"], row["broken"], row["groups"]) == (3, 3, 3)
 
 
 def test_items_and_seeds_are_crossed():

@@ -371,6 +371,27 @@ def test_clusters_that_are_all_alike_count_as_so_many_items():
     assert np.isnan(statistics.score_interval(np.full(60, 0.4)).low), "no variance"
 
 
+def test_the_score_of_nothing_changed_in_closed_form():
+    assert pytest.approx(1.959963985) == statistics.Z
+    for n, gap in ((12, 0.01), (60, 0.05)):
+        score = statistics.tango_score(0, 0, n, gap)
+        assert score == pytest.approx(-n * gap / np.sqrt(n * gap * (1 - gap)))
+
+
+def test_clusters_count_as_the_independent_items_that_say_as_much():
+    assert statistics.counts_of([1, 1, 1, 1], ["a", "a", "b", "b"]) == (2.0, 0.0, 2.0, None)
+    ups = statistics.counts_of([1, 1, 0, 0, 1, 0], ["a", "a", "b", "b", "c", "c"])
+    assert (ups.df, ups.up / ups.n) == (2, pytest.approx(0.5)) and 3 <= ups.n < 6
+    mean, error, df = statistics.standard_error([1.0])
+    assert (mean, df) == (1.0, 0) and np.isnan(error)
+
+
+def test_the_variance_of_crossed_items_and_seeds_is_that_of_the_mean_squares():
+    table = np.array([[3.0, 5.0], [1.0, 2.0], [0.0, 4.0]])
+    items, seeds, rest = 3.5, 49 / 6, 7 / 6  # mean squares
+    assert statistics.crossed_variance(table) == pytest.approx((items + seeds - rest) / 6)
+
+
 def test_s_overall_to_the_digit():
     within, near, out = statistics.tango(14, 0, 16), statistics.wilson(9, 16), statistics.wilson(0, 16)
     assert statistics.overall_interval(within, near, out) == pytest.approx(

@@ -12,7 +12,7 @@ from rewiring_world import both_engines, make_prompts, reference
 from c3po_bench.models.routing import mix
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.hook import override
-from c3po_bench.rewiring.losses import Losses
+from c3po_bench.rewiring.losses import Losses, no_loss
 from c3po_bench.rewiring.neighbors import Neighborhood, item_seed
 from c3po_bench.rewiring.pathway import Mixer, core_experts
 from c3po_bench.rewiring.tokens import TokenizedItem
@@ -20,6 +20,14 @@ from c3po_bench.runtime.meter import Meter
 
 PROMPTS = make_prompts(5, seed=3)[1:]  # each with answers of unlike lengths
 GOLD = [1, 0, 2, 1]
+
+
+def test_no_loss_is_zero_for_every_query_with_a_gradient_of_zero():
+    pathway = torch.rand(3, 2, 4, requires_grad=True)
+    loss = no_loss(pathway)
+    assert loss.tolist() == [0.0] * 3
+    (gradient,) = torch.autograd.grad(loss.sum(), pathway)
+    assert not gradient.any()
 
 
 def world(models: Any, kind: int, loss: str) -> tuple[Any, Any, list[TokenizedItem]]:

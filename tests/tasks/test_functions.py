@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from c3po_bench.errors import UserError
-from c3po_bench.tasks import TaskSet
+from c3po_bench.tasks import TaskSet, functions
 from c3po_bench.tasks.functions import fixed_draws
 
 DOCS = [
@@ -35,6 +35,16 @@ def ask(doc):
 
 def rate(doc, results):
     return {"acc": random.random()}
+
+def wait(doc):
+    while doc["answer"]:
+        pass
+    return doc["question"]
+
+def leave(docs):
+    import os
+    os.chdir("/")
+    return docs
 """
 
 
@@ -98,6 +108,20 @@ def test_a_score_that_is_drawn_depends_on_its_document_alone(tmp_path: Path) -> 
         task.process_results(doc, [(-1.0, False)] * 2)["acc"] for doc in [*task.eval_docs, task.eval_docs[0]]
     ]
     assert scores[0] == scores[-1] and len(set(scores)) == 3
+
+
+def test_a_function_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "SECONDS", 0.2)
+    docs = [{"question": f"Number {n}?", "choices": ["a", "b"], "answer": n // 2} for n in range(3)]
+    with pytest.raises(UserError, match=r"document 2 \(row 3 of .*does not end within 0\.2 s"):
+        TaskSet([task_file(tmp_path, docs, {"doc_to_text": "wait"})]).request_hashes()
+
+
+def test_a_function_that_changes_the_working_folder_changes_it_for_itself_alone(tmp_path: Path) -> None:
+    before = Path.cwd()
+    docs = [{"question": f"Number {n}?", "choices": ["a", "b"], "answer": 0} for n in range(3)]
+    assert len(requests(TaskSet([task_file(tmp_path, docs, {"process_docs": "leave"})]))) == 3
+    assert Path.cwd() == before
 
 
 def test_templates_draw_by_their_document(tmp_path: Path) -> None:
