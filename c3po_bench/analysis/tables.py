@@ -154,6 +154,7 @@ def console_table(frame: pd.DataFrame, width: int = WIDE, to: str = BASE) -> Tab
             f"the right choice's probability is {LOST} where records lack it",
         ),
     ]
+    marks.append(("s/item" in numbers, "s/item: without what is done once (references, training)"))
     noisy = [row for row in rows if known(row.get("noise_floor")) and row.get("role") == REPEAT]
     if noisy:
         floor = f"{100 * max(row['noise_floor'] for row in noisy):.1f}"
