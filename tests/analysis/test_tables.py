@@ -63,6 +63,9 @@ def row(arm: str = "ngd", **more) -> dict:
     return common | more
 
 
+SHARED = "s/item: without what is done once (references, training)"
+
+
 def caption(*rows: dict) -> str:
     return str(console_table(pd.DataFrame(rows)).caption)
 
@@ -80,14 +83,16 @@ def test_a_star_is_for_what_holds_after_correction():
     assert cells(row(p=0.02, p_holm=0.04))["p"] == "0.02*"
     assert (
         caption(row(), row(p_holm=0.04))
-        == "* below 0.05 after Holm's correction; intervals are 95% over items"
+        == f"* below 0.05 after Holm's correction; intervals are 95% over items; {SHARED}"
     )
 
 
 def test_what_intervals_generalize_over_is_said():
     shared = row(over="clusters", test="sign-flip")
     assert cells(shared)["difference"].endswith(" [1.0, 25.0] §") and cells(shared)["p"] == "0.02 ‡"
-    assert caption(row(), shared).endswith("over items; § over groups of items that share a source, by t")
+    assert caption(row(), shared).endswith(
+        f"over items; § over groups of items that share a source, by t; {SHARED}"
+    )
     assert "§" not in caption(row())
 
 
