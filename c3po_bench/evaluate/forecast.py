@@ -136,6 +136,8 @@ def detectable(found: Forecast, limit: int | None) -> str:
     inside = sum(task.chosen(limit) for task in found.tasks if task.name == "in_scope")
     if inside > 1:
         least = power.minimum_detectable_effect(SPREAD, inside, df=inside - 1)
+        if least >= 1:
+            return f"{inside} prompts in scope are too few for any change of S_in to be detectable with a power of 80%"
         return (
             f"with {inside} prompts in scope, only changes of S_in above about {least:.2f} are detectable "
             f"(power 80%, if differences spread by {SPREAD})"

@@ -231,6 +231,7 @@ def test_what_items_can_show(tmp_path: Path):
         cfg, [TaskSize("in_scope", 16, 1.0, 1.0, True), TaskSize("out_of_scope", 90, 1.0, 1.0, True)], [], ONE
     )
     assert "16 prompts in scope, only changes of S_in above about 0.37" in detectable(scoped, None)
+    assert detectable(scoped, 4).startswith("4 prompts in scope are too few for any change of S_in")
 
 
 def test_the_time_left_is_corrected_by_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
