@@ -123,12 +123,12 @@ def intervals_svg(lines: Sequence[Line], title: str, none: float, form: str) -> 
     for place, line in enumerate(lines):
         y, color = LINE * place + 18, COLORS.get(line.role, "#666666")
         name = line.name if len(line.name) <= 36 else line.name[:35] + "…"
-        said = f"{format(line.value, form)} [{format(line.low, form)}, {format(line.high, form)}]"
+        numbers = f"{format(line.value, form)} [{format(line.low, form)}, {format(line.high, form)}]"
         parts += [
             f'<text x="{LEFT}" y="{y + 4}" text-anchor="end">{escape(name)}<title>{escape(line.name)}</title></text>',
             f'<line x1="{x(line.low):.1f}" x2="{x(line.high):.1f}" y1="{y}" y2="{y}" stroke="{color}" '
             'stroke-width="2"/>',
             f'<circle cx="{x(line.value):.1f}" cy="{y}" r="4.5" fill="{color}"/>',
-            f'<text x="{LEFT + WIDTH + 4}" y="{y + 4}" fill="#555">{said}</text>',
+            f'<text x="{LEFT + WIDTH + 4}" y="{y + 4}" fill="#555">{numbers}</text>',
         ]
     return "".join([*parts, "</svg>"])
