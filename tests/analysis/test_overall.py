@@ -59,7 +59,7 @@ def test_the_conclusion_has_them_where_the_store_is_about_feedback(tmp_path):
 
 def test_an_interval_and_a_test_that_disagree_are_explained(tmp_path):
     """A steady gain in scope with a steady leak near it: S_overall is above base's, and sign flips do not tell."""
-    runs = store(tmp_path, {"c3po": (1.0, 1.0, 0.0), "dpo": (0.0, 0.0, 0.0)}, items=16)
+    runs = store(tmp_path, {"c3po": (1.0, 1.0, 0.0), "dpo": (0.0, 0.0, 0.0)}, items=20)
     frame = feedback_measures(runs, draws=2000)
     row = next(r for r in frame.to_dict("records") if (r["arm"], r["scope"]) == ("c3po", "overall"))
     assert row["diff_low"] > 0 and row["p"] > 0.05
