@@ -58,7 +58,7 @@ def experiment(cfg: DictConfig) -> None:
 
 
 def run(config: Config, place: SweepPlace | None = None) -> list[Run]:
-    """Score the arms of an experiment, or of a cell at its place in a sweep; comes with torch and lm-evaluation-harness."""
+    """Score the arms of an experiment, or of a cell at its place in a sweep; comes with torch and lm-eval."""
     from c3po_bench.evaluate.run import run as evaluate
 
     return evaluate(config, place)

@@ -1,8 +1,8 @@
 """`budget=10min`: the limit that fits into a time, chosen once, written down, and taken again by every rerun.
 
-The choice depends on how fast the machine is at that moment, so it is made once: `RESULTS_DIR/budgets/NAME-HASH.json`
-keeps it, by a hash of everything in the config that decides what is run. A rerun, a resumed run, the other cells of a
-sweep, the other ranks and shards read the file.
+The choice depends on how fast the machine is at that moment, so it is made once. `budgets/NAME-HASH.json` of the
+store keeps it, by a hash of everything in the config that decides what is run. A rerun, a resumed run, the other
+cells of a sweep, the other ranks and shards read the file.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Choice(TypedDict):
 
 @dataclass(frozen=True)
 class SweepPlace:
-    """Where an experiment stands in a sweep: its number, from 0, of how many cells, and how to read all of them."""
+    """Where an experiment stands in a sweep: its number, from 0, of how many cells, and how to read all."""
 
     number: int
     cells: int
@@ -171,8 +171,9 @@ def fitting(found: Forecast, seconds: float) -> int | None:
     least = found.seconds(1) / MARGIN
     enough = next((time for time in ROUND_TIMES if time >= least), least)
     raise UserError(
-        f"budget={found.cfg.budget} is too short: one item of each task takes about {duration(found.seconds(1))} here, "
-        f"what comes before the first included; the nearest that fits is budget={written(enough)}"
+        f"budget={found.cfg.budget} is too short: one item of each task takes about "
+        f"{duration(found.seconds(1))} here, what comes before the first included; the nearest that fits is "
+        f"budget={written(enough)}"
     )
 
 

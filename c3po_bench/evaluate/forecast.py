@@ -1,4 +1,4 @@
-"""What an experiment will take on this machine and what it can show, said before it starts and corrected as it runs."""
+"""What an experiment will take here and what it can show: said before it starts, corrected as it runs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ CHANGES = (0.1, 0.2, 0.3, 0.5)
 """Shares of items that may change, of which the least that lets a gain be found is assumed."""
 SPREAD = 0.5
 """Standard deviation that differences of feedback scores are taken to have."""
+ACTIVATIONS, LOGITS = 64, 12
+"""Bytes of a token by width of the model, and of a trained one by words of the vocabulary: logits, gradient, copy."""
 ROW_BYTES = 4096
 """A row of samples and its line of the journal, with neighbors and pathways, on disk."""
 ARM_SECONDS = 1.0
@@ -101,16 +103,14 @@ def needs(found: Forecast, limit: int | None, backend: Backend) -> str:
 
 
 def memory_bytes(found: Forecast, backend: Backend) -> float:
-    """What the process will use at most: what it uses now, and the activations and gradients of the largest batch."""
-    model = backend.timed_parts().model
-    vocabulary, train = model.config.vocab_size, found.cfg.feedback.train
+    """What the process will use at most: what it uses now, and the largest batch with what is kept of it."""
+    config, train = backend.timed_parts().model.config, found.cfg.feedback.train
     longest = max((task.read + task.written for task in found.tasks), default=0.0)
-    rows = found.cfg.batch_size
-    if any(part.once.read and task.about_feedback for part in found.parts for task in found.tasks):
-        rows = max(rows, 2 * train.batch_size + 2 * train.constraint_batch_size)
-    return peak_memory() + rows * longest * (
-        4 * vocabulary if rows != found.cfg.batch_size else 64 * model.config.hidden_size
-    )
+    batch = found.cfg.batch_size * longest * ACTIVATIONS * config.hidden_size
+    if any(task.about_feedback for task in found.tasks) and any(part.once.read for part in found.parts):
+        rows = 2 * train.batch_size + 2 * train.constraint_batch_size
+        batch = max(batch, rows * longest * LOGITS * config.vocab_size)
+    return peak_memory() + batch
 
 
 def disk_bytes(found: Forecast, limit: int | None, backend: Backend) -> float:
@@ -137,7 +137,9 @@ def detectable(found: Forecast, limit: int | None) -> str:
     if inside > 1:
         least = power.minimum_detectable_effect(SPREAD, inside, df=inside - 1)
         if least >= 1:
-            return f"{inside} prompts in scope are too few for any change of S_in to be detectable with a power of 80%"
+            return (
+                f"{inside} prompts in scope are too few for any change of S_in to be detectable (power 80%)"
+            )
         return (
             f"with {inside} prompts in scope, only changes of S_in above about {least:.2f} are detectable "
             f"(power 80%, if differences spread by {SPREAD})"
@@ -186,7 +188,7 @@ class Watch:
         self.current, self.started, self.known, self._said = 0.0, time.monotonic(), False, False
 
     def begin(self, found: Forecast | None, cells: int) -> None:
-        """From now on the forecast is known; `cells` of the sweep come after this one, each with arms as long as these.
+        """From now on the forecast is known; `cells` of the sweep come after this one, each as long as it.
 
         It begins with the arm that is under way: those before it were done.
         """

@@ -1,4 +1,4 @@
-"""How fast this machine is with a model: a small pass and a short answer, timed; and how long a task's items are."""
+"""How fast this machine is with a model, by a few timed passes; and how long the items of tasks are."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What an experiment has to do, in tokens: the cost formula of forecasts, budgets and sweep plans.
 
-A question is read once by the base model. An arm reads it again so many times as its row says (`ArmRow.passes`, for
-ten steps over three neighbors). References are read and embedded once, for the first arm that needs them; a
-training reads its rows several times. Rates of a machine (`Rates`) turn this into seconds. Nothing here loads torch.
+A question is read once by the base model. An arm reads it again so many times as its row says (`ArmRow.passes`,
+for ten steps over three neighbors). References are read and embedded once, for the first arm that needs them;
+a training reads its rows several times. Rates of a machine (`Rates`) turn this into seconds. No torch is loaded.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from c3po_bench.store.identity import content_hash
 ALL_REFERENCES = 34000
 """References of the six benchmarks together, where `references.limit` is null."""
 TRAINED_ROW = 10.0
-"""A reference in a training step costs so many passes over it: forward, backward, and its share of the evaluations."""
+"""Passes over a reference that a training step costs: forward, backward, and a share of the evaluations."""
 READ_AGAIN, REUSED = 0.3, 0.1
-"""Shares of a first reading that a prompt costs again, whose states are kept, and of a descent that is taken over."""
+"""What costs less the second time: a prompt whose states are kept, and a descent that is taken over."""
 TRIALS, HELD_OUT = 20, 300
 """Settings that `method.tune` tries at most, and the references that each is tried on."""
 CHAT_TOKENS = 45
@@ -34,7 +34,7 @@ USUAL_ANSWER = 0.75
 DRIFT = 4.0
 """Drift reads prompt and answer under two models, and compares whole distributions of the vocabulary."""
 PAIR_PASSES, ROW_PASSES = 4.0, 3.0
-"""Passes that a training row costs: policy forward, twice as much backward, and of pairs the reference model."""
+"""Passes that a training row costs: forward, twice as much backward, and of pairs the reference model."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of a machine for a token read, a token written and a question embedded; `basis` says where they come from."""
+    """Seconds for a token read, a token written and a question embedded; `basis` says where they come from."""
 
     read: float
     written: float
@@ -68,7 +68,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class TaskSize:
-    """A leaf task: how many items it has, the mean tokens of one (prompt and all options; answer), what kind it is."""
+    """A leaf task: its number of items, and the mean tokens of one: prompt and all options; answer."""
 
     name: str
     items: int
@@ -97,7 +97,7 @@ class ArmWork:
 
 
 def works(cfg: Config, tasks: Sequence[TaskSize]) -> list[ArmWork]:
-    """The work of each arm, base first; what arms share is charged to the first that needs it, as the clock does."""
+    """The work of each arm, base first; what arms share is charged to the first that needs it."""
     return works_of_cells([cfg], tasks)
 
 
@@ -106,11 +106,13 @@ def works_of_cells(
 ) -> list[ArmWork]:
     """The same for the cells of a sweep; a run that several cells share counts once.
 
-    `shared` names what is not counted, `references` and the `questions` that are embedded, and has `alone` in it where
-    each arm runs in a process of its own.
+    `shared` names what is not counted, `references` and the `questions` that are embedded, and has `alone` in it
+    where each arm runs in a process of its own.
     """
     shared, known, found = set() if shared is None else shared, set[str](), []
+    kept = frozenset(shared)
     for cfg in cells:
+        shared -= {"read", "solutions", "questions"} - kept  # each cell reads and embeds its questions anew
         for name in dict.fromkeys(["base", *cfg.arms]):
             if (key := run_key(cfg, name)) not in known:
                 known.add(key)
@@ -168,17 +170,18 @@ def _rewired(cfg: Config, name: str, tasks: Sequence[TaskSize], shared: set[str]
     if cfg.method.tune != "none" and row.role != "base" and f"tuned {row.control_of or name}" not in shared:
         shared.add(f"tuned {row.control_of or name}")
         once += Work(read=length * passes) * (TRIALS * min(HELD_OUT, references(cfg) / 2))
-    own = 0.0 if name == "knn_vote" else READ_AGAIN if row.builds == "solver" and "read" in shared else 1.0
-    own = own if "alone" not in shared or not own else 1.0
-    if row.solution == "reuse" and "solutions" in shared and "alone" not in shared:
+    own, together = 1.0, "alone" not in shared
+    if name == "knn_vote":  # it asks the model nothing
+        own = passes = 0.0
+    elif together and row.builds == "solver" and "read" in shared:
+        own = READ_AGAIN
+    if together and row.solution == "reuse" and "solutions" in shared:
         passes *= REUSED
     shared |= {"read"} | ({"solutions"} if row.solution == "store" else set())
     first = embeds and "questions" not in shared
     if embeds:
         shared.add("questions")
-    items = (
-        Work(task.read * (own + passes * (name != "knn_vote")), task.written, float(first)) for task in tasks
-    )
+    items = (Work(task.read * (own + passes), task.written, float(first)) for task in tasks)
     return ArmWork(name, once, tuple(items))
 
 

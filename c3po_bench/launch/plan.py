@@ -2,9 +2,9 @@
 
 From what was measured, in stores where there is one, else from FLOPs.
 
-The work of arms is that of forecasts (`evaluate.work`); a reference costs one pass, once a sweep. The time of a base
-pass is that of the store's own base run if the store has one (`measured`), else its FLOPs (`models.flops`) at a share
-of the device's peak (`estimated`). A running experiment measures its machine instead (`evaluate.forecast`).
+The work of arms is that of forecasts (`evaluate.work`); a reference costs one pass, once a sweep. The time of a
+base pass is that of the store's own base run if the store has one (`measured`), else its FLOPs (`models.flops`)
+at a share of the device's peak (`estimated`). A running experiment measures its machine (`evaluate.forecast`).
 """
 
 from dataclasses import dataclass
@@ -243,7 +243,7 @@ def plan_text(grid: Grid) -> str:
         time, limit = seconds_of("budget", budget), grid.cells[0].config["limit"]
         at = "all items" if limit is None else f"limit={limit}"
         lines.append(
-            f"budget: {budget} for all cells; the first to run measures this machine and takes the limit that fits "
-            f"(with {at} the plan takes {total.wall_seconds(1) / time:.1f} times as long)"
+            f"budget: {budget} for all cells; the first to run measures its machine and takes the limit that "
+            f"fits (with {at} the plan takes {total.wall_seconds(1) / time:.1f} times as long)"
         )
     return "\n".join(lines)

@@ -30,7 +30,7 @@ BAR = range(8, 41)
 class Whole:
     """What every progress says besides its own: the cell of a sweep, the arm, and the time left of all.
 
-    `left` is given the seconds left of what is shown, where they are known, and says those of the whole, if it can.
+    `left` is given the seconds left of what is shown, where they are known, and says those of the whole, or None.
     """
 
     cell: str = ""
@@ -200,7 +200,7 @@ def new_bar() -> Any:
 
 
 def bar_line(what: str, done: float, total: float, extras: Sequence[str], width: int) -> str:
-    """One line of at most `width` characters: what, a bar, counts, and as many of the `extras`, in order, as fit."""
+    """One line of at most `width` characters: what, a bar, counts, and as many `extras`, in order, as fit."""
     counts, kept = f"{done:.0f}/{total:.0f}", []
     if len(what) + len(counts) + 1 > width:  # without the cell, or the phase: what is left out is in the log
         what = what[max(0, len(what) + len(counts) + 1 - width) :].partition(" ")[2]
@@ -224,7 +224,7 @@ def close_bar() -> None:
 
 
 class Lines(logging.StreamHandler[Any]):
-    """Log lines on standard error: above a bar, and on a terminal folded between words, indented behind the clock."""
+    """Log lines on standard error: above a bar, and on a terminal folded between words."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line."""

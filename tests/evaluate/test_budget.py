@@ -1,4 +1,4 @@
-"""What a run will take and can show is said before; a budget chooses a limit once, and every rerun takes that."""
+"""What a run takes and can show is said before; a budget chooses a limit once, and reruns take that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a terminal shows, 80 and 120 columns wide: nothing wraps, nothing is cut, log lines stand above bars."""
+"""What a terminal shows: nothing wraps at 80 and 120 columns, nothing is cut, log lines stand above bars."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ for done in range(4):
     for read in range(3):
         inner("reading references", read, 2)
         time.sleep(0.12)
-    log.info("a line of the log of %d words that is long enough to be folded at eighty columns, but not cut", done)
+    log.info("a line of the log, number %d, that is long enough to be folded at eighty columns, but not cut", done)
     time.sleep(0.12)
 END
 """
