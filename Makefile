@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 EXTRAS ?= wandb,feedback,slurm,report,docs,dev
 READY := $(VENV)/.ready
 
-.PHONY: setup bench test test-all faults soak coverage mutation audit lint format docs results-check clean
+.PHONY: setup bench test test-all faults soak coverage mutation audit lint format docs docs-tables results-check clean
 
 setup: $(READY)
 
@@ -57,6 +57,10 @@ lint: $(READY)
 format: $(READY)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# the tables that pages take from the code and from results/, and the chart
+docs-tables: $(READY)
+	$(PY) docs/_build/hook.py
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

@@ -33,6 +33,7 @@ TESTS = {
     "c3po_bench/feedback/training/losses.py": [
         "tests/feedback/training/test_losses.py",
         "tests/feedback/training/test_theory.py",
+        "tests/feedback/training/test_trainers.py",
     ],
     "c3po_bench/analysis/statistics.py": [
         "tests/analysis/test_statistics.py",

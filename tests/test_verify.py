@@ -68,6 +68,15 @@ def test_a_sound_store_holds_and_is_answered_again(store, capsys):
     assert last.endswith("12 answers of 4 arms given again on this machine, 12 alike: all hold")
 
 
+def test_a_report_with_differences_to_another_arm_holds(store, capsys):
+    write_report(store, against="kernel_regression")
+    assert verify.main([str(store), "--items", "0"]) == 0
+    table = store / "tables" / "comparison.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("kernel_regression", "ngd"), encoding="utf-8")
+    assert verify.main([str(store), "--items", "0"]) == 2
+    assert "comparison.csv" in capsys.readouterr().err
+
+
 def test_a_changed_row_is_named(store, capsys):
     path = samples_of(store, "kernel_regression")
     row = json.loads(path.read_text(encoding="utf-8").splitlines()[2])
@@ -129,6 +138,17 @@ def test_a_changed_result_or_report_is_found(store):
     assert any(
         "its name is not the hash of its identity" in line for line in verify.verify(store, items=0).wrong
     )
+
+
+def test_a_report_may_order_its_rows_as_it_likes(store):
+    """Over several tasks a report's table begins with the row over all items, the records' with the tasks."""
+    write_report(store)
+    table = store / "tables" / "comparison.csv"
+    head, *rows = table.read_text(encoding="utf-8").splitlines()
+    table.write_text("\n".join([head, *reversed(rows)]) + "\n", encoding="utf-8")
+    assert not verify.verify(store, 0).wrong
+    table.write_text("\n".join([head, *rows[1:]]) + "\n", encoding="utf-8")
+    assert any("rows, the records give" in line for line in verify.verify(store, 0).wrong)
 
 
 def test_a_store_whose_model_is_gone_is_checked_without_it(store, capsys):

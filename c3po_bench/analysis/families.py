@@ -34,9 +34,9 @@ def holm(p: ArrayLike, first: int | None = None) -> Floats:
 def max_t(differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> Floats:
     """Step-down max-T p of tests that share their items, by joint sign flips (Westfall and Young 1993).
 
-    Args: differences: ``[tests, items]`` (or sums of clusters); 0 where a test lacks the item. A flip turns
-        an item
-            in all tests at once, so that arms which move together are not corrected as if they did not.
+    Args:
+        differences: ``[tests, items]`` (or sums of clusters); 0 where a test lacks the item. A flip turns an
+            item in all tests at once, so that arms which move together are not corrected as if they did not.
         draws: flips; all, where they are no more.
         seed: of the flips.
 

@@ -125,8 +125,8 @@ def with_limit(cfg: Config, open_backend: Callable[[Config], Backend], place: Sw
 
 
 def record_of(cfg: Config) -> dict[str, Any]:
-    """What a run's provenance says of its budget; nothing where it has none."""
-    return {"budget": {"time": cfg.budget, "limit": cfg.limit}} if cfg.budget else {}
+    """What a run's provenance says of its budget: the time given and the limit that it bought, or None."""
+    return {"budget": {"time": cfg.budget, "limit": cfg.limit} if cfg.budget else None}
 
 
 def _choose(cfg: Config, backend: Backend, cells: Sequence[Config]) -> Choice:

@@ -178,7 +178,7 @@ def _ceilings_and_baselines() -> Iterator[ArmRow]:
     yield solver(
         "planted_optimum",
         "planted optimum",
-        "the planted testbed's own pathway",
+        "the pathway that was planted in the testbed",
         role="ceiling",
         references="none",
         uses_learning_rate=False,

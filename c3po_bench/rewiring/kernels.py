@@ -77,6 +77,8 @@ def kernel_weights(cfg: KernelConfig, similarity: Tensor, mask: Tensor) -> Tenso
     they be lost.
     """
     check_kernel(cfg)
+    if not similarity.shape[-1]:
+        return similarity
     given, similarity = similarity.dtype, similarity.double()
     distance = (2 - 2 * similarity).clamp_min(0.0).sqrt()
     if cfg.bandwidth == "median":
@@ -85,5 +87,5 @@ def kernel_weights(cfg: KernelConfig, similarity: Tensor, mask: Tensor) -> Tenso
     else:
         bandwidth = distance.new_tensor(float(cfg.bandwidth))
     weights = KERNELS[cfg.name](distance, similarity, bandwidth, cfg.degree).masked_fill(~mask, 0.0)
-    largest = weights.amax(dim=-1, keepdim=True) if weights.shape[-1] else weights.new_ones(1)
+    largest = weights.amax(dim=-1, keepdim=True)
     return torch.where((largest > 0) & (largest < TINY), weights / largest, weights).to(given)

@@ -165,7 +165,7 @@ class Provenance(TypedDict):
     hardware: NotRequired[dict[str, Any]]  # a published study has none
     remote_code: NotRequired[bool]  # whether code that came with a model was run: it never is
     checksums: NotRequired[dict[str, str]]  # of samples.jsonl, as it was written
-    budget: NotRequired[dict[str, Any]]  # the time that was given, and the limit that it bought
+    budget: NotRequired[dict[str, Any] | None]  # the time that was given, and the limit that it bought
     command: str
     started: str
     finished: str

@@ -1,11 +1,12 @@
-"""The tables of docs/reference.md, made from the code: they cannot be out of date."""
+"""The tables of docs/reference.md, made from the code. hook.py writes them into the page."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import Field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def key_tables() -> str:
         section = key.split(".")[0] if "." in key else "top level"
         groups.setdefault(section, []).append([f"`{key}`", cell(meaning), cell(shown(default)), value])
     ordered = sorted(groups.items(), key=lambda item: item[0] != "top level")
-    return "\n\n".join(f"### {name}\n\n" + table(["key", "meaning", "default", "paper"], rows) for name, rows in ordered)
+    return "\n\n".join(
+        f"### {name}\n\n" + table(["key", "meaning", "default", "paper"], rows) for name, rows in ordered
+    )
 
 
 def options_text(function: Any) -> str:
@@ -112,14 +115,19 @@ def kernels() -> str:
     """Kernels with their formulas."""
     from c3po_bench.rewiring.kernels import KERNELS
 
-    return table(["kernel", "weight"], [[f"`{name}`", first_line(function)] for name, function in KERNELS.items()])
+    return table(
+        ["kernel", "weight"], [[f"`{name}`", first_line(function)] for name, function in KERNELS.items()]
+    )
 
 
 def embedders() -> str:
     """Embedders."""
     from c3po_bench.rewiring.embedders import EMBEDDERS
 
-    return table(["embedder", "what it is"], [[f"`{name}`", first_line(function)] for name, function in EMBEDDERS.items()])
+    return table(
+        ["embedder", "what it is"],
+        [[f"`{name}`", first_line(function)] for name, function in EMBEDDERS.items()],
+    )
 
 
 def feedback_arms() -> str:
@@ -128,7 +136,11 @@ def feedback_arms() -> str:
     from c3po_bench.feedback.training.recipes import OPTIONS, RECIPES
 
     rows = [
-        [f"`{name}`", "stored answers" if variant.stored else "prompt only" if variant.wrap else "asked again", cell(variant.about)]
+        [
+            f"`{name}`",
+            "stored answers" if variant.stored else "prompt only" if variant.wrap else "asked again",
+            cell(variant.about),
+        ]
         for name, variant in PROMPT_VARIANTS.items()
     ]
     for name, recipe in RECIPES.items():
@@ -191,16 +203,14 @@ def group(folder: str) -> str:
     return table(["name", "what it is"], rows)
 
 
-def phrases() -> dict[str, str]:
-    """Marker -> what replaces it."""
-    return {
-        "keys": key_tables(),
-        "rewiring-arms": rewiring_arms(),
-        "surrogates": surrogate_text(),
-        "kernels": kernels(),
-        "embedders": embedders(),
-        "feedback-arms": feedback_arms(),
-        "feedback-kinds": feedback_kinds(),
-        "families": families(),
-        **{f"conf-{name}": group(name) for name in ("experiment", "sweep", "model", "task", "method")},
-    }
+MAKERS: dict[str, Callable[[], str]] = {
+    "keys": key_tables,
+    "rewiring-arms": rewiring_arms,
+    "surrogates": surrogate_text,
+    "kernels": kernels,
+    "embedders": embedders,
+    "feedback-arms": feedback_arms,
+    "feedback-kinds": feedback_kinds,
+    "families": families,
+    **{f"conf-{name}": partial(group, name) for name in ("experiment", "sweep", "model", "task", "method")},
+}

@@ -77,6 +77,12 @@ def test_labels_that_do_not_vary_bound_nothing():
     assert np.isnan(prediction_powered([1, 1, 1], [1, 1, 1], [1, 1]).low)
 
 
+def test_two_labels_are_the_fewest_that_bound_anything():
+    two = prediction_powered([0, 1], [0, 1], [1, 0])
+    assert two.value == 0.5 and two.low < 0.5 < two.high
+    assert np.isnan(prediction_powered([1], [1], [1, 0]).value)
+
+
 def test_answers_that_were_not_scored_are_no_cases(tmp_path):
     rows = factory.feedback_rows("c3po", "in", 6)
     for row, score in zip(rows, [1.0, 1.0, 0.0, 0.0, None, None], strict=True):

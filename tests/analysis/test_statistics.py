@@ -371,6 +371,16 @@ def test_clusters_that_are_all_alike_count_as_so_many_items():
     assert np.isnan(statistics.score_interval(np.full(60, 0.4)).low), "no variance"
 
 
+def test_scores_are_told_by_their_values():
+    assert (
+        statistics.is_binary([0, 1, 0])
+        and not statistics.is_binary([0, -1])
+        and not statistics.is_binary([0.5])
+    )
+    assert statistics.is_ternary([0, 1, -1]) and not statistics.is_ternary([0, 2])
+    assert statistics.sign_flip([0.0, 0.0]) == 1.0
+
+
 def test_the_score_of_nothing_changed_in_closed_form():
     assert pytest.approx(1.959963985) == statistics.Z
     for n, gap in ((12, 0.01), (60, 0.05)):

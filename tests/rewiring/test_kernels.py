@@ -88,6 +88,13 @@ def test_identical_and_lone_neighbors_give_finite_weights(name):
     assert none.equal(torch.zeros(1, 3))
 
 
+def test_no_neighbors_have_no_weights():
+    assert kernel_weights(KernelConfig(), torch.ones(2, 0), torch.ones(2, 0, dtype=torch.bool)).shape == (
+        2,
+        0,
+    )
+
+
 @pytest.mark.parametrize("bandwidth", ["0", "-1", "wide", "nan"])
 def test_bandwidths_that_cannot_be(bandwidth):
     with pytest.raises(UserError, match="method.kernel.bandwidth"):

@@ -17,9 +17,9 @@ def kernel_regression(
 
     Args:
         queries: see `Queries`.
-        search: grid (`points` values of a in [0, 1]), binary (golden section, `points` evaluations; the
-            paper's predecessor searches so) or fixed (a = `alpha`; 0 with all experts and a linear kernel is
-            what the paper's released code does).
+        search: grid tries `points` values of a in [0, 1]. binary is a golden section search with `points`
+            evaluations, as in the paper's predecessor. fixed takes a = `alpha`; with 0, all experts and a
+            linear kernel it is what the paper's released code does.
         alpha: share of the original pathway when fixed.
         points: how many values of a are tried.
 

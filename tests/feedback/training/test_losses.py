@@ -58,6 +58,12 @@ def golden_row(case: dict, name: str) -> Row:
     return Row(ids[:start], ids[start:])
 
 
+def test_the_papers_weights_are_the_defaults():
+    fields = ConstrainedDPOConfig.__dataclass_fields__
+    names = ("lambda_near", "lambda_out", "constraint_batch_size")
+    assert [fields[name].default for name in names] == [0.1, 0.2, 4]
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize("plain", [True, False], ids=["plain head", "fused head"])
 def test_losses_are_the_official_ones(golden: Path, golden_cases: list[dict], tmp_path: Path, plain):
