@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,7 @@ from c3po_bench.analysis.measures import SCOPES, feedback_measures, share_recove
 from c3po_bench.analysis.movement import movement_rows
 from c3po_bench.analysis.overall import NONE_JUDGED, conclusion, unjudged_scopes
 from c3po_bench.analysis.pairing import run_labels
-from c3po_bench.analysis.scores import load_scores
-from c3po_bench.analysis.statistics import wilson
-from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, gap_bracket, p_text
+from c3po_bench.analysis.verdict import amount, bracket, direction, gap_bracket, p_text
 from c3po_bench.errors import UserError
 from c3po_bench.store.reader import Run, load_experiments, load_headroom, load_runs
 
@@ -216,43 +214,6 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "p(right)": gold_text(row) if compared else "",
         "s/item": amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
     }
-
-
-def live_line(run: Run, base: Run) -> str:
-    """One finished run against its base in a line, for the log while others still run; empty for a base."""
-    if run.run_id == base.run_id:
-        return ""
-    compared = headlines(records(compare([base, run], draws=2000)))
-    rows = [row for row in compared if row["run_id"] == run.run_id]
-    row = next((row for row in rows if row["level"] == "pooled"), rows[0])
-    where = f" {WHERE.get(row['scope'], row['scope'])}" if row["scope"] else ""
-    if not known(row["difference"]):
-        return f"{row['label']} against base{where}: no answer of both was judged"
-    interval = bracket(row["diff_low"], row["diff_high"])
-    changed = f"{row['fixed']} fixed, {row['broken']} broken"
-    return f"{row['label']} against base{where}: {row['difference'] * 100:+.1f} points {interval}, {changed}"
-
-
-def unlike_published(base: Run, published: Mapping[str, float]) -> list[str]:
-    """A sentence for each task on which `base` is not as accurate as published, beyond the interval of its items.
-
-    Args:
-        base: a finished run of the model as it is.
-        published: accuracies by task, between 0 and 1.
-    """
-    scores, sentences = load_scores(base), []
-    for task, expected in published.items():
-        correct = scores.correct[scores.task == task]
-        if not len(correct):
-            continue
-        interval = wilson(float(correct.sum()), len(correct))
-        if not interval.low <= expected <= interval.high:
-            sentences.append(
-                f"{task}: base has {interval.value * 100:.1f}% {bracket(interval.low, interval.high)} of {len(correct)} "
-                f"items, and {expected * 100:.1f}% is published for this model: look at prompt, metric, dtype "
-                "and revision before any gain is believed"
-            )
-    return sentences
 
 
 def feedback_table(runs: Sequence[Run], width: int = WIDE, one_row: bool = False) -> Table:

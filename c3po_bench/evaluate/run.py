@@ -119,7 +119,7 @@ def show_newest(cfg: Config, runs: list[Run], tasks: TaskSet) -> None:
     if base is None or alone or ranks.rank() != 0:
         return
     # with pandas and rich: the first arm need not wait for them
-    from c3po_bench.analysis.tables import live_line, unlike_published
+    from c3po_bench.analysis.live import live_line, unlike_published
 
     try:
         if runs[-1] is not base:

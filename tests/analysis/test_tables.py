@@ -12,13 +12,13 @@ from rich.table import Table
 
 from c3po_bench.analysis.ablation import ablation_table
 from c3po_bench.analysis.compare import compare
+from c3po_bench.analysis.live import live_line
 from c3po_bench.analysis.tables import (
     WIDE,
     cells,
     console_table,
     feedback_table,
     gap_table,
-    live_line,
     overall_rows,
     sweep_table,
 )
