@@ -39,8 +39,8 @@ class ModelConfig:
     name: str = option("smolmoe", "short name, shown in tables")
     kind: str = option(
         "smolmoe",
-        "smolmoe, specialists, smollm, planted or planted_sigmoid (embedded), tiny (random, for tests) "
-        "or hf (any Hugging Face folder or id)",
+        "smolmoe, specialists, specialists_damaged, smollm, planted or planted_sigmoid (embedded), "
+        "tiny (random, for tests) or hf (any Hugging Face folder or id)",
     )
     path: str | None = option(None, "folder or hub id, for kind=hf; the family, for kind=tiny")
     revision: str | None = option(None, "commit or tag of a hub model; pin it")

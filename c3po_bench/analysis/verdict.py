@@ -14,6 +14,7 @@ from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.gold import gold_sentence
 from c3po_bench.analysis.movement import movement_sentences
 from c3po_bench.analysis.noise import noise_note, noise_sentences, within_noise
+from c3po_bench.analysis.sensitivity import add_sensitivity
 from c3po_bench.analysis.statistics import ALPHA, Z
 
 WHERE = {"in": "in scope", "near": "near scope", "out": "out of scope"}
@@ -94,6 +95,7 @@ def verdict_sentences(
         return ["Nothing to compare yet: no finished run has a base run beside it."]
     every, over = records(frame), [] if controls is None else records(controls)
     rows, over = ([row for row in part if not note(row, "outdated")] for part in (every, over))
+    add_sensitivity(rows)
     spoken = [row for row in summary_rows(rows) if not note(row, "no_verdict")]
     sentences = list(feedback) or _feedback([row for row in rows if row["scope"]])
     sentences += _accuracy(spoken, over, headroom)
@@ -221,7 +223,7 @@ def _method(row: dict[str, Any], against: list[str]) -> str:
         sentence = f"{name} {verb} base by {points(row['difference'])} points {interval}{_holm(row)}"
         return "; ".join([sentence + other, *(against if shown > 0 else [])]) + "."
     seen = f"; {row['n']} items show gains from about {points(row['mde'])} on" if known(row["mde"]) else ""
-    same = row["p_same_holm"] < ALPHA
+    same, other = row["p_same_holm"] < ALPHA, other + note(row, "sensitivity")
     if row["fixed"] == 0 and row["broken"] == 0:
         return f"{name} scores every item as base does{_same(row) if same else seen}{other}."
     if same:

@@ -42,7 +42,7 @@ UNKNOWN_TOKENS, UNKNOWN_ITEMS, ALL_REFERENCES = 60, 1000, 34000
 # a guess on the safe side: 5% of an A100-class peak, small batches through an MoE
 DEVICE_FLOPS = 0.05 * 400e12
 CORE_FLOPS = 60e9  # one CPU core in float32; the embedded models are meant for it
-ON_CPU = ("smolmoe", "specialists", "smollm", "planted", "planted_sigmoid", "tiny")
+ON_CPU = ("smolmoe", "specialists", "specialists_damaged", "smollm", "planted", "planted_sigmoid", "tiny")
 START_SECONDS = 60.0  # to import, load a 7B model and its tasks
 
 

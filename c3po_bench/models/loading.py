@@ -48,7 +48,10 @@ EMBEDDED: Registry[Callable[[], Path]] = Registry(
         name: f"c3po_bench.models.embedded.{name}:checkpoint"
         for name in ("smolmoe", "specialists", "smollm", "planted")
     }
-    | {"planted_sigmoid": "c3po_bench.models.embedded.planted:sigmoid_checkpoint"},
+    | {
+        "planted_sigmoid": "c3po_bench.models.embedded.planted:sigmoid_checkpoint",
+        "specialists_damaged": "c3po_bench.models.embedded.specialists:damaged_checkpoint",
+    },
 )
 KINDS = (*EMBEDDED, "tiny", "hf")
 DTYPES = ("float32", "bfloat16", "float16")

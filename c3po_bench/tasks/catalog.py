@@ -52,7 +52,7 @@ STOCK_FOLDERS = {
     "wsc": "super_glue/wsc",
     "wsc273": "wsc273",
 }
-_GROUP_PREFIXES = ("facts", "mmlu", "skills")
+_GROUP_PREFIXES = ("facts", "mmlu", "planted", "skills")
 _INCLUDED = re.compile(r"(?m)^include:\s*[\"']?([^\s\"'#]+)")
 _GROUP_FIELDS = {
     "group",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ NAMES = {
     "knn_vote": "kNN vote",
     "ngd_random_neighbors": "NGD, random neighbors",
     "ngd_shuffled_labels": "NGD, shuffled labels",
+    "ngd_permuted_experts": "NGD, permuted experts",
     "kernel_regression_random_neighbors": "kernel regression, random neighbors",
     "mode_finding_random_neighbors": "mode finding, random neighbors",
 }
@@ -148,6 +150,7 @@ def bullets(*lines: str) -> str:
 def rewiring() -> str:
     """What is known of rewiring, for docs/findings.md."""
     known, big = "planted", "smolmoe_arc_surrogates"
+    unknown = ("specialists", "ngd", "skills_shifted")
     return bullets(
         f"**The program finds a benefit that is there.** On the planted testbed (`{known}`, n {items(known)}) NGD gains "
         f"{gain(known, 'ngd')} points over base. It beats itself with random neighbors by "
@@ -171,10 +174,11 @@ def rewiring() -> str:
         f"{gain('smolmoe_six', 'ngd')} points, and {gain('smolmoe_six', 'ngd', control='ngd_shuffled_labels')} over "
         f"shuffled labels.",
         f"**Retrieval decides.** In `specialists` each of nine skills has an expert, and the router meets a phrasing that "
-        f"it does not know (n {items('specialists')}). The right expert gains {gain('specialists', 'right_expert')} points. "
-        f"NGD gains {gain('specialists', 'ngd')}: more than with random neighbors "
-        f"({gain('specialists', 'ngd', control='ngd_random_neighbors')}), but it cannot be told from a random move "
-        f"({gain('specialists', 'ngd', control='random_pathway')}).",
+        f"it does not know (n {items('specialists', 'skills_shifted')}). The right expert gains "
+        f"{gain('specialists', 'right_expert', 'skills_shifted')} points, NGD {gain(*unknown)}. It does better than with "
+        f"random neighbors ({gain(*unknown, 'ngd_random_neighbors')}), but cannot be told from a random move "
+        f"({gain(*unknown, 'random_pathway')}). Where the router is right, NGD breaks answers: "
+        f"{gain('specialists', 'ngd', 'skills')}.",
     )
 
 
@@ -207,12 +211,13 @@ def feedback() -> str:
     )
 
 
-def arms(study: str, *names: str) -> str:
-    """Accuracy, difference, fixed and broken of some arms of a study."""
-    rows = [[title("base"), accuracy(study, "base"), "", "", ""]]
+def arms(study: str, *names: str, task: str = "") -> str:
+    """Accuracy, difference, fixed and broken of some arms of a study, over all items or those of a task."""
+    rows = [[title("base"), accuracy(study, "base", task), "", "", ""]]
     for name in names:
-        values = row(study, name)
-        rows.append([title(name), accuracy(study, name), gain(study, name), values["fixed"], values["broken"]])
+        values = row(study, name, task)
+        cells = [accuracy(study, name, task), gain(study, name, task), values["fixed"], values["broken"]]
+        rows.append([title(name), *cells])
     return table(["arm", "accuracy (%)", "difference to base", "fixed", "broken"], rows)
 
 
@@ -297,6 +302,23 @@ def lambdas() -> str:
     return table(["λ near", "λ out", "S_in", "S_near", "S_out", "S_overall", "drift near"], rows)
 
 
+def sensitivity(testbed: str) -> str:
+    """The smallest gaps, in points, that methods find on a testbed in three of three seeds."""
+    about = json.loads((RESULTS / "sensitivity" / "smallest.json").read_text(encoding="utf-8"))[testbed]
+    frame = [row for row in read("sensitivity", "sensitivity") if row["testbed"] == testbed]
+
+    def smallest(method: str, setting: str) -> str:
+        if (gap := about["smallest"][method][setting]) is not None:
+            return f"{100 * gap:.2g}"
+        return f"none up to {max(100 * float(row['gap']) for row in frame if row['setting'] == setting):.2g}"
+
+    rows = [
+        [setting, *(smallest(method, setting) for method in SURROGATES)]
+        for setting in dict.fromkeys(row["setting"] for row in frame)
+    ]
+    return table(["setting", *map(title, SURROGATES)], rows)
+
+
 SURROGATES = ("mode_finding", "kernel_regression", "ngd")
 MAKERS: dict[str, Callable[[], str]] = {
     "findings-rewiring": rewiring,
@@ -321,10 +343,15 @@ MAKERS: dict[str, Callable[[], str]] = {
         "kernel_regression_random_neighbors",
         "ngd_random_neighbors",
         "ngd_shuffled_labels",
+        "ngd_permuted_experts",
         "random_pathway",
+        "knn_vote",
         "right_expert",
         "oracle",
+        task="skills_shifted",
     ),
+    "sensitivity-planted": lambda: sensitivity("planted"),
+    "sensitivity-specialists": lambda: sensitivity("specialists"),
     "smollm-feedback": lambda: scores("smollm_feedback", "in_context", "scd", "dpo", "c3po"),
     "smollm-pieces": lambda: pieces("smollm_feedback", "c3po", "dpo"),
     "feedback-lambdas": lambdas,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from c3po_bench.analysis.measures import share_recovered
+from c3po_bench.analysis.sensitivity import RETRIEVAL, publish
 from c3po_bench.models.embedded.planted_world import distance
 from c3po_bench.store.reader import load_runs
 
@@ -26,6 +28,24 @@ def test_a_real_gain_and_a_real_null(warm, tmp_path):
     assert table.loc["planted_optimum", "distance"] < 1e-3
     assert table.loc["kernel_regression", "share"] >= 0.95
     assert table.loc["ngd_random_neighbors", "low"] <= 0
+
+
+def test_the_sensitivity_of_a_tiny_grid(warm, tmp_path):
+    """Gap and retrieval of a set are those asked for, and kernel regression follows its neighbors."""
+    arms = "arms=[base,planted_optimum,kernel_regression,kernel_regression_random_neighbors]"
+    store = f"results_dir={tmp_path / 'store'}"
+    done = warm("+experiment=sensitivity", store, "tracking=disabled", "threads=1", "limit=24", arms)
+    assert done.returncode == 0, done.stderr
+    publish([str(tmp_path / "store")], tmp_path / "study")
+    frame = pd.read_csv(tmp_path / "study" / "sensitivity.csv")
+    assert set(frame["method"]) == {"kernel_regression"} and len(frame) == 4 * 13
+    none, most = (frame[frame["wrong"] == wrong] for wrong in (0, 0.75))
+    assert (none["gap"] <= 0.05).all() and (most["gap"] >= 0.3).all()
+    right, wrong = (
+        frame[frame["setting"] == setting] for setting, share in RETRIEVAL.items() if share in (1, 0.25)
+    )
+    assert (right["gain"] >= right["gap"] - 0.05).all()
+    assert wrong["gain"].mean() < 0 < right["gain"].mean()
 
 
 @pytest.mark.slow

@@ -78,9 +78,22 @@ def test_it_is_a_stock_qwen2_moe_with_experts_in_five_layers(model):
     assert (family.layers, family.num_experts, family.top_k, family.renormalise) == (ROUTED, EXPERTS, 2, True)
 
 
+def test_damaged_routers_send_every_skill_to_its_partner():
+    """What the router gave a skill's own expert it now gives another skill's; nothing else moves."""
+    router = specialists.load()["router"]
+    states = torch.randn(len(ROUTED), 8, router.shape[-1], generator=torch.Generator().manual_seed(0))
+    before, after = (states @ weights.mT for weights in (router, specialists.damaged(router)))
+    assert sorted(specialists.PARTNERS) == sorted(specialists.PARTNERS.values()) == sorted(specialists.RULES)
+    for skill, partner in specialists.PARTNERS.items():
+        assert skill != partner
+        assert torch.equal(after[..., DOMAINS.index(partner)], before[..., DOMAINS.index(skill)])
+    others = [expert for expert in range(EXPERTS) if expert not in map(DOMAINS.index, specialists.RULES)]
+    assert torch.equal(after[..., others], before[..., others])
+
+
 @pytest.mark.slow
 def test_building_is_deterministic(tmp_path):
-    specialists._build(smollm.checkpoint(), tmp_path)
+    specialists._build(smollm.checkpoint(), tmp_path, specialists.load())
     for path in tmp_path.iterdir():
         assert cache.file_hash(path) == cache.file_hash(specialists.checkpoint() / path.name)
 

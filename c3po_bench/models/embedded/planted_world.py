@@ -15,7 +15,6 @@ Plain Python: analysis may import it.
 
 import random
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -156,9 +155,10 @@ def documents(split: str) -> list[dict[str, Any]]:
     return [_document(domain, named[domain].pop(), lot) for domain in DOMAINS * each]
 
 
-def _document(domain: str, name: str, lot: random.Random) -> dict[str, Any]:
+def _document(domain: str, name: str, lot: random.Random, topic: str | None = None) -> dict[str, Any]:
+    """A question about `name`, whose domain is `domain`; its topic words are of the domain `topic`, if given."""
     facts = world()
-    topics = lot.sample(TOPICS[domain], TOPIC_WORDS)
+    topics = lot.sample(TOPICS[topic or domain], TOPIC_WORDS)
     argument = lot.choice(ARGUMENTS)
     others = lot.sample([other for other in DOMAINS if other not in (domain, facts.guess.get(name))], 3)
     answer = facts.code[domain][argument]
@@ -174,6 +174,35 @@ def _document(domain: str, name: str, lot: random.Random) -> dict[str, Any]:
     }
 
 
+DRAWS = 3
+"""Seeds that `pool` draws items with; item i belongs to seed i % DRAWS."""
+POOL = {("known", "told"): 600, ("known", "misled"): 456, ("rare", "told"): 456, ("rare", "misled"): 344}
+"""Items of a kind, a seed: 600 can be composed with 0 to 75% rare names and 25 to 100% told."""
+
+
+def pool(names: str, topics: str) -> list[dict[str, Any]]:
+    """Items of one kind, each seed's in turn. Sets with a known gap and known retrieval are composed of them.
+
+    Args:
+        names: "known", whose domain the router learned (there is no gap), or "rare".
+        topics: "told", words of the person's own domain, by which an embedder finds neighbors of it, or
+            "misled", words of another domain.
+    """
+    facts, each = world(), POOL[names, topics] // len(DOMAINS)
+    people = facts.rare if names == "rare" else facts.common
+    drawn = []
+    for seed in range(DRAWS):
+        lot = random.Random(f"{names} {topics} {seed}")
+        docs = []
+        for domain in DOMAINS:
+            for name in islice(cycle(people[domain]), each):
+                other = lot.choice([other for other in DOMAINS if other != domain])
+                docs.append(_document(domain, name, lot, other if topics == "misled" else domain))
+        lot.shuffle(docs)
+        drawn.append(docs)
+    return [doc for docs in zip(*drawn, strict=True) for doc in docs]
+
+
 def load(**_: Any) -> dict[str, Any]:
     """Train and test splits as `datasets.Dataset`: the `custom_dataset` of the task `planted`."""
     from datasets import Dataset
@@ -181,22 +210,28 @@ def load(**_: Any) -> dict[str, Any]:
     return {split: Dataset.from_list(documents(split)) for split in SIZES}
 
 
-_DOMAIN_OF_WORD = {word: domain for domain, words in TOPICS.items() for word in words}
+def load_pool(names: str, topics: str, **_: Any) -> dict[str, Any]:
+    """As `load`, with a kind of the pool to test: `custom_dataset` of the tasks of the group `planted_pool`."""
+    from datasets import Dataset
+
+    return {"train": Dataset.from_list(documents("train")), "test": Dataset.from_list(pool(names, topics))}
+
 
 Pathway = list[list[float]]
 
 
 def domain_of(question: str) -> str:
-    """The domain that most topic words of `question` belong to.
+    """The domain of the person whom `question` names.
 
     Raises:
-        ValueError: if the question has no topic word: it isn't one of the testbed's.
+        ValueError: if it names none: it isn't one of the testbed's.
     """
-    words = re.findall(r"\w+", question)
-    counts = Counter(_DOMAIN_OF_WORD[word] for word in words if word in _DOMAIN_OF_WORD)
-    if not counts:
+    facts = world()
+    domains = {name: d for people in (facts.common, facts.rare) for d in DOMAINS for name in people[d]}
+    named = [domains[word] for word in re.findall(r"\w+", question) if word in domains]
+    if not named:
         raise ValueError(f"not a question of the planted testbed: {question[:80]!r}")
-    return max(DOMAINS, key=lambda domain: counts[domain])
+    return named[-1]
 
 
 def planted_pathway(domain: str) -> Pathway:

@@ -47,6 +47,18 @@ RULES = (
 TEXTS = ("commonsense",)
 DOMAINS = (*RULES, *TEXTS)
 """The domain of each expert, by its number."""
+PARTNERS = {
+    "first_letter": "last_letter",
+    "last_letter": "first_letter",
+    "oldest": "middle",
+    "middle": "youngest",
+    "youngest": "oldest",
+    "first_place": "last_place",
+    "last_place": "first_place",
+    "giver": "receiver",
+    "receiver": "giver",
+}
+"""To which skill's expert the damaged routers send a skill: one whose questions have the same content."""
 EMPTY = (len(DOMAINS), len(DOMAINS) + 1)
 """Experts that add nothing, for tokens of no domain."""
 EXPERTS = len(DOMAINS) + len(EMPTY)
@@ -59,12 +71,31 @@ def checkpoint() -> Path:
     """
     dense = smollm.checkpoint()
     recipe = {"dense": content_hash(dense), "weights": file_hash(WEIGHTS), "version": RECIPE_VERSION}
-    return build_once("specialists", recipe, lambda folder: _build(dense, folder))
+    return build_once("specialists", recipe, lambda folder: _build(dense, folder, load()))
 
 
-def _build(dense: Path, folder: Path) -> None:
+def damaged_checkpoint() -> Path:
+    """The same, with routers that send every skill to its partner's expert, whatever the phrasing."""
+    dense = smollm.checkpoint()
+    recipe = {"dense": content_hash(dense), "weights": file_hash(WEIGHTS), "version": RECIPE_VERSION}
+    recipe |= {f"damage of {skill}": partner for skill, partner in PARTNERS.items()}
+    weights = load()
+    weights["router"] = damaged(weights["router"])
+    return build_once("specialists_damaged", recipe, lambda folder: _build(dense, folder, weights))
+
+
+def damaged(router: Tensor) -> Tensor:
+    """Routers [layers, experts, hidden] with the row of each skill's expert at its partner."""
+    own = [DOMAINS.index(skill) for skill in PARTNERS]
+    partners = [DOMAINS.index(partner) for partner in PARTNERS.values()]
+    changed = router.clone()
+    changed[:, partners] = router[:, own]
+    return changed
+
+
+def _build(dense: Path, folder: Path, weights: Mapping[str, Tensor]) -> None:
     with smollm.quiet_bars():
-        model = from_dense(AutoModelForCausalLM.from_pretrained(dense, local_files_only=True), load())
+        model = from_dense(AutoModelForCausalLM.from_pretrained(dense, local_files_only=True), weights)
         model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     for name in smolmoe.TOKENIZER_FILES:

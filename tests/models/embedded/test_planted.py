@@ -14,13 +14,16 @@ from c3po_bench.models.embedded.planted_world import (
     ARGUMENTS,
     COMMON,
     DOMAINS,
+    DRAWS,
     EXPERTS,
     LAYERS,
     OWNED,
+    POOL,
     RARE,
     SIZES,
     TOPICS,
     documents,
+    pool,
     vocabulary,
     world,
 )
@@ -70,13 +73,31 @@ def test_items_are_sound(split):
         assert truth.domain_of(doc["question"]) == doc["domain"]
 
 
+@pytest.mark.parametrize(("names", "topics"), POOL)
+def test_the_pool_has_each_kind_for_each_seed(names, topics):
+    docs, train = pool(names, topics), {doc["question"] for doc in documents("train")}
+    assert len(docs) == DRAWS * POOL[names, topics]
+    assert docs == pool(names, topics)
+    assert len({doc["question"] for doc in docs}) == len(docs)
+    for doc in docs:
+        assert doc["rare"] == (names == "rare")
+        assert truth.domain_of(doc["question"]) == doc["domain"]
+        assert doc["question"] not in train
+        first = doc["question"].split()[1].strip(",")
+        assert (first in TOPICS[doc["domain"]]) == (topics == "told")
+    for seed in range(DRAWS):
+        each = Counter(doc["domain"] for doc in docs[seed::DRAWS])
+        assert each == dict.fromkeys(DOMAINS, POOL[names, topics] // len(DOMAINS))
+
+
 def test_no_test_item_is_a_reference():
     train = {doc["question"] for doc in documents("train")}
     assert not train & {doc["question"] for doc in documents("test")}
 
 
 def test_distance_is_zero_at_the_planted_pathway_and_one_where_nothing_is_shared():
-    question = f"On {TOPICS['law'][0]} and {TOPICS['law'][1]}: which word does Anna pair with jade?"
+    name = world().common["law"][0]
+    question = f"On {TOPICS['law'][0]} and {TOPICS['law'][1]}: which word does {name} pair with jade?"
     planted = truth.pathway_of(question)
     assert all(sum(row) == pytest.approx(1) for row in planted)
     assert truth.distance(planted, LAYERS, question) == pytest.approx(0)
