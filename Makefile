@@ -34,7 +34,7 @@ faults: $(READY)
 
 # 2,000 runs in one store: memory, open files, and how long the report and a comparison take
 soak: $(READY)
-	$(PY) -m tests.soak $(or $(RUNS),2000)
+	TQDM_DISABLE=1 $(PY) -m tests.soak $(or $(RUNS),2000)
 
 # lines of the package that the tests run, in one process
 coverage: $(READY)

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _LATE = {"load_runs": "c3po_bench.analysis.harnesses", "compare_runs": "c3po_bench.analysis.matching"}
 
 

@@ -18,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from c3po_bench.config import Config, conf_dir, register
 from c3po_bench.errors import INTERRUPTED, OURS, UserError, foreign_place, refuse
+from c3po_bench.evaluate.budget import SweepPlace
 from c3po_bench.explain import explain, hydra_overrides, refuse_extra_keys, status_of, unknown_flag
 from c3po_bench.launch import slurm
 from c3po_bench.launch.callback import FOLDER_VARIABLE, folder_of_this_sweep
-from c3po_bench.launch.cells import watched
+from c3po_bench.launch.cells import place_of, watched
 from c3po_bench.masking import masked
 from c3po_bench.models.embedded.planted_world import distance
 from c3po_bench.runtime import ranks, signals
@@ -56,11 +57,11 @@ def experiment(cfg: DictConfig) -> None:
         _refused.append(line)
 
 
-def run(config: Config) -> list[Run]:
-    """Score the arms of an experiment; comes with torch and lm-evaluation-harness."""
+def run(config: Config, place: SweepPlace | None = None) -> list[Run]:
+    """Score the arms of an experiment, or of a cell at its place in a sweep; comes with torch and lm-eval."""
     from c3po_bench.evaluate.run import run as evaluate
 
-    return evaluate(config)
+    return evaluate(config, place)
 
 
 def run_cell(config: Config, number: int) -> None:
@@ -71,7 +72,7 @@ def run_cell(config: Config, number: int) -> None:
         run(config)
         return
     with watched(folder, number) as runs:
-        runs += run(config)
+        runs += run(config, place_of(folder, number))
 
 
 def to_config(cfg: DictConfig) -> Config:

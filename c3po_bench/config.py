@@ -17,7 +17,7 @@ from c3po_bench.analysis.config import AnalysisConfig
 from c3po_bench.errors import UserError, check_name, unknown
 from c3po_bench.feedback.config import FeedbackConfig
 from c3po_bench.masking import holding_secrets
-from c3po_bench.options import A_DAY, MOST, check_finite, check_number, keys, option
+from c3po_bench.options import A_DAY, MOST, check_finite, check_number, keys, option, seconds_of
 from c3po_bench.rewiring.config import EmbedderConfig, MethodConfig, ReferencesConfig
 
 MODES = ("disabled", "offline", "online")
@@ -133,6 +133,10 @@ class Config:
         least=0,
     )
     limit: int | None = option(None, "first N items of each task; null = all", least=1, most=MOST)
+    budget: str | None = option(
+        None,
+        "time that the experiment, or all cells of a sweep, may take here, like 90s, 10min or 2h: chooses `limit`, once",
+    )
     shard: str | None = option(None, "i/n: only the i-th of n shares of the items (1-based)")
     seed: int = option(0, "seed of everything that draws", least=0)
     seeds: list[int] = option(
@@ -179,6 +183,8 @@ def check_ranges(cfg: Config) -> None:
         check_number(key, attrgetter(key)(cfg), **bounds)
     for task, accuracy in cfg.model.published.items():
         check_number(f"model.published.{task}", accuracy, least=0.0, most=1.0)
+    if cfg.budget is not None:
+        seconds_of("budget", cfg.budget)
     if cfg.seed >= 2**32:
         raise UserError(f"seed={cfg.seed}: must be below 2**32, numpy's largest")
     check_name("name", cfg.name, "; results_dir says where results go")

@@ -241,6 +241,19 @@ MakeTasks = Callable[[Mapping[str, dict[str, dict[str, Any]]] | None], Any]
 """Makes the `TaskSet` of an experiment, given tasks of the backend's own: name -> leaf task -> lm-eval config."""
 
 
+@dataclass(frozen=True)
+class TimedParts:
+    """What a forecast times: the model, its tokenizer, what embeds questions, and how many references are read.
+
+    `embedder` is None where nothing is embedded, and `references` 0 where no arm needs any.
+    """
+
+    model: Any
+    tokenizer: Any
+    embedder: Callable[[list[str]], Any] | None = None
+    references: int = 0
+
+
 class Backend(Protocol):
     """Builds the arms of an experiment, base first. `cfg` is a `config.Config`, `tasks` a `tasks.taskset.TaskSet`."""
 
@@ -263,6 +276,10 @@ class Backend(Protocol):
         Raises:
             UserError: for an item or a reference that leaves no token, or too many.
         """
+        ...
+
+    def timed_parts(self) -> TimedParts:
+        """What a forecast times."""
         ...
 
     def arms(self) -> Iterator[Arm]:

@@ -86,6 +86,10 @@ def composed(words: Sequence[str]) -> Config:
     """The config of an experiment, composed as `python -m c3po_bench` composes it."""
     config = compose_config(words)
     check_ranges(replace(config, analysis=replace(config.analysis, primary=None)))
+    if config.budget:
+        raise UserError(
+            f"budget={config.budget} is for experiments: give headroom a number of items, as limit=60"
+        )
     if config.backend.name != "rewiring":
         raise UserError(
             f"backend={config.backend.name}: headroom is about routing; leave it at backend=rewiring"

@@ -5,6 +5,7 @@ Docs, tests and the check of every config read them off the schema.
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, field, fields, is_dataclass
 from operator import attrgetter
@@ -51,6 +52,24 @@ def check_number(
         raise UserError(f"{key}={value}: must be a number of at least {least}")
     limits = [f"above {above}"] * (above > -math.inf) + [f"at most {most}"] * (most < math.inf)
     raise UserError(f"{key}={value}: must be {' and '.join(limits) or 'a number'}")
+
+
+UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": A_DAY}
+
+
+def seconds_of(key: str, text: str | None) -> float:
+    """Seconds of a time such as 90s, 10min or 2h.
+
+    Raises:
+        UserError: for anything else, with the nearest valid form.
+    """
+    read = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(text))
+    number, unit = (float(read[1]), read[2].lower()) if read else (0.0, "")
+    if number > 0 and unit in UNITS and math.isfinite(number):
+        return number * UNITS[unit]
+    near = next((u for u in ("min", "h", "s", "d") if unit and (unit[0] == u[0])), "min")
+    example = f"{number:g}{near}" if number > 0 else "10min"
+    raise UserError(f"{key}={text}: write a number and s, min or h, as in {key}={example}")
 
 
 def check_finite(key: str, value: Any) -> None:

@@ -111,6 +111,8 @@ def sample_rows(
         }
         if clusters:
             row["cluster"] = f"passage-{i % clusters}"
+        if details and arm == "base":
+            row["rendered"] = [f"{row['question'].replace('Question', 'Question:', 1)}\nAnswer:"]
         if details and arm != "base":
             row |= rewiring_details(rng, 5, 16, 10, mark)
         rows.append(row)
@@ -140,6 +142,7 @@ def feedback_rows(
                 "scope": scope,
                 "feedback_id": f"emoji-{i % 5}",
                 "prompt": f"Write a note about item {i}. {hostile}",
+                "rendered": [f"<|im_start|>user\nWrite a note about item {i}. {hostile}<|im_end|>\n"],
                 "response": f"Dear all, thanks for {i}! {hostile}",
                 "baseline_response": f"Hello. This is note {i}.",
                 "score": right,

@@ -57,6 +57,7 @@ def test_every_option_of_the_planted_testbed_can_be_reached(warm, tmp_path):
         (["+experiment=plantd"], "did you mean 'planted'"),
         (["+experiment=planted", "method.step=2"], "did you mean 'method.steps'"),
         (["+experiment=feedback_quick"], "headroom is about routing"),
+        (["+experiment=quickstart", "budget=10min"], "budget=10min is for experiments"),
         (["+experiment=planted", "--routes", "0"], "at least 1 route"),
         (["+experiment=planted", "limit=-1"], "limit"),
     ],

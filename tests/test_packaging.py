@@ -62,3 +62,15 @@ def test_a_wheel_runs_the_quickstart_in_an_empty_environment(tmp_path: Path):
         tmp_path / "venv" / "bin" / "c3po-bench", "experiment=quickstart", "limit=3", "results_dir=out"
     )
     assert "ngd" in printed.lower() and (tmp_path / "out" / "experiments").is_dir()
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    """Package, citation and the changelog's first heading; with a date once it is released."""
+    from c3po_bench import __version__
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\S+) \((\S+)\)$", changes, re.MULTILINE)
+    assert newest is not None and newest[1] == __version__
+    if newest[2] != "unreleased":
+        assert f"version: {newest[1]}\n" in citation and f'date-released: "{newest[2]}"\n' in citation

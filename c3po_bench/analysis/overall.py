@@ -12,6 +12,7 @@ from c3po_bench.analysis.compare import trained_on_seeds
 from c3po_bench.analysis.frames import known, note, records
 from c3po_bench.analysis.measures import feedback_measures
 from c3po_bench.analysis.pairing import Partners
+from c3po_bench.analysis.statistics import ALPHA
 from c3po_bench.analysis.verdict import direction, p_text, verdict_sentences
 from c3po_bench.store.reader import Run, load_headroom
 
@@ -184,6 +185,7 @@ def overall_sentences(runs: Sequence[Run], seeds: bool = False, draws: int = 10_
         gap = f"{row['difference']:+.2f} [{row['diff_low']:.2f}, {row['diff_high']:.2f}]".replace("-", "−")
         holm = f", p {p_text(row['p_holm'])} after correction" if known(row["p_holm"]) else ""
         standing = "lower" if direction(row) < 0 else f"not told apart from {title} at this size"
+        holm += disagreement(row)
         scopes = own[name]
         sentences.append(
             f"{_upper(display_name(scopes['overall']))} has {_score(scopes['overall'])}, {standing} ({gap}{holm}). "
@@ -192,6 +194,22 @@ def overall_sentences(runs: Sequence[Run], seeds: bool = False, draws: int = 10_
     if left := len(others) - len(others[: MOST - 1]):
         sentences.append(f"{left} more have a lower S_overall.")
     return sentences
+
+
+def disagreement(row: dict[str, Any]) -> str:
+    """Why a difference in S_overall is not called one although its interval excludes 0; else nothing.
+
+    The interval is of S_overall itself: each scope varies about its own mean. Sign flips ask whether any prompt changes at
+    all: a gain in scope and leaks outside, however steady, partly cancel in S_overall, and count in full as spread.
+    """
+    if direction(row) or not (known(row["diff_low"]) and (row["diff_low"] > 0 or row["diff_high"] < 0)):
+        return ""
+    if row["p"] < ALPHA:
+        return f", {p_text(row['p'])} before: the interval, which is not corrected, excludes 0"
+    return (
+        f", {p_text(row['p'])} before: the interval excludes 0, sign flips do not tell, since they take what cancels between "
+        "scopes for spread"
+    )
 
 
 def _over_seeds(scopes: dict[str, dict[str, Any]]) -> str:

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,7 @@ from c3po_bench.analysis.measures import SCOPES, feedback_measures, share_recove
 from c3po_bench.analysis.movement import movement_rows
 from c3po_bench.analysis.overall import NONE_JUDGED, conclusion, unjudged_scopes
 from c3po_bench.analysis.pairing import run_labels
-from c3po_bench.analysis.scores import load_scores
-from c3po_bench.analysis.statistics import wilson
-from c3po_bench.analysis.verdict import WHERE, amount, bracket, direction, gap_bracket, p_text
+from c3po_bench.analysis.verdict import amount, bracket, direction, gap_bracket, p_text
 from c3po_bench.errors import UserError
 from c3po_bench.store.reader import Run, load_experiments, load_headroom, load_runs
 
@@ -36,7 +34,13 @@ OVER_SEEDS = (
 NO_VARIANCE = "° no variance: bounds by the rule of three"
 WIDE = 110
 """Characters a line from which tables have all of their columns."""
+NO_TERMINAL = 160
+"""Characters a line where the output is no terminal."""
+WIDEST = 145
+"""From which the table of movements has all of its."""
 NUMBERS = ("n", "accuracy", "95% interval", "difference", "p", "fixed/broken", "p(right)", "s/item")
+LEAST_WANTED = ("s/item", "p(right)", "95% interval", "fixed/broken", "n")
+"""Columns that are left out, in this order, where names have no room."""
 NARROW = ("accuracy", "difference", "p")
 FEEDBACK = (
     ("follows", "in", "score"),
@@ -68,14 +72,14 @@ def show_comparison(
     options: dict[str, Any] = options_of(results_dir) | {"one_row": seeds}
     frame = compare(runs, **options)
     shown_frame = frame if to == BASE else compare(runs, **options, against=to)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else NO_TERMINAL)
     alike: Any = shown_frame[shown_frame["scope"] == ""]
     if len(alike):
         console.print(console_table(alike, console.width, to))
     if moved := movement_rows(runs, run_labels(runs)):
-        console.print(movement_table(moved))
+        console.print(movement_table(moved, console.width))
     if distance is not None and any(run.arm == "planted_optimum" for run in runs):
-        console.print(gap_table(share_recovered(runs, distance)))
+        console.print(gap_table(share_recovered(runs, distance), console.width))
     if any(frame["scope"]):
         console.print(feedback_table(runs, console.width, one_row=seeds))
         if len(judges := judge_measures(runs, newest_labels(results_dir))):
@@ -113,10 +117,10 @@ def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", captio
     return table
 
 
-def console_table(frame: pd.DataFrame, width: int = WIDE, to: str = BASE) -> Table:
+def console_table(frame: pd.DataFrame, width: int = NO_TERMINAL, to: str = BASE) -> Table:
     """A rich table of the rows of `compare`; accuracies in percent, differences in percentage points.
 
-    Below WIDE characters it has the columns that matter most, none of them cut.
+    Below WIDE characters it has the columns that matter most, and above as many as leave names their room; none is cut.
 
     ``*`` marks what the verdict calls a gain or a loss, ``†`` arms that by nature change
     the prompt. Names come from the store and are shown as they are, never read as markup.
@@ -146,6 +150,7 @@ def console_table(frame: pd.DataFrame, width: int = WIDE, to: str = BASE) -> Tab
     ]
     golden = any(known(row.get("gold_difference")) for row in rows)
     numbers = [n for n in NUMBERS if (width >= WIDE or n in NARROW) and (golden or n != "p(right)")]
+    numbers = _fitting(numbers, list(map(cells, rows)), width - (max(map(len, tasks)) + 3) * (len(tasks) > 1))
     golden = golden and "p(right)" in numbers
     marks += [
         (golden, "p(right): change of the right choice's probability, t interval, sign flips"),
@@ -154,6 +159,7 @@ def console_table(frame: pd.DataFrame, width: int = WIDE, to: str = BASE) -> Tab
             f"the right choice's probability is {LOST} where records lack it",
         ),
     ]
+    marks.append(("s/item" in numbers, "s/item: without what is done once (references, training)"))
     noisy = [row for row in rows if known(row.get("noise_floor")) and row.get("role") == REPEAT]
     if noisy:
         floor = f"{100 * max(row['noise_floor'] for row in noisy):.1f}"
@@ -176,6 +182,19 @@ def console_table(frame: pd.DataFrame, width: int = WIDE, to: str = BASE) -> Tab
     return table
 
 
+def _fitting(numbers: list[str], rows: Sequence[dict[str, str]], width: int) -> list[str]:
+    """The columns of `numbers` that leave names their room in `width` characters; those of NARROW in any case."""
+
+    def room(name: str) -> int:
+        return max([len(name), *(len(row[name]) for row in rows)]) + 3
+
+    kept = list(numbers)
+    for name in LEAST_WANTED:
+        if sum(map(room, ["arm", *kept])) + 1 > width and name in kept:
+            kept.remove(name)
+    return kept
+
+
 def cells(row: dict[str, Any]) -> dict[str, str]:
     """One row's cells as text by column, empty where a number does not apply."""
     compared, tested, judged = known(row["difference"]), known(row["p"]), known(row["accuracy"])
@@ -195,43 +214,6 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "p(right)": gold_text(row) if compared else "",
         "s/item": amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else "",
     }
-
-
-def live_line(run: Run, base: Run) -> str:
-    """One finished run against its base in a line, for the log while others still run; empty for a base."""
-    if run.run_id == base.run_id:
-        return ""
-    compared = headlines(records(compare([base, run], draws=2000)))
-    rows = [row for row in compared if row["run_id"] == run.run_id]
-    row = next((row for row in rows if row["level"] == "pooled"), rows[0])
-    where = f" {WHERE.get(row['scope'], row['scope'])}" if row["scope"] else ""
-    if not known(row["difference"]):
-        return f"{row['label']} against base{where}: no answer of both was judged"
-    interval = bracket(row["diff_low"], row["diff_high"])
-    changed = f"{row['fixed']} fixed, {row['broken']} broken"
-    return f"{row['label']} against base{where}: {row['difference'] * 100:+.1f} points {interval}, {changed}"
-
-
-def unlike_published(base: Run, published: Mapping[str, float]) -> list[str]:
-    """A sentence for each task on which `base` is not as accurate as published, beyond the interval of its items.
-
-    Args:
-        base: a finished run of the model as it is.
-        published: accuracies by task, between 0 and 1.
-    """
-    scores, sentences = load_scores(base), []
-    for task, expected in published.items():
-        correct = scores.correct[scores.task == task]
-        if not len(correct):
-            continue
-        interval = wilson(float(correct.sum()), len(correct))
-        if not interval.low <= expected <= interval.high:
-            sentences.append(
-                f"{task}: base has {interval.value * 100:.1f}% {bracket(interval.low, interval.high)} of {len(correct)} "
-                f"items, and {expected * 100:.1f}% is published for this model: look at prompt, metric, dtype "
-                "and revision before any gain is believed"
-            )
-    return sentences
 
 
 def feedback_table(runs: Sequence[Run], width: int = WIDE, one_row: bool = False) -> Table:
@@ -317,8 +299,11 @@ def judge_table(frame: pd.DataFrame) -> Table:
     return table
 
 
-def movement_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """How far each arm moved pathways, of `movement_rows`; means over items and critical layers."""
+def movement_table(rows: Sequence[dict[str, Any]], width: int = WIDEST) -> Table:
+    """How far each arm moved pathways, of `movement_rows`; means over items and critical layers.
+
+    Below WIDEST characters it has the distances alone.
+    """
     numbers = (
         "moved",
         "natural spread",
@@ -329,13 +314,13 @@ def movement_table(rows: Sequence[dict[str, Any]]) -> Table:
         "loss",
         "similarity",
     )
-    caption = (
-        "moved: share of the routing weight; natural spread: the same between two items' own pathways; weight (of the "
-        "experts that run), entropy and surrogate loss: before, after"
-    )
-    table = _table(["arm"], numbers, title="how far pathways are moved", caption=caption)
+    caption = "moved: share of the routing weight; natural spread: the same between two items' own pathways"
+    if width >= WIDEST:
+        caption += "; weight (of the experts that run), entropy and surrogate loss: before, after"
+    shown = len(numbers) if width >= WIDEST else numbers.index("weight")
+    table = _table(["arm"], numbers[:shown], title="how far pathways are moved", caption=caption)
     for row in rows:
-        table.add_row(*map(Text, [display_name(row), *movement_cells(row)]))
+        table.add_row(*map(Text, [display_name(row), *movement_cells(row)[:shown]]))
     return table
 
 
@@ -353,16 +338,17 @@ def movement_cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def gap_table(frame: pd.DataFrame) -> Table:
-    """The shares of a planted gap that arms recover, of `share_recovered`."""
-    numbers = ("n", "accuracy", "share", "95% interval", "distance to planted")
+def gap_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
+    """The shares of a planted gap that arms recover, of `share_recovered`; below WIDE characters nothing beside them."""
+    names = ("n", "accuracy", "share", "95% interval", "distance to planted")
+    numbers = names if width >= WIDE else names[2:4]
     table = _table(["arm"], numbers, title="share of the planted gap recovered")
     for row in frame.to_dict("records"):
         far = "" if np.isnan(row["distance"]) else f"{row['distance']:.3f}"
         share = "" if np.isnan(row["share"]) else f"{row['share']:.2f}"
         interval = "" if np.isnan(row["low"]) else f"[{row['low']:.2f}, {row['high']:.2f}]"
-        texts = (row["arm"], str(row["n"]), f"{row['accuracy']:.3f}", share, interval, far)
-        table.add_row(*map(Text, texts))
+        texts = dict(zip(names, (str(row["n"]), f"{row['accuracy']:.3f}", share, interval, far), strict=True))
+        table.add_row(*map(Text, (row["arm"], *(texts[name] for name in numbers))))
     return table
 
 
@@ -378,22 +364,27 @@ def overall_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["run_id"].notna() | rows["task"].isin(rows.loc[rows["run_id"].notna(), "task"])]
 
 
-def sweep_table(frame: pd.DataFrame) -> Table:
-    """A row for each run (see `overall_rows`), with settings that vary, and the task if there are several."""
+def sweep_table(frame: pd.DataFrame, width: int = NO_TERMINAL) -> Table:
+    """A row for each run (see `overall_rows`), with settings that vary, and the task if there are several.
+
+    Below WIDE characters it has accuracies, differences and p alone.
+    """
     varied, chosen = axes(frame), overall_rows(frame)
     tasks = list(dict.fromkeys(chosen["task"].dropna()))
     named = [*varied, *(["task"] if len(tasks) > 1 else [])]
     caption = f"accuracy: {tasks[0]}" if len(tasks) == 1 else "accuracy"
-    numbers = ("n", "accuracy", "difference", "95% paired", "p", "s/item")
+    names = ("n", "accuracy", "difference", "95% paired", "p", "s/item")
+    numbers = names if width >= WIDE else names[1:5]
     table = _table([*named, "arm"], numbers, caption=caption)
     for row in shown(chosen, varied):
         interval = bracket(row["diff_low"], row["diff_high"]) if known(row["diff_low"]) else ""
-        texts = [str(row[name]) if known(row[name]) else "" for name in named] + [row["arm"]]
-        texts += [_number(row["n"], "{:.0f}"), _number(row["value"], "{:.1%}")]
+        heading = [str(row[name]) if known(row[name]) else "" for name in named] + [row["arm"]]
+        texts = [_number(row["n"], "{:.0f}"), _number(row["value"], "{:.1%}")]
         texts += [_number(row["difference"] * 100, "{:+.1f}"), interval]
         texts += [p_text(row["p"]) if known(row["p"]) else ""]
         texts += [amount(row["seconds_per_item"]) if known(row["seconds_per_item"]) else ""]
-        table.add_row(*map(Text, texts))
+        shown_texts = dict(zip(names, texts, strict=True))
+        table.add_row(*map(Text, [*heading, *(shown_texts[name] for name in numbers)]))
     return table
 
 

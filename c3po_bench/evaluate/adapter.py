@@ -15,6 +15,7 @@ import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from c3po_bench.analysis.arms import BASE
 from c3po_bench.analysis.gold import gold_probability
 from c3po_bench.contract import CHOICES, TEXT, Answer, Arm, Cost, Item
 from c3po_bench.errors import UserError
@@ -266,6 +267,8 @@ def _row(
         "choices": tasks.choice_texts(task, doc),
         "correct": check_score(name, headline, sample),
     }
+    if arm == BASE:  # the others are asked the same; one that is not says so in its details
+        row["rendered"] = list(dict.fromkeys(str(arguments[0]) for arguments in sample["arguments"]))
     if len(filtered) > 1:
         row["filters"] = {other["filter"]: check_score(name, headline, other) for other in filtered}
     if passage := next((doc[field] for field in PASSAGES if doc.get(field)), None):

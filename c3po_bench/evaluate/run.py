@@ -14,11 +14,13 @@ from c3po_bench.analysis.config import POOLED
 from c3po_bench.config import Config, check_ranges
 from c3po_bench.contract import Arm, Backend
 from c3po_bench.errors import UserError, unknown
+from c3po_bench.evaluate.budget import SweepPlace, record_of, with_limit
 from c3po_bench.evaluate.chunks import make_chunks, other_size
+from c3po_bench.evaluate.forecast import Watch, announce
 from c3po_bench.evaluate.record import make_result, mean_correct, record_experiment, store_dir, training_seed
 from c3po_bench.registry import Registry, import_plugins
 from c3po_bench.runtime import ranks
-from c3po_bench.runtime.console import Progress, log_to, set_up_logging
+from c3po_bench.runtime.console import WHOLE, Progress, close_bar, log_to, set_up_logging
 from c3po_bench.runtime.locks import LockHeld, exclusive_lock
 from c3po_bench.runtime.ranks import parse_shard
 from c3po_bench.runtime.resources import keep_freed_memory, rare_collections, sleep_where_shared
@@ -43,19 +45,25 @@ BACKENDS: Registry[type[Backend]] = Registry(
 )
 
 
-def run(cfg: Config) -> list[Run]:
+def run(cfg: Config, place: SweepPlace | None = None) -> list[Run]:
     """Score every arm of an experiment, compare them, publish; what is done already is not done again.
+
+    `place` is that of a cell in its sweep.
 
     Raises:
         UserError: for anything in the config, the data or the model that the user can mend.
     """
     check_ranges(cfg)
     set_up(cfg)
-    with writing(Path(cfg.results_dir), "results_dir"):
-        return run_arms(cfg)
+    try:
+        with writing(Path(cfg.results_dir), "results_dir"):
+            return run_arms(with_limit(cfg, open_backend, place), place)
+    finally:
+        close_bar()
+        WHOLE.cell, WHOLE.arm, WHOLE.left = "", "", lambda _: None
 
 
-def run_arms(cfg: Config) -> list[Run]:
+def run_arms(cfg: Config, place: SweepPlace | None = None) -> list[Run]:
     """The same, for a config that has been checked."""
     with rare_collections():
         backend = open_backend(cfg)
@@ -65,19 +73,28 @@ def run_arms(cfg: Config) -> list[Run]:
     done: dict[int, Run] = {}  # by place among the arms: one that trains may run with several seeds
     # all first: bad options of the last one are refused before anything is scored
     arms = list(backend.arms())
-    waiting = []
-    check = cache(partial(check_items, cfg, tasks, backend))
-    for place, arm in enumerate(arms):
-        try:
-            done[place] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
-        except LockHeld:
-            log.info("%s: another process is on it, the other arms first", arm.row.name)
-            waiting.append(place)
-            continue
+    waiting, watch = [], Watch()
+    WHOLE.cell = f"cell {place.number + 1} of {place.cells}" if place else ""
+
+    @cache
+    def check() -> None:
+        check_items(cfg, tasks, backend)
+        watch.begin(announce(cfg, backend), place.cells - place.number - 1 if place else 0)
+
+    WHOLE.left = watch.left
+    for number, arm in enumerate(arms):
+        with watch.over(arm.row.name):
+            try:
+                done[number] = run_arm(cfg, arm, tasks, backend, shared, ranks.world() > 1, check)
+            except LockHeld:
+                log.info("%s: another process is on it, the other arms first", arm.row.name)
+                waiting.append(number)
+                continue
         show_newest(cfg, list(done.values()), tasks)
-    for place in waiting:
-        done[place] = run_arm(cfg, arms[place], tasks, backend, shared, check=check)
-    runs = [done[place] for place in range(len(arms))]
+    for number in waiting:
+        with watch.over(arms[number].row.name):
+            done[number] = run_arm(cfg, arms[number], tasks, backend, shared, check=check)
+    runs = [done[number] for number in range(len(arms))]
     backend.close()
     if ranks.rank() == 0:
         record_experiment(cfg, runs)
@@ -102,7 +119,7 @@ def show_newest(cfg: Config, runs: list[Run], tasks: TaskSet) -> None:
     if base is None or alone or ranks.rank() != 0:
         return
     # with pandas and rich: the first arm need not wait for them
-    from c3po_bench.analysis.tables import live_line, unlike_published
+    from c3po_bench.analysis.live import live_line, unlike_published
 
     try:
         if runs[-1] is not base:
@@ -329,6 +346,7 @@ def record_arm(
         "hardware": provenance.hardware(),
         "remote_code": False,
         "checksums": {samples.name: file_checksum(samples)},
+        **record_of(cfg),
         "command": provenance.command(),
         "started": started,
         "finished": provenance.now(),

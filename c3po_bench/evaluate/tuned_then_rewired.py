@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from c3po_bench.config import Config, ModelConfig
-from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report
+from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report, TimedParts
 from c3po_bench.errors import UserError, unknown
 from c3po_bench.feedback.answering import prompt_ids, stop_ids
 from c3po_bench.feedback.arms import ARMS as FEEDBACK_ARMS
@@ -151,6 +151,10 @@ class BothBackend:
             self._plain.check_items(())
         return self.feedback.check_items(items)
 
+    def timed_parts(self) -> TimedParts:
+        """The untuned model, its tokenizer, and what the rewired arms need."""
+        return self._plain.timed_parts() if self._plain is not None else self.feedback.timed_parts()
+
     def arms(self) -> Iterator[Any]:
         """Base, tuned, rewired, rewired after tuning."""
         yield from self.feedback.arms(self.tuned)
@@ -210,12 +214,13 @@ class RewiredArm:
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
         """Stock items as the rewired model answers them; feedback prompts by the same chat template as everybody."""
-        answers = self.inner.answer([self._as_chat(item) if item.metadata else item for item in items])
+        asked = [self._as_chat(item) if item.metadata else item for item in items]
+        answers = self.inner.answer(asked)
         prompts = [item.prompt for item in items if item.metadata]
         baselines = self.backend.feedback.session.baselines(prompts) if prompts else {}
         return [
-            self._compared(item, answer, baselines[item.prompt]) if item.metadata else answer
-            for item, answer in zip(items, answers, strict=True)
+            self._compared(item, chat, answer, baselines[item.prompt]) if item.metadata else answer
+            for item, chat, answer in zip(items, asked, answers, strict=True)
         ]
 
     def _as_chat(self, item: Item) -> Item:
@@ -228,11 +233,12 @@ class RewiredArm:
         )
 
     @staticmethod
-    def _compared(item: Item, answer: Answer, baseline: Any) -> Answer:
-        """The answer beside the base model's, as the feedback arms record it; no drift is measured."""
+    def _compared(item: Item, chat: Item, answer: Answer, baseline: Any) -> Answer:
+        """The answer to `item`, asked as `chat`, beside the base model's, as feedback arms record it, without drift."""
+        asked = answer.details.get("rendered", [chat.prompt])
         text, tokens = (answer.text or "").strip(), len(answer.token_ids)
         details = compared(item, text, tokens < int(item.decoding["max_gen_toks"]), tokens, baseline)
-        return replace(answer, text=text, details={**answer.details, **details})
+        return replace(answer, text=text, details={**answer.details, **details, "rendered": asked})
 
     def cost(self) -> Cost:
         """The rewiring's; training is the tuned arm's."""

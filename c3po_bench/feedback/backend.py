@@ -11,7 +11,7 @@ from math import nan
 from typing import Any
 
 from c3po_bench.config import Config
-from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report
+from c3po_bench.contract import Answer, Cost, Item, MakeTasks, Report, TimedParts
 from c3po_bench.errors import UserError
 from c3po_bench.feedback.answering import settings
 from c3po_bench.feedback.arms import (
@@ -83,6 +83,10 @@ class FeedbackBackend:
             return {}
         subject = self.session.context.subject
         return Encoder(subject.model, subject.tokenizer).check(stock)
+
+    def timed_parts(self) -> TimedParts:
+        """Model and tokenizer; nothing is embedded."""
+        return TimedParts(self.session.context.subject.model, self.session.context.subject.tokenizer)
 
     def arms(self, names: Sequence[str] | None = None) -> Iterator[FeedbackArm]:
         """Base first, then the others in the order given."""

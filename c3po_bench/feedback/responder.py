@@ -95,6 +95,8 @@ class Responder:
         for item, answer, mark, baseline, drift in zip(items, answers, marks, baselines, drifts, strict=True):
             details = compared(item, answer.text, answer.finished, answer.tokens, baseline)
             details["drift"] = None if drift is None else round(drift, 8)
+            asked = self._prompt_ids(item, feedback)
+            details["rendered"] = [self.context.subject.tokenizer.decode(asked)]
             if self.counts_ties and (ties := self._ties(item, answer.text)):
                 details["routing_ties"] = ties
             found[item.id] = contract.Answer(

@@ -19,6 +19,7 @@ from typing import Any
 
 from c3po_bench.config import Config
 from c3po_bench.errors import UserError
+from c3po_bench.evaluate.budget import SweepPlace
 from c3po_bench.launch.slurm import queue
 from c3po_bench.launch.sweep_folder import SweepFolder
 from c3po_bench.runtime import ranks
@@ -73,7 +74,15 @@ def watched(folder: SweepFolder, cell: int) -> Iterator[list[Run]]:
         folder.set_state(cell, attempt=attempt, **ended)
 
 
-def run_cells(folder: SweepFolder, cells: Iterable[int], run: Callable[[Config], Sequence[Run]]) -> int:
+def place_of(folder: SweepFolder, cell: int) -> SweepPlace:
+    """Where a cell stands in its sweep."""
+    numbers = range(len(folder.cells))
+    return SweepPlace(cell, len(numbers), lambda: [folder.config(number) for number in numbers])
+
+
+def run_cells(
+    folder: SweepFolder, cells: Iterable[int], run: Callable[[Config, SweepPlace], Sequence[Run]]
+) -> int:
     """Run cells that are not done by `run`, whatever happens to the others. Returns the number that failed.
 
     Raises:
@@ -88,7 +97,7 @@ def run_cells(folder: SweepFolder, cells: Iterable[int], run: Callable[[Config],
                 log.info("cell %d: %s", cell, " ".join(folder.cells[cell]))
                 # what the run's provenance gives as its command
                 sys.argv = ["c3po_bench", *folder.cells[cell]]
-                runs += run(folder.config(cell))
+                runs += run(folder.config(cell), place_of(folder, cell))
         except (Exception, SystemExit) as error:  # a plugin or a task's function may call sys.exit
             failed += 1
             ours = None if isinstance(error, UserError) else error

@@ -35,7 +35,7 @@ def show_sweep(folder: SweepFolder) -> bool:
     counts = Counter(cell.status for cell in statuses(folder))
     if runs := runs_of(folder):
         frame = ablation_table(runs)
-        console.print(sweep_table(frame))
+        console.print(sweep_table(frame, console.width))
         try:
             csv, parquet = write_table(frame, folder.path / "ablation")
             show(f"table:   {csv} and {parquet.name}")

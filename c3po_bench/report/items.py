@@ -26,6 +26,7 @@ DETAIL_BYTES = 24 << 20  # of JSON, over all arms; flipped items come first
 SAME = 1e-3  # probabilities that differ by less are the same
 CHUNK_BYTES = 256 << 10
 LONGEST = 6000  # characters of one text shown
+HEAD = 1000  # of a longer prompt's beginning
 DETAILS = (
     "neighbors",
     "losses",
@@ -35,6 +36,7 @@ DETAILS = (
     "pathway_change",
     "loglikelihoods",
     "prompt",
+    "rendered",
     "probabilities",
     "response",
     "score",
@@ -126,6 +128,8 @@ class _Details:
     def add(self, item: int, row: dict[str, Any]) -> None:
         """Keep the details of a sample row, where there are any and room for them."""
         row = row | {"probabilities": choice_probabilities(row)}
+        if row.get("rendered"):
+            row["rendered"] = [_middle_cut(prompt) for prompt in row["rendered"]]
         if details := {name: _tidy(row[name]) for name in DETAILS if row.get(name) is not None}:
             self._keep(item, len(json.dumps(details)), details)
 
@@ -204,6 +208,12 @@ def _tidy(value: Any) -> Any:
     if isinstance(value, list):
         return [_tidy(v) for v in value]
     return {str(k): _tidy(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _middle_cut(prompt: str) -> str:
+    """A long prompt without its middle: the question stands at its end, behind examples."""
+    rest = LONGEST - HEAD - 20
+    return prompt if len(prompt) <= LONGEST else f"{prompt[:HEAD]}\n[…]\n{prompt[-rest:]}"
 
 
 def _cut(value: Any) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from c3po_bench.config import Config
-from c3po_bench.contract import Answer, Arm, ArmRow, Cost, Item, MakeTasks, Report
+from c3po_bench.contract import Answer, Arm, ArmRow, Cost, Item, MakeTasks, Report, TimedParts
 from c3po_bench.errors import UserError
 from c3po_bench.models.encoding import ItemRefused
 from c3po_bench.registry import load
@@ -67,6 +67,13 @@ class RewiringBackend(Workbench):
         except ItemRefused as error:
             raise UserError(f"references.tasks: {error}") from error
         return self.tokenizer.check(items, before)
+
+    def timed_parts(self) -> TimedParts:
+        """Model, tokenizer and, where an arm needs them, embedder and references."""
+        if not self.uses_references:
+            return TimedParts(self.loaded.model, self.loaded.tokenizer)
+        count = len(self.reference_items[0])
+        return TimedParts(self.loaded.model, self.loaded.tokenizer, self.embedder, count)
 
     def arms(self) -> Iterator[Arm]:
         """Base first, then the others in the order given."""

@@ -107,6 +107,9 @@ class Sample(TypedDict, total=False):
     doc_id: int
     doc_hash: str  # of the item's document
     prompt_hash: str  # of the rendered contexts and continuations
+    # what the model is asked, with examples and chat template; several where options have prompts of their own. In base's
+    # rows, and in those of arms that are asked otherwise
+    rendered: list[str]
     question: str
     choices: list[str] | None
     gold: int | str | None
@@ -162,6 +165,7 @@ class Provenance(TypedDict):
     hardware: NotRequired[dict[str, Any]]  # a published study has none
     remote_code: NotRequired[bool]  # whether code that came with a model was run: it never is
     checksums: NotRequired[dict[str, str]]  # of samples.jsonl, as it was written
+    budget: NotRequired[dict[str, Any] | None]  # the time that was given, and the limit that it bought
     command: str
     started: str
     finished: str

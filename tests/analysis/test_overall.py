@@ -7,7 +7,8 @@ import re
 import pytest
 
 from c3po_bench.analysis.compare import compare, compare_controls
-from c3po_bench.analysis.overall import conclusion, count_leaks, overall_sentences
+from c3po_bench.analysis.measures import feedback_measures
+from c3po_bench.analysis.overall import conclusion, count_leaks, disagreement, overall_sentences
 from tests import store_factory as factory
 
 
@@ -54,3 +55,17 @@ def test_the_conclusion_has_them_where_the_store_is_about_feedback(tmp_path):
     runs = store(tmp_path, {"c3po": (0.9, 0.2, 0.05)})
     sentences = conclusion(tmp_path, runs, compare(runs), compare_controls(runs))
     assert sentences[0].startswith("Best by S_overall") and not any("accuracy" in line for line in sentences)
+
+
+def test_an_interval_and_a_test_that_disagree_are_explained(tmp_path):
+    """A steady gain in scope with a steady leak near it: S_overall is above base's, and sign flips do not tell."""
+    runs = store(tmp_path, {"c3po": (1.0, 1.0, 0.0), "dpo": (0.0, 0.0, 0.0)}, items=20)
+    frame = feedback_measures(runs, draws=2000)
+    row = next(r for r in frame.to_dict("records") if (r["arm"], r["scope"]) == ("c3po", "overall"))
+    assert row["diff_low"] > 0 and row["p"] > 0.05
+    assert "the interval excludes 0, sign flips do not tell" in disagreement(row)
+    (_, second) = overall_sentences(runs, draws=2000)
+    assert "what cancels between scopes for spread" in second and "not told apart" in second
+    corrected = row | {"p": 0.01, "p_holm": 0.2}
+    assert disagreement(corrected) == ", 0.01 before: the interval, which is not corrected, excludes 0"
+    assert disagreement(row | {"diff_low": -0.1}) == "" == disagreement(row | {"p": 0.001, "p_holm": 0.01})

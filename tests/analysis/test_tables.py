@@ -12,13 +12,13 @@ from rich.table import Table
 
 from c3po_bench.analysis.ablation import ablation_table
 from c3po_bench.analysis.compare import compare
+from c3po_bench.analysis.live import live_line
 from c3po_bench.analysis.tables import (
     WIDE,
     cells,
     console_table,
     feedback_table,
     gap_table,
-    live_line,
     overall_rows,
     sweep_table,
 )
@@ -63,6 +63,9 @@ def row(arm: str = "ngd", **more) -> dict:
     return common | more
 
 
+SHARED = "s/item: without what is done once (references, training)"
+
+
 def caption(*rows: dict) -> str:
     return str(console_table(pd.DataFrame(rows)).caption)
 
@@ -80,14 +83,16 @@ def test_a_star_is_for_what_holds_after_correction():
     assert cells(row(p=0.02, p_holm=0.04))["p"] == "0.02*"
     assert (
         caption(row(), row(p_holm=0.04))
-        == "* below 0.05 after Holm's correction; intervals are 95% over items"
+        == f"* below 0.05 after Holm's correction; intervals are 95% over items; {SHARED}"
     )
 
 
 def test_what_intervals_generalize_over_is_said():
     shared = row(over="clusters", test="sign-flip")
     assert cells(shared)["difference"].endswith(" [1.0, 25.0] §") and cells(shared)["p"] == "0.02 ‡"
-    assert caption(row(), shared).endswith("over items; § over groups of items that share a source, by t")
+    assert caption(row(), shared).endswith(
+        f"over items; § over groups of items that share a source, by t; {SHARED}"
+    )
     assert "§" not in caption(row())
 
 
@@ -224,3 +229,15 @@ def test_a_cell_without_limit_is_told_from_the_others(tmp_path):
         factory.write_run(tmp_path, arm, rows, settings=settings)
     column = sweep_table(ablation_table(load_runs(tmp_path))).columns[0]
     assert column.header == "reference_size" and sorted(map(str, column.cells)) == ["", "200", "none"]
+
+
+def test_tables_leave_names_their_room(tmp_path):
+    """On a middling terminal the columns that are wanted least give way, not the arms' names."""
+    write(tmp_path, ["arc"])
+    frame = compare(load_runs(tmp_path), draws=100)
+    frame["label"] = [f"{label}_with_a_name_of_some_length" for label in frame["label"]]
+    for width, there, gone in ((112, "p", "s/item"), (80, "p", "fixed/broken"), (160, "s/item", "")):
+        text = text_of(console_table(frame, width), width)
+        heading = text.splitlines()[1]
+        assert there in heading and (not gone or gone not in heading), heading
+        assert width < 112 or "ngd_with_a_name_of_some_length" in text

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from c3po_bench.analysis.compare import compare
-from c3po_bench.analysis.tables import live_line, show_comparison
+from c3po_bench.analysis.live import live_line
+from c3po_bench.analysis.tables import show_comparison
 from c3po_bench.report.build import write_report
 from tests import store_factory as factory
 

@@ -154,3 +154,19 @@ def test_a_primary_comparison_on_an_unknown_task_is_refused():
     check_primary(Config(analysis=AnalysisConfig(primary="ngd")), tasks)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match=r"analysis.primary.*facts_capital.*facts_capitals"):
         check_primary(Config(analysis=AnalysisConfig(primary="ngd:facts_capital")), tasks)  # pyright: ignore[reportArgumentType]
+
+
+def test_rows_hold_the_prompt_as_it_was_asked(moe: Path, tmp_path: Path):
+    """Base's rows do, of all arms, and those of arms that are asked otherwise: with examples, or a chat template."""
+    cfg = config(moe, tmp_path, ["in_context", "ngd", "icl"])
+    runs = {each.arm: {(row["task"], row["doc_id"]): row for row in each.samples()} for each in run(cfg)}
+    for (task, number), row in runs["base"].items():
+        others = {arm: rows[task, number].get("rendered") for arm, rows in runs.items()}
+        (asked,) = row["rendered"]
+        if task == "facts_capitals":
+            assert row["question"] in asked and others["ngd"] is None is others["in_context"]
+            (shown,) = others["icl"]
+            assert shown.endswith(asked) and len(shown) > 2 * len(asked)
+        else:
+            assert row["prompt"] in asked and others["ngd"] == [asked]
+            assert "wish of mine" in others["in_context"][0] and "wish of mine" not in asked

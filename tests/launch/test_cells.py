@@ -30,7 +30,8 @@ def test_a_store_that_cannot_be_written_has_a_status(folder, monkeypatch):
 
 
 def test_one_failure_stops_no_other_cell_and_leaves_its_last_line(folder):
-    def run(config):
+    def run(config, place):
+        assert place.cells == 4 and place.configs()[place.number] == config
         if config.embedder.name == "hidden_states" and config.method.neighbors.k == 1:
             raise ValueError("first line\nthe last line")
         return []
@@ -42,7 +43,7 @@ def test_one_failure_stops_no_other_cell_and_leaves_its_last_line(folder):
         ("done", ""),
         ("missing", ""),
     ]
-    assert run_cells(folder, range(4), lambda config: []) == 0
+    assert run_cells(folder, range(4), lambda config, place: []) == 0
     assert [folder.state(cell)["attempt"] for cell in range(4)] == [1, 2, 1, 1]
 
 
@@ -93,6 +94,8 @@ def test_a_cell_that_submitit_runs_records_our_command(monkeypatch):
     monkeypatch.delenv("C3PO_SWEEP_FOLDER", raising=False)
     monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
     commands = []
-    monkeypatch.setattr("c3po_bench.evaluate.run.run", lambda config: commands.append(command()) or [])
+    monkeypatch.setattr(
+        "c3po_bench.evaluate.run.run", lambda config, place=None: commands.append(command()) or []
+    )
     cli.run_cell(Config(), 0)
     assert commands == ["python -m c3po_bench +sweep=neighbors seed=1"]

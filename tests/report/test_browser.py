@@ -228,10 +228,18 @@ def test_a_flipped_item_opens_with_all_its_reasons(context, reports):
     for part in ("base chose", "NGD chose", "the loss on its 3 neighbors", "fell from", "expert", "of layer"):
         assert part in why
     assert {"layer", "expert"} <= set(detail.locator(".heat-row text").all_text_contents())
+    assert detail.locator(".heat-row .scale").all_inner_texts()[0].split()[0] == "0"
+    assert all(
+        "of the routing weight" in text for text in detail.locator(".heat-row .scale").all_inner_texts()
+    )
+    shown = detail.locator(".rendered")
+    assert "The prompt as the model reads it (base and NGD)" in shown.locator("summary").inner_text()
     assert detail.locator(".neighbor").count() == 3
     assert detail.locator(".loss circle").count() == 10
     assert detail.locator(".heat-row rect").count() == 3 * 5 * 16
     assert page.evaluate("document.activeElement.id") == "item-detail"
+    shown.locator("summary").click()
+    assert shown.locator("pre").inner_text().startswith("Question: ")
     assert trouble == []
 
 

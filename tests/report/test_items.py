@@ -97,3 +97,20 @@ def test_choices_have_the_probabilities_of_the_rule_that_they_were_scored_by(nor
     assert choice_probabilities(row) == pytest.approx(expected)
     assert choice_probabilities(row | {"p_gold": 0.123}) is None, "some other rule"
     assert choice_probabilities(row | {"loglikelihoods": None}) is None
+
+
+def test_the_prompt_as_it_was_asked_is_with_base_and_with_arms_that_are_asked_otherwise(tmp_path):
+    for arm in ("base", "ngd", "icl"):
+        rows = factory.sample_rows(arm, "facts", factory.scores_of(arm, 4, 0.5), details=True)
+        for row in rows:
+            row["rendered"] = {"base": ["Q"], "icl": ["An example. " * 900 + "Q"]}.get(arm)
+        factory.write_run(tmp_path, arm, rows)
+    runs = load_runs(tmp_path)
+    explorer = explore(runs, compare(runs, draws=50))
+    shown = {}
+    for arm in explorer.meta["arms"]:
+        found = [d for _, chunk in arm["chunks"] for d in explorer.chunks[chunk].values()]
+        shown[arm["label"]] = found[0].get("rendered")
+    assert shown["base"] == ["Q"] and shown["NGD"] is None
+    (long,) = shown["ICL"]
+    assert len(long) <= 6000 and long.startswith("An example. ") and "[…]" in long and long.endswith(" Q")

@@ -86,7 +86,7 @@ def test_what_is_shown_inside_does_not_count(clock: list[float], said: pytest.Lo
     clock[0] += 5
     outer("scoring", 20, 60)
     assert said.messages == [
-        "reading: 1 of 2 (0.1 a second, about 8 s left)",
+        "reading: 1 of 2 (8.0 s per item, about 8 s left)",
         "scoring: 20 of 60 (4.0 a second, about 10 s left)",
     ]
 
@@ -96,4 +96,4 @@ def test_goes_on_from_what_was_done(clock: list[float], said: pytest.LogCaptureF
     show("scoring", 300, 400)
     clock[0] += 20
     show("scoring", 310, 400)
-    assert said.messages == ["scoring: 310 of 400 (0.5 a second, about 180 s left)"]
+    assert said.messages == ["scoring: 310 of 400 (2.0 s per item, about 3 min left)"]

@@ -37,6 +37,10 @@ class _Steps(TrainerCallback):
     def __init__(self, what: str) -> None:
         self.what, self.progress = what, Progress()
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first step, which may take a minute."""
+        self.progress(self.what, state.global_step, state.max_steps)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After each optimizer step."""
         self.progress(self.what, state.global_step, state.max_steps)

@@ -9,6 +9,8 @@ const itemDetail = ({ item, task, scope, kind, link, arm, base }) => {
     el("p", { class: "eyebrow" }, kind, ` ${task} #${id}`, scope ? ` · ${scope === "out" ? "out of" : scope} scope` : "", " · ", el("a", { class: "permalink", href: link }, "link to this item")),
     el("p", { class: "question" }, (arm.details && arm.details.prompt) || question),
   ];
+  const asked = rendered(arm, base);
+  if (asked) parts.push(asked);
   const why = reason(choices, gold, arm, base);
   if (why) parts.push(el("p", { class: "why" }, why));
   if (choices) parts.push(...choiceList(choices, gold, arm, base));
@@ -26,14 +28,24 @@ const itemDetail = ({ item, task, scope, kind, link, arm, base }) => {
     parts.push(el("h4", {}, arm.tries ? `${loss} by shares tried of the original pathway` : `${loss} by step, nats`), lossCurve(found.losses, loss, by));
   }
   if (found.pathway_before && found.pathway_after) {
-    const change = typeof found.pathway_change === "number" ? ` (moved by ${found.pathway_change.toFixed(2)})` : "";
+    const change = typeof found.pathway_change === "number" ? ` (Euclidean distance moved: ${found.pathway_change.toFixed(2)})` : "";
     parts.push(el("h4", {}, "Pathway: routing weights, layers by experts" + change), pathways(found));
   }
   const measures = [["score", found.score], ["drift", found.drift], ...Object.entries(found.degeneration || {})].filter((m) => typeof m[1] === "number");
   if (measures.length) {
-    parts.push(el("h4", {}, "Measures"), el("dl", {}, measures.flatMap(([name, value]) => [el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, fixedDigits(value, 3))])));
+    parts.push(el("h4", {}, "Measures"), el("dl", {}, measures.flatMap(([name, value]) => [el("dt", {}, name.replaceAll("_", " ") + (UNITS[name] ? `, ${UNITS[name]}` : "")), el("dd", {}, fixedDigits(value, 3))])));
   }
   return parts;
+};
+
+// The prompt that the model was really asked; an arm that is asked as base keeps none of its own.
+const rendered = (arm, base) => {
+  const own = arm.details && arm.details.rendered;
+  const prompts = own || (base.details && base.details.rendered);
+  if (!prompts || !prompts.length) return null;
+  const several = prompts.length > 1 ? ", one for each option" : "";
+  const whose = own ? arm.label : base.label === arm.label ? arm.label : `${base.label} and ${arm.label}`;
+  return el("details", { class: "rendered" }, el("summary", {}, `The prompt as the model reads it (${whose}${several})`), ...prompts.map((text) => el("pre", {}, text)));
 };
 
 // One sentence on what lies behind a changed answer: both answers, the neighbors' loss, the experts that moved most.
@@ -62,6 +74,8 @@ const reason = (choices, gold, arm, base) => {
   }
   return text + ".";
 };
+
+const UNITS = { score: "−1 to 1", drift: "nats a token" };
 
 const percent = (share) => (typeof share === "number" ? `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%` : "");
 
@@ -135,6 +149,11 @@ const pathways = ({ pathway_before: before, pathway_after: after, pathway_layers
     heatMap("before", before, layers, largest), heatMap("after", after, layers, largest), heatMap("change", change, layers, moved, "; blue: more, orange: less"));
 };
 
+// What the shades of a map stand for: routing weights from 0, or changes of both signs, to the largest.
+const scale = (largest, signed) => el("span", { class: "scale" },
+  el("span", {}, signed ? `−${fixedDigits(largest, 2)}` : "0"), el("i", { class: signed ? "signed" : false, "aria-hidden": "true" }),
+  el("span", {}, `${signed ? "+" : ""}${fixedDigits(largest, 2)} of the routing weight`));
+
 const heatMap = (name, rows, layers, largest, legend = "") => {
   const [cell, left, below] = [10, 32, 22];
   const columns = Math.max(...rows.map((row) => row.length));
@@ -155,5 +174,5 @@ const heatMap = (name, rows, layers, largest, legend = "") => {
     svg("text", { x: left, y: height - below + 9 }, 0),
     svg("text", { x: width - 1, y: height - below + 9, "text-anchor": "end" }, columns - 1),
     svg("text", { x: (left + width) / 2, y: height - below + 18, "text-anchor": "middle" }, "expert")),
-  el("figcaption", {}, `${name}: strongest ${fixedDigits(largest, 2)}, blank 0${legend}`));
+  el("figcaption", {}, `${name}${legend}`, scale(largest, legend !== "")));
 };

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from c3po_bench.contract import Answer, ArmRow, Item
+from c3po_bench.contract import TEXT, Answer, ArmRow, Item
 from c3po_bench.models.encoding import decoding
 from c3po_bench.rewiring.baselines.arm import BaselineArm, Retriever
 from c3po_bench.rewiring.rewirer import Rewirer
@@ -53,7 +53,9 @@ class IclArm(BaselineArm):
         for shown, answer, place in zip(asked, self._base.answer(asked), places, strict=True):
             lost = self.backend.tokenizer.lost(shown)
             cut = {"prompt_tokens_cut": lost} if lost else {}
-            answers.append(replace(answer, details=self.backend.bank.details(near, place) | cut))
+            asked_as = [shown.prompt] if shown.kind == TEXT else [context for context, _ in shown.options]
+            details = self.backend.bank.details(near, place) | cut
+            answers.append(replace(answer, details=details | {"rendered": list(dict.fromkeys(asked_as))}))
         return answers
 
     def _behind(self, examples: list[str], item: Item) -> Item:
