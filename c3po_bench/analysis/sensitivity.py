@@ -79,8 +79,8 @@ CHANGES = {
 
 
 def _planted_mix(wrong: float, setting: str) -> dict[str, float]:
-    told = RETRIEVAL[setting]
-    topics = {"told": told, "misled": 1 - told}
+    share = RETRIEVAL[setting]
+    topics = {"told": share, "misled": 1 - share}
     names = {"known": 1 - wrong, "rare": wrong}
     return {f"{name}_{topic}": a * b for name, a in names.items() for topic, b in topics.items()}
 
@@ -124,7 +124,7 @@ class Records(NamedTuple):
     Attributes:
         testbed: the model's name.
         items: kind, task and doc_id of each, sorted.
-        told: whether most neighbors of an item are of its own task.
+        led_right: whether most neighbors of an item are of its own task.
         correct: by arm, [items].
         controls: of each method that has any.
         versions: of the arms, when they were recorded.
@@ -132,7 +132,7 @@ class Records(NamedTuple):
 
     testbed: str
     items: list[tuple[str, str, int]]
-    told: list[bool]
+    led_right: list[bool]
     correct: dict[str, NDArray[np.float64]]
     controls: dict[str, list[str]]
     versions: dict[str, int]
@@ -156,7 +156,7 @@ def read(runs: Sequence[Run]) -> Records:
     methods: list[str] = []
     controls: dict[str, list[str]] = {}
     versions: dict[str, int] = {}
-    told: dict[tuple[str, str, int], bool] = {}
+    led_right: dict[tuple[str, str, int], bool] = {}
     for run in runs:
         facts = arm_of(run)
         own = rows.setdefault(facts.name, {})
@@ -166,7 +166,7 @@ def read(runs: Sequence[Run]) -> Records:
             own[item] = float(row["correct"])
             if facts.role == "method" and "neighbors" in row:
                 near = [neighbor["id"].rpartition("/")[0] for neighbor in row["neighbors"]]
-                told[item] = near.count(row["task"].removesuffix(SHIFTED)) > len(near) / 2
+                led_right[item] = near.count(row["task"].removesuffix(SHIFTED)) > len(near) / 2
         versions[facts.name] = int(run.result["versions"]["arm"])
         if facts.role in METHODS:
             methods.append(facts.name)
@@ -183,7 +183,7 @@ def read(runs: Sequence[Run]) -> Records:
         raise UserError(f"{other} has other items than base: run the experiment again")
     versions = {arm: versions[arm] for arm in rows}
     correct = {arm: np.array([own[item] for item in items]) for arm, own in rows.items()}
-    return Records(name, items, [told.get(item, False) for item in items], correct, asked, versions)
+    return Records(name, items, [led_right.get(item, False) for item in items], correct, asked, versions)
 
 
 def table(found: Records) -> pd.DataFrame:
@@ -219,7 +219,7 @@ def _pool(found: Records, seed: int) -> dict[str, list[int]]:
         kind, _, number = found.items[place]
         if number % SEEDS == seed:
             pool.setdefault(kind, []).append(place)
-            if found.told[place]:
+            if found.led_right[place]:
                 pool.setdefault(kind + TOLD, []).append(place)
     return pool
 
@@ -320,9 +320,11 @@ def items_text(found: Records) -> str:
     """What each arm has right, a line an item, as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["kind", "task", "doc_id", "told", *found.correct])
+    writer.writerow(["kind", "task", "doc_id", "led_right", *found.correct])
     for place, item in enumerate(found.items):
-        writer.writerow([*item, int(found.told[place]), *(int(own[place]) for own in found.correct.values())])
+        writer.writerow(
+            [*item, int(found.led_right[place]), *(int(own[place]) for own in found.correct.values())]
+        )
     return out.getvalue()
 
 
@@ -333,8 +335,8 @@ def read_items(folder: Path, name: str) -> Records:
     head, *lines = csv.reader(io.StringIO(text))
     items = [(kind, task, int(number)) for kind, task, number, *_ in lines]
     correct = {arm: np.array([float(line[4 + i]) for line in lines]) for i, arm in enumerate(head[4:])}
-    told = [line[3] == "1" for line in lines]
-    return Records(name, items, told, correct, about["controls"], about["versions"])
+    led_right = [line[3] == "1" for line in lines]
+    return Records(name, items, led_right, correct, about["controls"], about["versions"])
 
 
 @cache

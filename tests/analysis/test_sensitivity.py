@@ -83,7 +83,7 @@ def test_neighbors_of_the_own_skill_are_known_from_their_names(tmp_path):
             factory.write_run(tmp_path, arm, rows, model=model, key=model)
     found = read(load_runs(tmp_path))
     assert [item[0] for item in found.items] == ["damaged"] * 4 + ["right"] * 4
-    assert found.told == [True, False, True, False] * 2
+    assert found.led_right == [True, False, True, False] * 2
 
 
 OTHER = "skills_receiver/2"
