@@ -69,12 +69,13 @@ class BaseAgain(RewiringArm):
         ]
 
     def _sequences(self, item: Item) -> list[tuple[int, ...]]:
-        """The tokens that the model reads of an item: each request behind its context, or the prompt."""
+        """The tokens that the model reads of an item, each text once: requests behind their contexts, or the prompt."""
         tokenized = self.backend.tokenizer(item)
         if item.kind == TEXT:
             return [tokenized.prompts[0].context]
         prompts = tokenized.prompts
-        return [prompts[p].context + prompts[p].continuations[c][:-1] for p, c in tokenized.rows]
+        read = (prompts[p].context + prompts[p].continuations[c][:-1] for p, c in tokenized.rows)
+        return list(dict.fromkeys(read))
 
     def finish(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
         """Count the items with routing ties."""
