@@ -83,11 +83,13 @@ def movement_sentences(rows: Sequence[Mapping[str, Any]], name: Any) -> list[str
         spread = next((row["natural_spread"] for row in still if known(row["natural_spread"])), None)
         apart = "" if spread is None else f"; items' own pathways lie {spread:.3f} apart"
         out.append(
-            f"Cannot move this model: {shifts}{apart}. Nulls of such arms say nothing about the method."
+            f"Hardly moved this model's routing: {shifts}{apart}. That such an arm gains nothing says nothing of the method."
         )
     if far:
-        shifts = ", ".join(f"{name(row)} moves {times_text(row)} ({row['moved']:.2f})" for row in far)
-        out.append(f"Of the routing weight, {shifts}.")
+        shifts = ", ".join(f"{name(row)} moves {row['moved']:.2f} ({times_text(row)})" for row in far)
+        out.append(
+            f"Of the routing weight, {shifts}; that spread is how far two items' own pathways lie apart."
+        )
     return out
 
 

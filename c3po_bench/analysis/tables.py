@@ -316,7 +316,7 @@ def movement_table(rows: Sequence[dict[str, Any]], width: int = WIDEST) -> Table
     )
     caption = "moved: share of the routing weight; natural spread: the same between two items' own pathways"
     if width >= WIDEST:
-        caption += "; weight (of the experts that run), entropy and surrogate loss: before, after"
+        caption += "; weight (of the experts that run), entropy and the loss that it lowers: before → after"
     shown = len(numbers) if width >= WIDEST else numbers.index("weight")
     table = _table(["arm"], numbers[:shown], title="how far pathways are moved", caption=caption)
     for row in rows:
@@ -326,14 +326,14 @@ def movement_table(rows: Sequence[dict[str, Any]], width: int = WIDEST) -> Table
 
 def movement_cells(row: dict[str, Any]) -> list[str]:
     """The numbers of a row of `movement_rows` as text."""
-    times = "cannot move it" if row["still"] else _number(row["times"], "{:.3g}")
+    times = "hardly moved" if row["still"] else _number(row["times"], "{:.3g}")
     pairs = (("mass_before", "mass_after"), ("entropy_before", "entropy_after"), ("loss_first", "loss_last"))
     return [
         f"{row['moved']:.3f}",
         _number(row["natural_spread"], "{:.3f}"),
         times,
         f"{row['kept'] * 100:.0f}%",
-        *(f"{row[a]:.2f}, {row[b]:.2f}" if known(row[a]) else "" for a, b in pairs),
+        *(f"{row[a]:.2f} → {row[b]:.2f}" if known(row[a]) else "" for a, b in pairs),
         _number(row["similarity"], "{:.2f}"),
     ]
 

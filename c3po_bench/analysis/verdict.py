@@ -123,6 +123,8 @@ def _accuracy(
 
     def against(row: dict[str, Any]) -> list[str]:
         controls = [o for o in over if (o["run_id"], o["task"]) == (row["run_id"], row["task"])]
+        if not direction(row):
+            return _as_well(row, [own[o["control_run_id"]] for o in controls if o["control_run_id"] in own])
         return [_against_control(row, control, own.get(control["control_run_id"])) for control in controls]
 
     compared = [row for row in rows if known(row["difference"])]
@@ -153,7 +155,7 @@ def _accuracy(
     ][:MOST]
     ceilings = [row for row in compared if row["role"] == "ceiling"][:MANY]
     sentences += [
-        f"The ceiling, {display_name(row)}, which may see the answer: {_signed(row)}." for row in ceilings
+        f"{_name(row)}, a ceiling that knows what no method may know: {_signed(row)}." for row in ceilings
     ]
     return sentences + _gap(headroom or {}, methods, ceilings)
 
@@ -222,7 +224,9 @@ def _method(row: dict[str, Any], against: list[str]) -> str:
         verb = "beats" if shown > 0 else "loses to"
         sentence = f"{name} {verb} base by {points(row['difference'])} points {interval}{_holm(row)}"
         return "; ".join([sentence + other, *(against if shown > 0 else [])]) + "."
-    seen = f"; {row['n']} items show gains from about {points(row['mde'])} on" if known(row["mde"]) else ""
+    seen = ""
+    if known(row["mde"]):
+        seen = f"; with {row['n']} items, only gains above about {points(row['mde'])} points are detectable"
     same, other = row["p_same_holm"] < ALPHA, other + note(row, "sensitivity")
     if row["fixed"] == 0 and row["broken"] == 0:
         return f"{name} scores every item as base does{_same(row) if same else seen}{other}."
@@ -231,7 +235,19 @@ def _method(row: dict[str, Any], against: list[str]) -> str:
     outside = ""
     if row["diff_low"] > 0 or row["diff_high"] < 0:
         outside = f", p {p_text(row['p'])}" if not row["p"] < ALPHA else _holm(row)
-    return f"{name} cannot be told from base: {_signed(row)}{outside}{seen}{noise_note(row)}{other}."
+    parts = [f"{name} cannot be told from base: {_signed(row)}{outside}", *against]
+    return f"{'; '.join(parts)}{seen}{noise_note(row)}{other}."
+
+
+def _as_well(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[str]:
+    """The controls of an arm that is not shown to gain which do at least as well, in words; nothing without any."""
+    ahead = sorted(
+        (c for c in controls if c["difference"] >= row["difference"]), key=lambda c: -c["difference"]
+    )
+    if not ahead or not row["difference"] > 0:
+        return []
+    listed = ", ".join(f"{display_name(control)} ({_plus(control['difference'])})" for control in ahead)
+    return [f"control{'s' * (len(ahead) > 1)} that do{'es' * (len(ahead) == 1)} as well: {listed}"]
 
 
 def _same(row: dict[str, Any]) -> str:

@@ -82,8 +82,8 @@ def test_a_comparison_has_the_change_of_the_right_choices_probability(tmp_path):
 def test_a_verdict_names_both_where_they_disagree(tmp_path):
     said = verdict(compare(with_probabilities(tmp_path / "a", CHANGES)))
     assert said == (
-        "NGD scores every item as base does; 12 items show gains from about 41.7 on; but the right choice's "
-        "probability rises: +5.3 points [0.4, 10.3] (Holm p 0.039)."
+        "NGD scores every item as base does; with 12 items, only gains above about 41.7 points are detectable; but the "
+        "right choice's probability rises: +5.3 points [0.4, 10.3] (Holm p 0.039)."
     )
     fixed = compare(with_probabilities(tmp_path / "b", [0.1, -0.1], arm_right=[1] * 12))
     assert "beats base by 50.0 points" in verdict(fixed)

@@ -45,7 +45,7 @@ def test_columns_rows_and_table(tmp_path):
         "mode_finding": (True, 0.7),
     }
     text = text_of(movement_table(rows))
-    assert "cannot move it" in text and "0.550" in text and "75%" in text and "55" in text
+    assert "hardly moved" in text and "0.550" in text and "75%" in text and "55" in text
     assert not movement_rows(runs, {})
 
 
@@ -64,8 +64,11 @@ def test_the_verdict_says_who_cannot_move_the_model_and_how_far_others_go():
     )
     sentences = verdict_sentences(frame)
     assert (
-        "Cannot move this model: mode finding (0.007 of the routing weight); items' own pathways lie 0.010 apart. "
-        "Nulls of such arms say nothing about the method." in sentences
+        "Hardly moved this model's routing: mode finding (0.007 of the routing weight); items' own pathways lie 0.010 apart. "
+        "That such an arm gains nothing says nothing of the method." in sentences
     )
-    assert "Of the routing weight, NGD moves 55 times the natural spread (0.55)." in sentences
+    assert (
+        "Of the routing weight, NGD moves 0.55 (55 times the natural spread); that spread is how far two items' own "
+        "pathways lie apart." in sentences
+    )
     assert not [s for s in verdict_sentences(frame_of(row("ngd", **GAIN))) if "routing weight" in s]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from c3po_bench.analysis.compare import compare
+from c3po_bench.analysis.compare import compare, compare_controls
 from c3po_bench.analysis.frames import COLUMNS, CONTROL_COLUMNS
 from c3po_bench.analysis.verdict import direction, verdict, verdict_sentences
 from tests import store_factory as factory
@@ -60,16 +60,39 @@ CEILING = {"difference": 0.2, "diff_low": 0.1, "diff_high": 0.3}
         (
             "mode_finding",
             NOTHING,
-            "Mode finding cannot be told from base: −0.1 points [-1.0, 1.0]; 1000 items show",
+            "Mode finding cannot be told from base: −0.1 points [-1.0, 1.0]; with 1000 items, only",
         ),
-        ("sft", DISAGREE, "SFT cannot be told from base: +4.2 points [0.9, 9.4], p 0.062; 120 items show"),
-        ("sft", SAME, "SFT scores every item as base does; 120 items show gains from about 5.0 on."),
-        ("oracle", CEILING, "The ceiling, oracle, which may see the answer: +20.0 points"),
+        (
+            "sft",
+            DISAGREE,
+            "SFT cannot be told from base: +4.2 points [0.9, 9.4], p 0.062; with 120 items, only",
+        ),
+        (
+            "sft",
+            SAME,
+            "SFT scores every item as base does; with 120 items, only gains above about 5.0 points are detectable.",
+        ),
+        ("oracle", CEILING, "Oracle, a ceiling that knows what no method may know: +20.0 points"),
         ("base", {}, "Nothing stands beside base"),
     ],
 )
 def test_verdict_in_plain_words(arm, numbers, words):
     assert words in verdict(frame_of(row(arm, **numbers)))
+
+
+def test_controls_that_do_as_well_stand_beside_a_null(tmp_path):
+    base = np.repeat([0, 1], 48)
+    arms = {"ngd": [0, 1, 2, -1], "random_pathway": [0, 1, 2, 3], "ngd_random_neighbors": [-1]}
+    scores = {}
+    for name, changed in arms.items():
+        scores[name] = base.copy()
+        scores[name][changed] = 1 - base[changed]
+    runs = factory.store(tmp_path, base=base, **scores)
+    (sentence,) = [s for s in verdict_sentences(compare(runs), compare_controls(runs)) if s.startswith("NGD")]
+    assert (
+        "+2.1 points" in sentence
+        and "; control that does as well: random pathway (+4.2); with 96" in sentence
+    )
 
 
 def test_verdict_over_nothing():
@@ -124,8 +147,8 @@ def test_of_a_sweep_only_what_holds_after_correction_is_counted():
 
 def test_every_ceiling_is_named():
     runs = [row("oracle", gain, label=f"oracle (model={model})") for gain, model in ((0.1, "a"), (0.45, "b"))]
-    starts = [sentence.split(", which")[0] for sentence in sentences_on(*runs)]
-    assert starts == [f"The ceiling, oracle (model={model})" for model in "ab"]
+    starts = [sentence.split(", a ceiling")[0] for sentence in sentences_on(*runs)]
+    assert starts == [f"Oracle (model={model})" for model in "ab"]
 
 
 def test_a_difference_without_p_is_not_shown():
