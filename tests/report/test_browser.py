@@ -224,6 +224,8 @@ def test_a_flipped_item_opens_with_all_its_reasons(context, reports):
     detail = page.locator("#item-detail")
     assert detail.locator(".choices li").count() == 4
     assert detail.locator(".choices li.gold .tag.ours").inner_text() == "NGD"
+    others = detail.locator(".alike").inner_text()
+    assert others.startswith("Also fixed by: ") or others == "No other arm has it fixed."
     why = detail.locator(".why").inner_text()
     for part in ("base chose", "NGD chose", "the loss on its 3 neighbors", "fell from", "expert", "of layer"):
         assert part in why

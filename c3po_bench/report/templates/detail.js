@@ -3,7 +3,7 @@
 
 const fixedDigits = (value, digits) => (typeof value === "number" && Number.isFinite(value) ? value.toFixed(digits) : "");
 
-const itemDetail = ({ item, task, scope, kind, link, arm, base }) => {
+const itemDetail = ({ item, task, scope, kind, change, alike, link, arm, base }) => {
   const [, id, question, choices, gold] = item;
   const parts = [
     el("p", { class: "eyebrow" }, kind, ` ${task} #${id}`, scope ? ` · ${scope === "out" ? "out of" : scope} scope` : "", " · ", el("a", { class: "permalink", href: link }, "link to this item")),
@@ -13,6 +13,7 @@ const itemDetail = ({ item, task, scope, kind, link, arm, base }) => {
   if (asked) parts.push(asked);
   const why = reason(choices, gold, arm, base);
   if (why) parts.push(el("p", { class: "why" }, why));
+  if (change === "fixed" || change === "broken") parts.push(el("p", { class: "alike" }, alike.length ? `Also ${change} by: ${alike.join(", ")}.` : `No other arm has it ${change}.`));
   if (choices) parts.push(...choiceList(choices, gold, arm, base));
   else parts.push(...freeAnswers(arm, base));
   const found = arm.details;

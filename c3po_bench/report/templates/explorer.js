@@ -79,6 +79,9 @@ const setUpExplorer = async () => {
     return (chunk && chunk[item]) || null;
   };
 
+  // The other arms of the same base that fixed, or broke, the same item.
+  const alike = (i, arm, base) => meta.arms.filter((one, k) => k !== arm && k !== base && one.base === base && kindOf(i, k, base) === kindOf(i, arm, base)).map((one) => one.label);
+
   // A link that opens the report with this item, these arms and nothing else of what was looked at.
   const linkTo = (i) => {
     const [arm, base] = chosen().map((which) => meta.arms[which].run);
@@ -113,7 +116,7 @@ const setUpExplorer = async () => {
     const holder = control("detail");
     holder.replaceChildren(...itemDetail({
       item: index.items[i], task: meta.tasks[index.items[i][0]], scope: meta.scopes[index.items[i][0]],
-      kind: badge(kindOf(i, arm, base)), link: linkTo(i),
+      kind: badge(kindOf(i, arm, base)), change: kindOf(i, arm, base), alike: alike(i, arm, base), link: linkTo(i),
       arm: { label: meta.arms[arm].label, run: meta.arms[arm].run, prediction: index.predictions[arm][i], details: ours, isBase: meta.arms[arm].role === "base", tries: meta.arms[arm].tries },
       base: { label: meta.arms[base].label, prediction: index.predictions[base][i], details: theirs },
     }));
