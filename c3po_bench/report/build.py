@@ -57,6 +57,7 @@ PRINT = {
         "tickColor": "#c5ccd4",
         "labelLimit": 300,
     },
+    "axisQuantitative": {"tickCount": 9},  # so few that none loses its label, 0 neither
 }
 
 

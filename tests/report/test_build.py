@@ -94,6 +94,8 @@ def test_verdict_command_and_tables_are_there(hostile):
     assert len(pd.read_csv(root / "out" / "tables" / "ablation.csv")) == len(comparison)
     figures = {p.name for p in (root / "out" / "figures").iterdir()}
     assert {"effects.svg", "effects.png", "cost.svg", "cost.png"} <= figures
+    effects = (root / "out" / "figures" / "effects.svg").read_text(encoding="utf-8")
+    assert ">0</text>" in effects, "the axis of differences has a zero, as a figure of its own, too"
 
 
 def test_all_items_are_listed_and_flips_have_details(hostile):
