@@ -49,6 +49,12 @@ def test_joint_flips_of_eight_items_enumerated():
     assert families.max_t(ARMS).tolist() == [0.03125, 0.0625, 1.0]
 
 
+def test_as_few_flips_as_there_are_are_all_of_them(rng):
+    d = rng.integers(-1, 2, size=(3, 8)) + rng.random((3, 8)) / 100
+    assert families.max_t(d, draws=256) == pytest.approx(families.max_t(d, draws=10_000), abs=1e-12)
+    assert families.max_t(np.ones((1, 8)), draws=256) == pytest.approx([2 / 256])
+
+
 def test_drawn_flips_estimate_all_of_them(rng):
     d = rng.choice([-1.0, 0.0, 1.0], (6, 12), p=[0.15, 0.5, 0.35])
     assert families.max_t(d, draws=4000, seed=1) == pytest.approx(families.max_t(d, draws=4096), abs=0.03)

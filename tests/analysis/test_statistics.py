@@ -232,6 +232,7 @@ def test_arc_challenge_with_10000_draws_takes_less_than_half_a_second(rng, real)
 
 def test_a_sign_flip_p_is_never_zero():
     assert statistics.sign_flip([0.5] * 60, draws=99) == pytest.approx(1 / 100)
+    assert statistics.sign_flip([0.5] * 40, draws=10_000) == pytest.approx(1 / 10_001)
     assert statistics.sign_flip([0.3, -0.3], draws=99) == 1.0, "every flip is as extreme as no difference"
 
 
