@@ -37,6 +37,8 @@ from c3po_bench.report.marks import (
 MOST_MAPS = 20
 MOST_LINES = 60
 """Lines of the chart of differences; of more, only those over all items are drawn."""
+MOST_SETTINGS = 60
+"""Values of a setting that are drawn side by side: of more, numbers lie on a scale, and others stand in the table alone."""
 HEADING = "\u2063"  # before a line of that chart that names the task of those below it; not seen
 
 
@@ -223,6 +225,13 @@ def _ordered(values: Iterable[object]) -> list[str]:
     return sorted(set(map(str, values)), key=key)
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def _slug(*parts: str) -> str:
     """A figure's name, which is also its file's: a plugin's settings may be called anything."""
     return re.sub(r"[^\w-]+", "_", "_".join(parts))
@@ -239,7 +248,8 @@ def _heat_maps(cells: list[dict[str, Any]], names: list[str], of: Quantity = GAI
 
 
 def _spans(cells: list[dict[str, Any]], row: str, column: str) -> bool:
-    varied = all(len({cell[name] for cell in cells if known(cell[name])}) > 1 for name in (row, column))
+    counts = [len({str(cell[name]) for cell in cells if known(cell[name])}) for name in (row, column)]
+    varied = all(1 < count <= MOST_SETTINGS for count in counts)
     return varied and not (by_value(cells, row, column) or by_value(cells, column, row))
 
 
@@ -314,8 +324,13 @@ def curve(cells: list[dict[str, Any]], name: str, of: Quantity = GAIN) -> Figure
         value = {"arm": arm, "role": role_of(group[0]), "setting": setting, "difference": mean}
         values.append(value | {"low": low, "high": high, "cells": len(group)})
     order = _ordered(v["setting"] for v in values)
-    if len(order) < 2:
+    many, numeric = len(order) > MOST_SETTINGS, all(_is_number(setting) for setting in order)
+    if len(order) < 2 or many and not numeric:
         return None
+    x = alt.X("setting:N", sort=order, title=name, axis=alt.Axis(labelAngle=0))
+    if many:
+        values = sorted(({**v, "setting": float(v["setting"])} for v in values), key=itemgetter("setting"))
+        x = alt.X("setting:Q", title=name, scale=alt.Scale(zero=False))
     tooltip = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("setting:N", title=name),
@@ -327,7 +342,7 @@ def curve(cells: list[dict[str, Any]], name: str, of: Quantity = GAIN) -> Figure
     arms = list(dict.fromkeys(v["arm"] for v in values))
     color, shape = role_scales(values)
     base = chart_of(values) if len(arms) == 1 else alt.Chart()
-    base = base.encode(alt.X("setting:N", sort=order, title=name, axis=alt.Axis(labelAngle=0)))
+    base = base.encode(x)
     y = alt.Y("low:Q", title=of.title)
     none = alt.Chart() if len(arms) > 1 else chart_of([{}])
     none = none.mark_rule(strokeDash=[4, 3], opacity=0.7).encode(y=alt.datum(of.none))

@@ -224,6 +224,20 @@ def test_large_sweeps_show_the_best_and_say_that_they_were_picked(tmp_path):
     assert len(block(html, "explorer")["arms"]) == 4
 
 
+def test_a_setting_of_very_many_values_lies_on_a_scale_and_names_stand_in_the_table_alone(tmp_path):
+    """Side by side, 2,000 of them were more than the drawing library could sort."""
+    base = factory.sample_rows("base", "arc", np.array([0, 1, 0, 1]), details=False)
+    rows = factory.sample_rows("ngd", "arc", np.array([1, 1, 0, 1]), details=False)
+    factory.write_run(tmp_path, "base", base)
+    for number in range(400):
+        method = {"learning_rate": 0.05 + number * 1e-4, "plugin_option": f"named {number}"}
+        factory.write_run(tmp_path, "ngd", rows, settings=method)
+    write_report(tmp_path)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert "curve_learning_rate.svg" in names
+    assert not any("plugin_option" in name or name.startswith("heat") for name in names)
+
+
 def test_a_sweep_of_scoring_rules_has_figures_and_rows_that_differ(tmp_path):
     for rule in ("cloze", "letters"):
         for shots in (0, 5):
