@@ -133,7 +133,14 @@ def test_a_sweep_on_a_terminal_names_its_cells(tmp_path: Path):
 
 @pytest.mark.slow
 def test_an_interrupted_experiment_leaves_a_clean_screen_and_goes_on(tmp_path: Path):
-    command = [*TINY, f"results_dir={tmp_path}/r", "limit=20", "arms=[base,ngd]"]
+    command = [
+        *TINY,
+        f"results_dir={tmp_path}/r",
+        "limit=20",
+        "arms=[base,ngd]",
+        "method.steps=40",
+        "batch_size=2",
+    ]
     shown = python(80, *command, stop_at="ngd: scoring")
     assert shown.status == 130, shown.text
     assert not any("scoring" in line for line in shown.screen), shown.screen
