@@ -192,7 +192,17 @@ class ArmRow:
 
     def record(self) -> dict[str, Any]:
         """What a run keeps of the row: all that analysis and report know of an arm."""
-        names = ("name", "title", "role", "control_of", "change", "not_due_to", "place", "losses_over")
+        names = (
+            "name",
+            "title",
+            "role",
+            "about",
+            "control_of",
+            "change",
+            "not_due_to",
+            "place",
+            "losses_over",
+        )
         return {name: getattr(self, name) for name in names}
 
 

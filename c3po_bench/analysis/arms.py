@@ -36,6 +36,7 @@ class Arm(NamedTuple):
     not_due_to: str = ""
     place: int = 0
     losses_over: str = "steps"
+    about: str = ""
 
 
 REPEAT = "repeat"

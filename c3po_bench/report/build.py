@@ -17,7 +17,7 @@ from more_itertools import map_reduce
 
 import c3po_bench
 from c3po_bench.analysis.ablation import ablation_table, axes, write_table
-from c3po_bench.analysis.arms import BASE, METHODS, display_name
+from c3po_bench.analysis.arms import BASE, METHODS, arm_of, display_name
 from c3po_bench.analysis.compare import compare, compare_controls, options_of, trained_on_seeds
 from c3po_bench.analysis.footing import studies_note
 from c3po_bench.analysis.frames import known, records
@@ -209,6 +209,7 @@ def _tables(
     return values | {
         "levels": levels,
         "first_level": levels[0] if levels else "",
+        "glosses": list(dict.fromkeys((a.title, a.about) for a in map(arm_of, selection.runs) if a.about)),
         "marks": " ".join(filter(None, [tables.marks(rows), studies_note(experiments)])),
         "movement_columns": tables.MOVEMENT_COLUMNS,
         "movement_rows": tables.moved_rows(movement_rows(selection.runs, labels)),

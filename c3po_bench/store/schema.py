@@ -28,6 +28,7 @@ class ArmRow(TypedDict):
     name: str
     title: str  # what a reader calls it
     role: str  # base, method, baseline, control, ceiling (an arm that sees labels) or repeat (base again)
+    about: NotRequired[str]  # what it does, in a line
     control_of: NotRequired[str | None]  # the arm that it is a control of
     change: NotRequired[str]  # of a control: what it does otherwise than that arm, such as "random neighbors"
     not_due_to: NotRequired[

@@ -214,6 +214,18 @@ def test_a_store_without_base_gives_a_report_that_says_so(tmp_path):
     assert "no base run beside it" in html and "Nothing to compare yet" in html
 
 
+def test_a_report_says_what_its_arms_are(tmp_path):
+    runs = factory.store(tmp_path, base=[0, 1], ngd=[1, 1])
+    about = runs[1].result["arm_row"] | {"about": "down <the> slope"}
+    (tmp_path / "more").mkdir()
+    rows = factory.sample_rows("ngd", "arc", np.array([1, 1]), details=False)
+    for arm, row in (("base", {}), ("ngd", {"arm_row": about})):
+        factory.write_run(tmp_path / "more", arm, rows, **row)
+    assert "What the arms are" not in write_report(tmp_path).read_text()  # of older runs nothing is known
+    html = write_report(tmp_path / "more").read_text()
+    assert "What the arms are" in html and "<dt>NGD</dt><dd>down &lt;the&gt; slope</dd>" in html
+
+
 def test_large_sweeps_show_the_best_and_say_that_they_were_picked(tmp_path):
     factory.sweep_store(tmp_path, cells=40, items=30, skip=9)
     with pytest.raises(UserError):
