@@ -44,8 +44,13 @@ def remember(secret: str) -> None:
 
 def secrets() -> frozenset[str]:
     """The secrets that are known now."""
-    named = (value.strip() for name, value in os.environ.items() if SECRET_NAMES.search(name))
+    named = (value.strip() for name, value in os.environ.items() if _names_secret(name))
     return frozenset(value for value in named if _is_secret(value)) | frozenset(_remembered)
+
+
+@lru_cache(1000)  # asked of every variable for every text
+def _names_secret(name: str) -> bool:
+    return bool(SECRET_NAMES.search(name))
 
 
 def _is_secret(value: str) -> bool:
@@ -67,14 +72,22 @@ def _pattern(known: frozenset[str]) -> re.Pattern[str] | None:
 
 def without_secrets(text: str) -> str:
     """A text in which known secrets are masked, and nothing else: for records of what was asked and answered."""
-    pattern = _pattern(secrets())
-    return pattern.sub(MASK, text) if pattern else text
+    return _without(secrets(), text)
 
 
 def masked(text: str) -> str:
     """A text in which known secrets are masked, and what looks like one: for messages, logs and settings."""
-    text = USERINFO.sub(MASK, without_secrets(text))
-    return HEADER.sub(rf"\1{MASK}", PARAMETER.sub(rf"\1{MASK}", LOOKS.sub(MASK, text)))
+    return _without_lookalikes(without_secrets(text))
+
+
+def _without(known: frozenset[str], text: str) -> str:
+    pattern = _pattern(known)
+    return pattern.sub(MASK, text) if pattern else text
+
+
+def _without_lookalikes(text: str) -> str:
+    text = LOOKS.sub(MASK, USERINFO.sub(MASK, text))
+    return HEADER.sub(rf"\1{MASK}", PARAMETER.sub(rf"\1{MASK}", text))
 
 
 def clean(values: Any) -> Any:
@@ -86,29 +99,33 @@ def clean(values: Any) -> Any:
     return masked(values) if isinstance(values, str) else values
 
 
-def holding_secrets(values: Any, name: str = "") -> Iterable[tuple[str, str]]:
+def holding_secrets(values: Any) -> Iterable[tuple[str, str]]:
     """Dotted names of the texts in nested `values` that hold a secret or what looks like one, with why.
 
     A key `api_key_env` holds one where it is no variable's name.
     """
+    return _holding(values, "", secrets())
+
+
+def _holding(values: Any, name: str, known: frozenset[str]) -> Iterable[tuple[str, str]]:
     if hasattr(values, "__dict__"):  # a section of a config
         values = vars(values)
     if isinstance(values, Mapping):
         for key, value in values.items():
-            yield from holding_secrets(key, f"a name in {name}" if name else "a name")
-            yield from holding_secrets(value, f"{name}.{key}" if name else str(key))
+            yield from _holding(key, f"a name in {name}" if name else "a name", known)
+            yield from _holding(value, f"{name}.{key}" if name else str(key), known)
     elif isinstance(values, list | tuple):
         for value in values:
-            yield from holding_secrets(value, name)
+            yield from _holding(value, name, known)
     elif isinstance(values, str):
         if name.endswith("api_key_env") and not _is_variable(values):
             yield (
                 name,
                 "wants the name of the environment variable that holds the key, such as OPENAI_API_KEY",
             )
-        elif without_secrets(values) != values:
+        elif _without(known, values) != values:
             yield name, "holds a key of the environment"
-        elif masked(values) != values:
+        elif _without_lookalikes(values) != values:
             yield name, "holds what looks like a key or a password"
 
 

@@ -206,8 +206,8 @@ def plain_cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 def masked_cells(frame: pd.DataFrame) -> pd.DataFrame:
     """A table without the secrets that are known, its types kept."""
-    texts = frame.select_dtypes(include=["object", "string"]).to_numpy().ravel()
-    if not any(isinstance(text, str) and without_secrets(text) != text for text in texts):
+    cells = frame.select_dtypes(include=["object", "string"]).to_numpy().ravel()
+    if all(without_secrets(text) == text for text in {cell for cell in cells if isinstance(cell, str)}):
         return frame
     changed = _mapped(frame, lambda value: without_secrets(value) if isinstance(value, str) else value)
     return changed.astype(dict(zip(changed.columns, frame.dtypes, strict=True)))

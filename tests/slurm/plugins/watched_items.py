@@ -1,10 +1,11 @@
-"""Plugin for tests: writes down every item that is scored and every bank that is built; slow if told to be."""
+"""Plugin for tests: notes every item scored and every part of a bank that is read; slow if told to be."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from c3po_bench.rewiring import bank
 from c3po_bench.store.files import Journal
@@ -30,10 +31,15 @@ def slow_append(self: Journal, rows: list) -> None:
     time.sleep(SECONDS)
 
 
-def noted_build(*args: object, **more: object) -> None:
-    note(f"bank {os.getpid()}")
+def noted_build(*args: Any) -> None:
+    *others, progress = args
+
+    def noted(what: str, done: int, total: int, share: float) -> None:
+        note(f"bank read to {done} of {total}")
+        progress(what, done, total, share)
+
     time.sleep(SECONDS)
-    build(*args, **more)  # type: ignore[arg-type]
+    build(*others, noted)
 
 
 if append.__name__ == "append":  # once a process
