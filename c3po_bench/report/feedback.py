@@ -26,6 +26,8 @@ from c3po_bench.report.marks import (
     placed,
     role_of,
     role_scales,
+    room,
+    tall,
 )
 from c3po_bench.report.tables import Cell, Column, Row, columns_named
 
@@ -122,11 +124,13 @@ def figures(arms: pd.DataFrame) -> list[Figure]:
         return []
     bottom = min(0.0, *(p["low"] for p in points))
     right = min(1.0, max(0.5, *(p["right"] + 0.05 for p in points)))
+    few, height = len(points) <= NAMED, tall(points, 380)
+    beyond = f"{right} * width / (width - {room(points)})" if few else f"{right}"
     x = alt.X(
         "leaks:Q",
         title="leaks, mean of near and out of scope (0: none)",
-        scale=alt.Scale(domain=[0, right], nice=False),
-        axis=alt.Axis(format="%", tickCount=5),
+        scale=alt.Scale(domainMin=0, domainMax=alt.ExprRef(beyond), nice=False),
+        axis=alt.Axis(format="%", values=[tenth / 10 for tenth in range(0, int(10 * right) + 1, 2)]),
     )
     y = alt.Y(
         "follows:Q",
@@ -134,7 +138,7 @@ def figures(arms: pd.DataFrame) -> list[Figure]:
         scale=alt.Scale(domain=[bottom, 1.02], nice=False),
         axis=alt.Axis(format="%", tickCount=6),
     )
-    spots = placed(points, lambda p: p["leaks"], lambda at: at, "follows", (bottom, 1.0))
+    spots = placed(points, "leaks", "follows", (bottom, 1.02), height) if few else points
     base = chart_of(spots)
     color, shape = role_scales(points)
     tooltip = [
@@ -150,12 +154,11 @@ def figures(arms: pd.DataFrame) -> list[Figure]:
         alt.X("left:Q"), y, alt.X2("right:Q"), color, tooltip=tooltip
     )
     marks = base.mark_point(filled=True, size=100, opacity=1).encode(x, y, color, shape, tooltip=tooltip)
-    layers, few = [across, upright, marks], len(points) <= NAMED
-    numbered = few and long_names(points)
+    layers = [across, upright, marks]
     if few:
-        layers = named(base, x, y, layers, numbered)
+        layers = named(x, y, layers, spots, color)
     chart = alt.layer(*_lines(bottom, right, x, y), *layers).properties(
-        width="container", height=380, autosize=FIT
+        width="container", height=height, autosize=FIT
     )
     heading = "Follows against leaks"
     caption = (
@@ -167,6 +170,7 @@ def figures(arms: pd.DataFrame) -> list[Figure]:
         for p in points
     ]
     words = f"{heading}, by arm. {'; '.join(listed)}."
+    numbered = few and long_names(points)
     return [
         Figure("feedback", "feedback", heading, caption, words, chart, key_of(spots) if few else (), numbered)
     ]

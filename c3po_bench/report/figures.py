@@ -28,9 +28,12 @@ from c3po_bench.report.marks import (
     key_of,
     long_names,
     named,
+    names_start,
     placed,
     role_of,
     role_scales,
+    room,
+    tall,
     zero,
 )
 
@@ -135,28 +138,47 @@ def cost(points: list[dict[str, Any]], to: str = "base") -> Figure:
         alt.Tooltip("difference:Q", format="+.1f", title="points"),
         alt.Tooltip("interval:N", title="95% interval"),
     ]
-    scale = alt.Scale(type="log", nice=False, padding=48)
-    x = alt.X("seconds:Q", title="seconds an item (log scale)", scale=scale)
-    ends = [p[end] for p in points for end in ("low", "difference", "high") if p[end] is not None] or [0.0]
-    span = (min(ends), max(ends))
-    spots = placed(points, lambda p: math.log10(p["seconds"]), lambda at: 10**at, "difference", span)
+    few = len(points) <= NAMED
+    ends = [p[end] for p in points for end in ("low", "difference", "high") if p[end] is not None] + [0.0]
+    margin = (max(ends) - min(ends) or 1) / 20
+    span, height = (min(ends) - margin, max(ends) + margin), tall(points, 300)
+    spots = placed(points, "seconds", "difference", span, height) if few else points
+    seconds = [p["seconds"] for p in points]
+    low, high = math.log10(min(seconds)) - 0.08, math.log10(max(seconds)) + 0.08
+    beyond = f"{high - low} * {room(points)} / (width - {room(points)})" if few else "0"
+    scale = alt.Scale(
+        type="log", nice=False, domainMin=10**low, domainMax=alt.ExprRef(f"pow(10, {high} + {beyond})")
+    )
+    axis = alt.Axis(values=_round_between(10**low, 10**high), format="~g")
+    x = alt.X("seconds:Q", title="seconds an item (log scale)", scale=scale, axis=axis)
+    title = f"difference to {to}, points"
+    y = alt.Y("difference:Q", title=title, scale=alt.Scale(domain=span, nice=False))
     base = chart_of(spots)
     bars = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(
-        x, alt.Y("low:Q", title=f"difference to {to}, points"), alt.Y2("high:Q"), color, tooltip=tooltip
+        x, alt.Y("low:Q", title=title), alt.Y2("high:Q"), color, tooltip=tooltip
     )
-    marks = base.mark_point(filled=True, size=90, opacity=1).encode(
-        x, alt.Y("difference:Q"), color, shape, tooltip=tooltip
+    marks = base.mark_point(filled=True, size=90, opacity=1).encode(x, y, color, shape, tooltip=tooltip)
+    layers = named(x, y, [bars, marks], spots, color) if few else [bars, marks]
+    chart = alt.layer(zero("y", names_start(points) if few else ""), *layers).properties(
+        width="container", height=height, autosize=FIT
     )
-    layers, few = [bars, marks], len(points) <= NAMED
-    numbered = few and long_names(points)
-    if few:
-        layers = named(base, x, alt.Y("difference:Q"), layers, numbered)
-    chart = alt.layer(zero("y"), *layers).properties(width="container", height=300, autosize=FIT)
     heading = "Cost against gain"
     caption = f"{heading}: up and to the left is better. {BARS}"
     listed = [f"{p['arm']}: {p['difference']:+.1f} points at {p['seconds']:.2g} s" for p in points[:40]]
     words = f"{heading}, by arm. {'; '.join(listed)}."
+    numbered = few and long_names(points)
     return Figure("cost", "cost", heading, caption, words, chart, key_of(spots) if few else (), numbered)
+
+
+def _round_between(low: float, high: float) -> list[float]:
+    """Round numbers in between for a logarithmic axis: 1, 2 and 5 in each decade, or all digits where two lack."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), range(1, 10), range(10, 100)):
+        found = [digit * 10.0 ** (decade - (digit > 9)) for decade in decades for digit in digits]
+        found = [round(number, 10) for number in found if low <= number <= high]
+        if len(found) > 1:
+            break
+    return found
 
 
 @dataclass(frozen=True)

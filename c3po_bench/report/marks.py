@@ -6,11 +6,13 @@ Charts carry no colors of their own; the page hands Vega the palette of its ligh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import altair as alt
+import numpy as np
+from scipy.optimize import isotonic_regression
 
 from c3po_bench.analysis.arms import METHODS
 
@@ -19,6 +21,10 @@ WIDE = (
     "width >= 420"  # names would lie over each other on a phone: points have numbers there, and a key below
 )
 LONG = 26  # letters of a name from which points have numbers at any width
+LINE = 16
+"""Pixels from the name of a point to the next."""
+GAP = 34
+"""Pixels between the points and the column of their names."""
 NAMED = 20
 """Arms up to which a chart of points names each."""
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
@@ -66,9 +72,10 @@ def chart_of(values: list[dict[str, Any]]) -> alt.Chart:
     return alt.Chart(alt.Data(values=values))
 
 
-def zero(axis: Literal["x", "y"]) -> alt.Chart:
-    """The line of no difference."""
-    return chart_of([{"zero": 0}]).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(**{axis: "zero:Q"})
+def zero(axis: Literal["x", "y"], end: str = "") -> alt.Chart:
+    """The line of no difference, all across or up to `end`, a Vega expression."""
+    line = chart_of([{"zero": 0}]).mark_rule(strokeDash=[4, 3], opacity=0.7).encode(**{axis: "zero:Q"})
+    return line.encode(x=alt.value(0), x2=alt.value(alt.ExprRef(end))) if end else line
 
 
 def role_scales(rows: Iterable[dict[str, Any]]) -> tuple[alt.Color, alt.Shape]:
@@ -82,42 +89,32 @@ def role_scales(rows: Iterable[dict[str, Any]]) -> tuple[alt.Color, alt.Shape]:
 
 
 def placed(
-    points: list[dict[str, Any]],
-    along: Callable[[dict[str, Any]], float],
-    back: Callable[[float], float],
-    height: str,
-    span: tuple[float, float],
+    points: list[dict[str, Any]], across: str, height: str, span: tuple[float, float], pixels: int
 ) -> list[dict[str, Any]]:
-    """The points, numbered, with a place for their names, `name_x` and `name_y`: beside each, or the nearest free one.
+    """The points from top to bottom, numbered, with the height of their names, `name_y`, in a column to the right.
 
-    Sizes are shares of what is spanned: a letter is an eightieth wide, a line a nineteenth high.
+    Names keep a line between them and are else as near to their points as they can be. Of points at the same height
+    the one to the left has the lowest name, so that the lines to their names do not cross.
 
     Args:
         points: those that are drawn.
-        along: where a point lies on the horizontal axis as it is drawn (a logarithm where that is one).
-        back: the axis' value there.
+        across: the name of the horizontal value.
         height: the name of the vertical value.
-        span: the least and the largest vertical value drawn.
+        span: the ends of the vertical axis.
+        pixels: how high the axis is; `tall` says what it must be at least.
     """
-    places = [along(point) for point in points]
-    across = max(places, default=0) - min(places, default=0) or 1
-    line = (span[1] - span[0] or 1) / 19
-    ordered = sorted(zip(places, points, strict=True), key=lambda pair: pair[0])
-    taken = [(x - across / 100, x + across / 100, point[height]) for x, point in ordered]
-    rows = []
-    for number, (x, point) in enumerate(ordered, start=1):
-        letters = 2 if long_names(points) else len(point["arm"])
-        begin, end = x + across / 50, x + across / 50 + letters * across / 80
-        levels = [point[height] + line * (n + 0.4) for n in sorted(range(-NAMED, NAMED), key=abs)]
-        free = (
-            y
-            for y in levels
-            if not any(b < end and begin < e and abs(y - other) < line for b, e, other in taken)
-        )
-        level = next(free, levels[0])
-        taken.append((begin, end, level))
-        rows.append({**point, "number": str(number), "name_x": back(begin), "name_y": level})
-    return rows
+    line = LINE * (span[1] - span[0]) / pixels
+    ordered = sorted(points, key=lambda point: (point[height], point[across]))
+    steps = line * np.arange(len(ordered))
+    free = isotonic_regression([point[height] for point in ordered] - steps).x
+    levels = steps + np.clip(free, span[0] + line / 2, span[1] - line / 2 - steps[-1])
+    rows = [{**point, "name_y": float(level)} for point, level in zip(ordered, levels, strict=True)]
+    return [{**row, "number": str(number)} for number, row in enumerate(reversed(rows), start=1)]
+
+
+def tall(points: list[dict[str, Any]], least: int) -> int:
+    """Pixels of a chart that has a line for each point's name, and `least` at least."""
+    return max(least, LINE * len(points))
 
 
 def long_names(points: list[dict[str, Any]]) -> bool:
@@ -125,17 +122,35 @@ def long_names(points: list[dict[str, Any]]) -> bool:
     return any(len(point["arm"]) > LONG for point in points)
 
 
-def named(base: alt.Chart, x: alt.X, y: alt.Y, layers: list[alt.Chart], numbered: bool) -> list[alt.Chart]:
-    """`layers` with the names of `placed` points and lines that lead to them; numbers if `numbered` or it is narrow."""
-    faint = alt.condition(WIDE, alt.value(0.6), alt.value(0))
-    leaders = base.mark_rule(strokeWidth=0.75).encode(
-        x, y, alt.X2("name_x:Q"), alt.Y2("name_y:Q"), opacity=faint
+def room(points: list[dict[str, Any]]) -> str:
+    """A Vega expression: pixels that the column of names takes to the right of the points."""
+    wide = 0 if long_names(points) else max(len(point["arm"]) for point in points)
+    return f"({WIDE} ? {GAP + max(14, 7 * wide)} : {GAP + 14})"
+
+
+def named(
+    x: alt.X, y: alt.Y, layers: list[alt.Chart], spots: list[dict[str, Any]], color: alt.Color
+) -> list[alt.Chart]:
+    """`layers` with the names of `placed` points in a column at the right, and lines that lead to them.
+
+    Where the chart is narrow or a name is long, numbers stand for names.
+    """
+    base = chart_of(spots)
+    leaders = base.mark_rule(strokeWidth=0.75, opacity=0.6).encode(
+        x, y, alt.X2Value(alt.ExprRef(f"{names_start(spots)} - 3")), alt.Y2("name_y:Q"), color
     )
-    text = base.transform_calculate(name="datum.number" if numbered else f"{WIDE} ? datum.arm : datum.number")
-    names = text.mark_text(align="left", dx=2, limit=220).encode(
-        alt.X("name_x:Q"), alt.Y("name_y:Q"), text="name:N"
-    )
-    return [leaders, *layers, names]
+    shown = "datum.number" if long_names(spots) else f"{WIDE} ? datum.arm : datum.number"
+    names = base.transform_calculate(name=shown).mark_text(align="left", baseline="middle")
+    return [
+        leaders,
+        *layers,
+        names.encode(alt.XValue(alt.ExprRef(names_start(spots))), alt.Y("name_y:Q"), color, text="name:N"),
+    ]
+
+
+def names_start(points: list[dict[str, Any]]) -> str:
+    """A Vega expression: where the column of names begins."""
+    return f"(width - {room(points)} + {GAP})"
 
 
 def key_of(points: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -135,6 +135,47 @@ COLOR = """(name) => {
 }"""
 
 
+OVER = """(holder) => {
+  const inside = holder.getBoundingClientRect();
+  const boxes = [...holder.querySelectorAll('svg text')].filter((t) => Number(getComputedStyle(t).opacity) > 0
+    && t.textContent).map((t) => [t.textContent, t.getBoundingClientRect()]);
+  const over = boxes.flatMap(([one, a], i) => boxes.slice(0, i).filter(([, b]) =>
+    a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)
+    .map(([other]) => [one, other]));
+  return [over, boxes.filter(([, a]) => a.left < inside.left - 1 || a.right > inside.right + 1).map(([one]) => one)];
+}"""
+"""The pairs of texts of a chart that lie over each other, and those that are cut by its edge."""
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 600, 390])
+@pytest.mark.parametrize("name", ["rewiring", "feedback", "sweep"])
+def test_no_text_of_a_chart_lies_over_another(chromium, reports, name, width):
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.goto(reports[name].as_uri())
+    page.wait_for_selector("#item-list button")
+    draw_all(page)
+    for holder in page.query_selector_all(".chart:not([hidden]) .vega"):
+        assert holder.evaluate(OVER) == [[], []], holder.get_attribute("data-figure")
+    page.close()
+
+
+def test_a_print_has_every_chart_in_the_colors_of_paper(chromium, reports):
+    page = chromium.new_page(viewport={"width": 1280, "height": 600}, color_scheme="dark")
+    page.goto(reports["rewiring"].as_uri())
+    for holder in page.query_selector_all(".chart:not([hidden]) .vega"):  # without scrolling
+        holder.wait_for_selector("svg", state="attached")
+    page.evaluate(
+        """() => addEventListener('beforeprint', () => {
+          window.paper = [...document.querySelectorAll('.vega svg text')].map((t) => t.getAttribute('fill'));
+        })"""
+    )
+    dark = page.locator(".vega svg text").first.get_attribute("fill")
+    page.pdf()
+    assert page.evaluate("window.paper.length") and dark not in page.evaluate("window.paper")
+    page.wait_for_function("document.querySelector('.vega svg text').getAttribute('fill') === '" + dark + "'")
+    page.close()
+
+
 @pytest.mark.parametrize("width", [1440, 1024, 390])
 @pytest.mark.parametrize("name", ["rewiring", "feedback", "sweep"])
 def test_tables_fit_or_say_that_they_scroll_and_differences_have_a_zero(chromium, reports, name, width):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -153,8 +153,8 @@ def test_a_mean_over_cells_has_an_interval_that_is_not_too_short(tmp_path):
     assert "means of the cells' bounds" in curve.caption
 
 
-def named(spots: list[tuple[float, float]]) -> list[dict]:
-    """The points of a cost chart over arms with these seconds and differences, each with a place for its name."""
+def cost_chart(spots: list[tuple[float, float]]) -> dict:
+    """The specification of a cost chart over arms with these seconds and differences."""
     rows = [
         {"arm": "ngd", "title": "NGD", "role": "method", "label": f"ngd with neighbors {i}", "run_id": str(i)}
         | {"task": "arc", "level": "task", "group": "", "scope": "", "seconds_per_item": s}
@@ -162,7 +162,7 @@ def named(spots: list[tuple[float, float]]) -> list[dict]:
         for i, (s, d) in enumerate(spots)
     ]
     _, cost = comparison_figures(pd.DataFrame(rows))
-    return cost.spec()["layer"][1]["data"]["values"]
+    return cost.spec()
 
 
 @pytest.mark.parametrize(
@@ -176,18 +176,17 @@ def named(spots: list[tuple[float, float]]) -> list[dict]:
     ids=["all the same", "three close", "far apart", "one"],
 )
 def test_no_name_lies_over_another(spots):
-    points = named(spots)
+    spec = cost_chart(spots)
+    points = spec["layer"][1]["data"]["values"]
     assert sorted(p["arm"] for p in points) == sorted(f"NGD with neighbors {i}" for i in range(len(spots)))
-    costs = [math.log10(p["seconds"]) for p in points]
-    across = max(costs) - min(costs) or 1
-    line = (max(p["high"] for p in points) - min(p["low"] for p in points)) / 19
-    for i, one in enumerate(points):
-        assert math.log10(one["name_x"]) > math.log10(one["seconds"])
-        for other in points[:i]:  # from left to right
-            apart = math.log10(one["name_x"] / other["name_x"]) >= len(other["arm"]) * across / 80
-            assert apart or abs(one["name_y"] - other["name_y"]) > 0.99 * line, (one, other)
+    assert [p["number"] for p in points] == [str(i) for i in range(1, len(spots) + 1)]
+    low, high = spec["layer"][1]["encoding"]["y"]["scale"]["domain"]
+    pixel = (high - low) / spec["height"]
+    heights = [p["name_y"] for p in points]
+    assert low + 8 * pixel <= min(heights) + 1e-9 and max(heights) <= high - 8 * pixel + 1e-9
+    assert all(upper - lower > 15.9 * pixel for upper, lower in itertools.pairwise(heights))
 
 
 def test_a_lone_name_stands_beside_its_point():
-    far, near = named([(0.1, 5.0), (1.0, -5.0)])
+    far, near = cost_chart([(0.1, 5.0), (1.0, -5.0)])["layer"][1]["data"]["values"]
     assert abs(far["name_y"] - 5.0) < 0.5 and abs(near["name_y"] + 5.0) < 0.5

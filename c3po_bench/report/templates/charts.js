@@ -1,4 +1,4 @@
-// Draws the Vega-Lite figures in the page's own colors, when they come into view.
+// Draws the Vega-Lite figures in the page's own colors, when they come into view or the page has nothing else to do.
 "use strict";
 
 const figures = read("figures") || {};
@@ -62,7 +62,17 @@ const setUpCharts = () => {
       draw(entry.target);
     }
   }, { rootMargin: "300px" });
-  for (const holder of document.querySelectorAll(".vega")) seen.observe(holder);
+  const holders = [...document.querySelectorAll(".vega")];
+  for (const holder of holders) seen.observe(holder);
+  // a page that is printed has them all, whether it was scrolled or not
+  const idle = window.requestIdleCallback || ((call) => setTimeout(call, 50));
+  const rest = async () => {
+    const next = holders.find((holder) => !drawn.has(holder) && !holder.closest("[hidden]"));
+    if (!next) return;
+    await draw(next);
+    idle(rest);
+  };
+  idle(rest);
   for (const select of document.querySelectorAll(".figure-switch")) {
     select.addEventListener("change", () => {
       for (const figure of select.closest(".panel").querySelectorAll(".chart")) {

@@ -52,6 +52,17 @@ const setUpTheme = (redraw) => {
     redraw(dark());
   });
   media.addEventListener("change", () => redraw(dark()));
+  let shown;
+  window.addEventListener("beforeprint", () => {  // paper is white
+    shown = root.dataset.theme;
+    const before = dark();
+    root.dataset.theme = "light";
+    if (before) redraw(false);
+  });
+  window.addEventListener("afterprint", () => {
+    if (shown) root.dataset.theme = shown; else delete root.dataset.theme;
+    if (dark()) redraw(true);
+  });
   redraw(dark());
 };
 
