@@ -57,8 +57,8 @@ def asks_help() -> bool:
 def fix_hashes() -> None:
     """Start Python anew with fixed hashes of texts, unless `PYTHONHASHSEED` is set.
 
-    The order of a set of texts depends on them: a task's function that goes through one would ask other things in each
-    run. Jobs and processes that this one starts have the same.
+    The order of a set of texts depends on them: a task's function that goes through one would ask other
+    things in each run. Jobs and processes that this one starts have the same.
     """
     forked = parent_process() is not None  # from a server of processes, whose command `sys.orig_argv` is
     if "PYTHONHASHSEED" not in os.environ and sys.flags.hash_randomization and not forked and not asks_help():

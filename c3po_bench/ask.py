@@ -1,6 +1,7 @@
 """`python -m c3po_bench.ask +experiment=NAME "QUESTION" "option" "option" ...`: one question, answered step by step.
 
-Its neighbors, what they ask of the routing, the pathway before and after, and the options' probabilities under both.
+Its neighbors, what they ask of the routing, the pathway before and after, and the options' probabilities
+under both.
 """
 
 import argparse
@@ -28,7 +29,10 @@ MOST = 4  # experts of a layer that are named
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Answer one question by base and one arm, and show what happened; 2 where the user can mend what is wrong."""
+    """Answer one question by base and one arm, and show what happened.
+
+    Returns 2 where the user can mend what is wrong.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m c3po_bench.ask",
         description="What a rewiring arm does with one question: give the question and its options, or the item of a task as "

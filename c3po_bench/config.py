@@ -228,8 +228,8 @@ HYDRA_PLUGINS = "C3PO_HYDRA_PLUGINS"
 def leave_out_plugins_here() -> None:
     """Let Hydra import no `hydra_plugins` of the working folder, where anybody's files may lie.
 
-    `python -m` puts that folder on the path, and Hydra imports all plugins that it finds there. Installed ones are kept;
-    `C3PO_HYDRA_PLUGINS=1` asks for those of the working folder, too.
+    `python -m` puts that folder on the path, and Hydra imports all plugins that it finds there. Installed
+    ones are kept; `C3PO_HYDRA_PLUGINS=1` asks for those of the working folder, too.
     """
     here, asked = Path.cwd().resolve(), os.environ.get(HYDRA_PLUGINS, "0") not in ("", "0")
     if asked or "hydra_plugins" in sys.modules or not any(here.glob("hydra_plugins*")):

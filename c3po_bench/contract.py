@@ -1,7 +1,7 @@
 """What the parts of the program promise each other: an item goes in, an answer comes out.
 
-A task is rendered once into items. An arm answers items, a chunk at a time, and an answer holds everything that
-the arm knows about its item. Nothing here knows a model, a backend or lm-evaluation-harness.
+A task is rendered once into items. An arm answers items, a chunk at a time, and an answer holds everything
+that the arm knows about its item. Nothing here knows a model, a backend or lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class Item:
         key: hash of what is asked. Everything that is drawn for the item is drawn with a seed made of it.
         question: the text that retrieval embeds: no examples, no options, never the label.
         requests: `CHOICES`: (context, continuation) pairs, as lm-eval renders them.
-        n_choices: how many of the requests are the options, in order. Further requests belong to a metric, such
-            as the options without their context for mutual information.
-        lengths: what the scoring rule divides each option's log-likelihood by; empty where it divides by nothing.
+        n_choices: how many of the requests are the options, in order. Further requests belong to a metric,
+            such as the options without their context for mutual information.
+        lengths: what the scoring rule divides each option's log-likelihood by; empty where it divides by
+            nothing.
         prompt: `TEXT`: what is to be continued.
         decoding: `TEXT`: lm-eval's generation settings (`until`, `max_gen_toks`, `temperature`, ...).
-        prompt_ids: `TEXT`: the prompt in tokens, where it is a rendered chat; `prompt` is then for reading only.
+        prompt_ids: `TEXT`: the prompt in tokens, where it is a rendered chat; `prompt` is then for reading
+            only.
         stop_ids: the tokens that end the answer to such a chat.
         metadata: what the task says besides, such as a feedback's id and scope. Not part of the key.
         gold: which option is right. None on evaluated items, except for arms that declare to read labels.
@@ -86,7 +88,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Phase:
-    """Seconds and floating-point operations of one phase of an arm; `flops` is None where no formula covers it."""
+    """Seconds and floating-point operations of one phase of an arm.
+
+    `flops` is None where no formula covers it.
+    """
 
     seconds: float = 0.0
     flops: float | None = 0
@@ -99,8 +104,8 @@ class Cost:
     Attributes:
         phases: by name: embed, retrieve, read, optimize, score, train, generate, ...
         peak_memory_bytes: the most memory in use, of the GPU where one is used.
-        cached_seconds: seconds that an earlier arm spent on work which this one took over. They are added to the
-            clock's. Negative for work that all arms share, which is on no arm's account.
+        cached_seconds: seconds that an earlier arm spent on work which this one took over. They are added to
+            the clock's. Negative for work that all arms share, which is on no arm's account.
     """
 
     phases: dict[str, Phase] = field(default_factory=dict)
@@ -143,7 +148,8 @@ class ArmRow:
         builds: what the factory gives: `solver` (a function from queries to pathways), `arm`, or `recipe`.
         kinds: the kinds of items that it can answer.
         place: of a control: its place among those of its arm, the strictest first.
-        losses_over: what its losses are listed by: `steps` of a descent, or `shares` of the original pathway tried.
+        losses_over: what its losses are listed by: `steps` of a descent, or `shares` of the original pathway
+            tried.
         reads_labels: whether evaluated items come with their label.
         references: which references it learns from: `retrieved`, `random`, `all`, `training`, `own` (the item
             itself, with its label) or `none`.
@@ -153,8 +159,8 @@ class ArmRow:
         solution: `store` where other arms take over its solutions, `reuse` where it takes over another's.
         uses_learning_rate: whether `method.tune` concerns it.
         passes: forward passes over the question that an item costs on top of the base model's.
-        version: raised whenever the arm's numbers can change; part of its runs' identity. Our own arms have theirs from
-            `store.versions`.
+        version: raised whenever the arm's numbers can change; part of its runs' identity. Our own arms have
+            theirs from `store.versions`.
         other_batches: whether its items are answered in batches of another size and order than everybody's.
     """
 
@@ -224,7 +230,10 @@ class Arm(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Train, load, insert. Called once on every rank before the first chunk, also on one without a share."""
+        """Train, load, insert.
+
+        Called once on every rank before the first chunk, also on one without a share.
+        """
         ...
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
@@ -265,7 +274,10 @@ class TimedParts:
 
 
 class Backend(Protocol):
-    """Builds the arms of an experiment, base first. `cfg` is a `config.Config`, `tasks` a `tasks.taskset.TaskSet`."""
+    """Builds the arms of an experiment, base first.
+
+    `cfg` is a `config.Config`, `tasks` a `tasks.taskset.TaskSet`.
+    """
 
     model_hash: str
     tasks: Any

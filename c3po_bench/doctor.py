@@ -4,8 +4,8 @@ What works on this machine, what is missing, and how to get it.
 
 Looks only: nothing is built, fetched or loaded; the hub is asked once, for three seconds. Exit status 0
 whatever it finds. With `--get` the embedded model is fetched and built instead, as its first use would, and
-nothing is looked at. With `model=` a preset, a folder or a hub id: is its family covered, by which engine, how
-much memory do its weights need and does that fit here, from the config alone. With `results_dir=` a
+nothing is looked at. With `model=` a preset, a folder or a hub id: is its family covered, by which engine,
+how much memory do its weights need and does that fit here, from the config alone. With `results_dir=` a
 store: is each of its files what was written.
 """
 
@@ -59,7 +59,10 @@ BUILT_BYTES = 1.2e9
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `state` is ok, missing (something does not work without it) or note (works, but know this)."""
+    """One thing looked at.
+
+    `state` is ok, missing (something does not work without it) or note (works, but know this).
+    """
 
     what: str
     state: str
@@ -273,7 +276,10 @@ def store(results_dir: str) -> Iterator[Finding]:
 def examine(
     root: str | None = None, name: str | None = None, results_dir: str | None = None
 ) -> list[Finding]:
-    """Everything, or what concerns the model `name` or a store, in order; a check that fails becomes a finding."""
+    """Everything, or what concerns the model `name` or a store, in order.
+
+    A check that fails becomes a finding.
+    """
     checks = {"libraries": libraries(), "machine": machine(), "models": models(), "data": data(root)}
     checks |= {"services": services()}
     if name is not None:

@@ -37,7 +37,10 @@ WITHOUT_NUMBER = {
 
 
 def disk_failure(error: BaseException) -> OSError | None:
-    """The full or failing disk behind an error, found anywhere in its chain of causes; None for any other error."""
+    """The full or failing disk behind an error, found anywhere in its chain of causes.
+
+    None for any other error.
+    """
     seen: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in seen and not isinstance(link, UserError):
@@ -80,8 +83,8 @@ STOCK_TASK = re.compile(r"[/\\]lm_eval[/\\]tasks[/\\][^/\\]+[/\\]")
 def foreign_place(error: BaseException) -> str | None:
     """Where an error was raised that is not ours, as "FILE, line N": in a plugin or in a function of a task.
 
-    None where our own code raised it, be it while a plugin used it. Libraries on the way do not count: whoever called
-    one has to mend the call.
+    None where our own code raised it, be it while a plugin used it. Libraries on the way do not count:
+    whoever called one has to mend the call.
     """
     place, ours = None, False
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -163,7 +166,8 @@ def finite(value: float, what: str, step: int | None = None) -> float:
     """`value`, where it is a number.
 
     Raises:
-        UserError: for NaN and infinity, which would be ranked, averaged and kept: `what` it is, after which step.
+        UserError: for NaN and infinity, which would be ranked, averaged and kept: `what` it is, after which
+            step.
     """
     if math.isfinite(value):
         return value
@@ -177,8 +181,8 @@ def check_name(what: str, name: str, hint: str = "", path: bool = False) -> None
     """Refuse what is no name: it becomes a part of lines in logs and tables, of commands and, but for a `path`, of paths.
 
     Raises:
-        UserError: for nothing, blanks around it, control characters, a dash at its beginning, 150 bytes and more, and
-            for a path.
+        UserError: for nothing, blanks around it, control characters, a dash at its beginning, 150 bytes and
+            more, and for a path.
     """
     if not name.strip() or name != name.strip():
         why = "begins or ends with blanks" if name.strip() else "is empty"

@@ -48,9 +48,10 @@ ASSIGNED = r"""'?(?:\+\+)?([^\s=']+)=((?:"[^"]*"|[^\s'"])+)"""
 def hydra_overrides(words: Sequence[str]) -> list[str]:
     """The words as Hydra wants them: a group without a default is added, and so is an option of an arm.
 
-    `experiment=NAME` becomes `+experiment=NAME`, and `arm_options.NAME.OPTION=value` gets `++` before it. The order is
-    kept, since a later override wins. A null default in conf/config.yaml would not do instead: the form with `+` would
-    be refused, and a choice would be composed in the place of its default, not in its own.
+    `experiment=NAME` becomes `+experiment=NAME`, and `arm_options.NAME.OPTION=value` gets `++` before it. The
+    order is kept, since a later override wins. A null default in conf/config.yaml would not do instead: the
+    form with `+` would be refused, and a choice would be composed in the place of its default, not in its
+    own.
     """
     added = tuple(f"{group}=" for group in GROUPS_TO_ADD)
     marks = (("+", added), ("++", ("arm_options.",)))
@@ -74,8 +75,8 @@ def as_typed(word: str) -> str:
 def status_of(error: BaseException) -> int:
     """The exit status that an error ends a command with, after a line on standard error.
 
-    Where it is our fault the line stands below the traceback. A cell's failure in a submitted job is in its log and
-    its state already.
+    Where it is our fault the line stands below the traceback. A cell's failure in a submitted job is in its
+    log and its state already.
     """
     if line := explain(error):
         return refuse(line)
@@ -85,7 +86,10 @@ def status_of(error: BaseException) -> int:
 
 
 def explain(error: BaseException) -> str | None:
-    """The line for an error that the user can mend, found anywhere in its chain of causes; None for any other."""
+    """The line for an error that the user can mend, found anywhere in its chain of causes.
+
+    None for any other.
+    """
     if not isinstance(error, UserError | HydraException | OmegaConfBaseException):
         lines = (line.format(error) for start, line in PLAIN.items() if str(error).startswith(start))
         return (

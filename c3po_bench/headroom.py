@@ -98,7 +98,10 @@ def composed(words: Sequence[str]) -> Config:
 
 
 def measured(cfg: Config, routes: int, temperature: float) -> dict[str, Any]:
-    """The record of an experiment's headroom, from the store or measured now; see `store.reader.read_headroom`."""
+    """The record of an experiment's headroom, from the store or measured now.
+
+    See `store.reader.read_headroom`.
+    """
     set_up_logging(cfg.log_level)  # first: libraries' progress bars are held back as they are imported
     sleep_where_shared(cfg.threads)
     from c3po_bench.evaluate.headroom import measure  # torch and lm-eval: a wrong key is answered at once

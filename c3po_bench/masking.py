@@ -1,8 +1,9 @@
 """Keys and passwords, kept out of everything that is written or printed: the one masking function, and what refuses them.
 
-Known secrets are the values of environment variables whose names say so (`OPENAI_API_KEY`, `HF_TOKEN`), and those that
-were handed to `remember`. They are masked everywhere, in the records of a run, too. What only looks like a secret is
-masked in messages and logs, and refused in a config, but left in what tasks ask and models answer: that is data.
+Known secrets are the values of environment variables whose names say so (`OPENAI_API_KEY`, `HF_TOKEN`), and
+those that were handed to `remember`. They are masked everywhere, in the records of a run, too. What only
+looks like a secret is masked in messages and logs, and refused in a config, but left in what tasks ask and
+models answer: that is data.
 """
 
 import base64

@@ -1,7 +1,8 @@
 """`python -m c3po_bench.verify RESULTS_DIR [--items 20]`: for somebody who distrusts a store.
 
-Hashes are computed again, every row is held to what it says itself and to the run's journal, every aggregate, table and
-verdict is computed from the records, and where the model can be had some items are drawn and answered again here.
+Hashes are computed again, every row is held to what it says itself and to the run's journal, every aggregate,
+table and verdict is computed from the records, and where the model can be had some items are drawn and
+answered again here.
 """
 
 import argparse
@@ -234,7 +235,10 @@ def _check_tables(folder: Path, runs: Sequence[Run], findings: Findings) -> None
 
 
 def _base_of(table: Path, runs: Sequence[Run]) -> str:
-    """The arm that a written table has differences to: the one that all rows name as theirs; base where they name several."""
+    """The arm that a written table has differences to: the one that all rows name as theirs.
+
+    Base where they name several.
+    """
     arms = {run.run_id: run.arm for run in runs}
     rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8")))
     named = {arms.get(row.get("base_run_id", ""), BASE) for row in rows}

@@ -73,8 +73,8 @@ def compare(
         against: an arm or a run id; differences are then to that run instead of the base.
 
     Raises:
-        UserError: where no run is `against`, or several may be meant; without `refused` also where a run's data,
-            prompts or scoring differ from its base's.
+        UserError: where no run is `against`, or several may be meant; without `refused` also where a run's
+            data, prompts or scoring differ from its base's.
     """
     partners, labels = Partners(runs), run_labels(runs)
     arms = Counter(run.arm for run in runs)

@@ -1,7 +1,7 @@
 """Equal footing: which rows can carry a verdict at all, and what an average over unlike tasks is made of.
 
-A model that answers a task no better than by guessing cannot show there what a method changes, unless an arm that
-knows more (a ceiling, an arm that reads labels) shows that it can. Such tasks are shown and say nothing.
+A model that answers a task no better than by guessing cannot show there what a method changes, unless an arm
+that knows more (a ceiling, an arm that reads labels) shows that it can. Such tasks are shown and say nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,7 +65,10 @@ def add_no_verdict(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def mostly(groups: Mapping[str, Sequence[str]], tasks: NDArray[Any]) -> str:
-    """The benchmark that makes up most of all items, with its share: "mmlu (92%)"; nothing where none does."""
+    """The benchmark that makes up most of all items, with its share: "mmlu (92%)".
+
+    Nothing where none does.
+    """
     shares = {name: float(np.isin(tasks, own).mean()) for name, own in groups.items()}
     name = max(shares, key=lambda name: shares[name])
     return f"{name} ({shares[name]:.0%})" if shares[name] > MOST else ""

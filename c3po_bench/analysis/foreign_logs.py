@@ -1,4 +1,7 @@
-"""Readers of the item-wise logs of Inspect, lighteval and Every Eval Ever; see `harnesses`, which chooses among them."""
+"""Readers of the item-wise logs of Inspect, lighteval and Every Eval Ever.
+
+See `harnesses`, which chooses among them.
+"""
 
 import logging
 import re

@@ -23,8 +23,8 @@ def gold_probability(scores: Sequence[float], golds: Sequence[int]) -> float:
     """The probability of the right choice among the choices: exp(s_gold) / sum_c exp(s_c).
 
     Args:
-        scores: of the choices, as the task's scoring rule ranks them: log-likelihoods, divided by lengths where
-            the rule does so.
+        scores: of the choices, as the task's scoring rule ranks them: log-likelihoods, divided by lengths
+            where the rule does so.
         golds: places of the right choices; their probabilities are added.
     """
     largest = max(scores)
@@ -95,7 +95,10 @@ def gold_bracket(row: Mapping[str, Any]) -> str:
 
 
 def gold_sentence(row: Mapping[str, Any], shown: int) -> str:
-    """What a verdict adds where the probability says other than accuracy (`shown`: its direction); else nothing."""
+    """What a verdict adds where the probability says other than accuracy (`shown`: its direction).
+
+    Elsewhere nothing is added.
+    """
     way = gold_direction(row)
     if way == shown or not known(row.get("gold_difference")):
         return ""

@@ -66,8 +66,8 @@ def feedback_measures(
         pieces: whether to add the rows by feedback (column `feedback`).
         draws: sign flips.
         seed: of the flips.
-        one_row: whether runs that differ in their training seed alone are one row: means over seeds, with intervals
-            and p of t over them, as in `seeds.merged`.
+        one_row: whether runs that differ in their training seed alone are one row: means over seeds, with
+            intervals and p of t over them, as in `seeds.merged`.
 
     Raises:
         UserError: where several runs of the arm `against` could be meant.

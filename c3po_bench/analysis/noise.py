@@ -14,8 +14,8 @@ from c3po_bench.analysis.statistics import ALPHA, Z
 def floor_of(changed: float, n: float) -> float:
     """The difference below which two runs of one model may lie by noise: z sqrt(changed / n / n).
 
-    `changed` of `n` items are answered otherwise by the same model in other batches; each is as likely fixed as
-    broken, so that the difference has variance (changed / n) / n.
+    `changed` of `n` items are answered otherwise by the same model in other batches; each is as likely fixed
+    as broken, so that the difference has variance (changed / n) / n.
     """
     return Z * math.sqrt(changed / n / n)
 

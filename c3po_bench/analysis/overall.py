@@ -1,4 +1,7 @@
-"""What a store says as a whole; of feedback, arms in the order of S_overall, how well each follows and where it leaks."""
+"""What a store says as a whole.
+
+Of feedback, arms in the order of S_overall, how well each follows and where it leaks.
+"""
 
 import math
 from collections.abc import Sequence
@@ -60,9 +63,10 @@ def scores_of(measured: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
 def arms_frame(runs: Sequence[Run], measured: pd.DataFrame, against: str | None = None) -> pd.DataFrame:
     """The paper's table: a row a run, base first, then the best S_overall; of other runs than feedback's nothing.
 
-    Each of `ARM_MEASURES` has a column, and its bounds in `_low` and `_high`. `gap` is the paired difference in
-    S_overall to the run named in `to`: the best, or that of the arm `against`; rows over training seeds have none,
-    and neither have those that are `outdated` (recorded with another version), from whose colors nothing may be read.
+    Each of `ARM_MEASURES` has a column, and its bounds in `_low` and `_high`. `gap` is the paired difference
+    in S_overall to the run named in `to`: the best, or that of the arm `against`; rows over training seeds
+    have none, and neither have those that are `outdated` (recorded with another version), from whose colors
+    nothing may be read.
 
     Args:
         runs: of one store.
@@ -153,8 +157,8 @@ def overall_sentences(runs: Sequence[Run], seeds: bool = False, draws: int = 10_
 
     Args:
         runs: of one store.
-        seeds: whether the runs of an arm are its training seeds. They have one sentence, and arms are not tested
-            against each other.
+        seeds: whether the runs of an arm are its training seeds. They have one sentence, and arms are not
+            tested against each other.
         draws: sign flips of the tests.
     """
     tuned = [run for run in runs if run.arm not in (BASE, REPEAT)]
@@ -199,8 +203,9 @@ def overall_sentences(runs: Sequence[Run], seeds: bool = False, draws: int = 10_
 def disagreement(row: dict[str, Any]) -> str:
     """Why a difference in S_overall is not called one although its interval excludes 0; else nothing.
 
-    The interval is of S_overall itself: each scope varies about its own mean. Sign flips ask whether any prompt changes at
-    all: a gain in scope and leaks outside, however steady, partly cancel in S_overall, and count in full as spread.
+    The interval is of S_overall itself: each scope varies about its own mean. Sign flips ask whether any
+    prompt changes at all: a gain in scope and leaks outside, however steady, partly cancel in S_overall, and
+    count in full as spread.
     """
     if direction(row) or not (known(row["diff_low"]) and (row["diff_low"] > 0 or row["diff_high"] < 0)):
         return ""

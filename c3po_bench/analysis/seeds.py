@@ -74,7 +74,10 @@ def _repeated(run: Run) -> str:
 
 
 def repeated(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
-    """By run id what repetitions of one arm have in common, and their number of seeds; of two or more alone."""
+    """By run id what repetitions of one arm have in common, and their number of seeds.
+
+    Only of two or more.
+    """
     keys = {run.run_id: _repeated(run) for run in runs if run.arm != BASE}
     seeds: dict[str, set[int]] = {}
     for run in runs:
@@ -88,9 +91,9 @@ def merged(
 ) -> list[dict[str, Any]]:
     """The rows of `compare` with those of one arm's training seeds as one row.
 
-    Accuracy and difference are means over seeds; intervals and p are of t with seeds - 1 degrees over the seeds'
-    paired differences to base, and generalize over training seeds, for these items. Two seeds have neither: t
-    would be 12.7. `fixed` and `broken` are summed over seeds.
+    Accuracy and difference are means over seeds; intervals and p are of t with seeds - 1 degrees over the
+    seeds' paired differences to base, and generalize over training seeds, for these items. Two seeds have
+    neither: t would be 12.7. `fixed` and `broken` are summed over seeds.
 
     Args:
         rows: of single runs.

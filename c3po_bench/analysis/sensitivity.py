@@ -2,9 +2,9 @@
 
 `python -m c3po_bench.analysis.sensitivity STORE [STORE ...] FOLDER` composes sets of items from records. An
 item is answered alone, so a set with a known gap is made of so many items on which the router is wrong, and
-others on which it is right; one with known retrieval of so many whose neighbors are of the right kind. A method
-*finds* the gap of a set where it beats base and each of its controls as a verdict would say: interval, p, and p
-after Holm's correction agree. The smallest gap from which on it does so in every seed is written to
+others on which it is right; one with known retrieval of so many whose neighbors are of the right kind. A
+method *finds* the gap of a set where it beats base and each of its controls as a verdict would say: interval,
+p, and p after Holm's correction agree. The smallest gap from which on it does so in every seed is written to
 `smallest.json`. A copy is in this room, from where verdicts print it beside a null of the same testbed.
 """
 

@@ -66,7 +66,8 @@ def show_comparison(
         runs: the experiment's, base first.
         results_dir: its store.
         distance: see `measures.share_recovered`; asked where the planted testbed's optimum was run.
-        against: an arm or a run id that the table's differences are to instead of base; the verdict is about base.
+        against: an arm or a run id that the table's differences are to instead of base; the verdict is about
+            base.
     """
     seeds, to = trained_on_seeds(results_dir), against or BASE
     options: dict[str, Any] = options_of(results_dir) | {"one_row": seeds}
@@ -120,7 +121,8 @@ def _table(names: Sequence[str], numbers: Sequence[str], title: str = "", captio
 def console_table(frame: pd.DataFrame, width: int = NO_TERMINAL, to: str = BASE) -> Table:
     """A rich table of the rows of `compare`; accuracies in percent, differences in percentage points.
 
-    Below WIDE characters it has the columns that matter most, and above as many as leave names their room; none is cut.
+    Below WIDE characters it has the columns that matter most, and above as many as leave names their room;
+    none is cut.
 
     ``*`` marks what the verdict calls a gain or a loss, ``†`` arms that by nature change
     the prompt. Names come from the store and are shown as they are, never read as markup.
@@ -183,7 +185,10 @@ def console_table(frame: pd.DataFrame, width: int = NO_TERMINAL, to: str = BASE)
 
 
 def _fitting(numbers: list[str], rows: Sequence[dict[str, str]], width: int) -> list[str]:
-    """The columns of `numbers` that leave names their room in `width` characters; those of NARROW in any case."""
+    """The columns of `numbers` that leave names their room in `width` characters.
+
+    Those of NARROW in any case.
+    """
 
     def room(name: str) -> int:
         return max([len(name), *(len(row[name]) for row in rows)]) + 3
@@ -220,8 +225,8 @@ def feedback_table(runs: Sequence[Run], width: int = WIDE, one_row: bool = False
     """The paper's table: a row an arm, how far it follows the feedback and where it leaks, the best S_overall first.
 
     Drift, repetition and broken endings are of answers out of scope, where nothing should change. Below WIDE
-    characters intervals stand under their numbers, and the last columns are left out. `one_row`: training seeds are
-    one row.
+    characters intervals stand under their numbers, and the last columns are left out. `one_row`: training
+    seeds are one row.
     """
     measured = records(feedback_measures(runs, one_row=one_row))
     rows: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
@@ -339,7 +344,10 @@ def movement_cells(row: dict[str, Any]) -> list[str]:
 
 
 def gap_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
-    """The shares of a planted gap that arms recover, of `share_recovered`; below WIDE characters nothing beside them."""
+    """The shares of a planted gap that arms recover, of `share_recovered`.
+
+    Below WIDE characters nothing beside them.
+    """
     names = ("n", "accuracy", "share", "95% interval", "distance to planted")
     numbers = names if width >= WIDE else names[2:4]
     table = _table(["arm"], numbers, title="share of the planted gap recovered")

@@ -59,9 +59,9 @@ def amount(value: float, digits: int = 2) -> str:
 def direction(row: dict[str, Any]) -> int:
     """1 where a difference is shown to be above 0, -1 below, 0 where neither.
 
-    Interval, p and p corrected for the number of tests must agree, so all be there, and the difference must be
-    above the noise floor where that was measured. Where neither base nor a ceiling is above chance nothing is.
-    Whatever is called a gain or a loss, in sentences, stars and colors, is called so by this.
+    Interval, p and p corrected for the number of tests must agree, so all be there, and the difference must
+    be above the noise floor where that was measured. Where neither base nor a ceiling is above chance nothing
+    is. Whatever is called a gain or a loss, in sentences, stars and colors, is called so by this.
     """
     if not (row["p"] < ALPHA and row["p_holm"] < ALPHA) or within_noise(row) or note(row, "no_verdict"):
         return 0
@@ -78,8 +78,8 @@ def verdict(
 ) -> str:
     """Plain words over the rows of `compare` and `compare_controls`.
 
-    What beat its base, and what its controls say. `headroom` is the summary of what re-routing could give on the
-    same items, where it was measured: it tells whether the oracle's gap can be a measure of anything.
+    What beat its base, and what its controls say. `headroom` is the summary of what re-routing could give on
+    the same items, where it was measured: it tells whether the oracle's gap can be a measure of anything.
     """
     return " ".join(verdict_sentences(frame, controls, headroom))
 
@@ -90,7 +90,10 @@ def verdict_sentences(
     headroom: dict[str, Any] | None = None,
     feedback: Sequence[str] = (),
 ) -> list[str]:
-    """The same, sentence by sentence; `feedback` are those of `overall.overall_sentences`, where there are any."""
+    """The same, sentence by sentence.
+
+    `feedback` are those of `overall.overall_sentences`, where there are any.
+    """
     if frame.empty:
         return ["Nothing to compare yet: no finished run has a base run beside it."]
     every, over = records(frame), [] if controls is None else records(controls)
@@ -163,7 +166,10 @@ def _accuracy(
 def _gap(
     headroom: dict[str, Any], methods: list[dict[str, Any]], ceilings: list[dict[str, Any]]
 ) -> list[str]:
-    """What the best method has of the oracle's gap; or that this means nothing, where descent reaches any option."""
+    """What the best method has of the oracle's gap.
+
+    Where descent reaches any option, that this means nothing.
+    """
     oracle = next((row for row in ceilings if row["arm"] == headroom.get("oracle_arm")), None)
     if oracle is None:
         return []
@@ -240,7 +246,10 @@ def _method(row: dict[str, Any], against: list[str]) -> str:
 
 
 def _as_well(row: dict[str, Any], controls: list[dict[str, Any]]) -> list[str]:
-    """The controls of an arm that is not shown to gain which do at least as well, in words; nothing without any."""
+    """The controls of an arm that is not shown to gain which do at least as well, in words.
+
+    Nothing without any.
+    """
     ahead = sorted(
         (c for c in controls if c["difference"] >= row["difference"]), key=lambda c: -c["difference"]
     )

@@ -1,7 +1,7 @@
 """The one place that calls lm-eval: it renders requests and computes metrics, and an arm answers in between.
 
-`ArmAdapter` is the only subclass of lm-eval's `LM`. It makes items of lm-eval's requests once, takes the finished
-ones from the journal, has the arm answer the rest in fixed chunks, and hands the numbers back.
+`ArmAdapter` is the only subclass of lm-eval's `LM`. It makes items of lm-eval's requests once, takes the
+finished ones from the journal, has the arm answer the rest in fixed chunks, and hands the numbers back.
 """
 
 import json
@@ -41,7 +41,8 @@ class ArmAdapter(LM):
         progress: called with (what, done, total) as items finish.
         chunks: which items the arm answers at once.
         doc_ids: the items of each task that are asked, where these are not all: lm-eval numbers those anew.
-        prepare: makes the arm ready; called before anything is asked of it, and without effect from the second time on.
+        prepare: makes the arm ready; called before anything is asked of it, and without effect from the
+            second time on.
     """
 
     def __init__(
@@ -163,7 +164,10 @@ def _size(item: Item) -> str:
 
 
 def _not_finite(details: Any, name: str = "") -> str:
-    """The place of the first number in `details` that is NaN or infinite, such as "losses at step 3"; else nothing."""
+    """The place of the first number in `details` that is NaN or infinite, such as "losses at step 3".
+
+    Else nothing.
+    """
     if isinstance(details, float) and not math.isfinite(details):
         return name
     if isinstance(details, dict):
@@ -177,7 +181,10 @@ def _not_finite(details: Any, name: str = "") -> str:
 
 
 def _difference(after: Cost, before: Cost) -> dict[str, list[float | None]]:
-    """What a chunk added to each phase: {name: [seconds, FLOPs]}; FLOPs are None where no formula covers them."""
+    """What a chunk added to each phase: {name: [seconds, FLOPs]}.
+
+    FLOPs are None where no formula covers them.
+    """
     added: dict[str, list[float | None]] = {}
     for name, phase in after.phases.items():
         old = before.phases.get(name)

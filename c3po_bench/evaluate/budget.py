@@ -1,8 +1,8 @@
 """`budget=10min`: the limit that fits into a time, chosen once, written down, and taken again by every rerun.
 
-The choice depends on how fast the machine is at that moment, so it is made once. `budgets/NAME-HASH.json` of the
-store keeps it, by a hash of everything in the config that decides what is run. A rerun, a resumed run, the other
-cells of a sweep, the other ranks and shards read the file.
+The choice depends on how fast the machine is at that moment, so it is made once. `budgets/NAME-HASH.json` of
+the store keeps it, by a hash of everything in the config that decides what is run. A rerun, a resumed run,
+the other cells of a sweep, the other ranks and shards read the file.
 """
 
 from __future__ import annotations

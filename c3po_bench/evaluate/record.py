@@ -25,7 +25,10 @@ def store_dir(cfg: Config) -> Path:
 
 
 def training_seed(cfg: Config, arm: Arm) -> int:
-    """The seed that an arm trains with: one of `seeds`, of arms that train; of all others the experiment's."""
+    """The seed that an arm trains with: one of `seeds`, of arms that train.
+
+    Of all others the experiment's.
+    """
     return getattr(arm, "seed", cfg.seed)
 
 

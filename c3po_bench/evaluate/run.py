@@ -218,7 +218,10 @@ def check_items(cfg: Config, tasks: TaskSet, backend: Backend) -> None:
 
 
 def identity_of(cfg: Config, arm: Arm, shared: dict[str, Any]) -> dict[str, Any]:
-    """All that can change the numbers of an arm: its run's name is made of it. `shared` is that of all arms."""
+    """All that can change the numbers of an arm: its run's name is made of it.
+
+    `shared` is that of all arms.
+    """
     identity = {"arm": arm.row.name, "backend": cfg.backend.name, **shared, **arm.identity()}
     identity["version"] = arm.row.version
     if arm.row.other_batches:  # which are what it is about

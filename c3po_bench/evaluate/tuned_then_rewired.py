@@ -213,7 +213,10 @@ class RewiredArm:
         self.inner.prepare()
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
-        """Stock items as the rewired model answers them; feedback prompts by the same chat template as everybody."""
+        """Stock items as the rewired model answers them.
+
+        Feedback prompts by the same chat template as everybody.
+        """
         asked = [self._as_chat(item) if item.metadata else item for item in items]
         answers = self.inner.answer(asked)
         prompts = [item.prompt for item in items if item.metadata]

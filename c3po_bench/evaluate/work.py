@@ -1,8 +1,9 @@
 """What an experiment has to do, in tokens: the cost formula of forecasts, budgets and sweep plans.
 
-A question is read once by the base model. An arm reads it again so many times as its row says (`ArmRow.passes`,
-for ten steps over three neighbors). References are read and embedded once, for the first arm that needs them;
-a training reads its rows several times. Rates of a machine (`Rates`) turn this into seconds. No torch is loaded.
+A question is read once by the base model. An arm reads it again so many times as its row says
+(`ArmRow.passes`, for ten steps over three neighbors). References are read and embedded once, for the first
+arm that needs them; a training reads its rows several times. Rates of a machine (`Rates`) turn this into
+seconds. No torch is loaded.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds for a token read, a token written and a question embedded; `basis` says where they come from."""
+    """Seconds for a token read, a token written and a question embedded.
+
+    `basis` says where they come from.
+    """
 
     read: float
     written: float
@@ -106,8 +110,8 @@ def works_of_cells(
 ) -> list[ArmWork]:
     """The same for the cells of a sweep; a run that several cells share counts once.
 
-    `shared` names what is not counted, `references` and the `questions` that are embedded, and has `alone` in it
-    where each arm runs in a process of its own.
+    `shared` names what is not counted, `references` and the `questions` that are embedded, and has `alone` in
+    it where each arm runs in a process of its own.
     """
     shared, known, found = set() if shared is None else shared, set[str](), []
     kept = frozenset(shared)

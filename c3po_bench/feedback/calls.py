@@ -73,8 +73,8 @@ class Reply(NamedTuple):
 class CallCache(Journal):
     """A file of ``{"key", "value"}`` rows, one a finished call.
 
-    It survives SIGKILL and several processes at once. A row that is not what was written, or whose value has not the
-    fields of `record`, is a call that was not made.
+    It survives SIGKILL and several processes at once. A row that is not what was written, or whose value has
+    not the fields of `record`, is a call that was not made.
     """
 
     def __init__(self, path: Path, record: type = Reply) -> None:

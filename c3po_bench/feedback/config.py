@@ -131,7 +131,10 @@ class GenerationConfig:
 
 @dataclass
 class FeedbackConfig:
-    """The section ``feedback`` of the config; ``arm_options.<name>`` may override numbers of an arm's training."""
+    """The section ``feedback`` of the config.
+
+    ``arm_options.<name>`` may override numbers of an arm's training.
+    """
 
     pieces: list[str] = option(["jared_greeting"], "ids in the library, or paths of YAML files")
     library: list[str] = option([], "further folders or files with pieces of your own")

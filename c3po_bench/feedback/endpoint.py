@@ -165,8 +165,8 @@ class EndpointChat:
 class _Connection(openai.DefaultAsyncHttpxClient):
     """The library's HTTP client, which reports failures and follows no redirect, as it may lead elsewhere.
 
-    An attempt ends after `seconds` in all: the library's own limit is between two bytes, and an endpoint that drips
-    keeps within it for ever. A reply that does not end is cut off at `MOST_BYTES`.
+    An attempt ends after `seconds` in all: the library's own limit is between two bytes, and an endpoint that
+    drips keeps within it for ever. A reply that does not end is cut off at `MOST_BYTES`.
     """
 
     def __init__(self, report: Callable[[str | Exception], None], seconds: float) -> None:

@@ -27,8 +27,9 @@ from c3po_bench.runtime.meter import Meter
 class Responder:
     """Answers with the adapter of each prompt's feedback (or none), and notes drift and degeneration beside the answer.
 
-    On stock tasks an arm with several adapters answers each item with one of them, by the item's key: the mean
-    over items is the mean over adapters, at the price of one, and an item's answer does not depend on others.
+    On stock tasks an arm with several adapters answers each item with one of them, by the item's key: the
+    mean over items is the mean over adapters, at the price of one, and an item's answer does not depend on
+    others.
 
     Args:
         variant: how prompts about feedback are worded, and where the answer comes from.
@@ -141,7 +142,10 @@ class Responder:
             return answer_batch(self.model, self.context.subject.tokenizer, prompts, cfg, self.context.seed)
 
     def _read(self, generated: Answer) -> tuple[Answer, dict[str, bool]]:
-        """The answer in what was generated; all of it, and a mark for its row, where the two can't be told apart."""
+        """The answer in what was generated.
+
+        All of it, and a mark for its row, where the two can't be told apart.
+        """
         if not self.variant.read:
             return generated, {}
         text = self.variant.read(generated.text)
@@ -150,7 +154,10 @@ class Responder:
         return replace(generated, text=text, tokens=self._count(text)), {}
 
     def _drifts(self, items: list[Item], baselines: list[Answer], feedback: str) -> list[float | None]:
-        """Drift along the baseline answers; none for looked-up texts that are no policy, 0 for the base model itself."""
+        """Drift along the baseline answers.
+
+        None for looked-up texts that are no policy, 0 for the base model itself.
+        """
         if self.variant.stored == "baseline":
             return [0.0] * len(items)
         if self.variant.stored or self.variant.read:

@@ -1,4 +1,7 @@
-"""What an experiment's feedback arms and tasks share: pieces, data, judges. Each is made when it is first needed."""
+"""What an experiment's feedback arms and tasks share: pieces, data, judges.
+
+Each is made when it is first needed.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -59,8 +62,8 @@ class FeedbackSession:
     def _exclusive(self) -> Iterator[None]:
         """Of several processes one makes the data, with the model as it was before any tuning.
 
-        The others then find all calls made. Adapters that are on the model stay there, as an arm may be answering
-        with them: they are switched off meanwhile.
+        The others then find all calls made. Adapters that are on the model stay there, as an arm may be
+        answering with them: they are switched off meanwhile.
         """
         context, subject = self.context, self.context.subject
         name = call_key(pieces=[f.digest() for f in self.feedbacks], model=subject.hash)

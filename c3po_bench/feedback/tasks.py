@@ -1,8 +1,8 @@
 """The task group `feedback`: in_scope, near_scope and out_of_scope, as lm-eval ``generate_until`` tasks.
 
 A document is a synthesized test prompt. What an answer to it is worth is judged once, when all are there
-(`FeedbackArm.finish`): against the base model's answer, signed in scope (S_in), absolute elsewhere (S_near, S_out), so
-that everywhere a larger number means more of the feedback's effect.
+(`FeedbackArm.finish`): against the base model's answer, signed in scope (S_in), absolute elsewhere (S_near,
+S_out), so that everywhere a larger number means more of the feedback's effect.
 """
 
 from collections.abc import Callable, Sequence

@@ -21,7 +21,10 @@ from c3po_bench.store.identity import content_hash
 
 
 def _as_section(values: dict[str, Any], like: Any) -> SimpleNamespace:
-    """Attributes in place of keys, in nested sections too; a `Config` would take as long as composing it did."""
+    """Attributes in place of keys, in nested sections too.
+
+    A `Config` would take as long as composing it did.
+    """
     return SimpleNamespace(
         **{
             k: _as_section(v, getattr(like, k)) if is_dataclass(getattr(like, k, None)) else v

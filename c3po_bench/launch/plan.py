@@ -2,9 +2,10 @@
 
 From what was measured, in stores where there is one, else from FLOPs.
 
-The work of arms is that of forecasts (`evaluate.work`); a reference costs one pass, once a sweep. The time of a
-base pass is that of the store's own base run if the store has one (`measured`), else its FLOPs (`models.flops`)
-at a share of the device's peak (`estimated`). A running experiment measures its machine (`evaluate.forecast`).
+The work of arms is that of forecasts (`evaluate.work`); a reference costs one pass, once a sweep. The time of
+a base pass is that of the store's own base run if the store has one (`measured`), else its FLOPs
+(`models.flops`) at a share of the device's peak (`estimated`). A running experiment measures its machine
+(`evaluate.forecast`).
 """
 
 from dataclasses import dataclass

@@ -150,7 +150,8 @@ class Encoder:
 
         Args:
             items: all of them.
-            before: virtual tokens that an arm puts before prompts: what they leave no room for is refused, too.
+            before: virtual tokens that an arm puts before prompts: what they leave no room for is refused,
+                too.
 
         Raises:
             ItemRefused: for the first that can't be.

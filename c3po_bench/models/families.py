@@ -1,11 +1,12 @@
 """What the program must know of each Mixture-of-Experts family: where the router is and how it mixes experts.
 
 In transformers 5 the router of a family returns `(logits, weights, indices)` and its block uses only the last
-two, so a family is a row of `FAMILIES`: where its router is, and how logits become weights. Adding a family is
-adding a row.
+two, so a family is a row of `FAMILIES`: where its router is, and how logits become weights. Adding a family
+is adding a row.
 
 The *pathway* of a token is its vector of scores, one for each expert: softmax(logits), which sums to one, or
-sigmoid(logits), each in [0, 1]. `routing.mix` makes weights and experts of it as the family's own router does.
+sigmoid(logits), each in [0, 1]. `routing.mix` makes weights and experts of it as the family's own router
+does.
 """
 
 from __future__ import annotations

@@ -253,8 +253,9 @@ def counting(
     """FLOPs of the passes of `model` within the block, as they come; none of a model without layers.
 
     For what calls the model by itself, as lm-eval, `generate` and trainers do: virtual tokens, caches and the
-    tokens at which the head is asked are seen. Where weights are `trained` (see `trained_part`), a pass with a
-    gradient costs that of its gradient, too, and one more pass where checkpointing computes the layers again.
+    tokens at which the head is asked are seen. Where weights are `trained` (see `trained_part`), a pass with
+    a gradient costs that of its gradient, too, and one more pass where checkpointing computes the layers
+    again.
     """
     import torch  # the formulas alone, which a sweep's plan uses, need it not
 

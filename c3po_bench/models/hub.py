@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 def reachable() -> bool:
     """Whether the hub answers; where it does not, its libraries take what their caches hold and ask no more.
 
-    As with HF_HUB_OFFLINE=1, which is obeyed without asking. A proxy of the environment is used as they use it.
+    As with HF_HUB_OFFLINE=1, which is obeyed without asking. A proxy of the environment is used as they use
+    it.
     """
     if constants.is_offline_mode():
         return False

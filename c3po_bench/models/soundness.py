@@ -15,7 +15,10 @@ LFS = b"version https://git-lfs"
 
 
 def missing_folder(path: str) -> str | None:
-    """The line for a path that is meant to be a folder and is none; None for a folder or the id of a hub model."""
+    """The line for a path that is meant to be a folder and is none.
+
+    None for a folder or the id of a hub model.
+    """
     place = Path(path).expanduser()
     if place.is_file():
         return f"model.path={path} is a file: give the folder that it is in"

@@ -66,8 +66,8 @@ def find_targets(model: Any, choice: Choice) -> Targets:
     """What `choice` asks for in `model`, whatever adapter is on it.
 
     Raises:
-        UserError: for names that the model has not, for routers and experts named but not asked for or asked for in
-            vain, and for a dropout where PEFT knows none.
+        UserError: for names that the model has not, for routers and experts named but not asked for or asked
+            for in vain, and for a dropout where PEFT knows none.
     """
     modules = dict(_without_adapter(model.named_modules()))
     layers = {name: module for name, module in modules.items() if isinstance(module, _ADAPTABLE)}

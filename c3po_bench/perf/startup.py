@@ -50,9 +50,9 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
     """Medians of the seconds from launch to the first item.
 
     `seconds` are without the model's loading, which begins with importing the classes of models; `ratio` is
-    their share of the bound that we hold ourselves to. `whole_seconds` are with it, so no definition of loading
-    moves them. Items are scored one by one. Feedback twice: with the base model's answer still to be written,
-    and with it known.
+    their share of the bound that we hold ourselves to. `whole_seconds` are with it, so no definition of
+    loading moves them. Items are scored one by one. Feedback twice: with the base model's answer still to be
+    written, and with it known.
     """
     rounds = 1 if options.quick else options.rounds
     yield record("--help", [_help() for _ in range(rounds)], 0.6)

@@ -139,9 +139,9 @@ def write_report(
     """Write report.html, figures/ (SVG, PNG) and tables/ (CSV, parquet); returns the path of the page.
 
     Everything is written under `output`, by default the store itself; figures and tables of an earlier report
-    that this one has not go away. With `against`, an arm or a run id, tables and charts have differences to it;
-    what is said in sentences is always about base. Raises UserError where there is no store or nothing has
-    finished in it, or nothing can be compared with `against`.
+    that this one has not go away. With `against`, an arm or a run id, tables and charts have differences to
+    it; what is said in sentences is always about base. Raises UserError where there is no store or nothing
+    has finished in it, or nothing can be compared with `against`.
     """
     results_dir = Path(results_dir)
     output = Path(output) if output else results_dir
@@ -315,7 +315,10 @@ def _picked(rows: list[dict[str, Any]], arms: pd.DataFrame) -> set[str]:
 
 
 def _first_label(compared: pd.DataFrame, arms: pd.DataFrame) -> str:
-    """The arm that the explorer opens with: the method with the largest difference; of feedback the first told of."""
+    """The arm that the explorer opens with: the method with the largest difference.
+
+    Of feedback it is the first that is told of.
+    """
     rows = [row for row in summary_rows(records(compared)) or records(compared) if known(row["difference"])]
     methods = [row for row in rows if row["role"] in METHODS] or rows
     best = max(methods, key=lambda row: row["difference"], default=None)

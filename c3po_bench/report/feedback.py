@@ -1,7 +1,8 @@
 """Feedback on the page: which arm follows it, and where it leaks.
 
-A score of 1 is what was asked for in scope, and a leak outside. The chart sets the one against the other, with lines of
-equal S_overall, so that what lies higher or further left on them is better, and base, which does nothing, lies at 0.5.
+A score of 1 is what was asked for in scope, and a leak outside. The chart sets the one against the other,
+with lines of equal S_overall, so that what lies higher or further left on them is better, and base, which
+does nothing, lies at 0.5.
 """
 
 from __future__ import annotations

@@ -334,8 +334,8 @@ def heat_map(
 def curve(cells: list[dict[str, Any]], name: str, of: Quantity = GAIN) -> Figure | None:
     """A quantity over one setting, its mean over the others, with one field an arm.
 
-    The bounds of a mean of cells are the means of theirs. Cells share their items, and such bounds hold however
-    the cells depend on each other: an interval of the mean that is never too short.
+    The bounds of a mean of cells are the means of theirs. Cells share their items, and such bounds hold
+    however the cells depend on each other: an interval of the mean that is never too short.
     """
     drawn = (cell for cell in cells if of.of([cell]) and known(cell[name]))
     groups = map_reduce(drawn, lambda cell: (cell["title"], str(cell[name])))

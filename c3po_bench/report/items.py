@@ -166,9 +166,9 @@ def _chunk(
 def choice_probabilities(row: Mapping[str, Any]) -> list[float] | None:
     """The probability of each choice among the choices, under the rule that the row was scored by.
 
-    The rule is not in the row: it is the log-likelihoods as they are, or divided by the choices' lengths in characters,
-    whichever gives the right choice the recorded probability (or, in rows without, makes the prediction likeliest).
-    None where neither does.
+    The rule is not in the row: it is the log-likelihoods as they are, or divided by the choices' lengths in
+    characters, whichever gives the right choice the recorded probability (or, in rows without, makes the
+    prediction likeliest). None where neither does.
     """
     scores, choices, prediction = row.get("loglikelihoods"), row.get("choices"), row.get("prediction")
     if not scores or not isinstance(prediction, int) or not all(math.isfinite(score) for score in scores):

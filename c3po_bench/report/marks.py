@@ -1,7 +1,7 @@
 """What all charts share: a figure with its words, one colour and shape a role, the line of zero, places for names.
 
-Charts carry no colors of their own; the page hands Vega the palette of its light or dark theme, and a role's place in
-`SHAPES` is its place in that palette, in every chart.
+Charts carry no colors of their own; the page hands Vega the palette of its light or dark theme, and a role's
+place in `SHAPES` is its place in that palette, in every chart.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ def zero(axis: Literal["x", "y"], end: str = "") -> alt.Chart:
 
 
 def role_scales(rows: Iterable[dict[str, Any]]) -> tuple[alt.Color, alt.Shape]:
-    """Color and shape by role, the same in every chart; the legend has the roles that occur, if several do."""
+    """Color and shape by role, the same in every chart.
+
+    The legend has the roles that occur, if several do.
+    """
     own = {row["role"] for row in rows}
     present = [role for role in SHAPES if role in own]
     legend = alt.Legend(orient="top", values=present) if len(present) > 1 else None
@@ -93,8 +96,8 @@ def placed(
 ) -> list[dict[str, Any]]:
     """The points from top to bottom, numbered, with the height of their names, `name_y`, in a column to the right.
 
-    Names keep a line between them and are else as near to their points as they can be. Of points at the same height
-    the one to the left has the lowest name, so that the lines to their names do not cross.
+    Names keep a line between them and are else as near to their points as they can be. Of points at the same
+    height the one to the left has the lowest name, so that the lines to their names do not cross.
 
     Args:
         points: those that are drawn.

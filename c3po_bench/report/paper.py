@@ -1,7 +1,7 @@
 """`report --paper`: a store as LaTeX tables, and figures in PDF and SVG, whose captions say all that a reader must know.
 
-Every number is of `compare` and `arms_frame`; nothing is computed here. Benchmarks stand in the order of the rewiring
-paper's tables, others after them, then the mean.
+Every number is of `compare` and `arms_frame`; nothing is computed here. Benchmarks stand in the order of the
+rewiring paper's tables, others after them, then the mean.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def write_paper(
 ) -> Path:
     """Write tables (.tex, booktabs), figures (.pdf, .svg), `comparison.csv`, and a document that has all of them.
 
-    Returns the folder: `output`, by default `paper` in the store. Differences are to `against`, by default base.
-    Raises UserError where nothing has finished, or nothing can be compared with `against`.
+    Returns the folder: `output`, by default `paper` in the store. Differences are to `against`, by default
+    base. Raises UserError where nothing has finished, or nothing can be compared with `against`.
     """
     results_dir = Path(results_dir)
     folder = Path(output) if output else results_dir / "paper"
@@ -120,7 +120,10 @@ def tex(text: str) -> str:
 
 
 def ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the paper's order of benchmarks; rows of one benchmark, and what comes before the first, stay."""
+    """Rows in the paper's order of benchmarks.
+
+    Rows of one benchmark, and what comes before the first, stay.
+    """
     tasks = [str(task) for task in frame["task"]]
     place = [ORDER.index(task) if task in ORDER else len(ORDER) for task in tasks]
     first = {"pooled": -2, "macro": -1}

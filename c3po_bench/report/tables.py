@@ -20,7 +20,10 @@ from c3po_bench.analysis.verdict import amount, bracket, direction, gap_bracket,
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading; an optional one is hidden until a reader asks for all, a wide one has a text a line."""
+    """A column's heading.
+
+    An optional one is hidden until a reader asks for all, a wide one has a text a line.
+    """
 
     title: str
     numeric: bool = True
@@ -292,8 +295,8 @@ def ablation_rows(
 ) -> dict[str, Any]:
     """The ablation table as the page lists it: varied settings and the numbers, one row a run and task.
 
-    Rows are in the order of the arms and of their settings. Where `feedback` (`arms_frame`) has rows and nothing else
-    was run, there is one row a run, with how well it follows and where it leaks.
+    Rows are in the order of the arms and of their settings. Where `feedback` (`arms_frame`) has rows and
+    nothing else was run, there is one row a run, with how well it follows and where it leaks.
     """
     rows = [row for row in shown(table, varied) if row["metric"] == "acc"]
     alike = [row for row in rows if not row["scope"] or not known(row["scope"])]

@@ -1,7 +1,8 @@
 """The table of rewiring arms: one row a method. A control is a method with one of its inputs replaced.
 
-A method is a function from queries to pathways (`rewiring/methods/`). Its row says what it needs; `with_controls`
-makes the rows of its controls. A plugin declares row and function together with the decorator `method`.
+A method is a function from queries to pathways (`rewiring/methods/`). Its row says what it needs;
+`with_controls` makes the rows of its controls. A plugin declares row and function together with the decorator
+`method`.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ def solver(
 
 
 def baseline(name: str, title: str, about: str, **fields: Any) -> ArmRow:
-    """The row of an arm that answers by other means; its factory is called with the backend and its options."""
+    """The row of an arm that answers by other means.
+
+    Its factory is called with the backend and its options.
+    """
     return ArmRow(name, title, "baseline", about, factory=f"{BASELINES}.{name}:{name}", **fields)
 
 

@@ -89,7 +89,10 @@ class RewiringBackend(Workbench):
         """Nothing to give back: arms leave the shared model as it was."""
 
     def baseline(self, row: ArmRow, seed: int, chosen: dict[str, Any] | None = None) -> Arm:
-        """A baseline with its options, `chosen` ones among them; `seed` is of its training, where it trains."""
+        """A baseline with its options, `chosen` ones among them.
+
+        `seed` is of its training, where it trains.
+        """
         arm = load(row.factory)(self, row, **arms.options(self.cfg, row) | (chosen or {}))
         if row.trains:
             arm.seed = seed

@@ -222,8 +222,8 @@ def _build(
 def _open(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """The array in a file, mapped to be written, made where it is missing or of another shape.
 
-    All of the file is on disk before it is mapped: a disk that is full then says so here, and not by ending the process
-    at a later write.
+    All of the file is on disk before it is mapped: a disk that is full then says so here, and not by ending
+    the process at a later write.
     """
     try:
         found = np.load(path, mmap_mode="r")

@@ -1,7 +1,7 @@
 """The arm `base_again`: the model as it is, asked once more in other batches. What it changes is noise.
 
-Its batches have another size and their items another order (`evaluate/chunks.py` makes them, as the arm's row asks
-for), and with `dtype` the weights have another precision. Nothing comes from what `base` has read.
+Its batches have another size and their items another order (`evaluate/chunks.py` makes them, as the arm's row
+asks for), and with `dtype` the weights have another precision. Nothing comes from what `base` has read.
 """
 
 import copy
@@ -27,7 +27,8 @@ def base_again(backend: RewiringBackend, row: ArmRow, *, dtype: str = "") -> "Ba
     Args:
         backend: of the experiment.
         row: of the table of arms.
-        dtype: float32, bfloat16 or float16, for a copy of the model in another precision; empty: the model's own.
+        dtype: float32, bfloat16 or float16, for a copy of the model in another precision; empty: the model's
+            own.
     """
     if dtype and dtype not in DTYPES:
         raise unknown("arm_options.base_again.dtype", dtype, DTYPES)
@@ -46,7 +47,10 @@ class BaseAgain(RewiringArm):
         return {"option_dtype": self.options["dtype"]} if self.options["dtype"] else {}
 
     def prepare(self) -> None:
-        """An engine of its own, which keeps nothing that base has read; of a copy where another precision is asked for."""
+        """An engine of its own, which keeps nothing that base has read.
+
+        Where another precision is asked for it is that of a copy.
+        """
         backend, model, tokenizer = self.backend, self.backend.loaded.model, self.backend.tokenizer
         if self.options["dtype"]:
             model = copy.deepcopy(model).to(getattr(torch, self.options["dtype"]))
@@ -57,7 +61,10 @@ class BaseAgain(RewiringArm):
         self._rewirer = Rewirer(engine, tokenizer, self.method, meter=self.meter)
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
-        """Under the model's own routing; with the number of routing ties of each item, which is no part of its cost."""
+        """Under the model's own routing.
+
+        The number of routing ties of each item comes with it, which is no part of its cost.
+        """
         answers = super().answer(items)
         if self._family is None:
             return answers

@@ -155,7 +155,10 @@ class Tuning:
 
 
 def chooser(row: ArmRow) -> ArmRow | None:
-    """The arm whose choice `row` takes: itself, or the arm that it is made from; None where nothing is chosen."""
+    """The arm whose choice `row` takes: itself, or the arm that it is made from.
+
+    None where nothing is chosen.
+    """
     if row.role == "ceiling":
         return ARMS["ngd"] if row.references == "own" else None
     if row.solution == "reuse" and row.control_of:

@@ -35,8 +35,8 @@ class Losses:
     def of_neighbors(self, bank: ReferenceBank, near: Neighborhood, shuffled: list[int] | None) -> Loss:
         """L(w) = sum_i K_i l(f(x_i, w), y_i) / sum_i K_i: the test item's pathway in the neighbors' forwards (eq. 3).
 
-        The neighbors are read at the first call, so a method without a loss costs nothing. `shuffled` are seeds
-        of the queries by which the neighbors' labels are drawn at random; None for the true ones.
+        The neighbors are read at the first call, so a method without a loss costs nothing. `shuffled` are
+        seeds of the queries by which the neighbors' labels are drawn at random; None for the true ones.
         """
         prepare = cache(partial(self._over_neighbors, bank, near, shuffled))
         return lambda pathway: prepare()(pathway)
@@ -72,7 +72,10 @@ class Losses:
         )
 
     def of_items(self, items: Sequence[TokenizedItem], states: list[State], first: list[int]) -> Loss:
-        """The oracle: L(w) = l(f(x, w), y) with the test item's true label. `first`: see `Rewirer._rewire`."""
+        """The oracle: L(w) = l(f(x, w), y) with the test item's true label.
+
+        `first`: see `Rewirer._rewire`.
+        """
         rights, candidates = [], []
         for i, item in enumerate(items):
             prompt, answer = item.gold_row

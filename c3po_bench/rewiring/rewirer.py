@@ -154,8 +154,8 @@ class Rewirer:
     def _loss_ends(self, queries: Queries, solution: Solution) -> list[list[float]]:
         """The surrogate loss of each query, first and last: [queries][2]; nothing where the arm has no loss.
 
-        An arm that moves as far as another without descending is asked what the loss is at its ends: that costs two
-        passes over the neighbors, of the phase `record`.
+        An arm that moves as far as another without descending is asked what the loss is at its ends: that
+        costs two passes over the neighbors, of the phase `record`.
         """
         assert self.rewiring is not None
         if solution.losses is not None:

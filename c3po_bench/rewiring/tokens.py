@@ -15,8 +15,9 @@ class TokenizedItem:
 
     Attributes:
         item: as its task renders it.
-        prompts: its different contexts in tokens, each with the continuations that follow it. Most tasks have one;
-            where the choice stands in the context (WinoGrande) there are several, each with a pathway of its own.
+        prompts: its different contexts in tokens, each with the continuations that follow it. Most tasks have
+            one; where the choice stands in the context (WinoGrande) there are several, each with a pathway of
+            its own.
         rows: of each request of the item the index of its prompt and of the continuation behind it.
     """
 

@@ -30,7 +30,8 @@ BAR = range(8, 41)
 class Whole:
     """What every progress says besides its own: the cell of a sweep, the arm, and the time left of all.
 
-    `left` is given the seconds left of what is shown, where they are known, and says those of the whole, or None.
+    `left` is given the seconds left of what is shown, where they are known, and says those of the whole, or
+    None.
     """
 
     cell: str = ""
@@ -267,7 +268,10 @@ class Masked(logging.Formatter):
 
 
 def quiet_libraries() -> None:
-    """Hold back the libraries' own bars and warnings of forks; before the first of them is imported, which reads this."""
+    """Hold back the libraries' own bars and warnings of forks.
+
+    Before the first of them is imported, which reads this.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

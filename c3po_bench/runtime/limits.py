@@ -24,8 +24,8 @@ class OutOfTime(Exception):
 def time_limit(seconds: float) -> Iterator[None]:
     """Within the block, `OutOfTime` is raised after so many seconds.
 
-    Limits may stand within each other, and within an alarm of somebody else's. In a thread other than the main one,
-    which gets no signals, there is no limit.
+    Limits may stand within each other, and within an alarm of somebody else's. In a thread other than the
+    main one, which gets no signals, there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,7 +52,8 @@ def check_yaml(text: str) -> None:
     """Look at the size of a YAML text before its values are made.
 
     Raises:
-        ValueError: where aliases make it larger than `MOST_NODES` values, or it nests deeper than `MOST_DEPTH`.
+        ValueError: where aliases make it larger than `MOST_NODES` values, or it nests deeper than
+            `MOST_DEPTH`.
         yaml.YAMLError: where it is no YAML.
     """
     if "*" in text or text.count("[") + text.count("{") > MOST_DEPTH:  # else its size is that of the text

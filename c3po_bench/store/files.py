@@ -54,9 +54,9 @@ def writing(path: Path, key: str = "") -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a whole file or folder beside `path`, and move it there when it is complete.
 
-    Yields the path to write to, whose suffix is that of `path`. Whatever happens, `path` is the old file or the new
-    one, never a part; a folder takes the place of an old one, which goes away first. What processes that were killed
-    left behind in the folder is removed.
+    Yields the path to write to, whose suffix is that of `path`. Whatever happens, `path` is the old file or
+    the new one, never a part; a folder takes the place of an old one, which goes away first. What processes
+    that were killed left behind in the folder is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(path.parent, os.getpid())
@@ -105,7 +105,10 @@ def _older(path: Path, seconds: float) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file so that it either is there, complete, or is not; secrets that are known are masked."""
+    """Write a whole file so that it either is there, complete, or is not.
+
+    Secrets that are known are masked.
+    """
     with replacing(path) as temporary:
         temporary.write_text(without_secrets(text), encoding="utf-8")
 
@@ -274,7 +277,10 @@ def write_all(file: Any, data: bytes) -> None:
 
 @contextmanager
 def _exclusively(path: Path, mode: str) -> Iterator[Any]:
-    """The open file, which no other process has so meanwhile; where there are no locks, one process runs at a time."""
+    """The open file, which no other process has so meanwhile.
+
+    Where there are no locks, one process runs at a time.
+    """
     with open(path, mode, buffering=0) as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -118,7 +118,10 @@ def problems(results_dir: str | Path) -> list[str]:
 
 
 def published(results_dir: str | Path) -> dict[str, dict[str, Any]]:
-    """RESULTS_DIR/wandb/published.json: by mode and project, the digest of what W&B has; empty where there is none."""
+    """RESULTS_DIR/wandb/published.json: by mode and project, the digest of what W&B has.
+
+    Empty where there is none.
+    """
     path = Path(results_dir) / "wandb" / "published.json"
     remedy = "put it back, or delete it: everything is then published again"
     return read_json(path, dict[str, dict[str, Any]], remedy) if path.exists() else {}

@@ -1,7 +1,8 @@
 """The one reader of a store's files: each is decoded, parsed and held to the schema of its kind.
 
-Whatever is wrong with one ends in one line that names the file, what is wrong with it, and what to do. Records that
-can be made again (trainings, tunings) are sealed with a checksum, and one that does not hold counts as not there.
+Whatever is wrong with one ends in one line that names the file, what is wrong with it, and what to do.
+Records that can be made again (trainings, tunings) are sealed with a checksum, and one that does not hold
+counts as not there.
 """
 
 import json
@@ -128,7 +129,10 @@ def write_sealed(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path, kind: Any = dict) -> dict[str, Any] | None:
-    """A record that can be made again; None, and a warning, where it is damaged, and None where there is none."""
+    """A record that can be made again.
+
+    None, and a warning, where it is damaged, and None where there is none.
+    """
     if not path.exists():
         return None
     try:

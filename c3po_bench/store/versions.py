@@ -1,9 +1,9 @@
 """Versions of what makes numbers. A published number belongs to the code that made it.
 
-Every arm, scoring rule and metric has a version, 1 at first, which is part of its runs' identity. Whoever changes
-one so that its numbers can change raises its version here, in the same commit, and says why. Records of another
-version than today's are marked and leave headline tables until they are made again. `tests/versions` holds small
-fixed numbers of every arm against this table: they must not change without it.
+Every arm, scoring rule and metric has a version, 1 at first, which is part of its runs' identity. Whoever
+changes one so that its numbers can change raises its version here, in the same commit, and says why. Records
+of another version than today's are marked and leave headline tables until they are made again.
+`tests/versions` holds small fixed numbers of every arm against this table: they must not change without it.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,10 @@ ARMS: dict[str, int] = {
 CONTROLS: dict[str, int] = {
     "random_neighbors": 2,  # as many as were retrieved, with their weights
 }
-"""Endings of controls whose version is not 1; a control also has the raises of the arm that it is a control of."""
+"""Endings of controls whose version is not 1.
+
+A control also has the raises of the arm that it is a control of.
+"""
 
 SCORERS: dict[str, int] = {"cloze": 1, "letters": 1, "length_normalized": 1}
 METRICS: dict[str, int] = {"acc": 1, "acc_norm": 1, "p_gold": 1, "score": 1, "drift": 1, "similarity": 1}

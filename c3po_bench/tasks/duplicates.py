@@ -30,8 +30,8 @@ def _tokens(marks: str, symbols: str, brackets: bool) -> re.Pattern[str]:
 def normalize(text: str) -> str:
     """Lower-case words, digits and meaningful signs of `text`, single-spaced: what copies of a question have in common.
 
-    Punctuation is left out. What is an operator or belongs to a number is not: 5 - 3 is no copy of 5 + 3, C++ none
-    of C. A text of punctuation alone stays as it is.
+    Punctuation is left out. What is an operator or belongs to a number is not: 5 - 3 is no copy of 5 + 3, C++
+    none of C. A text of punctuation alone stays as it is.
     """
     folded = text.casefold()
     beyond = "" if folded.isascii() else "".join(sorted({c for c in folded if c > "\x7f"}))
@@ -55,6 +55,7 @@ def question_hash(question: str) -> str:
 def near_duplicates(similarity: Any, most: float) -> Any:
     """Where two questions are too alike for one to be a reference for the other: more than `most` (`max_similarity`).
 
-    `similarity` holds cosines of their embeddings, as a tensor or an array of any shape; so does the answer, as booleans.
+    `similarity` holds cosines of their embeddings, as a tensor or an array of any shape; so does the answer,
+    as booleans.
     """
     return similarity > most

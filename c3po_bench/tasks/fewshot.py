@@ -17,7 +17,8 @@ from c3po_bench.errors import UserError
 class FixedShots(ContextSampler):
     """The first `n` of a seeded shuffle of the pool (of the pool as it is, without a seed), but for the evaluated document.
 
-    `asked` gives what a document asks: one that asks the same is passed over, too, whatever its number or label.
+    `asked` gives what a document asks: one that asks the same is passed over, too, whatever its number or
+    label.
     """
 
     seed: int | None = 0
@@ -58,15 +59,18 @@ class FixedShots(ContextSampler):
 
 
 def fixed_shots(seed: int | None) -> type[FixedShots]:
-    """A sampler class for `seed`, for the `sampler` of a task's `fewshot_config`; None for lm-eval's `first_n`."""
+    """A sampler class for `seed`, for the `sampler` of a task's `fewshot_config`.
+
+    None for lm-eval's `first_n`.
+    """
     return type("FixedShots", (FixedShots,), {"seed": seed})
 
 
 def leave_out_evaluated(task: Any) -> None:
     """Have a loaded task leave each document out of its own examples, whatever split they come from.
 
-    lm-eval tells the sampler which document is asked only where the YAML names the evaluated split as that of the
-    examples, not where the task has no other.
+    lm-eval tells the sampler which document is asked only where the YAML names the evaluated split as that of
+    the examples, not where the task has no other.
     """
     if not hasattr(task, "sampler"):
         return

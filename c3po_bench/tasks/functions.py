@@ -28,7 +28,10 @@ _DRAWS = re.compile(r"random|shuffle|uuid|secrets")
 
 @contextmanager
 def fixed_draws(key: str) -> Iterator[None]:
-    """Seed the global generators of Python and numpy by `key`; afterwards they go on as if nothing had been drawn."""
+    """Seed the global generators of Python and numpy by `key`.
+
+    Afterwards they go on as if nothing had been drawn.
+    """
     before, numpy_before = random.getstate(), numpy.random.get_state()
     random.seed(key)
     numpy.random.seed(int(hashlib.sha256(key.encode()).hexdigest()[:8], 16))
@@ -41,7 +44,10 @@ def fixed_draws(key: str) -> Iterator[None]:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Within the block `OutOfTime` is raised after so many seconds; then the working folder is what it was."""
+    """Within the block `OutOfTime` is raised after so many seconds.
+
+    Then the working folder is what it was.
+    """
     folder = os.getcwd()
     try:
         with time_limit(seconds):
@@ -82,7 +88,10 @@ def _speaks_of_draws(file: str) -> bool:
 
 
 def seeded(function: Any, key: str) -> Any:
-    """`function` of a document, bounded, its draws seeded by `key` and the document. What is no function comes back."""
+    """`function` of a document, bounded, its draws seeded by `key` and the document.
+
+    What is no function comes back.
+    """
     if not callable(function):
         return function
     draws = may_draw(function)
@@ -136,8 +145,8 @@ def _once_seeded(function: Callable[..., Any], key: str) -> Callable[..., Any]:
 class ProcessedOnce:
     """A task's `process_docs`, applied once to each split (lm-eval asks many times), without a progress bar.
 
-    What it draws is seeded by `key`, and nothing is taken from the cache of `datasets`: what an unseeded run has left
-    there would be taken for the same.
+    What it draws is seeded by `key`, and nothing is taken from the cache of `datasets`: what an unseeded run
+    has left there would be taken for the same.
     """
 
     def __init__(self, process: Callable[[Any], Any], key: str) -> None:

@@ -133,7 +133,8 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def check_lines(paths: Sequence[str]) -> None:
     """`UserError` for a bad line of files of JSON lines, and for a field of two types.
 
-    `datasets` names neither, and some of both it reads as something else. Files of another form are left to it.
+    `datasets` names neither, and some of both it reads as something else. Files of another form are left to
+    it.
     """
     for path in map(Path, paths):
         if path.suffix not in (".jsonl", ".json") or not path.is_file():
@@ -215,8 +216,9 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def find_files(task: str, config: dict[str, Any], folder: Path | None) -> tuple[dict[str, Any], list[str]]:
     """The config overrides that make a task read the files which its YAML names, and what is to be said about it.
 
-    A relative path is sought where the command was given, as `datasets` does, and then beside the YAML file. A path
-    without a split is the train split, as for `datasets`, and is evaluated where the task has no other.
+    A relative path is sought where the command was given, as `datasets` does, and then beside the YAML file.
+    A path without a split is the train split, as for `datasets`, and is evaluated where the task has no
+    other.
 
     Raises:
         UserError: for a file or split that there is not, with what was tried.

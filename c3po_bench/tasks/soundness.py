@@ -1,7 +1,7 @@
 """What of a task is refused before anything is scored, and how that is said: in one line, with file, row and field.
 
-lm-evaluation-harness reads a task's first document when it loads it, and finds out about the others when all are
-scored. Here every document that will be asked is looked at first.
+lm-evaluation-harness reads a task's first document when it loads it, and finds out about the others when all
+are scored. Here every document that will be asked is looked at first.
 """
 
 import traceback
@@ -334,7 +334,8 @@ def check_score(task: str, metric: str, scores: Mapping[str, Any]) -> float:
     """The item's score.
 
     Raises:
-        UserError: where the metric gives none for a single item, as those of whole corpora do (BLEU, perplexity).
+        UserError: where the metric gives none for a single item, as those of whole corpora do (BLEU,
+            perplexity).
     """
     value = scores.get(metric)
     if not isinstance(value, SupportsFloat):

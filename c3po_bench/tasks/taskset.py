@@ -277,8 +277,10 @@ class TaskSet:
         Args:
             id: the task's name, and the document's number in it.
             doc: the document.
-            kind: whether its options are scored (`contract.CHOICES`) or its prompt is continued (`contract.TEXT`).
-            arguments: of lm-eval's requests for it: (context, continuation), or (prompt, generation settings).
+            kind: whether its options are scored (`contract.CHOICES`) or its prompt is continued
+                (`contract.TEXT`).
+            arguments: of lm-eval's requests for it: (context, continuation), or (prompt, generation
+                settings).
             labelled: whether the item says which option is right.
         """
         task = self.load()[id[0]]
@@ -303,7 +305,10 @@ class TaskSet:
         return Item(id, kind, key, self.question_text(task, doc), metadata=metadata, **options)
 
     def items(self, limit: int | None = None, *, labelled: bool = False) -> Iterator[Item]:
-        """The items of the first `limit` documents of each task, as lm-eval will render them; mostly without labels."""
+        """The items of the first `limit` documents of each task, as lm-eval will render them.
+
+        Mostly without labels.
+        """
         for name, task in self.load().items():
             kind = TEXT if task.OUTPUT_TYPE == "generate_until" else CHOICES
             docs: Any = islice(task.eval_docs, limit)

@@ -1,8 +1,8 @@
 """The templates of tasks (Jinja), which come with the task and are not trusted: rendered in jinja2's sandbox, within limits.
 
-lm-evaluation-harness renders them in an open environment, where a template can reach any function of Python. Its
-environment is replaced here. What a template writes stays the same, but for the filter `random`, which draws by the
-document alone, and for a missing value, which is refused.
+lm-evaluation-harness renders them in an open environment, where a template can reach any function of Python.
+Its environment is replaced here. What a template writes stays the same, but for the filter `random`, which
+draws by the document alone, and for a missing value, which is refused.
 """
 
 import random

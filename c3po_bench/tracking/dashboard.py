@@ -1,7 +1,7 @@
 """The W&B dashboard as code.
 
-A workspace and a report of a store, savable online, readable as JSON anywhere. A panel asks only for what the published
-runs have: numbers in their summaries, settings in their configs, curves in their histories.
+A workspace and a report of a store, savable online, readable as JSON anywhere. A panel asks only for what the
+published runs have: numbers in their summaries, settings in their configs, curves in their histories.
 """
 
 from typing import Any

@@ -275,7 +275,10 @@ class _Publisher:
         self.done.runs.append(wandb_id(run))
 
     def _words(self, run: Run, row: dict[str, Any]) -> list[str]:
-        """Tags by which one looks for runs: model, arm, its role, and what was found; tasks come after them."""
+        """Tags by which one looks for runs: model, arm, its role, and what was found.
+
+        Tasks come after them.
+        """
         words = [run.result["model"], run.arm, arm_of(run).role]
         if known(row.get("difference")):
             words.append(TOLD[direction(row)])

@@ -75,8 +75,8 @@ def resolved(plan: Plan, context: SynthesisContext) -> dict[str, Any]:
 def train_adapter(plan: Plan, datasets: Sequence[FeedbackDataset], context: SynthesisContext) -> Path:
     """The folder of the trained adapter.
 
-    Trains it unless it is there and whole, going on from the last whole checkpoint of a killed run. The ranks of
-    one run train together; any other process waits and finds the adapter done.
+    Trains it unless it is there and whole, going on from the last whole checkpoint of a killed run. The ranks
+    of one run train together; any other process waits and finds the adapter done.
 
     Raises:
         UserError: where the training diverges, or the disk is full or fails.

@@ -58,7 +58,8 @@ _WORDS = {
 class Recipe:
     """A way of training.
 
-    `objective` is ``pairs`` (a preference loss) or ``answers`` (the likelihood of the revised answers: distillation).
+    `objective` is ``pairs`` (a preference loss) or ``answers`` (the likelihood of the revised answers:
+    distillation).
     `near`, `out`: whether the model's own answers there are trained on too. `start`: the recipe whose adapter
     it goes on from.
     """

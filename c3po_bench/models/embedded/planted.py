@@ -1,6 +1,7 @@
 """The planted testbed's model: a small OLMoE whose best pathways are known, because we put them there.
 
-What was planted, and in which questions, is in `planted_world`; `models.makers.planted` trained the shipped weights.
+What was planted, and in which questions, is in `planted_world`; `models.makers.planted` trained the shipped
+weights.
 """
 
 from functools import partial

@@ -1,14 +1,15 @@
 """The planted world: its words, what was planted, the questions about it, and the truth about each.
 
-Eight domains own two of 16 experts in each of the last three layers, and have each its own code from word to word. A
-question names a person; whose code the person uses is what the router must find out. It knows the common names and
-guesses at the rare ones. All of it is drawn from fixed seeds, so the world is the same everywhere and the shipped
-weights fit it.
+Eight domains own two of 16 experts in each of the last three layers, and have each its own code from word to
+word. A question names a person; whose code the person uses is what the router must find out. It knows the
+common names and guesses at the rare ones. All of it is drawn from fixed seeds, so the world is the same
+everywhere and the shipped weights fit it.
 
-A question reads "On violin, choir, ...: which word does Anna pair with amber?" The topic words tell a reader, or an
-embedder, the domain; the model learned nothing from them. Four options: the answers of the right code and of three
-others, but not of the one that the router takes a rare name for. So a wrong guess leaves the model to choose between
-four at random, and a pathway drawn at random does no better: controls have nothing to gain.
+A question reads "On violin, choir, ...: which word does Anna pair with amber?" The topic words tell a reader,
+or an embedder, the domain; the model learned nothing from them. Four options: the answers of the right code
+and of three others, but not of the one that the router takes a rare name for. So a wrong guess leaves the
+model to choose between four at random, and a pathway drawn at random does no better: controls have nothing to
+gain.
 
 Plain Python: analysis may import it.
 """
@@ -156,7 +157,10 @@ def documents(split: str) -> list[dict[str, Any]]:
 
 
 def _document(domain: str, name: str, lot: random.Random, topic: str | None = None) -> dict[str, Any]:
-    """A question about `name`, whose domain is `domain`; its topic words are of the domain `topic`, if given."""
+    """A question about `name`, whose domain is `domain`.
+
+    Its topic words are of the domain `topic`, if given.
+    """
     facts = world()
     topics = lot.sample(TOPICS[topic or domain], TOPIC_WORDS)
     argument = lot.choice(ARGUMENTS)

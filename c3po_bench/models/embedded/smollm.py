@@ -139,8 +139,8 @@ def quiet_bars() -> Iterator[None]:
 def _read_once() -> Iterator[None]:
     """Within the block transformers reads a GGUF file once, and makes the table of its tensors' names once.
 
-    By itself it reads the file three times, for configuration, tensors and tokenizer, and makes the table at every
-    module: more than half of the seconds that converting takes.
+    By itself it reads the file three times, for configuration, tensors and tokenizer, and makes the table at
+    every module: more than half of the seconds that converting takes.
     """
     import gguf  # needed once, to build the checkpoint: whoever has it need not wait
 

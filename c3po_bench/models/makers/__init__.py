@@ -1,1 +1,4 @@
-"""What made the files that ship with the embedded models. Run by hand, once; no command of the program needs it."""
+"""What made the files that ship with the embedded models.
+
+Run by hand, once; no command of the program needs it.
+"""

@@ -1,6 +1,7 @@
 """Trains the testbed's weights, in about a minute and a half.
 
-`python -m c3po_bench.models.makers.planted [softmax|sigmoid] [FILE]`: of OLMoE, or of the sigmoid-routed sibling.
+`python -m c3po_bench.models.makers.planted [softmax|sigmoid] [FILE]`: of OLMoE, or of the sigmoid-routed
+sibling.
 
 Three things make the planted pathways the best ones:
 
@@ -169,7 +170,10 @@ def forward(model: Any, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
 
 
 def train(score: str = "softmax", steps: int = STEPS, seed: int = SEED) -> Any:
-    """A trained testbed whose routers' scores are `score`; the same for the same seed, threads and version of torch."""
+    """A trained testbed whose routers' scores are `score`.
+
+    The same for the same seed, threads and version of torch.
+    """
     torch.manual_seed(seed)
     sampler = Sampler(torch.Generator().manual_seed(seed))
     model = AutoModelForCausalLM.from_config(CONFIGS[score]())

@@ -119,9 +119,9 @@ def first(strength: Tensor, shared: int, count: int, *, seed: int, rounds: int =
 def refine(strength: Tensor, start: Partition, route: Route, *, rounds: int) -> Partition:
     """Move neurons to where the router lets most of their contribution through.
 
-    A round routes the tokens with the present experts, `route(energies) -> mask [tokens, experts]`, and gives each
-    neuron its best place: a shared neuron counts on all tokens, a routed one on those sent to its expert. Places are
-    limited, so that this is an assignment problem, solved exactly.
+    A round routes the tokens with the present experts, `route(energies) -> mask [tokens, experts]`, and gives
+    each neuron its best place: a shared neuron counts on all tokens, a routed one on those sent to its
+    expert. Places are limited, so that this is an assignment problem, solved exactly.
     """
     partition = start
     squared = strength.square()
@@ -163,8 +163,8 @@ def _spread(points: Tensor, count: int, seed: int) -> Tensor:
 class Ridge:
     """Fits router weights for one layer's `inputs` [tokens, hidden], any number of times.
 
-    Ridge regression from the layer's input to each expert's share of what the layer adds. (Training the routers on
-    the layer's output by gradient descent was tried and did not lower the error on held-out text.)
+    Ridge regression from the layer's input to each expert's share of what the layer adds. (Training the
+    routers on the layer's output by gradient descent was tried and did not lower the error on held-out text.)
     """
 
     def __init__(self, inputs: Tensor, strength: float = 1e-2) -> None:
@@ -176,9 +176,9 @@ class Ridge:
     def fit(self, energies: Tensor, *, spread: float) -> Tensor:
         """Router weights [experts, hidden] whose logits follow the experts' energies [tokens, experts].
 
-        The target is the root of each energy as a share of the token's, less the token's mean. `spread` is the
-        largest standard deviation over experts that the logits of any token have: small, so that softmax stays
-        near uniform and a chosen expert answers with a weight near one, on the few massive tokens too.
+        The target is the root of each energy as a share of the token's, less the token's mean. `spread` is
+        the largest standard deviation over experts that the logits of any token have: small, so that softmax
+        stays near uniform and a chosen expert answers with a weight near one, on the few massive tokens too.
         """
         share = normalize(energies.clamp_min(0).sqrt(), dim=1)
         target = share - share.mean(dim=1, keepdim=True)

@@ -70,7 +70,10 @@ class Measured:
 
     @torch.no_grad()
     def right(self, documents: Sequence[dict[str, Any]]) -> tuple[dict[str, np.ndarray], Tensor]:
-        """Whether each document of `skills` is answered right by each way of answering; the original pathways."""
+        """Whether each document of `skills` is answered right by each way of answering.
+
+        With them come the original pathways.
+        """
         correct: dict[str, list[Tensor]] = {name: [] for name in ("dense", "routed", *DOMAINS)}
         pathways = []
         for start in range(0, len(documents), CHUNK):

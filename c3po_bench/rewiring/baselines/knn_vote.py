@@ -54,7 +54,10 @@ class KnnVoteArm(BaselineArm):
         ]
 
     def answer(self, items: Sequence[Item]) -> list[Answer]:
-        """One value an option; the largest wins. Requests that only a metric asks for are no options, and get 0."""
+        """One value an option; the largest wins.
+
+        Requests that only a metric asks for are no options, and get 0.
+        """
         answers = []
         near = self._retriever([item.question for item in items])
         for query, item in enumerate(items):

@@ -55,8 +55,8 @@ class Trained(TypedDict):
 class Opened:
     """A model with trainable parts.
 
-    `call(input_ids=, attention_mask=)` gives its output, `parameters` are what moves, `room` is how many tokens it reads
-    where something else stands before them.
+    `call(input_ids=, attention_mask=)` gives its output, `parameters` are what moves, `room` is how many
+    tokens it reads where something else stands before them.
     """
 
     call: Callable[..., Any]
@@ -72,7 +72,10 @@ class Adapter(Protocol):
         ...
 
     def answering(self, weights: Weights, meter: Meter) -> Answering:
-        """What answers items by the trained model, on the arm's account; between calls the model is as it was."""
+        """What answers items by the trained model, on the arm's account.
+
+        Between calls the model is as it was.
+        """
         ...
 
 

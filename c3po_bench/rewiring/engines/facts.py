@@ -1,8 +1,8 @@
 """How a model calls its own layers, seen in one forward of a few tokens, so that `suffix` can call them alike.
 
 Which layers see a window only, which rotary embedding each is given and what enters the first of them differ
-from family to family, and configs and modules do not always tell: EXAONE-MoE, for one, has a `sliding_window` on
-every layer and uses it on some.
+from family to family, and configs and modules do not always tell: EXAONE-MoE, for one, has a `sliding_window`
+on every layer and uses it on some.
 """
 
 from __future__ import annotations

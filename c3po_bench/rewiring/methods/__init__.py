@@ -1,8 +1,8 @@
 """Methods of rewiring: what stands in for the unknown label (paper section 3), one file each.
 
 A method is a function `f(queries: Queries, *, option=default, ...) -> Solution`; its keyword options are its
-config (`arm_options.NAME.option`). Adding one is a file of this folder and a row of `rewiring.arms`, or, outside the
-package, a function decorated with `rewiring.arms.method` in a module named in `plugins`.
+config (`arm_options.NAME.option`). Adding one is a file of this folder and a row of `rewiring.arms`, or,
+outside the package, a function decorated with `rewiring.arms.method` in a module named in `plugins`.
 """
 
 from __future__ import annotations
