@@ -106,21 +106,7 @@ def _gap(row: dict[str, Any]) -> Cell:
 
 def figures(arms: pd.DataFrame) -> list[Figure]:
     """Follows against leaks of each arm with all three scopes, in a plane of S_overall."""
-    points = [
-        {
-            "arm": display_name(row),
-            "role": role_of(row),
-            "follows": row["follows"],
-            "low": row["follows_low"] if known(row["follows_low"]) else row["follows"],
-            "high": row["follows_high"] if known(row["follows_high"]) else row["follows"],
-            "leaks": (row["leaks_near"] + row["leaks_out"]) / 2,
-            "left": max(0.0, _mean(row, "low")),
-            "right": _mean(row, "high"),
-            "overall": row["s_overall"],
-        }
-        for row in records(arms)
-        if known(row["s_overall"]) and not note(row, "outdated")
-    ]
+    points = _points(arms)
     if all(point["role"] == BASE for point in points):
         return []
     bottom = min(0.0, *(p["low"] for p in points))
@@ -174,6 +160,25 @@ def figures(arms: pd.DataFrame) -> list[Figure]:
     numbered = few and long_names(points)
     return [
         Figure("feedback", "feedback", heading, caption, words, chart, key_of(spots) if few else (), numbered)
+    ]
+
+
+def _points(arms: pd.DataFrame) -> list[dict[str, Any]]:
+    """The arms that are drawn: those with all three scopes, recorded with today's version."""
+    return [
+        {
+            "arm": display_name(row),
+            "role": role_of(row),
+            "follows": row["follows"],
+            "low": row["follows_low"] if known(row["follows_low"]) else row["follows"],
+            "high": row["follows_high"] if known(row["follows_high"]) else row["follows"],
+            "leaks": (row["leaks_near"] + row["leaks_out"]) / 2,
+            "left": max(0.0, _mean(row, "low")),
+            "right": _mean(row, "high"),
+            "overall": row["s_overall"],
+        }
+        for row in records(arms)
+        if known(row["s_overall"]) and not note(row, "outdated")
     ]
 
 
