@@ -118,15 +118,22 @@ def import_plugin(row: dict[str, Any], folder: Path) -> None:
     try:
         set_up(Config(plugins=["bad_plugin"]))
         if name := row.get("kernel"):
-            import torch
-
-            from c3po_bench.rewiring.config import KernelConfig
-            from c3po_bench.rewiring.kernels import KERNELS, kernel_weights
-
-            kernel_weights(KernelConfig(name=name), torch.ones(1, 2), torch.ones(1, 2) > 0)
-            KERNELS.remove(name)
+            _weigh(name)
     finally:
         sys.path.remove(str(folder))
+
+
+def _weigh(kernel: str) -> None:
+    """Ask a plugin's kernel for weights, and take it out again."""
+    import torch
+
+    from c3po_bench.rewiring.config import KernelConfig
+    from c3po_bench.rewiring.kernels import KERNELS, kernel_weights
+
+    try:
+        kernel_weights(KernelConfig(name=kernel), torch.ones(1, 2), torch.ones(1, 2) > 0)
+    finally:
+        KERNELS.remove(kernel)
 
 
 KINDS: dict[str, Callable[[dict[str, Any], Path], None]] = {
