@@ -82,6 +82,12 @@ def gain(study: str, arm: str, task: str = "", control: str = "") -> str:
     return points(values["difference"], values["diff_low"], values["diff_high"])
 
 
+def right_skill(arm: str) -> str:
+    """What an arm gains in `specialists` where all references ask for the item's own skill, in points."""
+    (pooled,) = (row for row in read("specialists", "right_skill_references") if row["skill"] == "all")
+    return points(*(pooled[f"{arm}_{end}"] for end in ("difference", "low", "high")))
+
+
 def items(study: str, task: str = "") -> str:
     """How many items a study asked."""
     return row(study, "base", task)["n"]
@@ -177,8 +183,8 @@ def rewiring() -> str:
         f"it does not know (n {items('specialists', 'skills_shifted')}). The right expert gains "
         f"{gain('specialists', 'right_expert', 'skills_shifted')} points, NGD {gain(*unknown)}. It does better than with "
         f"random neighbors ({gain(*unknown, 'ngd_random_neighbors')}), but cannot be told from a random move "
-        f"({gain(*unknown, 'random_pathway')}). Where the router is right, NGD breaks answers: "
-        f"{gain('specialists', 'ngd', 'skills')}.",
+        f"({gain(*unknown, 'random_pathway')}). With references of the item's own skill alone it gains "
+        f"{right_skill('ngd')}. Where the router is right, NGD breaks answers: {gain('specialists', 'ngd', 'skills')}.",
     )
 
 
