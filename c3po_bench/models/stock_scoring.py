@@ -30,11 +30,14 @@ class StockScorer:
     def answer(self, items: Sequence[Item]) -> list[Answer]:
         """The answers to one chunk of items of one kind, in order."""
         if items[0].kind == CHOICES:
-            requests = [_request(item, "loglikelihood", pair) for item in items for pair in item.requests]
-            scores = iter(self.lm.loglikelihood(requests, disable_tqdm=True))
+            # two options of one text would differ in the last digits, by their places in a batch, and these would choose
+            pairs = list(dict.fromkeys((n, pair) for n, item in enumerate(items) for pair in item.requests))
+            requests = [_request(items[n], "loglikelihood", pair) for n, pair in pairs]
+            found = dict(zip(pairs, self.lm.loglikelihood(requests, disable_tqdm=True), strict=True))
+            scores = {pair: (float(score), bool(greedy)) for pair, (score, greedy) in found.items()}
             return [
-                Answer(scores=tuple((float(s), bool(g)) for s, g in (next(scores) for _ in item.requests)))
-                for item in items
+                Answer(scores=tuple(scores[n, pair] for pair in item.requests))
+                for n, item in enumerate(items)
             ]
         plain = [item for item in items if item.prompt_ids is None]
         requests = [_request(item, "generate_until", (item.prompt, _settings(item))) for item in plain]

@@ -20,7 +20,7 @@ import torch
 from c3po_bench.contract import Item
 from c3po_bench.errors import UserError, finite
 from c3po_bench.rewiring.embedders import Embedder, finite_vectors
-from c3po_bench.rewiring.engines.base import Engine, Sizes
+from c3po_bench.rewiring.engines.base import Engine, Sizes, distinct
 from c3po_bench.rewiring.neighbors import Neighborhood
 from c3po_bench.rewiring.states import VERSION, Prompt
 from c3po_bench.rewiring.tokens import TokenizedItem, Tokenizer
@@ -193,8 +193,11 @@ def _build(
             continue
         states = engine.read_prompts([prompt for i in chunk for prompt in questions[i].prompts])
         firsts = [0, *accumulate(len(questions[i].prompts) for i in chunk)]
-        rows = [(first + p, c) for i, first in zip(chunk, firsts, strict=False) for p, c in questions[i].rows]
-        scores = engine.batch(states, rows).score(None)[0].cpu()
+        rows, where = distinct(
+            states,
+            [(first + p, c) for i, first in zip(chunk, firsts, strict=False) for p, c in questions[i].rows],
+        )
+        scores = engine.batch(states, rows).score(None)[0].cpu()[where]
         right = []
         shares = scores.split([len(questions[i].rows) for i in chunk])
         for i, first, mine in zip(chunk, firsts, shares, strict=False):

@@ -23,7 +23,7 @@ from c3po_bench.registry import load
 from c3po_bench.rewiring.arms import ARMS
 from c3po_bench.rewiring.backend import RewiringBackend
 from c3po_bench.rewiring.config import MethodConfig
-from c3po_bench.rewiring.engines.base import State
+from c3po_bench.rewiring.engines.base import State, distinct
 from c3po_bench.rewiring.losses import Losses
 from c3po_bench.rewiring.methods import Queries
 from c3po_bench.rewiring.methods.ngd import ngd
@@ -182,7 +182,9 @@ class Part:
         self.headroom, self.items, self.states = headroom, items, states
         engine, method = headroom.engine, headroom.method
         self.first = [0, *accumulate(len(item.prompts) for item in items)]
-        rows = [(self.first[i] + p, c) for i, item in enumerate(items) for p, c in item.rows]
+        rows, self.where = distinct(
+            states, [(self.first[i] + p, c) for i, item in enumerate(items) for p, c in item.rows]
+        )
         self.batch = engine.batch(states, rows)
         self.owner = torch.tensor([state for state, _ in rows], device=engine.device)
         self.own = engine.original_pathways(states)
@@ -201,7 +203,7 @@ class Part:
         """The options' scores under the task's rule [items, most options]; -inf where an item has fewer."""
         with torch.no_grad():
             flat = self.batch.score(mixture, owner, greedy=False)[0]
-        flat, start, most = flat.cpu(), 0, max(item.item.n_choices for item in self.items)
+        flat, start, most = flat.cpu()[self.where], 0, max(item.item.n_choices for item in self.items)
         table = torch.full((len(self.items), most), float("-inf"))
         for i, item in enumerate(self.items):
             ruled = self.headroom.rule_scores(item.item, flat[start : start + len(item.rows)])

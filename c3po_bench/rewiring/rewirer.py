@@ -15,7 +15,7 @@ from c3po_bench.models.routing import selection_scores
 from c3po_bench.rewiring.bank import ReferenceBank, to_tensor
 from c3po_bench.rewiring.config import MethodConfig
 from c3po_bench.rewiring.embedders import QuestionEmbedder
-from c3po_bench.rewiring.engines.base import Engine, State
+from c3po_bench.rewiring.engines.base import Engine, State, distinct
 from c3po_bench.rewiring.hook import override
 from c3po_bench.rewiring.losses import Losses, no_loss
 from c3po_bench.rewiring.methods import Queries, Solution
@@ -83,14 +83,17 @@ class Rewirer:
     def _score(self, items: Sequence[TokenizedItem]) -> list[Answer]:
         first = [0, *accumulate(len(item.prompts) for item in items)]
         states = self.engine.read([p for item in items for p in item.prompts], self.meter)
-        rows = [(first[i] + p, c) for i, item in enumerate(items) for p, c in item.rows]
+        rows, where = distinct(
+            states, [(first[i] + p, c) for i, item in enumerate(items) for p, c in item.rows]
+        )
         batch = self.engine.batch(states, rows)
         mixture, details = self._rewire(items, states, first)
         with self.meter.phase("score"), torch.no_grad():
             owner = torch.tensor([s for s, _ in rows], device=self.engine.device)
             scores, greedy = batch.score(mixture, owner)
             self.meter.count("score", batch.flops)
-        flat = iter(zip(scores.tolist(), greedy.tolist(), strict=True))
+        scored = list(zip(scores.tolist(), greedy.tolist(), strict=True))
+        flat = (scored[place] for place in where)
         return [
             Answer(scores=tuple(next(flat) for _ in item.rows), details=details[i])
             for i, item in enumerate(items)

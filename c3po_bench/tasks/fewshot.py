@@ -12,6 +12,7 @@ from typing import Any
 from lm_eval.api.samplers import ContextSampler
 
 from c3po_bench.errors import UserError
+from c3po_bench.tasks.soundness import check_example, refused
 
 
 class FixedShots(ContextSampler):
@@ -23,8 +24,11 @@ class FixedShots(ContextSampler):
 
     seed: int | None = 0
     asked: Callable[[Mapping[str, Any]], Any] | None = None
+    check: Callable[[int, Mapping[str, Any]], None] | None = None
+    """Called with the place of an example and what it is, before it is first shown."""
     _order: list[int] | None = None
     _seen: dict[int, Any]
+    _checked: set[int]
 
     def sample(
         self,
@@ -39,7 +43,7 @@ class FixedShots(ContextSampler):
             places = range(len(pool))
             shuffled = self.seed is not None
             self._order = random.Random(self.seed).sample(places, len(pool)) if shuffled else list(places)
-            self._seen = {}
+            self._seen, self._checked = {}, set()
         same = (lambda doc: doc) if self.asked is None else self.asked
         own = None if eval_doc is None else same(eval_doc)
 
@@ -50,12 +54,15 @@ class FixedShots(ContextSampler):
                 self._seen[index] = same(pool[index])
             return pool[index] != eval_doc and self._seen[index] != own
 
-        others = (pool[index] for index in self._order if is_other(index))
-        shots = list(islice(others, n))
+        shots = list(islice(filter(is_other, self._order), n))
         if len(shots) < n:
             besides = "" if eval_doc is None else " besides the question itself"
             raise UserError(f"scoring.num_fewshot={n}: there are only {len(shots)} examples to show{besides}")
-        return shots
+        for index in shots:
+            if self.check is not None and index not in self._checked:
+                self.check(index, pool[index])
+                self._checked.add(index)
+        return [pool[index] for index in shots]
 
 
 def fixed_shots(seed: int | None) -> type[FixedShots]:
@@ -74,6 +81,7 @@ def leave_out_evaluated(task: Any) -> None:
     """
     if not hasattr(task, "sampler"):
         return
+    split = _shown_split(task)
     task.fewshot_cfg.split = task.config.test_split
     if isinstance(task.sampler, FixedShots):
         cfg = task.fewshot_cfg
@@ -85,4 +93,20 @@ def leave_out_evaluated(task: Any) -> None:
             except Exception:  # examples that the YAML lists may have other fields than documents
                 return doc
 
-        task.sampler.asked = asked
+        def check(index: int, doc: Mapping[str, Any]) -> None:
+            files = getattr(task.config.custom_dataset, "keywords", {}).get("files") or {}
+            file = None if cfg.process_docs else files.get(split)
+            with refused(
+                f"task {task.config.task}: example {index}{f' (row {index + 1} of {file})' if file else ''} can't be shown"
+            ):
+                check_example(task, doc)
+
+        task.sampler.asked, task.sampler.check = asked, check
+
+
+def _shown_split(task: Any) -> str | None:
+    """The split that a loaded task takes its examples from, as lm-eval chooses it; None where its file lists them."""
+    config, own = task.config, task.fewshot_cfg
+    if own.split is not None or own.samples is not None:
+        return own.split
+    return config.training_split or config.validation_split or config.test_split

@@ -58,6 +58,12 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def shown(value: Any) -> str:
+    """A value in a message: cut where it is long."""
+    text = "nothing (null)" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def is_mmlu(task: str, config: Mapping[str, Any]) -> bool:
     """Whether a task is one of the stock MMLU's subjects, and not one that is only called so."""
     return task.startswith("mmlu_") and config.get("dataset_path") in MMLU

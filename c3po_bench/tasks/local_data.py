@@ -4,8 +4,11 @@ Local data is laid out as `ROOT/TASK/SPLIT.jsonl` (MMLU: `ROOT/mmlu/SUBJECT/SPLI
 the stock dataset. Rows are read directly, not through the `json` builder of `datasets`: no cache, no network.
 """
 
+import gzip
 import json
 import logging
+import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,6 +23,7 @@ from c3po_bench.models import hub
 from c3po_bench.tasks.fields import is_mmlu
 
 FORMATS = ("json", "csv", "parquet", "text")  # what `datasets` calls files that a task names itself
+ENDINGS = ([".jsonl"], [".json"])
 # A file that stands in for a missing one of a stock data set, with what is said about it in the notes.
 STAND_INS = {
     ("Rowan/hellaswag", "train"): (
@@ -110,7 +114,7 @@ def read_splits(files: dict[str, Path], **_: Any) -> dict[str, Any]:
         try:
             splits[split] = datasets.Dataset.from_list([dict.fromkeys(columns) | row for _, row in rows])
         except Exception as error:
-            raise UserError(_mixed(path, rows) or f"{path} can't be read ({_first_line(error)})") from error
+            raise UserError(_mixed(rows) or f"{path} can't be read ({_first_line(error)})") from error
     return splits
 
 
@@ -122,32 +126,61 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     try:
         # a byte that is no UTF-8 becomes half a surrogate pair, as JSON's own escapes can
-        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        opened: Any = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{path}, line {number}", _row(line, f"{path}, line {number}")
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} can't be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def check_lines(paths: Sequence[str]) -> None:
-    """`UserError` for a bad line of files of JSON lines, and for a field of two types.
+def check_lines(splits: Mapping[str, Sequence[str]]) -> None:
+    """`UserError` for what is wrong with files of JSON: a bad line, and a field of two types in the files of a split.
 
     `datasets` names neither, and some of both it reads as something else. Files of another form are left to
     it.
     """
-    for path in map(Path, paths):
-        if path.suffix not in (".jsonl", ".json") or not path.is_file():
-            continue
-        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-            first = next((line for line in lines if line.strip()), None)
-        if first is None:
-            raise UserError(f"{path} holds no rows")
-        if path.suffix == ".json" and not _is_object(first):  # an array, or one object over many lines
-            continue
-        rows = list(read_lines(path))
-        if line := _mixed(path, rows):
+    for named in splits.values():
+        paths = [
+            Path(path) for name in named for path in ([name] if Path(name).is_file() else sorted(glob(name)))
+        ]
+        rows: list[tuple[str, dict[str, Any]]] = []
+        for path in paths:
+            if not path.is_file() or path.suffixes[-2 if path.suffix == ".gz" else -1 :][:1] not in ENDINGS:
+                continue
+            found = _array(path) if path.suffix == ".json" else None
+            found = list(read_lines(path)) if found is None else found
+            if not found and path.suffix != ".json":
+                raise UserError(f"{path} holds no rows")
+            known = {field for _, row in rows for field in row}
+            for where, row in found if rows else ():
+                if more := [field for field in row if field not in known]:
+                    raise UserError(
+                        f"{where}: field {more[0]!r} is in no row of the files of this split before it"
+                    )
+            rows += found
+        if line := _mixed(rows):
             raise UserError(line)
+
+
+def _array(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
+    """The rows of a file that is one array of JSON; none of one that is an object, or None where it holds lines."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror})") from error
+    if not text.strip():
+        raise UserError(f"{path} holds no rows")
+    if not text.lstrip().startswith("["):
+        first = next(line for line in text.splitlines() if line.strip())
+        return None if _is_object(first) else []
+    try:
+        value = json.loads(text, object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON ({error})") from error
+    rows = enumerate(value, 1) if isinstance(value, list) else ()
+    return [(f"{path}, row {number}", row) for number, row in rows if isinstance(row, dict)]
 
 
 def _is_object(line: str) -> bool:
@@ -163,7 +196,7 @@ def _row(line: str, where: str) -> dict[str, Any]:
     except UnicodeEncodeError as error:
         raise UserError(f"{where} is not UTF-8: save the file in that encoding") from error
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON ({error})") from error
     if not isinstance(row, dict):
@@ -179,7 +212,18 @@ def _row(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _mixed(path: Path, rows: Sequence[tuple[str, dict[str, Any]]]) -> str | None:
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which readers of JSON would take one of two fields of a name, and not all the same one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(
+            f"field {next(name for name in names if names.count(name) > 1)!r} stands twice in it"
+        )
+    return found
+
+
+def _mixed(rows: Sequence[tuple[str, dict[str, Any]]]) -> str | None:
     """The line for the first field that is of another type than in the rows before; None without one."""
     kinds: dict[str, str] = {}
     for where, row in rows:
@@ -287,7 +331,7 @@ def _download(
 ) -> Any:
     own = path in FORMATS and "data_files" in kwargs
     if own and path == "json":
-        check_lines([each for listed in kwargs["data_files"].values() for each in listed])
+        check_lines(kwargs["data_files"] if not kwargs.get("field") else {})
     if not own and not Path(path).exists():
         hub.reachable()
     try:
@@ -296,7 +340,12 @@ def _download(
     except Exception as error:
         logging.getLogger(__name__).debug("loading %s failed", path, exc_info=True)
         if own:
+            if path == "json":  # what one split has is made of the type of another one's
+                check_lines({"all": [each for listed in kwargs["data_files"].values() for each in listed]})
             raise UserError(_bad_file(task, path, kwargs["data_files"], error)) from error
+        if Path(path).expanduser().is_absolute() or path.startswith((".", "~")):
+            missing = "there is no such folder or file" if not Path(path).expanduser().exists() else ""
+            raise UserError(f"task {task}: dataset_path={path}: {missing or _first_line(error)}") from error
         raise UserError(
             f"no data for task {task!r}: give local copies with data.root=DIR, or connect to the hub "
             f"({path}: {_first_line(error)})"
@@ -308,6 +357,8 @@ def _bad_file(task: str, kind: str, named: Mapping[str, list[str]], error: BaseE
     paths = [path for listed in named.values() for path in listed]
     while error.__cause__ is not None:
         error = error.__cause__
+    if re.search(r"corresponds to no data|BatchSize must be greater|No columns to parse", str(error)):
+        return f"task {task}: {', '.join(paths)} holds no rows"
     return f"task {task}: {', '.join(paths)} can't be read as {kind} ({_first_line(error)})"
 
 

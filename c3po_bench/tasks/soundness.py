@@ -5,35 +5,29 @@ are scored. Here every document that will be asked is looked at first.
 """
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import fields
+from datetime import date
+from functools import partial
 from typing import Any, SupportsFloat
 
-from lm_eval import filters as lm_eval_filters
 from lm_eval import utils as lm_eval_utils
-from lm_eval.api import metrics, registry
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.config.task import TaskConfig
 
-from c3po_bench.errors import UserError, cause, nearest, of_the_disk, unknown
-from c3po_bench.tasks.fields import Unsound, is_missing, missing_fields
+from c3po_bench.errors import UserError, cause, nearest, of_the_disk
+from c3po_bench.tasks.fields import Unsound, is_missing, missing_fields, shown
+from c3po_bench.tasks.settings import SPLITS
 
-del metrics, lm_eval_filters  # imported to be registered
-SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
-LENGTHS = {"max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
-DECODING = {"until", "do_sample", *LENGTHS}
-HARMLESS = {
-    "temperature": None,
-    "top_p": None,
-    "top_k": None,
-    "min_p": None,
-    "num_beams": 1,
-    "repetition_penalty": 1,
-}
-"""Settings that change nothing about the likeliest answer: None where any value does, else the one that does."""
-_UNSET = "\ue000"  # stands for a field without a value, to see whether it is printed
+
+class _Mark(str):
+    """Stands for a value that is missing, to see whether it is printed: in a list, too, without quotes."""
+
+    __repr__ = str.__str__
+
+
+MARKS = {"none": _Mark("\ue000"), "nan": _Mark("\ue001")}
+"""By the word that is printed for what is missing."""
 
 
 @contextmanager
@@ -54,144 +48,71 @@ def refused(what: str) -> Iterator[None]:
         raise UserError(f"{what} ({cause(error)})") from error
 
 
-def check_config(task: str, config: Mapping[str, Any], ours: bool = False) -> None:
-    """`UserError` for what a task's file lacks or has too much, and for names in it that lm-eval does not know.
-
-    How answers are drawn is not looked at where the task is `ours`: its backend writes them itself.
-    """
-    known = [field.name for field in fields(TaskConfig)]
-    for key in config:
-        if key not in known and "class" not in config:
-            raise unknown(f"key of task {task}", str(key), known)
-    kind = config.get("output_type") or "generate_until"
-    if kind == "loglikelihood_rolling":
-        raise UserError(
-            f"task {task} measures the perplexity of whole texts, which has no answer to compare: leave it out"
-        )
-    if kind not in ("multiple_choice", "loglikelihood", "generate_until"):
-        raise unknown(
-            f"output_type of task {task}", str(kind), ("multiple_choice", "loglikelihood", "generate_until")
-        )
-    if "class" not in config and not config.get("test_split") and not config.get("validation_split"):
-        raise UserError(
-            f"task {task}: it names neither test_split nor validation_split, so nothing is evaluated"
-        )
-    needed = ("doc_to_text", "doc_to_choice", "doc_to_target") if kind == "multiple_choice" else ()
-    for key in needed if not config.get("use_prompt") else ():
-        if config.get(key) is None:
-            raise UserError(f"task {task}: a multiple-choice task needs {key}, which its file lacks")
-    if config.get("doc_to_image") or config.get("doc_to_audio"):
-        raise UserError(f"task {task} asks about images or sounds, and arms here read text: leave it out")
-    if config.get("unsafe_code"):
-        raise UserError(f"task {task} runs code that the model writes, which is not done here: leave it out")
-    for key in ("target_delimiter", "fewshot_delimiter"):
-        if key in config and not isinstance(config[key], str):  # null would be asked as the word None
-            raise UserError(f'task {task}: {key} is {_shown(config[key])}, not text: write "" for none')
-    _check_choices(task, config.get("doc_to_choice"))
-    _check_metrics(task, config)
-    if kind == "generate_until" and not ours:
-        _check_decoding(task, config)
-
-
-def _check_choices(task: str, choices: Any) -> None:
-    """YAML reads yes, no, on and off as true and false."""
-    listed = list(choices.values()) if isinstance(choices, dict) else choices
-    for choice in listed if isinstance(listed, list) else []:
-        if not isinstance(choice, str):
-            hint = "; YAML reads yes and no as true and false" if isinstance(choice, bool) else ""
-            raise UserError(
-                f"task {task}: doc_to_choice holds {_shown(choice)}, which is not text: write choices in quotes{hint}"
-            )
-
-
-def _check_metrics(task: str, config: Mapping[str, Any]) -> None:
-    """A metric that lm-eval would look for on the hub without a word, and an aggregation that it has not."""
-    listed = config.get("metric_list")
-    if listed is not None and not (
-        isinstance(listed, list) and listed and all(isinstance(m, dict) for m in listed)
-    ):
-        raise UserError(
-            f"task {task}: metric_list wants a list like [{{metric: acc}}], and is {_shown(listed)}"
-        )
-    for metric in listed or []:
-        name, aggregation = metric.get("metric"), metric.get("aggregation")
-        if name is None:
-            raise UserError(f"task {task}: an entry of metric_list names no metric: {_shown(metric)}")
-        if isinstance(aggregation, str) and aggregation not in registry.AGGREGATION_REGISTRY:
-            raise unknown(f"aggregation of task {task}", aggregation, list(registry.AGGREGATION_REGISTRY))
-        plain = isinstance(name, str) and not metric.get("hf_evaluate") and not config.get("process_results")
-        if plain and name not in registry.metric_registry:
-            raise unknown(f"metric of task {task}", str(name), list(registry.metric_registry))
-    for filters in config.get("filter_list") or []:
-        for step in filters.get("filter") or []:
-            name = step.get("function")
-            if isinstance(name, str) and name not in registry.filter_registry:
-                raise unknown(f"filter of task {task}", name, list(registry.filter_registry))
-
-
-def _check_decoding(task: str, config: Mapping[str, Any]) -> None:
-    """Settings that one arm would obey and another not: here every arm writes the likeliest answer, token by token."""
-    settings = config.get("generation_kwargs") or {}
-    if not isinstance(settings, dict):
-        raise UserError(f"task {task}: generation_kwargs wants settings by name, and is {_shown(settings)}")
-    until = settings.get("until", [])
-    if not all(isinstance(stop, str) for stop in (until if isinstance(until, list) else [until])):
-        raise UserError(
-            f"task {task}: generation_kwargs.until wants texts that end an answer, and has {_shown(until)}"
-        )
-    for key in LENGTHS & settings.keys():
-        if not isinstance(settings[key], int) or isinstance(settings[key], bool):
-            raise UserError(
-                f"task {task}: generation_kwargs.{key} wants a number of tokens, and is {_shown(settings[key])}"
-            )
-    sampled = settings.get("do_sample", (settings.get("temperature") or 0) > 0)
-    if sampled:
-        raise UserError(
-            f"task {task} samples its answers, and arms here write the likeliest: give it do_sample=false"
-        )
-    for key, value in settings.items():
-        if key in DECODING or key in HARMLESS and HARMLESS[key] in (None, value):
-            continue
-        if key in HARMLESS or (close := nearest(key, [*DECODING, *HARMLESS], 1)) == []:
-            raise UserError(
-                f"task {task}: generation_kwargs.{key}={_shown(value)} is not obeyed by every arm, which write the likeliest "
-                "answer token by token: leave it out"
-            )
-        raise UserError(f"task {task}: unknown generation_kwargs.{key}: did you mean {close[0]!r}?")
-
-
-def read(task: Any, key: str, doc: Mapping[str, Any]) -> Any:
+def read(task: Any, key: str, doc: Mapping[str, Any], own: Any = None) -> Any:
     """What `doc_to_text`, `doc_to_choice` or `doc_to_target` of a task gives for a document.
+
+    `own` is what an example has in its place.
 
     Raises:
         Unsound: if it fails, or writes a missing field as the word None.
     """
     missing = missing_fields(doc)
     empty = f" (null: {', '.join(missing)})" if missing else ""
+    template = getattr(task.config, key) if own is None else own
+    rendered = getattr(task, key) if own is None else partial(getattr(task, key), **{key: own})
     try:
-        value = getattr(task, key)(doc)
+        value = rendered(doc)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         if isinstance(error, ValueError | SyntaxError) and "literal_eval" in _functions_of(error):
             kind = "a list" if key == "doc_to_choice" else "a number or list"
-            written = lm_eval_utils.apply_template(getattr(task.config, key), dict(doc))
-            raise Unsound(f"{key} writes {_shown(written)}, which can't be read as {kind}") from error
+            written = lm_eval_utils.apply_template(template, dict(doc))
+            raise Unsound(f"{key} writes {shown(written)}, which can't be read as {kind}") from error
         names = f"; its fields are {', '.join(doc)}" if type(error).__name__ == "UndefinedError" else ""
         text = str(error) if isinstance(error, Unsound) else cause(error)
         raise Unsound(f"{key}: {text}{empty or names}") from error
-    template = getattr(task.config, key)
-    if missing and callable(template) and ("None" in str(value) or "nan" in str(value)):
-        try:
-            other = template({**doc, **dict.fromkeys(missing, _UNSET)})
-        except Exception:  # it does look at what is missing
-            return value
-        if _UNSET in str(other):
-            raise Unsound(f"{key} writes a field that has no value{empty}")
+    if _prints_missing(rendered, doc, value):
+        raise Unsound(f"{key} writes a field that has no value{empty}")
     asked_as_word = template == value and isinstance(value, str) and value.isidentifier() and value not in doc
     if asked_as_word and (close := nearest(value, doc, 1)):
         raise Unsound(f"{key}: {value!r} is none of its fields: did you mean {close[0]!r}?")
     return value
+
+
+def _prints_missing(rendered: Callable[[Any], Any], doc: Mapping[str, Any], value: Any) -> bool:
+    """Whether a function, or a filter of a template, has made a word of what is missing in a document.
+
+    So it is if a mark in its place would stand where the word None, or nan, does. What looks at the missing field
+    before it writes is not to blame.
+    """
+    words = _written(value)
+    if words is None or not any(word in words for word in MARKS) or (marked := _marked(doc)) == doc:
+        return False
+    try:
+        other = _written(rendered(marked))
+    except (Exception, SystemExit):  # it does look at what is missing
+        return False
+    if other is None or not any(mark in other for mark in MARKS.values()):
+        return False
+    for word, mark in MARKS.items():
+        other = other.replace(mark, word)
+    return other == words
+
+
+def _written(value: Any) -> str | None:
+    """A text, or the texts of a list in one, whatever their case; None for anything else."""
+    texts = value if isinstance(value, list) else [value]
+    return "\n".join(texts).casefold() if all(isinstance(text, str) for text in texts) else None
+
+
+def _marked(value: Any) -> Any:
+    """A document with a mark for each value that is missing, be it in a list or an object."""
+    if is_missing(value):
+        return MARKS["none" if value is None else "nan"]
+    if isinstance(value, Mapping):
+        return {key: _marked(each) for key, each in value.items()}
+    return [_marked(each) for each in value] if isinstance(value, list) else value
 
 
 def _functions_of(error: BaseException) -> set[str]:
@@ -209,11 +130,11 @@ def check_document(task: Any, doc: Mapping[str, Any]) -> None:
         _check_choice_document(task, doc, text)
         return
     if not isinstance(text, str):
-        raise Unsound(f"doc_to_text gives {_shown(text)}, not text")
+        raise Unsound(f"doc_to_text gives {shown(text)}, not text")
     target = read(task, "doc_to_target", doc)
     if task.OUTPUT_TYPE == "loglikelihood" and not isinstance(target, str):
         raise Unsound(
-            f"doc_to_target gives {_shown(target)}, not text: write {{{{field}}}} to make text of it"
+            f"doc_to_target gives {shown(target)}, not text: write {{{{field}}}} to make text of it"
         )
     if is_missing(target):
         raise Unsound(f"doc_to_target gives no value (null: {', '.join(missing_fields(doc))})")
@@ -226,12 +147,49 @@ def check_document(task: Any, doc: Mapping[str, Any]) -> None:
             target, list
         ):  # lm-eval would take its letters for answers
             raise Unsound(
-                f"doc_to_target gives {_shown(target)}, and a list for the first document: give lists for all"
+                f"doc_to_target gives {shown(target)}, and a list for the first document: give lists for all"
             )
         if not task.multiple_target and isinstance(target, list) and not _literal(task, doc):
             raise Unsound(
-                f"doc_to_target gives the list {_shown(target)}, and one answer for the first document"
+                f"doc_to_target gives the list {shown(target)}, and one answer for the first document"
             )
+
+
+def check_example(task: Any, doc: Mapping[str, Any]) -> None:
+    """Look at what an example shows: its question, and its answer.
+
+    Raises:
+        Unsound: for what lm-eval would show without an answer, or with one that is none.
+    """
+    own = task.fewshot_cfg
+    text = read(task, "doc_to_text", doc, own.doc_to_text)
+    choices = read(task, "doc_to_choice", doc, own.doc_to_choice) if own.doc_to_choice else None
+    target = read(task, "doc_to_target", doc, own.doc_to_target)
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(c, str) for c in choices)):
+        raise Unsound(f"doc_to_choice gives {shown(choices)}, not a list of texts")
+    if task.multiple_input and not _place(text, len(choices or [])):
+        raise Unsound(f"doc_to_text gives {shown(text)}, which is the place of no choice")
+    if not task.multiple_input and not isinstance(text, str):
+        raise Unsound(f"doc_to_text gives {shown(text)}, not text")
+    gives = f"doc_to_target gives {shown(target)}"
+    if isinstance(target, list):
+        if not target or not isinstance(target[0], str):
+            raise Unsound(
+                f"{gives}, and an example shows a single answer: give fewshot_config a doc_to_target"
+            )
+    elif isinstance(target, int):
+        if choices is None or not _place(target, len(choices)):
+            what = "not text" if choices is None else f"which is none of its {len(choices)} choices"
+            raise Unsound(f"{gives}, {what}")
+    elif not isinstance(target, str) or not target.strip():
+        raise Unsound(f"{gives}: it has no answer to be shown")
+    elif (
+        task.OUTPUT_TYPE == "multiple_choice"
+        and not task.multiple_input
+        and own.doc_to_target == task.config.doc_to_target
+        and target not in (choices or [target])
+    ):
+        raise Unsound(f"{gives}, which is none of its {len(choices)} choices{_spelling(target, choices)}")
 
 
 def _literal(task: Any, doc: Mapping[str, Any]) -> bool:
@@ -243,17 +201,17 @@ def _literal(task: Any, doc: Mapping[str, Any]) -> bool:
 def _check_choice_document(task: Any, doc: Mapping[str, Any], text: Any) -> None:
     choices = read(task, "doc_to_choice", doc)
     if not isinstance(choices, list) or not choices:
-        raise Unsound(f"doc_to_choice gives {_shown(choices)}, not a list of choices")
+        raise Unsound(f"doc_to_choice gives {shown(choices)}, not a list of choices")
     for number, choice in enumerate(choices, 1):
         if not isinstance(choice, str):
             raise Unsound(
-                f"choice {number} of {len(choices)} is {_shown(choice)}, which is not text: write it in quotes"
+                f"choice {number} of {len(choices)} is {shown(choice)}, which is not text{_as_text(task, choice)}"
             )
     target, count = read(task, "doc_to_target", doc), len(choices)
     if task.multiple_input:
         if not _place(text, count) or not isinstance(target, str):
             raise Unsound(
-                f"doc_to_text gives {_shown(text)}, which lm-eval takes for the place of a choice, as of the first document: "
+                f"doc_to_text gives {shown(text)}, which lm-eval takes for the place of a choice, as of the first document: "
                 "put words around it"
             )
         return
@@ -262,26 +220,40 @@ def _check_choice_document(task: Any, doc: Mapping[str, Any], text: Any) -> None
             f"doc_to_text gives the number {text} alone, which lm-eval takes for the place of a choice: put words around it"
         )
     if not isinstance(text, str):
-        raise Unsound(f"doc_to_text gives {_shown(text)}, not text")
+        raise Unsound(f"doc_to_text gives {shown(text)}, not text")
     if isinstance(target, list) != bool(task.multiple_target):
         first = "a list" if task.multiple_target else "a single answer"
         raise Unsound(
-            f"doc_to_target gives {_shown(target)}, and {first} for the first document: give lists for all"
+            f"doc_to_target gives {shown(target)}, and {first} for the first document: give lists for all"
         )
-    gives = f"doc_to_target ({_shown(task.config.doc_to_target)})" if _is_text(task) else "doc_to_target"
+    gives = f"doc_to_target ({shown(task.config.doc_to_target)})" if _is_text(task) else "doc_to_target"
+    if isinstance(target, list) and any(isinstance(right, bool) for right in target):
+        raise Unsound(
+            f"{gives} gives {shown(target)}, true or false for each: lm-eval wants the right places"
+        )
     for right in target if isinstance(target, list) else [target]:
-        what = f"{gives} gives {_shown(right)}, which is none of its {count} choices"
+        what = f"{gives} gives {shown(right)}, which is none of its {count} choices"
         if isinstance(right, str) and not isinstance(target, list):
             if right not in choices:
                 raise Unsound(f"{what}{_spelling(right, choices)}")
         elif isinstance(right, str):
             raise Unsound(
-                f"{gives} gives a list of texts, {_shown(target)}: lm-eval wants their places, such as [0, 2]"
+                f"{gives} gives a list of texts, {shown(target)}: lm-eval wants their places, such as [0, 2]"
             )
         elif not _place(right, count):
             raise Unsound(f"{what}: it wants a place (an integer, from 0) or a choice's text")
     if target == []:
         raise Unsound(f"{gives} gives an empty list: no choice is right")
+
+
+def _as_text(task: Any, value: Any) -> str:
+    """How a value that is no text becomes one."""
+    if value is None:
+        csv = task.config.dataset_path == "csv"
+        return ": words like NA and None are read as nothing (dataset_kwargs: keep_default_na: false)" * csv
+    if isinstance(value, date):
+        return ": what looks like a date is read as one; write {{...|string}}, or the data otherwise"
+    return ": write it in quotes"
 
 
 def _is_text(task: Any) -> bool:
@@ -295,11 +267,6 @@ def _place(value: Any, count: int) -> bool:
 def _spelling(right: str, choices: Sequence[str]) -> str:
     alike = [choice for choice in choices if choice.strip().casefold() == right.strip().casefold()]
     return f": it is spelt {alike[0]!r} there" if alike else ""
-
-
-def _shown(value: Any) -> str:
-    text = "nothing (null)" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def check_scoring(task: Any, requests: Sequence[Any], doc: Mapping[str, Any], metric: str) -> None:

@@ -31,7 +31,8 @@ from c3po_bench.tasks.local_data import (
     localize,
     names_files,
 )
-from c3po_bench.tasks.soundness import check_config, check_document, check_scoring, explain_loading, refused
+from c3po_bench.tasks.settings import check_config
+from c3po_bench.tasks.soundness import check_document, check_scoring, explain_loading, refused
 from c3po_bench.tasks.templates import use_sandbox
 
 if TYPE_CHECKING:

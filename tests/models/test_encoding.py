@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -50,6 +52,26 @@ def test_long_prompts_and_empty_ones_score_as_stock_whatever_the_batch_and_engin
     for name, answers in answered.items():
         scores = [s for a in answers for s, _ in a.scores]
         assert scores == pytest.approx(expected, rel=1e-5, abs=2e-3), name
+
+
+@pytest.mark.parametrize("answering", ["stock", "suffix", "naive"])
+def test_options_of_one_text_score_alike_to_the_last_digit(answering, model, tokenizer):
+    """Else the place in a batch would choose between them, and with it whether the answer is right."""
+    twins = [
+        choices(
+            n, f"What do they say about number {n}?", *[f" words that are the same {n}"] * 2, " a", " bb " * n
+        )
+        for n in range(1, 10)
+    ]
+    twins = [replace(item, requests=(*item.requests, item.requests[0])) for item in twins]
+    for size in (1, 4, 9):
+        if answering == "stock":
+            scorer = StockScorer(model, tiny_tokenizer(), size)
+        else:
+            engine = load_engine(answering, model, [3, 4], "last")
+            scorer = Rewirer(engine, tokenizer, MethodConfig(layers="3,4"))
+        answers = [a for start in range(0, 9, size) for a in scorer.answer(twins[start : start + size])]
+        assert all(a.scores[0] == a.scores[1] == a.scores[4] != a.scores[2] for a in answers)
 
 
 def test_cut_prompts_are_counted(tokenizer):

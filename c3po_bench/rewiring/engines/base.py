@@ -20,6 +20,26 @@ from c3po_bench.rewiring.states import Prompt, State, StateStore
 from c3po_bench.runtime.meter import Meter, synchronize
 from c3po_bench.runtime.resources import in_halves
 
+
+def distinct(
+    states: Sequence[State], rows: Sequence[tuple[int, int]]
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """`rows` (see `Engine.batch`) with each text once, and of each of `rows` the place of its text among these.
+
+    Two options of the same tokens would else differ in the last digits, by where in a batch they stand, and these
+    would choose between them.
+    """
+    places: dict[tuple[int, tuple[int, ...]], int] = {}
+    kept, where = [], []
+    for state, continuation in rows:
+        text = state, states[state].prompt.continuations[continuation]
+        if text not in places:
+            places[text] = len(kept)
+            kept.append((state, continuation))
+        where.append(places[text])
+    return kept, where
+
+
 STATE_BYTES = 1 << 30
 """Memory for states of prompts; on a GPU a third of what the model leaves free, if that is more."""
 
