@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scipy.stats import binomtest
-
 from c3po_bench.analysis.arms import REPEAT
 from c3po_bench.analysis.frames import known
 from c3po_bench.analysis.statistics import ALPHA, Z
@@ -22,6 +20,8 @@ def floor_of(changed: float, n: float) -> float:
 
 def p_of_changes(changed: int, by_noise: int) -> float:
     """Two-sided p of an arm changing as many items as base does when it is asked again (binomial, one half)."""
+    from scipy.stats import binomtest  # late, as in `power`
+
     return float(binomtest(changed, changed + by_noise).pvalue) if changed + by_noise else 1.0
 
 

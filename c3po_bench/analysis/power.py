@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtrit
-from scipy.stats import binom
 
 from c3po_bench.analysis.statistics import ALPHA, Floats, mid_p
 
@@ -121,6 +120,8 @@ def power_of(
         test: p of counts of fixed and broken items.
         alpha: its level.
     """
+    from scipy.stats import binom  # a third of a second, which every experiment would take to begin
+
     counts: Any = binom(items, discordance)
     changed = np.arange(int(counts.ppf(NEGLIGIBLE)), int(counts.isf(NEGLIGIBLE)) + 1)
     needed = _fewest_fixed(changed, test, alpha)

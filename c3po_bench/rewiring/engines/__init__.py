@@ -2,6 +2,7 @@
 
 import logging
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -21,6 +22,8 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 """By how much the engines' log-likelihoods of two tokens may differ; `HALF_TOLERANCE` in half precision."""
 HALF_TOLERANCE = 0.5
 
+_lacking: WeakKeyDictionary[Any, dict[Any, str]] = WeakKeyDictionary()
+"""Of models that were tried in this process, by layers and position: why `suffix` can't run them, or nothing."""
 ENGINES: Registry[type[Engine]] = Registry("engine", {"naive": NaiveEngine, "suffix": SuffixEngine})
 
 
@@ -28,28 +31,35 @@ def load_engine(name: str, model: Any, layers: list[int], position: str = "last"
     """The engine called `name` for `model`, overriding decoder layers `layers`.
 
     In the place of `suffix` it is `naive`, with a note, where `suffix` can't run the model or gives other
-    numbers for one short prompt.
+    numbers for one short prompt. That is tried once for a model in a process.
 
     Raises:
         UserError: for an unknown name, or a model whose experts an override does not reach.
     """
-    kind = ENGINES[name]
-    check_override(family_of(model), model, layers)
-    if kind is not SuffixEngine:
+    kind, found = ENGINES[name], _lacking.setdefault(model, {})
+    tried = (kind, tuple(layers), position)
+    if tried not in found:
+        check_override(family_of(model), model, layers)
+        found[tried] = _why_not(model, layers, position) if kind is SuffixEngine else ""
+    if not (reason := found[tried]):
         return kind(model, layers, position)
     naive = NaiveEngine(model, layers, position)
-    try:
-        suffix = SuffixEngine(model, layers, position)
-        difference = _difference(naive, suffix)
-        if difference <= TOLERANCE.get(suffix.dtype, HALF_TOLERANCE):
-            return suffix
-        reason = f"its log-likelihoods of a short prompt differ by {difference:.2g}"
-    except NoSuffixError as error:
-        reason = str(error)
     kind_of_model = naive.family.model_type
     naive.notes.append(f"engine=naive answers in the place of suffix, for {kind_of_model}: {reason}")
     log.warning(naive.notes[-1])
     return naive
+
+
+def _why_not(model: Any, layers: list[int], position: str) -> str:
+    """Why the engine `suffix` can't run a model as `naive` does; nothing where it can."""
+    try:
+        suffix = SuffixEngine(model, layers, position)
+        difference = _difference(NaiveEngine(model, layers, position), suffix)
+    except NoSuffixError as error:
+        return str(error)
+    if difference <= TOLERANCE.get(suffix.dtype, HALF_TOLERANCE):
+        return ""
+    return f"its log-likelihoods of a short prompt differ by {difference:.2g}"
 
 
 @torch.no_grad()
@@ -65,6 +75,7 @@ def _difference(naive: Engine, suffix: Engine) -> float:
         mixture = Mixer(engine.family)(other, own, torch.ones_like(own).bool(), "hard")
         batch = engine.batch(states, rows)
         owner = torch.zeros(2, dtype=torch.long, device=engine.device)
-        scores = [batch.score(None)[0], batch.score(mixture, owner)[0], batch.score(mixture, owner)[0]]
-        found.append(torch.stack(scores))
+        first = batch.score(mixture, owner)[0]
+        again = first if engine is naive else batch.score(mixture, owner)[0]  # from what it has kept by then
+        found.append(torch.stack([batch.score(None)[0], first, again]))
     return float((found[0] - found[1]).abs().max().nan_to_num(float("inf")))
