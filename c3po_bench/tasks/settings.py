@@ -48,10 +48,14 @@ def check_config(task: str, config: Mapping[str, Any], ours: bool = False) -> No
         raise UserError(
             f"task {task}: it names neither test_split nor validation_split, so nothing is evaluated"
         )
-    needed = ("doc_to_text", "doc_to_choice", "doc_to_target") if kind == "multiple_choice" else ()
-    for key in needed if not config.get("use_prompt") else ():
+    choice = ("doc_to_choice",) if kind == "multiple_choice" else ()
+    for key in (
+        () if config.get("use_prompt") or "class" in config else ("doc_to_text", *choice, "doc_to_target")
+    ):
         if config.get(key) is None:
-            raise UserError(f"task {task}: a multiple-choice task needs {key}, which its file lacks")
+            raise UserError(
+                f"task {task}: {f'a {kind} task'.replace('_', '-')} needs {key}, which its file lacks"
+            )
     if config.get("doc_to_image") or config.get("doc_to_audio"):
         raise UserError(f"task {task} asks about images or sounds, and arms here read text: leave it out")
     if config.get("unsafe_code"):
@@ -86,7 +90,7 @@ def _check_types(task: str, config: Mapping[str, Any]) -> None:
         if key not in known:
             raise unknown(f"key of fewshot_config of task {task}", str(key), known)
     filters = config.get("filter_list")
-    if filters is not None and not (isinstance(filters, list) and all(map(_is_filter, filters))):
+    if filters is not None and not (filters and isinstance(filters, list) and all(map(_is_filter, filters))):
         raise UserError(
             f"task {task}: filter_list wants a list like [{{name: x, filter: [{{function: take_first}}]}}], "
             f"and is {shown(filters)}"
@@ -95,7 +99,11 @@ def _check_types(task: str, config: Mapping[str, Any]) -> None:
 
 def _is_filter(entry: Any) -> bool:
     steps = entry.get("filter") if isinstance(entry, dict) and isinstance(entry.get("name"), str) else None
-    return isinstance(steps, list) and all(isinstance(step, dict) and "function" in step for step in steps)
+    return (
+        isinstance(steps, list)
+        and bool(steps)
+        and all(isinstance(step, dict) and "function" in step for step in steps)
+    )
 
 
 def _check_choices(task: str, choices: Any) -> None:
@@ -149,6 +157,14 @@ def _check_decoding(task: str, config: Mapping[str, Any]) -> None:
             raise UserError(
                 f"task {task}: generation_kwargs.{key} wants a number of tokens, and is {shown(settings[key])}"
             )
+    if not isinstance(settings.get("do_sample") or False, bool):
+        raise UserError(
+            f"task {task}: generation_kwargs.do_sample wants true or false, and is {shown(settings['do_sample'])}"
+        )
+    if not isinstance(settings.get("temperature") or 0, int | float):
+        raise UserError(
+            f"task {task}: generation_kwargs.temperature wants a number, and is {shown(settings['temperature'])}"
+        )
     sampled = settings.get("do_sample", (settings.get("temperature") or 0) > 0)
     if sampled:
         raise UserError(

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from datetime import date
-from functools import partial
+from functools import partial, wraps
+from math import isfinite
 from typing import Any, SupportsFloat
 
 from lm_eval import utils as lm_eval_utils
+from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
 from c3po_bench.errors import UserError, cause, nearest, of_the_disk
@@ -292,9 +294,37 @@ def check_scoring(task: Any, requests: Sequence[Any], doc: Mapping[str, Any], me
         try:
             pipeline.apply(made_up)
             scores = task.process_results(doc, [each.filtered_resps[pipeline.name] for each in made_up])
+        except UserError:
+            raise
         except (Exception, SystemExit) as error:
             raise Unsound(f"it can't be scored ({cause(error)})") from error
         check_score(task.task_name, metric, scores)
+
+
+def check_results(task: Any, metric: str) -> None:
+    """Have a loaded task's scores looked at as they are made: of what is no number lm-eval makes no mean, or NaN.
+
+    `metric` is the one that counts.
+    """
+    process = task.process_results
+
+    @wraps(process)
+    def checked(doc: Any, results: Any) -> Any:
+        scores = process(doc, results)
+        bad = None if isinstance(scores, Mapping) else f"{shown(scores)}, not scores by metric"
+        for name, value in scores.items() if bad is None else ():
+            averaged = name == metric or task.aggregation().get(name) is mean
+            whole = name == metric and not isinstance(value, SupportsFloat)  # `check_score` says what that is
+            if averaged and not whole and not (isinstance(value, SupportsFloat) and isfinite(float(value))):
+                bad = f"{name}={shown(value)}, which is no number"
+        if bad is not None:
+            places = (number for number, each in enumerate(task.eval_docs) if each == doc)
+            raise UserError(
+                f"task {task.task_name}: document {next(places, '?')} can't be scored: process_results gives {bad}"
+            )
+        return scores
+
+    task.process_results = checked
 
 
 def check_score(task: str, metric: str, scores: Mapping[str, Any]) -> float:

@@ -32,7 +32,7 @@ from c3po_bench.tasks.local_data import (
     names_files,
 )
 from c3po_bench.tasks.settings import check_config
-from c3po_bench.tasks.soundness import check_document, check_scoring, explain_loading, refused
+from c3po_bench.tasks.soundness import check_document, check_results, check_scoring, explain_loading, refused
 from c3po_bench.tasks.templates import use_sandbox
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class TaskSet:
                     with nullcontext() if name in self._ours else refused(f"task {name} can't be set up"):
                         loaded[name] = cast("ConfigurableTask", self._build(builder, name, config))
                         leave_out_evaluated(loaded[name])
+                        check_results(loaded[name], rules.headline(loaded[name], self.rule))
             self._tasks = loaded
         return self._tasks
 

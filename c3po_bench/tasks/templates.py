@@ -91,6 +91,10 @@ def _printed(value: Any) -> Any:
     """A value to be written: a missing one would be asked as the word None."""
     if is_missing(value):
         raise Unsound("it prints a field that has no value")
+    if callable(value) and not isinstance(value, jinja2.Undefined):
+        raise Unsound(
+            f"it prints a function, {getattr(value, '__name__', type(value).__name__)}: call it by ()"
+        )
     if isinstance(value, bytes | bytearray):
         raise Unsound("it prints bytes, which are no text: decode them, or leave the field out")
     return value
