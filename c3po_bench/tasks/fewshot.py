@@ -105,7 +105,10 @@ def leave_out_evaluated(task: Any) -> None:
 
 
 def _shown_split(task: Any) -> str | None:
-    """The split that a loaded task takes its examples from, as lm-eval chooses it; None where its file lists them."""
+    """The split that a loaded task takes its examples from, as lm-eval chooses it.
+
+    None where its file lists them.
+    """
     config, own = task.config, task.fewshot_cfg
     if own.split is not None or own.samples is not None:
         return own.split

@@ -165,7 +165,10 @@ def check_lines(splits: Mapping[str, Sequence[str]]) -> None:
 
 
 def _array(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
-    """The rows of a file that is one array of JSON; none of one that is an object, or None where it holds lines."""
+    """The rows of a file that is one array of JSON.
+
+    None of one that is an object, or None where it holds lines.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:

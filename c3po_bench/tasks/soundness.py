@@ -85,8 +85,8 @@ def read(task: Any, key: str, doc: Mapping[str, Any], own: Any = None) -> Any:
 def _prints_missing(rendered: Callable[[Any], Any], doc: Mapping[str, Any], value: Any) -> bool:
     """Whether a function, or a filter of a template, has made a word of what is missing in a document.
 
-    So it is if a mark in its place would stand where the word None, or nan, does. What looks at the missing field
-    before it writes is not to blame.
+    So it is if a mark in its place would stand where the word None, or nan, does. What looks at the missing
+    field before it writes is not to blame.
     """
     words = _written(value)
     if words is None or not any(word in words for word in MARKS) or (marked := _marked(doc)) == doc:
@@ -189,7 +189,8 @@ def check_example(task: Any, doc: Mapping[str, Any]) -> None:
         task.OUTPUT_TYPE == "multiple_choice"
         and not task.multiple_input
         and own.doc_to_target == task.config.doc_to_target
-        and target not in (choices or [target])
+        and choices
+        and target not in choices
     ):
         raise Unsound(f"{gives}, which is none of its {len(choices)} choices{_spelling(target, choices)}")
 

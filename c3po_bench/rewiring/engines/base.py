@@ -26,8 +26,8 @@ def distinct(
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """`rows` (see `Engine.batch`) with each text once, and of each of `rows` the place of its text among these.
 
-    Two options of the same tokens would else differ in the last digits, by where in a batch they stand, and these
-    would choose between them.
+    Two options of the same tokens would else differ in the last digits, by where in a batch they stand, and
+    these would choose between them.
     """
     places: dict[tuple[int, tuple[int, ...]], int] = {}
     kept, where = [], []
