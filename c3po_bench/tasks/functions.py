@@ -158,7 +158,13 @@ class ProcessedOnce:
     def __call__(self, split: Any) -> Any:
         """The processed split."""
         if id(split) not in self._done:
-            self._done[id(split)] = (split, self._process(split))
+            self._done[id(split)] = (split, done := self._process(split))
+            if not hasattr(done, "features"):
+                where = f"{_file(original(self.process))}: {original(self.process).__name__}"
+                raise UserError(
+                    f"{where} gives {type(done).__name__}, not a Dataset: return docs.map(...), docs.filter(...) or "
+                    "datasets.Dataset.from_list(...)"
+                )
             if hasattr(split, "select"):
                 few = split.select(range(min(PROBED, len(split))))
                 if not self._is_same_twice(few):

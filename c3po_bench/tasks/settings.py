@@ -1,5 +1,6 @@
 """What of a task's file is refused before its data is read: what lm-eval would fail at later, or not notice."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -11,7 +12,7 @@ from lm_eval.config.task import FewshotConfig, TaskConfig
 from c3po_bench.errors import UserError, nearest, unknown
 from c3po_bench.tasks.fields import shown
 
-del metrics, lm_eval_filters  # imported to be registered
+del lm_eval_filters  # imported to be registered
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 LENGTHS = {"max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
 DECODING = {"until", "do_sample", *LENGTHS}
@@ -135,6 +136,10 @@ def _check_metrics(task: str, config: Mapping[str, Any]) -> None:
         plain = isinstance(name, str) and not metric.get("hf_evaluate") and not config.get("process_results")
         if plain and name not in registry.metric_registry:
             raise unknown(f"metric of task {task}", str(name), list(registry.metric_registry))
+        if plain and name == "exact_match":
+            options = list(inspect.signature(metrics.exact_match_hf_evaluate).parameters)[2:]
+            for option in metric.keys() - {"metric", "aggregation", "higher_is_better", *options}:
+                raise unknown(f"option of exact_match of task {task}", option, options)
     for filters in config.get("filter_list") or []:
         for step in filters.get("filter") or []:
             name = step.get("function")
@@ -148,7 +153,7 @@ def _check_decoding(task: str, config: Mapping[str, Any]) -> None:
     if not isinstance(settings, dict):
         raise UserError(f"task {task}: generation_kwargs wants settings by name, and is {shown(settings)}")
     until = settings.get("until", [])
-    if not all(isinstance(stop, str) for stop in (until if isinstance(until, list) else [until])):
+    if not all(isinstance(stop, str) and stop for stop in (until if isinstance(until, list) else [until])):
         raise UserError(
             f"task {task}: generation_kwargs.until wants texts that end an answer, and has {shown(until)}"
         )
