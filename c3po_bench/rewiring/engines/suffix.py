@@ -9,7 +9,6 @@ head. Equal to `naive`, by tests.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -79,9 +78,9 @@ class SuffixEngine(Engine):
         self.facts = facts_of(self.family, model)
         self.depth = len(self.decoder.layers)
         self.dtype = model.dtype
+        self.experts_factor = self._experts_factor()
 
-    @cached_property
-    def experts_factor(self) -> float | None:
+    def _experts_factor(self) -> float | None:
         """What a critical first layer adds to its output for each unit that its routed experts give.
 
         None where that isn't linear, because a norm follows the experts: such a layer can't be opened.
