@@ -163,8 +163,10 @@ def rewiring() -> str:
         f"{gain(known, 'ngd', control='ngd_random_neighbors')}, with shuffled labels by "
         f"{gain(known, 'ngd', control='ngd_shuffled_labels')}.",
         f"**On SmolMoE no gain is shown.** On {items(big)} ARC questions (`{big}`) NGD changes accuracy by "
-        f"{gain(big, 'ngd')} points, and against shuffled labels by "
-        f"{gain(big, 'ngd', control='ngd_shuffled_labels')}. Kernel regression: {gain(big, 'kernel_regression')}; "
+        f"{gain(big, 'ngd')} points. Against random neighbors it has "
+        f"{gain(big, 'ngd', control='ngd_random_neighbors')}, against shuffled labels "
+        f"{gain(big, 'ngd', control='ngd_shuffled_labels')}, against a random move "
+        f"{gain(big, 'ngd', control='random_pathway')}. Kernel regression: {gain(big, 'kernel_regression')}; "
         f"mode finding: {gain(big, 'mode_finding')}. Gains from {detectable(big, 'ngd')} points on were detectable.",
         f"**Better routings exist there.** The oracle takes the same steps with the true answer and gains "
         f"{gain(big, 'oracle')} points (n {items(big)}). It is a ceiling for these steps, and no method.",
