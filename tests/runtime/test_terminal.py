@@ -43,6 +43,18 @@ TINY = [
 ]
 
 
+SLOW_ROWS = """
+import pathlib, time
+from c3po_bench.store.files import Journal
+append = Journal.append
+def slow(self, rows):
+    append(self, rows)
+    time.sleep(0.3 * pathlib.Path("slow").exists())
+Journal.append = slow
+"""
+"""A plugin under which every item takes a third of a second while there is a file `slow`."""
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_bars_and_log_lines_do_not_meet(columns: int):
     shown = python(columns, "-c", BARS.replace("END", 'outer("ngd: scoring", 4, 4)'))
@@ -133,20 +145,16 @@ def test_a_sweep_on_a_terminal_names_its_cells(tmp_path: Path):
 
 @pytest.mark.slow
 def test_an_interrupted_experiment_leaves_a_clean_screen_and_goes_on(tmp_path: Path):
-    command = [
-        *TINY,
-        f"results_dir={tmp_path}/r",
-        "limit=20",
-        "arms=[base,ngd]",
-        "method.steps=40",
-        "batch_size=2",
-    ]
-    shown = python(80, *command, stop_at="ngd: scoring")
+    (tmp_path / "slow_rows.py").write_text(SLOW_ROWS)
+    (tmp_path / "slow").touch()
+    command = [*TINY, f"results_dir={tmp_path}/r", "limit=20", "arms=[base,ngd]", "plugins=[slow_rows]"]
+    shown = python(80, *command, stop_at="ngd: scoring", cwd=tmp_path)
     assert shown.status == 130, shown.text
     assert not any("scoring" in line for line in shown.screen), shown.screen
     assert shown.text.rfind("\x1b[?25h") > shown.text.rfind("\x1b[?25l")
     assert [line for line in shown.screen if line][-1].startswith("interrupted: run the same command again")
-    again = python(80, *command)
+    (tmp_path / "slow").unlink()
+    again = python(80, *command, cwd=tmp_path)
     assert again.status == 0 and "base: done before" in " ".join(again.drawn)
 
 
