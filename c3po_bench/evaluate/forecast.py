@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from c3po_bench.analysis import power
 from c3po_bench.config import Config
 from c3po_bench.contract import Backend
 from c3po_bench.evaluate.work import ArmWork, Rates, TaskSize, references, total, works
@@ -132,6 +131,8 @@ def disk_bytes(found: Forecast, limit: int | None, backend: Backend) -> float:
 
 def detectable(found: Forecast, limit: int | None) -> str:
     """The smallest difference that so many items can be hoped to find, in a sentence."""
+    from c3po_bench.analysis import power  # numpy: a wrong word is answered without it
+
     inside = sum(task.chosen(limit) for task in found.tasks if task.name == "in_scope")
     if inside > 1:
         least = power.minimum_detectable_effect(SPREAD, inside, df=inside - 1)

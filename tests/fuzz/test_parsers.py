@@ -235,9 +235,11 @@ def test_a_sweep_with_any_file_is_read_or_the_file_is_named(data, name):
 @given(files)
 def test_rows_of_data_are_read_or_the_line_is_named(data):
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "test.jsonl"
-        path.write_bytes(data)
-        in_time(lambda: check_lines([str(path)]))
+        path, array, packed = (Path(folder) / f"test.{end}" for end in ("jsonl", "json", "jsonl.gz"))
+        for each in (path, array, packed):
+            each.write_bytes(data)
+            in_time(lambda each=each: check_lines({"test": [str(each)]}))
+        in_time(lambda: check_lines({"test": [str(path), str(array)]}))
         in_time(lambda: read_splits({"test": path}))
         in_time(lambda: list(rows_of(path)))
         in_time(lambda: read_labels(path))
