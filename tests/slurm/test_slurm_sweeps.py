@@ -163,11 +163,12 @@ def test_one_cell_over_two_nodes_gives_the_same_bytes(cluster, bench, tmp_path, 
 def test_five_hundred_cells_are_sent_and_looked_at_in_seconds(cluster, bench, tmp_path):
     store = tmp_path / "store"
     start = time.monotonic()
-    bench(*SUBMIT, *CELL, *SLURM, "method.neighbors.k=2", "seed=range(0,500)", f"results_dir={store}")
+    later = "hydra.launcher.additional_parameters={begin: now+1hour}"  # none runs beside what is timed
+    bench(*SUBMIT, *CELL, *SLURM, later, "method.neighbors.k=2", "seed=range(0,500)", f"results_dir={store}")
     submitted = time.monotonic()
     found = statuses(bench, store)
     looked = time.monotonic()
     cluster.run("scancel", "--me")
-    assert len(found) == 500
+    assert len(found) == 500 and set(found.values()) == {"waiting"}
     assert submitted - start < 20
     assert looked - submitted < 2
