@@ -55,7 +55,7 @@ def _names_secret(name: str) -> bool:
 
 
 def _is_secret(value: str) -> bool:
-    """Whether a value may be a secret: no word, no number, no path and no address, which other texts may hold."""
+    """Whether a value may be a secret: no word, number, path or address, which other texts may hold."""
     value = value.strip()
     plain = value.isalpha() or value.isdigit() or value.startswith(("/", "~", "./")) or "://" in value
     return len(value) >= LEAST and not plain
@@ -131,6 +131,6 @@ def _holding(values: Any, name: str, known: frozenset[str]) -> Iterable[tuple[st
 
 
 def _is_variable(text: str) -> bool:
-    """Whether a text is the name of a variable, and not a key that happens to be made of letters and digits."""
+    """Whether a text is the name of a variable, not a key that happens to be made of letters and digits."""
     keylike = len(text) >= 20 and "_" not in text.strip("_") and any(map(str.isdigit, text))
     return bool(VARIABLE.fullmatch(text)) and not keylike and not LOOKS.search(text) and text not in secrets()

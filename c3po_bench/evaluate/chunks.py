@@ -25,7 +25,7 @@ class Chunks:
         return {item: (c, place) for c, chunk in enumerate(self.items) for place, item in enumerate(chunk)}
 
     def share(self, share: int, of: int, chosen: Sequence[int] | None = None) -> list[int]:
-        """Numbers of the chunks (among `chosen`, else all) of the `share`-th of `of` shares, counted from 0."""
+        """Numbers of the chunks (among `chosen`, else all) of the `share`-th of `of` shares, from 0."""
         return list(range(len(self.items)) if chosen is None else chosen)[share::of]
 
     def doc_ids(self, chosen: Sequence[int]) -> dict[str, list[int]]:

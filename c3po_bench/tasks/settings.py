@@ -1,4 +1,4 @@
-"""What of a task's file is refused before its data is read: what lm-eval would fail at later, or not notice."""
+"""What of a task's file is refused before its data is read: lm-eval would fail at it later, or not at all."""
 
 import inspect
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ HARMLESS = {
     "num_beams": 1,
     "repetition_penalty": 1,
 }
-"""Settings that change nothing about the likeliest answer: None where any value does, else the one that does."""
+"""Settings that leave the likeliest answer as it is: None where any value does, else the one that does."""
 
 
 def check_config(task: str, config: Mapping[str, Any], ours: bool = False) -> None:
@@ -148,7 +148,7 @@ def _check_metrics(task: str, config: Mapping[str, Any]) -> None:
 
 
 def _check_decoding(task: str, config: Mapping[str, Any]) -> None:
-    """Settings that one arm would obey and another not: here every arm writes the likeliest answer, token by token."""
+    """Refuse what one arm would obey and another not: every arm writes the likeliest answer, token by token."""
     settings = config.get("generation_kwargs") or {}
     if not isinstance(settings, dict):
         raise UserError(f"task {task}: generation_kwargs wants settings by name, and is {shown(settings)}")
